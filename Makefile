@@ -1,0 +1,122 @@
+# Sets up everything that qmr needs, and runs it.  All targets may be run again;
+# what is done already is not done twice.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+# Arguments of tools/build_qemu.py, one build a line.
+define QEMUS
+7.2
+10.0
+10.0 --policy subregion-ref
+10.0 --policy owner-shared
+endef
+export QEMUS
+
+RUN_PACKAGES := ca-certificates gdb ipxe-qemu python3 python3-venv qemu-system-data \
+	qemu-system-x86 seabios
+TEST_PACKAGES := $(RUN_PACKAGES) $(shell cat tools/qemu-build-packages)
+
+# Python's own exit status for an uncaught error is 1 as well, and would pass for
+# "leaks found".
+define DEMO
+import sys, traceback
+sys.argv[0] = "qmr"
+try:
+    from qmrinspect.fronts.cli import main
+    status = main()
+except Exception:
+    traceback.print_exc()
+    status = 70
+sys.exit(status)
+endef
+export DEMO
+
+# Installs what is missing of the packages given, or says how to.
+define install
+	have=$$(dpkg-query -W -f '$${db:Status-Abbrev} $${Package}\n' $(1) 2>/dev/null || :); \
+	missing=(); \
+	for package in $(sort $(1)); do \
+		grep -qx "ii  *$$package" <<<"$$have" || missing+=("$$package"); \
+	done; \
+	if (( $${#missing[@]} )); then \
+		command=(apt-get install --yes --no-install-recommends "$${missing[@]}"); \
+		if (( $$(id -u) )); then \
+			echo "Debian packages are missing; install them and run make again:" >&2; \
+			echo "  sudo $${command[*]}" >&2; \
+			exit 2; \
+		fi; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update --quiet --quiet; \
+		"$${command[@]}"; \
+	fi
+endef
+
+.PHONY: help demo test setup setup-test lint format check qemus packages packages-test clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup ## set up, then find the leaks of the distribution's own QEMU
+	@status=0; $(VENV)/bin/python -I -c "$$DEMO" demo || status=$$?; \
+	if (( status == 1 )); then \
+		echo "(qmr's exit status was 1: it found leaks, as it should here)"; \
+		status=0; \
+	fi; \
+	exit $$status
+
+test: lint qemus check ## set up, then run all checks and all tests
+
+setup: $(VENV)/ready ## install the Debian packages and the package into .venv
+
+lint: setup-test ## ruff and mypy
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+format: setup-test ## let ruff rewrite the sources
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+
+check: setup-test qemus
+	$(VENV)/bin/pytest
+
+qemus: packages-test ## build the QEMUs with debug symbols that the tests use
+	@while read -r build; do /usr/bin/python3 tools/build_qemu.py $$build; done <<<"$$QEMUS"
+
+clean: ## remove .venv and what tools left; the QEMUs outside stay
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup-test: packages-test $(VENV)/ready-test
+
+packages:
+	@$(call install,$(RUN_PACKAGES))
+
+packages-test:
+	@$(call install,$(TEST_PACKAGES))
+
+# The first python3 that is new enough and can make an environment: the one in
+# PATH may be an old one, or one without ensurepip.
+$(VENV)/python: | packages
+	@for python in python3 /usr/bin/python3; do \
+		if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 9))' \
+			2>/dev/null; then \
+			"$$python" -m venv --clear $(VENV); \
+			touch $@; \
+			exit 0; \
+		fi; \
+	done; \
+	echo "qmr needs Python 3.9 or newer with venv" >&2; \
+	exit 2
+
+$(VENV)/ready: pyproject.toml hatch_build.py $(VENV)/python
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/ready-test: pyproject.toml hatch_build.py $(VENV)/python | packages-test
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/ready

@@ -1,0 +1,142 @@
+"""Why a device leaks
+------------------
+
+From the references that remain on an unparented object to a cause in the
+contract's words, with the sentence that a person understands.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple, Sequence
+
+from ..index import printable
+from ..ledger import Book, Edge
+from .graph import PASSING, source
+
+__all__ = ["Cause", "causes", "describe", "descends"]
+
+_DEPTH_MAX = 64
+
+
+class Cause(NamedTuple):
+    """One cause: its word, the object it is on, and the references that make the case."""
+
+    name: str
+    object: int
+    edges: Sequence[Edge]
+    text: str
+
+
+def descends(book: Book, address: int, top: int) -> bool:
+    """Whether an object is ``top`` or lies below it in the tree of parents."""
+    objects = book.index.snapshot.objects
+    for _ in range(_DEPTH_MAX):
+        if address == top:
+            return True
+        obj = objects.get(address)
+        if obj is None:
+            return False
+        address = obj.parent
+    return False
+
+
+def causes(book: Book, head: int, members: Sequence[int]) -> list[Cause]:
+    """Return what keeps ``head`` alive, then what would keep its parts alive.
+
+    :param members: the objects that came with ``head``.
+    """
+    out = _on(book, head, head)
+    for member in members:
+        if member != head:
+            # A part goes when its parent does; only a reference on itself outlives that.
+            out += [c for c in _on(book, member, head) if c.name in _OUTLIVES]
+    return out
+
+
+_OUTLIVES = ("same-owner-subregions", "address-space-root", "unbalanced")
+
+
+def _on(book: Book, address: int, head: int) -> list[Cause]:
+    label = book.index.label(address)
+    by: dict[str, list[Edge]] = {}
+    for edge in book.on.get(address, ()):
+        by.setdefault(_cause(book, edge, address, head), []).append(edge)
+    out = []
+    for name, edges in by.items():
+        if name:
+            out.append(Cause(name, address, tuple(edges), _text(book, name, label, edges)))
+    left = book.residual(address)
+    if left > 0:
+        text = f"{label} has {_count(left, 'reference')} that no known structure holds"
+        out.append(Cause("unbalanced", address, (), text))
+    return out
+
+
+def _cause(book: Book, edge: Edge, address: int, head: int) -> str:
+    """Name what a single reference means for the life of ``address``; empty when nothing."""
+    holder = source(book, edge)
+    if edge.kind in PASSING:
+        return "" if address != head else "delayed"
+    if edge.kind == "subregion":
+        if holder == address:
+            return "same-owner-subregions"
+        return "" if descends(book, holder, head) else "foreign-container"
+    if edge.kind == "address-space-root":
+        return "address-space-root"
+    if address != head:
+        return ""
+    if descends(book, holder, head):
+        return "link-cycle" if edge.kind == "link" else "reference-cycle"
+    return f"held-by-{edge.kind}"
+
+
+def _text(book: Book, name: str, label: str, edges: Sequence[Edge]) -> str:
+    index = book.index
+    n = len(edges)
+    fields = ", ".join(printable(edge.field) for edge in edges[:8])
+    more = f" and {n - 8} more" if n > 8 else ""
+    if name == "same-owner-subregions":
+        names = ", ".join(printable(e.field.split('"')[1]) for e in edges[:12])
+        more = f" and {n - 12} more" if n > 12 else ""
+        containers = Counter(index.label(e.holder) for e in edges)
+        return (
+            f"{label} holds itself {_times(n)}: {_count(n, 'subregion')} ({names}{more}) in "
+            f"{_count(len(containers), 'container')} of its own"
+        )
+    if name == "link-cycle":
+        holders = ", ".join(
+            f"{index.label(e.owner)} by the strong {printable(e.field)}" for e in edges[:4]
+        )
+        return f"{label} is held by its own part {holders}"
+    if name == "reference-cycle":
+        return f"{label} is held from below itself by {fields}{more}"
+    if name == "foreign-container":
+        containers = ", ".join(sorted({index.label(e.holder) for e in edges}))
+        return (
+            f"{_count(n, 'region')} of {label} are still in {containers}, which another object "
+            "owns; only memory_region_del_subregion ends that"
+        )
+    if name == "address-space-root":
+        return f"{label} holds itself through {fields}{more}: the address space was not destroyed"
+    if name == "delayed":
+        kinds = Counter(e.kind for e in edges)
+        what = ", ".join(f"{kind} x{k}" for kind, k in sorted(kinds.items()))
+        return f"{label} is held only by what ends by itself ({what})"
+    return f"{label} is held by {fields}{more}"
+
+
+def describe(book: Book, edge: Edge) -> str:
+    """Return one reference in words: kind, holder and field."""
+    if edge.rule:
+        return f"{edge.kind}: by rule {edge.rule}, {edge.field}"
+    holder = book.index.label(edge.holder) if edge.holder else "the program's variable"
+    return f"{edge.kind}: {holder}, {printable(edge.field)}"
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("" if n == 1 else "s")
+
+
+def _times(n: int) -> str:
+    return {1: "once", 2: "twice"}.get(n, f"{n} times")

@@ -1,0 +1,181 @@
+"""The check
+---------
+
+Every object of a snapshot, observed against expected, and what does not balance.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Mapping, NamedTuple, Sequence
+
+from ..index import Index
+from ..ledger import Book, Edge
+from ..snapshot import Snapshot
+from .cause import causes, describe
+from .graph import adjacency, components, orphan_groups
+from .policy import Verdict, choose
+
+__all__ = ["Finding", "Report", "check"]
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong; ``address`` is the object, 0 for the machine as a whole."""
+
+    kind: str
+    severity: str
+    address: int
+    observed: int
+    expected: int
+    references: Sequence[Edge]
+    text: str
+
+
+class Report(NamedTuple):
+    """The outcome of a check.
+
+    :param explained: references that a named field was seen to hold.
+    :param by_rule: references that a rule grants without a holder in sight.
+    :param rules: how often each such rule was used.
+    """
+
+    book: Book
+    verdict: Verdict
+    objects: int
+    exact: int
+    observed: int
+    explained: int
+    by_rule: int
+    rules: Mapping[str, int]
+    findings: Sequence[Finding]
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything worse than a note was found."""
+        return any(finding.severity != "note" for finding in self.findings)
+
+
+def check(snapshot: Snapshot) -> Report:
+    """Audit a snapshot under the policy that its QEMU follows."""
+    index = Index(snapshot)
+    verdict, book = choose(index)
+    objects = snapshot.objects
+    live = [edge for edge in book.edges if edge.target in objects]
+    rules = Counter(edge.rule for edge in live if edge.rule)
+    findings = [
+        *_balances(book),
+        *_dangling(book),
+        *_orphans(book),
+        *_cycles(book),
+        *_unreadable(snapshot),
+    ]
+    by_rule = sum(edge.count for edge in live if edge.rule)
+    total = sum(obj.ref for obj in objects.values())
+    explained = 0
+    for address, obj in objects.items():
+        named = sum(edge.count for edge in book.on.get(address, ()) if not edge.rule)
+        # More fields than references is an underflow; it explains no more than there is.
+        explained += min(named, obj.ref)
+    return Report(
+        book,
+        verdict,
+        len(objects),
+        sum(not book.residual(address) for address in objects),
+        total,
+        explained,
+        by_rule,
+        dict(rules),
+        findings,
+    )
+
+
+def _balances(book: Book) -> list[Finding]:
+    out = []
+    for address, obj in sorted(book.index.snapshot.objects.items()):
+        expected = book.expected(address)
+        left = obj.ref - expected
+        if not left:
+            continue
+        label, edges = book.index.label(address), tuple(book.on.get(address, ()))
+        if left > 0:
+            text = f"{label} has {obj.ref} references, {left} of them held by nothing known"
+            out.append(
+                Finding("unexplained", "warning", address, obj.ref, expected, edges, text)
+            )
+        else:
+            text = (
+                f"{label} has {obj.ref} references but {expected} holders: when they let go it is "
+                "used after it was freed"
+            )
+            out.append(Finding("underflow", "error", address, obj.ref, expected, edges, text))
+    return out
+
+
+def _dangling(book: Book) -> list[Finding]:
+    objects = book.index.snapshot.objects
+    out = []
+    for target, edges in sorted(book.on.items()):
+        if target in objects:
+            continue
+        text = f"{describe(book, edges[0])} points to {target:#x}, which is no live object"
+        out.append(Finding("dangling", "error", target, 0, len(edges), tuple(edges), text))
+    return out
+
+
+def _orphans(book: Book) -> list[Finding]:
+    out = []
+    for group in orphan_groups(book):
+        label = book.index.label(group.head)
+        found = causes(book, group.head, group.members)
+        reasons = "; ".join(cause.text for cause in found) or "nothing is known to hold it"
+        others = len(group.members) - 1
+        with_it = f", {others} objects with it" if others else ""
+        text = f"{label} is alive and not in the QOM tree{with_it}: {reasons}"
+        severity = "note" if group.delayed else "error"
+        out.append(
+            Finding(
+                "orphan",
+                severity,
+                group.head,
+                book.index.snapshot.objects[group.head].ref,
+                book.expected(group.head),
+                tuple(book.on.get(group.head, ())),
+                text,
+            )
+        )
+    return out
+
+
+def _cycles(book: Book) -> list[Finding]:
+    """Cycles that nothing outside holds; those of live devices are for ``qmr cycles``."""
+    lost = {member for group in orphan_groups(book) for member in group.members}
+    if not lost:
+        return []
+    graph = {
+        node: [edge.target for edge in edges if edge.target in lost]
+        for node, edges in adjacency(book).items()
+        if node in lost
+    }
+    out = []
+    for group in components(sorted(lost), graph):
+        first = group[0]
+        inside = [
+            edge
+            for address in group
+            for edge in book.on.get(address, ())
+            if edge.owner in group or edge.holder in group
+        ]
+        names = ", ".join(book.index.label(address) for address in group[:6])
+        text = f"{len(group)} object{'s' * (len(group) > 1)} in a cycle of references: {names}"
+        ref = book.index.snapshot.objects[first].ref
+        out.append(
+            Finding("cycle", "error", first, ref, book.expected(first), tuple(inside), text)
+        )
+    return out
+
+
+def _unreadable(snapshot: Snapshot) -> list[Finding]:
+    return [
+        Finding("unreadable", "warning", note.address, 0, 0, (), f"{note.text} ({note.address:#x})")
+        for note in snapshot.notes
+    ]

@@ -1,0 +1,180 @@
+"""Cycles and orphans
+------------------
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Iterable, Mapping, NamedTuple, Sequence
+
+from ..ledger import KINDS, Book, Edge
+
+__all__ = ["Orphans", "adjacency", "components", "orphan_groups", "reachable", "roots"]
+
+# Kinds of references that end by themselves.
+PASSING = frozenset(kind.name for kind in KINDS if kind.ends)
+
+# Types that QEMU makes and never gives a parent: being outside the tree is no sign
+# of a leak for them.
+NEVER_IN_TREE = frozenset(
+    (
+        "accel irq container memory-region-portio-list legacy-reset resettable-container "
+        "migration qemu-console qio-channel qio-net-listener qio-dns-resolver qio-task "
+        "throttle-group virtio-mem-system-reset qcrypto-tls-session"
+    ).split()
+)
+
+
+def adjacency(book: Book) -> dict[int, list[Edge]]:
+    """Return the counted references by the object they come from.
+
+    A reference from a structure that is part of an object comes from that
+    object; one from a variable or a flat view comes from 0.
+    """
+    out: dict[int, list[Edge]] = defaultdict(list)
+    for edge in book.edges:
+        if edge.target in book.index.snapshot.objects:
+            out[source(book, edge)].append(edge)
+    return out
+
+
+def source(book: Book, edge: Edge) -> int:
+    """Return the object whose life keeps a reference, 0 for the machine as a whole.
+
+    A region lives and dies with its owner, so that what a region holds is held
+    by the owner.
+    """
+    at = edge.owner
+    region = book.index.snapshot.regions.get(at)
+    if region is not None and region.owner in book.index.snapshot.objects:
+        return region.owner
+    return at if at in book.index.snapshot.objects else 0
+
+
+def roots(book: Book) -> set[int]:
+    """Return the objects that are alive by right: what variables hold, and the tree's root."""
+    out = {edge.target for edge in book.edges if source(book, edge) == 0 and not _passing(edge)}
+    out.add(book.index.root)
+    return out & set(book.index.snapshot.objects)
+
+
+def _passing(edge: Edge) -> bool:
+    # What a flat view or RCU holds is held for as long as that lasts, not by right.
+    return edge.kind in PASSING
+
+
+def reachable(book: Book, start: Iterable[int]) -> set[int]:
+    """Return every object to which counted references lead from ``start``."""
+    graph = adjacency(book)
+    seen: set[int] = set()
+    todo = list(start)
+    while todo:
+        at = todo.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        todo += [edge.target for edge in graph.get(at, ())]
+    return seen
+
+
+def components(nodes: Iterable[int], graph: Mapping[int, Iterable[int]]) -> list[list[int]]:
+    """Return the strongly connected groups (Tarjan, without recursion).
+
+    Only groups of more than one node, and nodes that point to themselves.
+    """
+    order: dict[int, int] = {}
+    low: dict[int, int] = {}
+    stack: list[int] = []
+    on_stack: set[int] = set()
+    out: list[list[int]] = []
+    for start in nodes:
+        if start in order:
+            continue
+        order[start] = low[start] = len(order)
+        stack.append(start)
+        on_stack.add(start)
+        work = [(start, iter(graph.get(start, ())))]
+        while work:
+            node, targets = work[-1]
+            for target in targets:
+                if target not in order:
+                    order[target] = low[target] = len(order)
+                    stack.append(target)
+                    on_stack.add(target)
+                    work.append((target, iter(graph.get(target, ()))))
+                    break
+                if target in on_stack:
+                    low[node] = min(low[node], order[target])
+            else:
+                work.pop()
+                if work:
+                    parent = work[-1][0]
+                    low[parent] = min(low[parent], low[node])
+                if low[node] == order[node]:
+                    group = []
+                    while True:
+                        member = stack.pop()
+                        on_stack.discard(member)
+                        group.append(member)
+                        if member == node:
+                            break
+                    if len(group) > 1 or node in set(graph.get(node, ())):
+                        out.append(sorted(group))
+    return out
+
+
+class Orphans(NamedTuple):
+    """Objects that the tree no longer holds, under the one that explains them.
+
+    :param head: the object at the top, which has no parent.
+    :param members: ``head`` and all that came with it.
+    :param delayed: whether every reference on ``head`` ends by itself.
+    """
+
+    head: int
+    members: Sequence[int]
+    delayed: bool
+
+
+def orphan_groups(book: Book) -> list[Orphans]:
+    """Find what is alive in memory although nothing that is alive by right leads to it."""
+    alive = reachable(book, roots(book))
+    lost = {a for a in book.index.snapshot.objects if a not in alive}
+    groups: dict[int, list[int]] = defaultdict(list)
+    for address in lost:
+        groups[_head(book, address, lost)].append(address)
+    return [
+        Orphans(head, tuple(sorted(members)), _ends(book, head))
+        for head, members in sorted(groups.items())
+        if not _outside(book, head)
+    ]
+
+
+def _outside(book: Book, address: int) -> bool:
+    region = book.index.snapshot.regions.get(address)
+    if region is not None and not region.owner and not region.name:
+        return True  # a subpage, which belongs to a view, or a static region
+    chain = book.index.chain(book.index.snapshot.objects[address].type)
+    return not chain.isdisjoint(NEVER_IN_TREE)
+
+
+def _head(book: Book, address: int, lost: set[int]) -> int:
+    """Go up: to the parent, and from what never has one to what holds it."""
+    objects = book.index.snapshot.objects
+    seen: set[int] = set()
+    at = address
+    while at not in seen:
+        seen.add(at)
+        up = objects[at].parent
+        if up not in lost and _outside(book, at):
+            holders = [source(book, edge) for edge in book.on.get(at, ())]
+            up = next((h for h in holders if h in lost and h not in seen), 0)
+        if up not in lost:
+            return at
+        at = up
+    return min(seen)
+
+
+def _ends(book: Book, address: int) -> bool:
+    edges = book.on.get(address, ())
+    return bool(edges) and not book.residual(address) and all(e.kind in PASSING for e in edges)

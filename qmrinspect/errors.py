@@ -1,0 +1,65 @@
+"""Errors
+------
+
+One root, :class:`QmrError`.  Every failure that a user can meet is one sentence
+that says what happened and one hint that says what to do next; a front prints
+both and leaves with :attr:`QmrError.exit_code`.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "LayoutError",
+    "MonitorError",
+    "ObjectNotFound",
+    "QmrError",
+    "ReadingError",
+    "TargetError",
+    "UsageError",
+]
+
+
+class QmrError(Exception):
+    """A failure that the user can act on.
+
+    :param text: what happened, one sentence without a final full stop.
+    :param hint: what to do next; empty when the sentence says it already.
+    """
+
+    exit_code = 2
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.text = text
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.hint}" if self.hint else self.text
+
+
+class UsageError(QmrError):
+    """The command line or a verb's arguments make no sense."""
+
+
+class TargetError(QmrError):
+    """The process, core, snapshot or gdbserver cannot be used."""
+
+
+class MonitorError(QmrError):
+    """QEMU's monitor cannot be reached, or refuses, or is lost."""
+
+
+class ObjectNotFound(QmrError):
+    """No object, or more than one, goes by the name that was given."""
+
+
+class LayoutError(QmrError):
+    """No structure layout is known that fits this process."""
+
+    exit_code = 3
+
+
+class ReadingError(QmrError):
+    """The memory was read, but no trustworthy picture came out of it."""
+
+    exit_code = 3

@@ -1,0 +1,5 @@
+"""Hotplug
+-------
+
+QEMU's monitor, the recipes of devices, and one plug/unplug cycle.
+"""

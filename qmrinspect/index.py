@@ -1,0 +1,183 @@
+"""Looking things up in a snapshot
+-------------------------------
+
+Paths, names and type relations, derived once from the frozen graph.
+"""
+
+from __future__ import annotations
+
+import difflib
+from bisect import bisect_right
+from collections import defaultdict
+from typing import Iterable
+
+from .errors import ObjectNotFound
+from .snapshot import Obj, Prop, Snapshot
+
+__all__ = ["Index", "printable"]
+
+_DEPTH_MAX = 256
+# A device may embed some hundred regions and irqs before the field that is asked for.
+_NESTED_MAX = 4096
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """Return a name from the VM's memory as text that is safe on a terminal.
+
+    Control characters, escape sequences and what cannot be shown come out as
+    backslash escapes; what is longer than ``limit`` characters is cut.
+    """
+    out = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1]
+    )
+    return out if len(text) <= limit else out[:limit] + "..."
+
+
+class Index:
+    """Names and relations of the objects in a snapshot."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._chains: dict[str, frozenset[str]] = {}
+        self.children: dict[int, list[Prop]] = defaultdict(list)
+        self.name_of: dict[int, Prop] = {}
+        for prop in snapshot.props:
+            if prop.role == "child":
+                self.children[prop.holder].append(prop)
+                self.name_of.setdefault(prop.target, prop)
+        machine = next(
+            (o for o in snapshot.objects.values() if self.is_a(o.address, "machine")), None
+        )
+        self.machine = machine.address if machine else 0
+        self.root = self._top(self.machine)
+        self._paths: dict[int, str] = {}
+        self._starts = sorted(snapshot.objects)
+
+    def containing(self, address: int) -> int:
+        """Return the innermost object whose memory holds an address, 0 when none does."""
+        i = bisect_right(self._starts, address)
+        for start in reversed(self._starts[max(0, i - _NESTED_MAX) : i]):
+            info = self.snapshot.types.get(self.snapshot.objects[start].type)
+            if info is not None and address < start + info.size:
+                return start
+        return 0
+
+    def _top(self, address: int) -> int:
+        for _ in range(_DEPTH_MAX):
+            obj = self.snapshot.objects.get(address)
+            if obj is None or not obj.parent:
+                return address
+            address = obj.parent
+        return address
+
+    def chain(self, type_name: str) -> frozenset[str]:
+        """Return a type and all its ancestors."""
+        if type_name not in self._chains:
+            out = []
+            name = type_name
+            for _ in range(_DEPTH_MAX):
+                out.append(name)
+                info = self.snapshot.types.get(name)
+                if info is None or not info.parent:
+                    break
+                name = info.parent
+            self._chains[type_name] = frozenset(out)
+        return self._chains[type_name]
+
+    def is_a(self, address: int, type_name: str) -> bool:
+        """Whether an object is of a type or derives from it."""
+        obj = self.snapshot.objects.get(address)
+        return obj is not None and type_name in self.chain(obj.type)
+
+    def path(self, address: int) -> str:
+        """Return the canonical QOM path; empty when the object is not in the tree.
+
+        An object below one that was unparented gets the path from there on,
+        beginning with that one's address in angle brackets.
+        """
+        if address in self._paths:
+            return self._paths[address]
+        parts: list[str] = []
+        at = address
+        for _ in range(_DEPTH_MAX):
+            if at == self.root:
+                break
+            prop = self.name_of.get(at)
+            obj = self.snapshot.objects.get(at)
+            if prop is None or obj is None or obj.parent != prop.holder:
+                parts.append(f"<{at:#x}>")
+                break
+            parts.append(prop.name.replace("/", "\\/"))
+            at = prop.holder
+        if at == address and address != self.root:
+            path = ""
+        else:
+            prefix = "" if parts and parts[-1].startswith("<") else "/"
+            path = prefix + "/".join(reversed(parts))
+        self._paths[address] = path
+        return path
+
+    def in_tree(self, address: int) -> bool:
+        """Whether the QOM tree's root leads to the object."""
+        return address == self.root or self.path(address).startswith("/")
+
+    def label(self, address: int) -> str:
+        """Return the best short name of an object for people."""
+        obj = self.snapshot.objects.get(address)
+        if obj is None:
+            return f"<{address:#x}>"
+        path = self.path(address)
+        if path:
+            return printable(path)
+        device = self.snapshot.devices.get(address)
+        name = f" {device.id}" if device and device.id else ""
+        region = self.snapshot.regions.get(address)
+        if region is not None and region.name:
+            name = f" {region.name}"
+        return f"{obj.type}{printable(name)} <{address:#x}>"
+
+    def resolve(self, text: str) -> Obj:
+        """Find the object that ``text`` names: see ``OBJ`` in the contract.
+
+        :raises ObjectNotFound: when none does, or several do.
+        """
+        objects = self.snapshot.objects
+        if text.lower().startswith("0x"):
+            try:
+                obj = objects.get(int(text, 16))
+            except ValueError:
+                raise ObjectNotFound(f"{text} is not an address") from None
+            if obj is None:
+                raise ObjectNotFound(
+                    f"there is no live object at {text}", "qmr tree and qmr orphans list them"
+                )
+            return obj
+        paths = {self.path(address): address for address in objects}
+        if text in paths:
+            return objects[paths[text]]
+        ids = [d.address for d in self.snapshot.devices.values() if d.id == text]
+        if len(ids) == 1:
+            return objects[ids[0]]
+        if len(ids) > 1:
+            raise ObjectNotFound(
+                f"{len(ids)} devices have the id {text}",
+                "name one by its address: " + ", ".join(f"{a:#x}" for a in sorted(ids)),
+            )
+        wanted = "/" + text.lstrip("/")
+        partial = [path for path in paths if path.endswith(wanted)]
+        if len(partial) == 1:
+            return objects[paths[partial[0]]]
+        if len(partial) > 1:
+            raise ObjectNotFound(
+                f"{text} fits {len(partial)} objects", "say more: " + ", ".join(sorted(partial)[:5])
+            )
+        raise ObjectNotFound(f"there is no object {printable(text)}", self._nearest(text, paths))
+
+    def _nearest(self, text: str, paths: Iterable[str]) -> str:
+        names = {d.id for d in self.snapshot.devices.values() if d.id}
+        names |= {path for path in paths if path}
+        names |= {path.rsplit("/", 1)[-1] for path in paths if path}
+        near = difflib.get_close_matches(text, names, 4, 0.5)
+        if near:
+            return "did you mean " + " or ".join(printable(n) for n in near) + "?"
+        return "qmr tree lists them"

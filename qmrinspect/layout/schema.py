@@ -1,0 +1,80 @@
+"""Which structures and fields qmr reads
+-------------------------------------
+
+One table, used by everything that makes layouts.  A field that a QEMU lacks is
+simply absent from its layout: what has such a field is told apart by that, not
+by a version number.  A dotted name reaches into a nested structure.
+"""
+
+from __future__ import annotations
+
+__all__ = ["REQUIRED", "SCHEMA", "SYMBOLS"]
+
+SCHEMA: dict[str, str] = {
+    # QOM: include/qom/object.h, qom/object.c
+    "Object": "class free properties ref parent",
+    "ObjectClass": "type properties unparent",
+    "TypeImpl": "name class_size instance_size parent parent_type class abstract",
+    "ObjectProperty": "name type release opaque",
+    "LinkProperty": "targetp flags",
+    # qdev: include/hw/qdev-core.h, include/hw/qdev-clock.h
+    "DeviceState": (
+        "id realized pending_deleted_event hotplugged parent_bus gpios clocks child_bus"
+    ),
+    "BusState": "parent name num_children children sibling",
+    "BusChild": "child index sibling",
+    "NamedGPIOList": "name in num_in num_out node",
+    "NamedClockList": "name clock output alias node",
+    # memory: include/exec/memory.h, system/memory.c, system/physmem.c
+    "MemoryRegion": (
+        "owner container mapped_via_alias size addr enabled alias alias_offset priority "
+        "subregions subregions_link name ram rom_device readonly subpage terminates ram_block "
+        "opaque"
+    ),
+    "AddressSpace": "name root current_map listeners address_spaces_link",
+    "FlatView": "rcu ref ranges nr nr_allocated dispatch root",
+    "FlatRange": "mr offset_in_region addr",
+    "AddressSpaceDispatch": "map",
+    "PhysPageMap": "sections_nb sections",
+    "MemoryRegionSection": "size mr fv offset_within_address_space",
+    "subpage_t": "iomem fv base",
+    "MemoryListener": "name address_space link_as",
+    "RAMList": "blocks",
+    "RAMBlock": "mr host max_length used_length idstr next",
+    "MemoryRegionPortioList": "mr",
+    "PortioList": "regions nr",
+    "rcu_head": "next func",
+    # machine
+    "MachineState": "accelerator memdev numa_state",
+    "X86MachineState": "gsi",
+    "QemuConsole": "next",
+    "ResettableContainer": "children",
+    # GLib
+    "GSList": "data next",
+}
+
+# Without these no walk can start.
+REQUIRED: dict[str, str] = {
+    "Object": "class free properties ref parent",
+    "ObjectClass": "type properties",
+    "TypeImpl": "name instance_size parent parent_type class",
+    "ObjectProperty": "name type release opaque",
+    "LinkProperty": "targetp flags",
+    "DeviceState": "parent_bus id",
+    "BusState": "children",
+    "BusChild": "child sibling",
+    "MemoryRegion": "owner container alias size addr subregions subregions_link name",
+    "AddressSpace": "name root current_map address_spaces_link",
+    "FlatView": "ref ranges nr dispatch root",
+    "FlatRange": "mr addr",
+    "PhysPageMap": "sections_nb sections",
+    "AddressSpaceDispatch": "map",
+    "MemoryRegionSection": "mr",
+}
+
+# Global data that a stripped QEMU exports, and static data that one with a symbol
+# table names as well.  A walk needs the first two; the rest names holders.
+SYMBOLS = (
+    "current_machine address_space_memory ram_list call_rcu1 main_system_bus root "
+    "internal_root root_reset_container current_migration io_mem_unassigned instance"
+).split()

@@ -1,0 +1,61 @@
+"""References
+----------
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Iterable, NamedTuple
+
+from ..index import Index
+from .policies import Policy
+
+__all__ = ["Edge", "Kind", "Rule", "EdgeSource"]
+
+
+class Edge(NamedTuple):
+    """``count`` references that a field holds on an object.
+
+    :param holder: address of the object or structure with the field; 0 for a
+        variable of the program.
+    :param owner: the object that the holder is part of or works for, 0 when it
+        is none: what reachability follows.
+    :param rule: name of the :class:`Rule` when no holder can be enumerated.
+    """
+
+    kind: str
+    target: int
+    holder: int
+    owner: int
+    field: str
+    count: int = 1
+    rule: str = ""
+
+
+EdgeSource = Callable[[Index, Policy], Iterable[Edge]]
+
+
+class Kind(NamedTuple):
+    """One kind of reference.
+
+    :param name: its word in text, JSON, code and docs.
+    :param holds: one sentence: what holds it, and on what.
+    :param source: QEMU source, file and function.
+    :param since: the QEMU in which it came, or went; empty when always there.
+    :param ends: whether it ends by itself (RCU, a cached view).
+    :param edges: from a snapshot to references.
+    """
+
+    name: str
+    holds: str
+    source: str
+    since: str
+    ends: bool
+    edges: EdgeSource
+
+
+class Rule(NamedTuple):
+    """A reference that a documented rule grants although its holder is out of sight."""
+
+    name: str
+    grants: str
+    source: str

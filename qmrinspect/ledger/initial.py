@@ -1,0 +1,180 @@
+"""First references
+----------------
+
+The reference that came with ``object_new`` or ``object_initialize`` and that was
+never handed on.  Where the field that keeps it is known it is an explanation;
+where a rule of QEMU grants it and the field is out of sight, it is counted apart.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+from ..index import Index
+from .edges import Edge, Kind, Rule
+from .policies import Policy
+
+__all__ = ["KINDS", "RULES"]
+
+RULES = (
+    Rule(
+        "irq-allocated",
+        "an irq from qemu_allocate_irq keeps its first reference until qemu_free_irq",
+        "hw/core/irq.c qemu_allocate_irq, qemu_free_irq",
+    ),
+    Rule(
+        "irq-embedded",
+        "an irq from qemu_init_irq keeps its first reference for as long as what embeds it",
+        "hw/core/irq.c qemu_init_irq (10.0)",
+    ),
+    Rule(
+        "static-root",
+        "a function's static variable keeps the root of a tree",
+        "qom/object.c object_get_root, object_get_internal_root",
+    ),
+    Rule(
+        "main-system-bus",
+        "the static main_system_bus keeps the bus it made, which is given a parent later",
+        "hw/core/sysbus.c main_system_bus_create",
+    ),
+    Rule(
+        "static-region",
+        "a region without owner, name and parent is a static variable or belongs to nobody",
+        "system/physmem.c io_mem_init",
+    ),
+    Rule(
+        "migration",
+        "the static current_migration keeps the migration object",
+        "migration/migration.c migration_object_init",
+    ),
+    Rule(
+        "reset-root",
+        "a function's static variable keeps the root of all resets",
+        "hw/core/reset.c get_root_reset_container",
+    ),
+    Rule(
+        "portio-list",
+        "a PortioList keeps the object of each of its ranges",
+        "system/ioport.c portio_list_add_1, portio_list_destroy (10.0)",
+    ),
+    Rule(
+        "dns-resolver",
+        "a static variable keeps the one resolver",
+        "io/dns-resolver.c qio_dns_resolver_get_instance",
+    ),
+)
+
+# Types whose only instance a variable keeps, and the rule that says so.
+_SINGLETONS = {
+    "System": "main-system-bus",
+    "migration": "migration",
+    "resettable-container": "reset-root",
+    "qio-dns-resolver": "dns-resolver",
+}
+
+
+def _named(index: Index) -> Iterator[Edge]:
+    """The first references that a named field is seen to keep."""
+    snapshot = index.snapshot
+    for slot in snapshot.slots:
+        if slot.kind == "initial":
+            yield Edge("initial", slot.target, slot.holder, _object(index, slot.holder), slot.field)
+    for gpio in snapshot.gpios:
+        for i, irq in enumerate(gpio.inputs):
+            if irq in snapshot.objects:
+                yield Edge(
+                    "initial",
+                    irq,
+                    gpio.address,
+                    gpio.device,
+                    f'NamedGPIOList "{gpio.name}".in[{i}]',
+                )
+    # Until 7.2 only input clocks keep it; later both do.  An output that is also a
+    # child shows which by having no other reference, so it is the layout that tells:
+    # the reset container came before that change.
+    for clock in snapshot.clocks:
+        if not clock.alias and not clock.output:
+            yield Edge(
+                "initial", clock.clock, clock.address, clock.device, "NamedClockList.clock"
+            )
+
+
+def _object(index: Index, holder: int) -> int:
+    return holder if holder in index.snapshot.objects else index.containing(holder)
+
+
+def _initial(index: Index, policy: Policy) -> Iterator[Edge]:
+    kept = set()
+    for edge in _named(index):
+        kept.add(edge.target)
+        yield edge
+    snapshot = index.snapshot
+    for address, obj in snapshot.objects.items():
+        if address in kept:
+            continue
+        rule = _rule(index, address)
+        if rule:
+            yield Edge("initial", address, 0, 0, RULES_BY_NAME[rule].grants, rule=rule)
+
+
+def _rule(index: Index, address: int) -> str:
+    snapshot = index.snapshot
+    obj = snapshot.objects[address]
+    if obj.type == "irq":
+        if obj.heap:
+            return "irq-allocated"
+        return "" if obj.parent else "irq-embedded"
+    if obj.type == "container" and not obj.parent:
+        return "static-root"
+    if obj.type == "memory-region-portio-list":
+        return "portio-list"
+    region = snapshot.regions.get(address)
+    if region is not None:
+        alone = not region.owner and not region.name and not obj.parent
+        return "static-region" if alone and region.kind != "subpage" else ""
+    return _SINGLETONS.get(obj.type, "")
+
+
+def _reset(index: Index, policy: Policy) -> Iterator[Edge]:
+    # Devices and buses in the list are not referenced by it, only what stands for
+    # a plain reset handler is.
+    for slot in index.snapshot.slots:
+        obj = index.snapshot.objects.get(slot.target)
+        if slot.kind == "reset" and obj is not None and not obj.parent:
+            yield Edge("reset", slot.target, slot.holder, slot.holder, slot.field)
+
+
+def _portio(index: Index, policy: Policy) -> Iterator[Edge]:
+    for slot in index.snapshot.slots:
+        if slot.kind == "portio-region":
+            yield Edge("portio-region", slot.target, slot.holder, slot.holder, slot.field)
+
+
+RULES_BY_NAME = {rule.name: rule for rule in RULES}
+
+KINDS = (
+    Kind(
+        "initial",
+        "a field or variable keeps the reference that came with object_new",
+        "qom/object.c object_initialize_with_type",
+        "",
+        False,
+        _initial,
+    ),
+    Kind(
+        "reset",
+        "the list of all resets keeps the object of a reset handler",
+        "hw/core/reset.c qemu_register_reset, qemu_unregister_reset",
+        "since 9.1, handlers were no objects before",
+        False,
+        _reset,
+    ),
+    Kind(
+        "portio-region",
+        "a range of I/O ports holds the region inside itself",
+        "system/ioport.c portio_list_add_1, memory_region_portio_list_finalize",
+        "since 8.0, ranges were no objects before",
+        False,
+        _portio,
+    ),
+)

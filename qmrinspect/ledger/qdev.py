@@ -1,0 +1,53 @@
+"""References of devices and buses
+-------------------------------
+"""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+from ..index import Index
+from .edges import Edge, Kind
+from .policies import Policy
+
+__all__ = ["KINDS"]
+
+
+def _bus_child(index: Index, policy: Policy) -> Iterator[Edge]:
+    for bus in index.snapshot.buses.values():
+        for kid in bus.kids:
+            yield Edge(
+                "bus-child", kid.child, kid.address, bus.address, f"BusChild[{kid.index}].child"
+            )
+
+
+def _parent_bus(index: Index, policy: Policy) -> Iterator[Edge]:
+    for device in index.snapshot.devices.values():
+        if device.parent_bus:
+            yield Edge(
+                "parent-bus",
+                device.parent_bus,
+                device.address,
+                device.address,
+                "DeviceState.parent_bus",
+            )
+
+
+KINDS = (
+    Kind(
+        "bus-child",
+        "a bus's BusChild holds the device on it",
+        "hw/core/qdev.c bus_add_child; dropped by bus_free_bus_child after a grace period",
+        "",
+        False,
+        _bus_child,
+    ),
+    Kind(
+        "parent-bus",
+        "a device holds the bus it sits on",
+        "hw/core/qdev.c qdev_set_parent_bus; dropped in device_unparent",
+        "",
+        False,
+        _parent_bus,
+    ),
+)

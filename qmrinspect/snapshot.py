@@ -1,0 +1,252 @@
+"""Snapshots
+---------
+
+The frozen graph: what a walk found in a QEMU at one instant, as plain data.
+Nothing after the walk reads memory, so that every verb works the same on a live
+VM, a core dump and a file.
+
+Addresses are integers; 0 stands for a NULL pointer.
+"""
+
+from __future__ import annotations
+
+from typing import Mapping, NamedTuple, Sequence
+
+from .target.image import Capture
+
+__all__ = [
+    "Bus",
+    "BusKid",
+    "Clock",
+    "Device",
+    "GpioList",
+    "Listener",
+    "Note",
+    "Obj",
+    "Pending",
+    "Prop",
+    "Range",
+    "Region",
+    "Slot",
+    "Snapshot",
+    "Space",
+    "TargetInfo",
+    "TypeInfo",
+    "View",
+]
+
+
+class TypeInfo(NamedTuple):
+    """A QOM type: its ``parent`` type's name and the instance size in bytes."""
+
+    name: str
+    parent: str
+    size: int
+
+
+class Obj(NamedTuple):
+    """A live ``Object``.
+
+    :param ref: ``Object.ref`` as it was read.
+    :param parent: ``Object.parent``, 0 when it has none.
+    :param heap: whether ``Object.free`` is set, so that it owns its memory.
+    """
+
+    address: int
+    type: str
+    ref: int
+    parent: int
+    heap: bool
+
+
+class Prop(NamedTuple):
+    """A child or link property.
+
+    :param holder: the object whose property it is.
+    :param role: ``child``, ``strong`` or ``weak``.
+    :param level: ``instance`` or ``class``: where the property is defined.
+    """
+
+    holder: int
+    name: str
+    target: int
+    role: str
+    level: str
+
+
+class Device(NamedTuple):
+    """The ``DeviceState`` part of an object."""
+
+    address: int
+    id: str
+    realized: bool
+    hotplugged: bool
+    pending_deleted: bool
+    parent_bus: int
+
+
+class GpioList(NamedTuple):
+    """A ``NamedGPIOList`` of a device: the irqs of its ``in`` array."""
+
+    address: int
+    device: int
+    name: str
+    inputs: tuple[int, ...]
+
+
+class Clock(NamedTuple):
+    """A ``NamedClockList`` entry of a device."""
+
+    address: int
+    device: int
+    name: str
+    clock: int
+    output: bool
+    alias: bool
+
+
+class BusKid(NamedTuple):
+    """A ``BusChild``: the structure's address and the device it holds."""
+
+    address: int
+    child: int
+    index: int
+
+
+class Bus(NamedTuple):
+    """The ``BusState`` part of an object."""
+
+    address: int
+    name: str
+    parent: int
+    kids: tuple[BusKid, ...]
+
+
+class Region(NamedTuple):
+    """The ``MemoryRegion`` part of an object.
+
+    :param addr: offset in its container, bytes.
+    :param size: bytes; 2**64 is a whole address space.
+    """
+
+    address: int
+    name: str
+    owner: int
+    container: int
+    alias: int
+    alias_offset: int
+    addr: int
+    size: int
+    priority: int
+    enabled: bool
+    kind: str
+    subregions: tuple[int, ...]
+    mapped_via_alias: int
+
+
+class Listener(NamedTuple):
+    """A ``MemoryListener``; ``name`` is empty where QEMU has none."""
+
+    address: int
+    name: str
+    space: int
+
+
+class Space(NamedTuple):
+    """An ``AddressSpace``."""
+
+    address: int
+    name: str
+    root: int
+    view: int
+    listeners: tuple[int, ...]
+
+
+class Range(NamedTuple):
+    """A ``FlatRange``: guest range ``start``, ``size`` in bytes, of region ``mr``."""
+
+    mr: int
+    start: int
+    size: int
+    offset: int
+
+
+class View(NamedTuple):
+    """A ``FlatView``; ``sections`` are the ``mr`` of its dispatch sections.
+
+    :param ref: ``FlatView.ref``, which is no QOM count.
+    :param found: where it was reached: ``space``, ``table``, ``rcu`` or ``field``.
+    """
+
+    address: int
+    ref: int
+    root: int
+    ranges: tuple[Range, ...]
+    sections: tuple[int, ...]
+    found: str
+
+
+class Pending(NamedTuple):
+    """A callback that waits for RCU.
+
+    :param what: ``flat-view``, ``bus-child``, ``address-space`` or ``other``.
+    :param target: the object or structure that it still holds.
+    """
+
+    address: int
+    what: str
+    target: int
+
+
+class Slot(NamedTuple):
+    """A pointer in a named field of a known structure.
+
+    :param kind: the reference kind that such a field makes.
+    :param holder: address of the object or structure, 0 for a global variable.
+    :param field: ``Struct.field`` or ``Struct.field[i]`` or the variable's name.
+    """
+
+    kind: str
+    holder: int
+    field: str
+    target: int
+
+
+class Note(NamedTuple):
+    """Something that could not be read, or made no sense."""
+
+    address: int
+    text: str
+
+
+class TargetInfo(NamedTuple):
+    """What was read: see the contract's ``target`` block."""
+
+    kind: str
+    pid: int
+    exe: str
+    build_id: str
+    qemu_version: str
+    machine: str
+    layout: str
+
+
+class Snapshot(NamedTuple):
+    """One instant of one QEMU."""
+
+    target: TargetInfo
+    capture: Capture
+    types: Mapping[str, TypeInfo]
+    objects: Mapping[int, Obj]
+    props: Sequence[Prop]
+    devices: Mapping[int, Device]
+    gpios: Sequence[GpioList]
+    clocks: Sequence[Clock]
+    buses: Mapping[int, Bus]
+    regions: Mapping[int, Region]
+    spaces: Mapping[int, Space]
+    listeners: Mapping[int, Listener]
+    views: Mapping[int, View]
+    pending: Sequence[Pending]
+    slots: Sequence[Slot]
+    notes: Sequence[Note]

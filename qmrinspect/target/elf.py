@@ -1,0 +1,163 @@
+"""ELF files
+---------
+
+The little that is needed of an ELF file: its build id, its loadable segments
+and the addresses of a few symbols.  A stripped QEMU still exports about 20,000
+dynamic symbols; one with debug information has all of them.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import Iterable, Mapping, NamedTuple
+
+from ..errors import TargetError
+
+__all__ = ["ElfFile", "ElfSegment"]
+
+_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
+_PHDR = struct.Struct("<IIQQQQQQ")
+_SHDR = struct.Struct("<IIQQQQIIQQ")
+_SYM = struct.Struct("<IBBHQQ")
+
+PT_LOAD, PT_NOTE = 1, 4
+ET_CORE = 4
+_SHT_SYMTAB, _SHT_NOTE, _SHT_DYNSYM = 2, 7, 11
+_NT_GNU_BUILD_ID = 3
+
+
+class ElfSegment(NamedTuple):
+    """One program header: file ``offset`` and ``filesz``, virtual address and size in bytes."""
+
+    type: int
+    flags: int
+    offset: int
+    vaddr: int
+    filesz: int
+    memsz: int
+
+
+class _Section(NamedTuple):
+    type: int
+    offset: int
+    size: int
+    link: int
+
+
+class ElfFile:
+    """A 64-bit little-endian ELF image held in a bytes-like object.
+
+    :param data: the whole file (an ``mmap`` serves well).
+    :param name: how to call it in messages.
+    :raises TargetError: when it is no such file or is cut short.
+    """
+
+    def __init__(self, data: bytes | memoryview, name: str) -> None:
+        self.data = data
+        self.name = name
+        if len(data) < _EHDR.size or bytes(data[:4]) != b"\x7fELF":
+            raise TargetError(f"{name} is not an ELF file")
+        if data[4] != 2 or data[5] != 1:
+            raise TargetError(
+                f"{name} is not a 64-bit little-endian program",
+                "qmr reads QEMU on 64-bit little-endian hosts only",
+            )
+        header = _EHDR.unpack_from(data)
+        self.type, self.entry = header[1], header[4]
+        phoff, shoff = header[5], header[6]
+        phentsize, phnum, shentsize, shnum = header[9], header[10], header[11], header[12]
+        if phnum == 0xFFFF and shoff + _SHDR.size <= len(data):  # PN_XNUM: the count is in sh_info
+            phnum = _SHDR.unpack_from(data, shoff)[7]
+        if phnum and phoff + phnum * phentsize > len(data):
+            raise TargetError(f"{name} is truncated: its program headers are missing")
+        self.segments = [
+            ElfSegment(t, f, off, va, fs, ms)
+            for t, f, off, va, _pa, fs, ms, _al in (
+                _PHDR.unpack_from(data, phoff + i * phentsize) for i in range(phnum)
+            )
+        ]
+        self._sections: list[_Section] = []
+        for i in range(shnum):
+            if shoff + i * shentsize + _SHDR.size > len(data):
+                break  # a core or a stripped copy without section headers serves as well
+            row = _SHDR.unpack_from(data, shoff + i * shentsize)
+            self._sections.append(_Section(row[1], row[4], row[5], row[6]))
+
+    def notes(self) -> Iterable[tuple[str, int, bytes]]:
+        """Yield every note as (name, type, content)."""
+        spans = [(s.offset, s.filesz) for s in self.segments if s.type == PT_NOTE]
+        if not spans:
+            spans = [(s.offset, s.size) for s in self._sections if s.type == _SHT_NOTE]
+        for offset, size in spans:
+            end = min(offset + size, len(self.data))
+            while offset + 12 <= end:
+                namesz, descsz, kind = struct.unpack_from("<III", self.data, offset)
+                offset += 12
+                name = bytes(self.data[offset : offset + namesz]).rstrip(b"\0")
+                offset += (namesz + 3) & ~3
+                if offset + descsz > end:
+                    break
+                yield (
+                    name.decode("latin-1"),
+                    kind,
+                    bytes(self.data[offset : offset + descsz]),
+                )
+                offset += (descsz + 3) & ~3
+
+    def build_id(self) -> str:
+        """Return the GNU build id as hex digits, empty when there is none."""
+        for name, kind, desc in self.notes():
+            if name == "GNU" and kind == _NT_GNU_BUILD_ID:
+                return desc.hex()
+        return ""
+
+    def load_base(self) -> int:
+        """Return the lowest virtual address of a loadable segment, page aligned."""
+        return min((s.vaddr & ~0xFFF for s in self.segments if s.type == PT_LOAD), default=0)
+
+    def _tables(self, full: bool) -> Iterable[tuple[_Section, bytes]]:
+        wanted = (_SHT_SYMTAB, _SHT_DYNSYM) if full else (_SHT_DYNSYM,)
+        for section in self._sections:
+            if section.type in wanted and section.link < len(self._sections):
+                strings = self._sections[section.link]
+                yield section, bytes(self.data[strings.offset : strings.offset + strings.size])
+
+    def has_symtab(self) -> bool:
+        """Whether the full symbol table is there, static symbols included."""
+        return any(s.type == _SHT_SYMTAB for s in self._sections)
+
+    def symbols(self, names: Iterable[str]) -> Mapping[str, list[int]]:
+        """Look up symbols by name; static ones may have several values.
+
+        A variable that is static to a function carries a number in the symbol
+        table (``root.7``) and is found by its plain name as well.
+
+        :return: name to the link-time addresses of its definitions.
+        """
+        wanted = sorted(set(names))
+        found: dict[str, list[int]] = {}
+        for section, strings in self._tables(full=True):
+            # The linker merges strings by suffix, so a name may start inside another.
+            offsets: dict[int, str] = {}
+            for name in wanted:
+                for match in re.finditer(re.escape(name.encode()) + rb"(\.\d+)?\0", strings):
+                    offsets[match.start()] = name
+            raw = self.data[section.offset : section.offset + section.size // 24 * 24]
+            for st_name, _info, _other, shndx, value, _size in _SYM.iter_unpack(raw):
+                if st_name in offsets and shndx and value:
+                    values = found.setdefault(offsets[st_name], [])
+                    if value not in values:
+                        values.append(value)
+        return found
+
+    def objects(self) -> list[tuple[int, int, str]]:
+        """Return every data symbol as (link-time address, size in bytes, name), sorted."""
+        rows: set[tuple[int, int, str]] = set()
+        for section, strings in self._tables(full=True):
+            raw = self.data[section.offset : section.offset + section.size // 24 * 24]
+            for st_name, info, _other, shndx, value, size in _SYM.iter_unpack(raw):
+                if info & 15 == 1 and shndx and size:
+                    end = strings.find(b"\0", st_name)
+                    rows.add((value, size, strings[st_name:end].decode("latin-1")))
+        return sorted(rows)

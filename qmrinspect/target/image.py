@@ -1,0 +1,201 @@
+"""Images
+------
+
+The bytes of a process as they were at one instant.  An image never changes and
+never touches the process again: a stop lasts as long as filling it, and all the
+decoding that follows is free of races.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from typing import Callable, Iterable, Iterator, NamedTuple, Protocol
+
+from .elf import ElfFile
+
+__all__ = ["Capture", "Image", "Mapping", "Target", "Unreadable"]
+
+_U64 = struct.Struct("<Q")
+_U32 = struct.Struct("<I")
+_U16 = struct.Struct("<H")
+
+_PAGE = 4096
+# A C string in QEMU that is longer than this is not a name.
+_STRING_MAX = 64 * 1024
+
+
+class Unreadable(Exception):
+    """The image holds no bytes at an address.  ``args`` is (address, size)."""
+
+
+class Mapping(NamedTuple):
+    """One mapping of a process: ``start`` to ``end``, its rights, and the file behind it."""
+
+    start: int
+    end: int
+    perms: str
+    offset: int
+    path: str
+
+
+class Capture(NamedTuple):
+    """What a reading cost.  Times in microseconds, sizes in bytes."""
+
+    stop_us: int
+    wall_us: int
+    reads: int
+    bytes: int
+    retries: int
+    quiescent: bool
+
+
+class Image:
+    """Segments of memory with typed access.
+
+    :param segments: (address, bytes) pairs that do not overlap.
+    :param writable: the address ranges that were writable, for scans.
+    :param static: reads memory that never changes (program text, constants) on
+        demand; returns None where there is none.
+    """
+
+    def __init__(
+        self,
+        segments: Iterable[tuple[int, bytes | bytearray | memoryview]],
+        static: Callable[[int, int], bytes | None] | None = None,
+    ) -> None:
+        self._segments = sorted((a, memoryview(d)) for a, d in segments if len(d))
+        self._starts = [a for a, _ in self._segments]
+        self._static = static
+        self._static_pages: dict[int, bytes | None] = {}
+        self._last = (0, 0, memoryview(b""))
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        return sum(len(d) for _, d in self._segments)
+
+    def segments(self) -> Iterator[tuple[int, memoryview]]:
+        """Yield (address, bytes) of what was captured, in order."""
+        yield from self._segments
+
+    def _find(self, address: int, size: int) -> tuple[memoryview, int] | None:
+        start, end, data = self._last
+        if start <= address and address + size <= end:
+            return data, address - start
+        i = bisect_right(self._starts, address) - 1
+        if i >= 0:
+            start, data = self._segments[i]
+            if address + size <= start + len(data):
+                self._last = (start, start + len(data), data)
+                return data, address - start
+        return None
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return ``size`` bytes at ``address``.
+
+        :raises Unreadable: when any of them is not there.
+        """
+        hit = self._find(address, size)
+        if hit is not None:
+            data, offset = hit
+            return bytes(data[offset : offset + size])
+        if not 0 < address < 1 << 47 or size < 0:
+            raise Unreadable(address, size)
+        return self._read_pages(address, size)
+
+    def _read_pages(self, address: int, size: int) -> bytes:
+        # Segments that touch each other, and constants, are put together by page.
+        out = bytearray()
+        at, end = address, address + size
+        while at < end:
+            part = min(end, (at // _PAGE + 1) * _PAGE) - at
+            hit = self._find(at, part)
+            if hit is not None:
+                out += hit[0][hit[1] : hit[1] + part]
+            else:
+                page = self._static_page(at // _PAGE * _PAGE)
+                if page is None:
+                    raise Unreadable(address, size)
+                out += page[at % _PAGE : at % _PAGE + part]
+            at += part
+        return bytes(out)
+
+    def _static_page(self, page: int) -> bytes | None:
+        if page not in self._static_pages:
+            self._static_pages[page] = self._static(page, _PAGE) if self._static else None
+        return self._static_pages[page]
+
+    def u64(self, address: int) -> int:
+        """Return the ``uint64_t`` or pointer at ``address``."""
+        hit = self._find(address, 8)
+        if hit is not None:
+            return int(_U64.unpack_from(*hit)[0])
+        return int(_U64.unpack(self.read(address, 8))[0])
+
+    def u32(self, address: int) -> int:
+        """Return the ``uint32_t`` at ``address``."""
+        hit = self._find(address, 4)
+        if hit is not None:
+            return int(_U32.unpack_from(*hit)[0])
+        return int(_U32.unpack(self.read(address, 4))[0])
+
+    def u16(self, address: int) -> int:
+        """Return the ``uint16_t`` at ``address``."""
+        return int(_U16.unpack(self.read(address, 2))[0])
+
+    def u8(self, address: int) -> int:
+        """Return the byte at ``address``."""
+        return self.read(address, 1)[0]
+
+    def words(self, address: int, count: int) -> tuple[int, ...]:
+        """Return ``count`` consecutive 64-bit words."""
+        return struct.unpack(f"<{count}Q", self.read(address, 8 * count))
+
+    def string(self, address: int, limit: int = _STRING_MAX) -> str:
+        """Return the C string at ``address``, undecodable bytes escaped.
+
+        :raises Unreadable: when no terminator comes within ``limit`` bytes.
+        """
+        out = bytearray()
+        while len(out) < limit:
+            at = address + len(out)
+            part = min(_PAGE - at % _PAGE, 64 if not out else _PAGE)
+            chunk = self.read(at, part)
+            end = chunk.find(b"\0")
+            if end >= 0:
+                out += chunk[:end]
+                return out.decode("utf-8", "backslashreplace")
+            out += chunk
+        raise Unreadable(address, limit)
+
+
+class Target(Protocol):
+    """A place that an image can be taken from."""
+
+    kind: str
+    pid: int
+    exe: str
+    argv: list[str]
+
+    def elf(self) -> ElfFile:
+        """Return the ELF file of the program."""
+
+    def base(self) -> int:
+        """Return the load address of the program."""
+
+    def mappings(self) -> list[Mapping]:
+        """Return the mappings, lowest first."""
+
+    def peek(self, address: int, size: int) -> bytes | None:
+        """Read memory without a stop; only what cannot change may be read so."""
+
+    def capture(self, ranges: list[tuple[int, int]]) -> tuple[Image, Capture]:
+        """Read all (address, size) ranges at one instant.
+
+        Ranges that cannot be read are left out.  The target runs on afterwards,
+        whatever happens.
+        """
+
+    def close(self) -> None:
+        """Let go of the target."""

@@ -1,0 +1,11 @@
+"""The walk
+--------
+
+From bytes and a layout to a :class:`~qmrinspect.snapshot.Snapshot`.  The memory
+is captured once; everything here decodes that capture.  What cannot be read, or
+makes no sense, becomes a note in the snapshot and ends nothing else.
+"""
+
+from .take import open_context, statics_of, take
+
+__all__ = ["open_context", "statics_of", "take"]

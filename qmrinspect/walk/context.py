@@ -1,0 +1,167 @@
+"""What every part of the walk shares
+----------------------------------
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Iterator, NamedTuple
+
+from ..layout import Layout
+from ..snapshot import Note, TypeInfo
+from ..target.image import Image, Unreadable
+from .glib import HashTable, HashVariant, entries, open_table
+
+__all__ = ["Context", "Handles", "Record", "Statics"]
+
+# A machine with more elements than this in one list is a loop or damaged memory.
+LIST_MAX = 200_000
+
+
+class Record:
+    """The bytes of one structure, read at once, with its fields by name."""
+
+    __slots__ = ("_fields", "_raw", "address")
+
+    def __init__(self, context: Context, struct: str, address: int) -> None:
+        layout = context.layout.structs[struct]
+        self.address = address
+        self._fields = layout.fields
+        self._raw = context.image.read(address, layout.size)
+
+    def __getitem__(self, field: str) -> int:
+        """Return an unsigned field; KeyError when this QEMU has none of that name."""
+        offset, size = self._fields[field]
+        return int.from_bytes(self._raw[offset : offset + size], "little")
+
+    def get(self, field: str, default: int = 0) -> int:
+        """Return an unsigned field, or ``default`` when this QEMU lacks it."""
+        return self[field] if field in self._fields else default
+
+    def ptr(self, field: str) -> int:
+        """Return the pointer at the start of a field: a list head's first element, say."""
+        offset = self._fields[field][0]
+        return int.from_bytes(self._raw[offset : offset + 8], "little")
+
+    def signed(self, field: str) -> int:
+        """Return a signed field."""
+        offset, size = self._fields[field]
+        return int.from_bytes(self._raw[offset : offset + size], "little", signed=True)
+
+    def at(self, field: str) -> int:
+        """Return the address of a field."""
+        return self.address + self._fields[field][0]
+
+    def __contains__(self, field: str) -> bool:
+        return field in self._fields
+
+
+class Statics(NamedTuple):
+    """Where the program's own data lies.
+
+    :param symbols: addresses by name; a static name may have several.
+    :param bss: (start, end) of the zero-initialised data.
+    :param data: (start, end) of all writable data of the program.
+    """
+
+    symbols: dict[str, list[int]]
+    bss: tuple[int, int]
+    data: tuple[int, int]
+
+    def first(self, name: str) -> int:
+        """Return the address of a symbol, 0 when the program does not name it."""
+        return self.symbols.get(name, [0])[0]
+
+
+class Handles(NamedTuple):
+    """Functions that tell one kind of property from another, and the hash functions."""
+
+    child: int
+    link: int
+    string_hash: int
+    property_free: int
+
+
+class Context:
+    """An image, a layout, and the notes taken on the way."""
+
+    def __init__(
+        self, image: Image, layout: Layout, statics: Statics, variant: HashVariant
+    ) -> None:
+        self.image = image
+        self.layout = layout
+        self.statics = statics
+        self.variant = variant
+        self.notes: list[Note] = []
+        self.types: dict[str, TypeInfo] = {}
+        self.handles = Handles(0, 0, 0, 0)
+        self.tables: list[HashTable] | None = None
+
+    def record(self, struct: str, address: int) -> Record:
+        """Read one structure.
+
+        :raises Unreadable: when it is not there.
+        """
+        return Record(self, struct, address)
+
+    def note(self, address: int, text: str) -> None:
+        """Remember something that made no sense."""
+        self.notes.append(Note(address, text))
+
+    def attempt(self, what: str, address: int, read: Callable[[], None]) -> None:
+        """Run ``read``; what it cannot read becomes a note and ends nothing else."""
+        try:
+            read()
+        except Unreadable as error:
+            self.note(address, f"{what} cannot be read at {error.args[0]:#x}")
+
+    def string(self, address: int) -> str:
+        """Return the C string at ``address``, empty for NULL or an unreadable one."""
+        if not address:
+            return ""
+        try:
+            return self.image.string(address)
+        except Unreadable:
+            self.note(address, "a name cannot be read")
+            return ""
+
+    def table(self, address: int) -> HashTable | None:
+        """Open the ``GHashTable`` at ``address``."""
+        return open_table(self.image, self.variant, address)
+
+    def entries(self, table: HashTable) -> list[tuple[int, int]]:
+        """Return the pairs of a table; what cannot be read becomes a note."""
+        try:
+            return entries(self.image, table)
+        except Unreadable:
+            self.note(table.address, "a hash table is damaged")
+            return []
+
+    def queue(self, first: int, next_offset: int, what: str) -> Iterator[int]:
+        """Follow a QLIST or QTAILQ forward from its first element.
+
+        :param next_offset: of the next pointer in an element, bytes.
+        """
+        seen: set[int] = set()
+        at = first
+        while at:
+            if at in seen or len(seen) >= LIST_MAX:
+                self.note(at, f"{what}: the list does not end")
+                return
+            seen.add(at)
+            yield at
+            try:
+                at = self.image.u64(at + next_offset)
+            except Unreadable:
+                self.note(at, f"{what}: the list leads out of memory")
+                return
+
+    def is_a(self, name: str, ancestor: str) -> bool:
+        """Whether a QOM type is, or derives from, ``ancestor``."""
+        for _ in range(64):
+            if name == ancestor:
+                return True
+            info = self.types.get(name)
+            if info is None or not info.parent:
+                return False
+            name = info.parent
+        return False

@@ -1,0 +1,139 @@
+"""GLib containers
+---------------
+
+QEMU keeps properties, types and flat views in ``GHashTable``.  GLib ships no
+layout of it and has moved its fields twice, so the one in use is found by
+trying the known ones on a table that must be there.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+from ..errors import LayoutError
+from ..target.image import Image, Unreadable
+
+__all__ = ["HASH_VARIANTS", "HashTable", "HashVariant", "entries", "open_table", "probe"]
+
+# The largest table that a QEMU with thousands of objects could make.
+_SLOTS_MAX = 1 << 20
+
+
+class HashVariant(NamedTuple):
+    """Offsets of ``struct _GHashTable`` (glib/ghash.c) in bytes; ``wide`` sizes are 64 bit."""
+
+    name: str
+    wide: bool
+    mod: int
+    mask: int
+    nnodes: int
+    noccupied: int
+    flags: int
+    keys: int
+    hashes: int
+    values: int
+    hash_func: int
+    value_destroy: int
+    bytes: int
+
+
+HASH_VARIANTS = (
+    HashVariant("glib-2.62", True, 8, 12, 16, 20, 24, 32, 40, 48, 56, 88, 96),
+    HashVariant("glib-2.60", False, 4, 8, 12, 16, 20, 24, 32, 40, 48, 80, 88),
+    HashVariant("glib-2.87", False, 4, 8, 12, 16, 20, 24, 32, 40, 48, 88, 96),
+)
+
+
+class HashTable(NamedTuple):
+    """A hash table that holds together: address, functions, and its arrays."""
+
+    address: int
+    nnodes: int
+    slots: int
+    big_keys: bool
+    big_values: bool
+    keys: int
+    hashes: int
+    values: int
+    hash_func: int
+    value_destroy: int
+
+
+def open_table(image: Image, variant: HashVariant, address: int) -> HashTable | None:
+    """Read the header of the ``GHashTable`` at ``address``; None when it cannot be one."""
+    try:
+        raw = image.read(address, variant.bytes)
+    except Unreadable:
+        return None
+    size = struct.unpack_from("<Q" if variant.wide else "<I", raw)[0]
+    if not 8 <= size <= _SLOTS_MAX or size & (size - 1):
+        return None
+    mask, nnodes, noccupied = (
+        struct.unpack_from("<I", raw, at)[0]
+        for at in (variant.mask, variant.nnodes, variant.noccupied)
+    )
+    if mask != size - 1 or not nnodes <= noccupied <= size:
+        return None
+    keys, hashes, values, hash_func = struct.unpack_from("<4Q", raw, variant.keys)
+    if not keys or not hashes or not values or not hash_func:
+        return None
+    return HashTable(
+        address,
+        nnodes,
+        size,
+        bool(raw[variant.flags] & 1),
+        bool(raw[variant.flags] & 2),
+        keys,
+        hashes,
+        values,
+        hash_func,
+        struct.unpack_from("<Q", raw, variant.value_destroy)[0],
+    )
+
+
+def entries(image: Image, table: HashTable) -> list[tuple[int, int]]:
+    """Return the live (key, value) pairs.
+
+    :raises Unreadable: when an array is not there or the count does not fit.
+    """
+    n = table.slots
+    hashes = image.read(table.hashes, 4 * n)
+    keys = _array(image, table.keys, n, table.big_keys)
+    values = (
+        keys if table.values == table.keys else _array(image, table.values, n, table.big_values)
+    )
+    # Hash 0 is an unused slot, 1 the tombstone of a removed entry.
+    out = [
+        (keys[i], values[i]) for i, h in enumerate(struct.unpack(f"<{n}I", hashes)) if h > 1
+    ]
+    if len(out) != table.nnodes:
+        raise Unreadable(table.address, n)
+    return out
+
+
+def _array(image: Image, address: int, count: int, big: bool) -> tuple[int, ...]:
+    # Small tables hold 4-byte entries until the first one that needs more.
+    return struct.unpack(
+        f"<{count}{'Q' if big else 'I'}", image.read(address, count * (8 if big else 4))
+    )
+
+
+def probe(image: Image, address: int) -> HashVariant:
+    """Find the variant that makes sense of the table at ``address``.
+
+    :raises LayoutError: when none does.
+    """
+    for variant in HASH_VARIANTS:
+        table = open_table(image, variant, address)
+        if table is None:
+            continue
+        try:
+            if entries(image, table):
+                return variant
+        except Unreadable:
+            continue
+    raise LayoutError(
+        "this QEMU's GLib keeps its hash tables in a way that qmr does not know",
+        "report the version of libglib-2.0 that it uses",
+    )

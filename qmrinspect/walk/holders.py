@@ -1,0 +1,122 @@
+"""Fields that hold an object's first reference
+--------------------------------------------
+
+``object_new`` returns an object with one reference.  Most are handed to a child
+property; the others stay with a field, and here these fields are read.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, Mapping
+
+from ..snapshot import Obj, Slot
+from ..target.image import Unreadable
+from .context import LIST_MAX, Context
+
+__all__ = ["read_slots"]
+
+# Variables that keep what object_new gave them, with the type they point to.
+_VARIABLES = {
+    "current_machine": "machine",
+    "main_system_bus": "System",
+    "root": "container",
+    "internal_root": "container",
+    "root_reset_container": "resettable-container",
+    "current_migration": "migration",
+    "instance": "qio-dns-resolver",
+}
+
+# The number of interrupt lines of an x86 machine (GSI_NUM_PINS).
+_GSI_MAX = 24
+
+
+def read_slots(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot]:
+    """Yield the pointers of all known fields of this sort."""
+    yield from _variables(context, objects)
+    for address, obj in objects.items():
+        try:
+            if context.is_a(obj.type, "machine"):
+                yield from _machine(context, address, objects)
+            elif obj.type == "resettable-container":
+                yield from _reset(context, address)
+            elif obj.type == "memory-region-portio-list":
+                yield from _portio(context, address)
+        except Unreadable:
+            context.note(address, f"a holder of type {obj.type} cannot be read")
+    yield from _consoles(context, objects)
+
+
+def _variables(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot]:
+    for name, type_name in _VARIABLES.items():
+        for variable in context.statics.symbols.get(name, ()):
+            try:
+                value = context.image.u64(variable)
+            except Unreadable:
+                continue
+            obj = objects.get(value)
+            if obj is not None and context.is_a(obj.type, type_name):
+                yield Slot("initial", 0, name, value)
+    for variable in context.statics.symbols.get("io_mem_unassigned", ()):
+        if variable in objects:
+            yield Slot("initial", 0, "io_mem_unassigned", variable)
+
+
+def _machine(context: Context, machine: int, objects: Mapping[int, Obj]) -> Iterator[Slot]:
+    layout, image = context.layout, context.image
+    if layout.has("MachineState", "accelerator"):
+        accelerator = image.u64(machine + layout.offset("MachineState", "accelerator"))
+        if accelerator:
+            yield Slot("initial", machine, "MachineState.accelerator", accelerator)
+    if context.is_a(objects[machine].type, "x86-machine") and layout.has("X86MachineState", "gsi"):
+        lines = image.u64(machine + layout.offset("X86MachineState", "gsi"))
+        for i in range(_GSI_MAX if lines else 0):
+            irq = image.u64(lines + 8 * i)
+            if irq in objects and objects[irq].type == "irq":
+                yield Slot("initial", machine, f"X86MachineState.gsi[{i}]", irq)
+
+
+def _reset(context: Context, container: int) -> Iterator[Slot]:
+    """The ``GPtrArray`` of a ``ResettableContainer`` (hw/core/resetcontainer.c)."""
+    if not context.layout.has("ResettableContainer", "children"):
+        return
+    array = context.image.u64(container + context.layout.offset("ResettableContainer", "children"))
+    data, count = context.image.u64(array), context.image.u32(array + 8)
+    if count > LIST_MAX:
+        context.note(container, f"a reset container claims {count} children")
+        return
+    for i in range(count):
+        yield Slot(
+            "reset", container, f"ResettableContainer.children[{i}]", context.image.u64(data + 8 * i)
+        )
+
+
+def _portio(context: Context, portio: int) -> Iterator[Slot]:
+    """The region inside a ``MemoryRegionPortioList`` (system/ioport.c)."""
+    if context.layout.has("MemoryRegionPortioList", "mr"):
+        region = portio + context.layout.offset("MemoryRegionPortioList", "mr")
+        yield Slot("portio-region", portio, "MemoryRegionPortioList.mr", region)
+
+
+def _consoles(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot]:
+    """The consoles on the static list ``consoles`` (ui/console.c).
+
+    Every console's link leads back to the list's head, which is a variable.
+    """
+    if not context.layout.has("QemuConsole", "next"):
+        return
+    link = context.layout.offset("QemuConsole", "next")
+    low, high = context.statics.data
+    for address, obj in objects.items():
+        if not context.is_a(obj.type, "qemu-console"):
+            continue
+        try:
+            before = context.image.u64(address + link + 8)
+            if context.image.u64(before) != address:
+                continue
+        except Unreadable:
+            context.note(address, "a console's link cannot be read")
+            continue
+        if low <= before < high:
+            yield Slot("initial", 0, "consoles", address)
+        else:
+            yield Slot("initial", before - link, "QemuConsole.next", address)

@@ -1,0 +1,301 @@
+"""Objects, types and properties
+-----------------------------
+
+From one exported pointer, ``current_machine``, ``Object.parent`` leads to the
+root.  Types follow from the type table, objects from a scan for words that point
+to a class: so that an object which nothing names any more is found as well.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Iterable, Iterator, Mapping
+
+from ..errors import ReadingError
+from ..snapshot import Obj, Prop, TypeInfo
+from ..target.image import Unreadable
+from .context import Context, Handles
+from .glib import HashTable
+from .scan import find_words
+from .statics import static_tables
+
+__all__ = ["Classes", "find_handles", "find_root", "read_classes", "read_objects", "read_props"]
+
+# A reference count beyond this is not one.
+_REF_MAX = 1_000_000
+_DEPTH_MAX = 64
+# QOM itself registers a few types, each emulator hundreds.
+_TYPES_MIN = 20
+_TYPE_SIZE_MAX = 64 << 20
+_LINK_STRONG, _LINK_DIRECT, _LINK_CLASS = 1, 2, 4
+
+
+class Classes:
+    """Class pointers to type names, and each class's own property table."""
+
+    def __init__(self) -> None:
+        self.names: dict[int, str] = {}
+        self.tables: dict[int, int] = {}
+
+
+def find_root(context: Context, machine: int) -> int:
+    """Follow ``Object.parent`` from the machine to the root object.
+
+    :param machine: ``MachineState *``.
+    :raises ReadingError: when the chain does not end.
+    """
+    offset = context.layout.offset("Object", "parent")
+    at = machine
+    for _ in range(_DEPTH_MAX):
+        try:
+            parent = context.image.u64(at + offset)
+        except Unreadable:
+            break
+        if not parent:
+            return at
+        at = parent
+    raise ReadingError(
+        "the machine's parents do not lead to a root object",
+        "the layout does not fit this QEMU (see qmr layout), or its machine is not created yet",
+    )
+
+
+def read_classes(context: Context) -> Classes:
+    """Read every type, and the class of each that has one.
+
+    The type table is a ``GHashTable`` in the program's zero-initialised data
+    whose values begin with their key (qom/object.c, ``type_table_add``).
+
+    :raises ReadingError: when there is no type table.
+    """
+    table = next(_type_tables(context), None)
+    if table is None:
+        raise ReadingError(
+            "the table of QOM types was not found",
+            "the layout does not fit this QEMU; see qmr layout",
+        )
+    classes = Classes()
+    properties = context.layout.offset("ObjectClass", "properties")
+    for _key, address in context.entries(table):
+        try:
+            impl = context.record("TypeImpl", address)
+            name = context.image.string(impl["name"])
+            parent = context.image.string(impl["parent"]) if impl["parent"] else ""
+            klass = impl["class"]
+            if klass:
+                classes.tables[klass] = context.image.u64(klass + properties)
+                classes.names[klass] = name
+        except Unreadable:
+            context.note(address, "a type cannot be read")
+            continue
+        size = impl["instance_size"]
+        if size > _TYPE_SIZE_MAX:
+            context.note(address, f"type {name} claims {size} bytes")
+            size = 0
+        context.types[name] = TypeInfo(name, parent, size)
+    # An instance_size of 0 means the parent's (type_object_get_size).
+    for name, info in list(context.types.items()):
+        context.types[name] = info._replace(size=_size(context, name))
+    return classes
+
+
+def _size(context: Context, name: str) -> int:
+    for _ in range(_DEPTH_MAX):
+        info = context.types.get(name)
+        if info is None or info.size:
+            return info.size if info else 0
+        name = info.parent
+    return 0
+
+
+def _type_tables(context: Context) -> Iterator[HashTable]:
+    for table in static_tables(context):
+        if table.nnodes >= _TYPES_MIN and _holds_types(context, context.entries(table)):
+            yield table
+
+
+def _holds_types(context: Context, rows: list[tuple[int, int]]) -> bool:
+    """Whether all values begin with their key, and those with a class are its type."""
+    classes = 0
+    for key, value in rows:
+        try:
+            impl = context.record("TypeImpl", value)
+            if impl["name"] != key:
+                return False
+            if impl["class"]:
+                if context.image.u64(impl["class"]) != value:
+                    return False
+                classes += 1
+        except Unreadable:
+            return False
+    return classes > 0
+
+
+def find_handles(context: Context, classes: Classes, root: int) -> Handles:
+    """Learn which release function marks a child, and which a link.
+
+    ``object_finalize_child_property`` releases the root's property "machine",
+    ``object_release_link_property`` the class property "parent_bus" of "device"
+    (hw/core/qdev.c).  A property's type string would do neither: aliases carry
+    those of their targets.
+
+    :raises ReadingError: when one of the two is not there.
+    """
+    table = context.table(context.image.u64(root + context.layout.offset("Object", "properties")))
+    child = link = 0
+    if table is not None:
+        for prop in _properties(context, table):
+            if prop[0] == "machine":
+                child = prop[1]
+    for klass, name in classes.names.items():
+        if name == "device":
+            properties = context.table(classes.tables[klass])
+            for prop in _properties(context, properties) if properties else ():
+                if prop[0] == "parent_bus":
+                    link = prop[1]
+    if table is None or not child or not link:
+        raise ReadingError(
+            "the properties of the root object or of the device class make no sense",
+            "the layout does not fit this QEMU; see qmr layout",
+        )
+    return Handles(child, link, table.hash_func, table.value_destroy)
+
+
+def _properties(context: Context, table: HashTable) -> Iterator[tuple[str, int, int]]:
+    """Yield (name, release, opaque) of each property in a table."""
+    for _key, address in context.entries(table):
+        try:
+            prop = context.record("ObjectProperty", address)
+            yield context.image.string(prop["name"]), prop["release"], prop["opaque"]
+        except Unreadable:
+            context.note(address, "a property cannot be read")
+
+
+def read_objects(context: Context, classes: Classes) -> dict[int, Obj]:
+    """Find every live object in the captured memory.
+
+    A word that points to a class starts an object when a sane count and a
+    property table of QOM's own making follow.  An object whose count is 0 is
+    being finalized, or is the remains of an embedded one, and is passed over.
+    """
+    layout, image = context.layout, context.image
+    at_class = layout.offset("Object", "class")
+    out: dict[int, Obj] = {}
+    for word, klass in find_words(image, classes.names):
+        address = word - at_class
+        try:
+            head = context.record("Object", address)
+        except Unreadable:
+            continue
+        if not 0 < head["ref"] < _REF_MAX or head["properties"] & 7 or not head["properties"]:
+            continue
+        table = context.table(head["properties"])
+        if (
+            table is None
+            or table.hash_func != context.handles.string_hash
+            or table.value_destroy != context.handles.property_free
+        ):
+            continue
+        out[address] = Obj(
+            address, classes.names[klass], head["ref"], head["parent"], bool(head["free"])
+        )
+    return out
+
+
+def read_props(
+    context: Context, classes: Classes, objects: Mapping[int, Obj]
+) -> Iterator[Prop]:
+    """Yield the child and link properties of all objects, those of their classes included.
+
+    Instance properties live in ``Object.properties``, class properties in
+    ``ObjectClass.properties`` of every class in the chain; a class link keeps its
+    target at an offset in the object (qom/object.c, ``object_link_get_targetp``).
+    """
+    offset = context.layout.offset("Object", "properties")
+    class_links = _ClassLinks(context, classes)
+    for address, obj in objects.items():
+        table = context.table(context.image.u64(address + offset))
+        if table is None:
+            continue
+        for prop in _relevant(context, table):
+            name, release, opaque = prop
+            if release == context.handles.child:
+                yield Prop(address, name, opaque, "child", "instance")
+            else:
+                yield from _link(context, address, name, opaque, "instance")
+        for name, opaque in class_links.of(obj.type):
+            yield from _link(context, address, name, opaque, "class")
+
+
+def _relevant(context: Context, table: HashTable) -> Iterator[tuple[str, int, int]]:
+    """As :func:`_properties`, but only children and links; the name is read last."""
+    fields = context.layout.structs["ObjectProperty"]
+    at_name, at_release, at_opaque = (
+        fields.fields[name][0] for name in ("name", "release", "opaque")
+    )
+    handles, image = context.handles, context.image
+    for _key, address in context.entries(table):
+        try:
+            raw = image.read(address, fields.size)
+            (release,) = struct.unpack_from("<Q", raw, at_release)
+            if release != handles.child and release != handles.link:
+                continue
+            (name,) = struct.unpack_from("<Q", raw, at_name)
+            (opaque,) = struct.unpack_from("<Q", raw, at_opaque)
+            yield image.string(name), release, opaque
+        except Unreadable:
+            context.note(address, "a property cannot be read")
+
+
+def _link(
+    context: Context, holder: int, name: str, opaque: int, level: str
+) -> Iterable[Prop]:
+    try:
+        link = context.record("LinkProperty", opaque)
+        flags, where = link["flags"], link["targetp"]
+        if flags & _LINK_DIRECT:
+            target = where
+        elif flags & _LINK_CLASS:
+            # The union's member is a ptrdiff_t here.
+            target = context.image.u64((holder + where) & (1 << 64) - 1)
+        else:
+            target = context.image.u64(where)
+    except Unreadable:
+        context.note(holder, f"the link {name} cannot be read")
+        return ()
+    role = "strong" if flags & _LINK_STRONG else "weak"
+    return (Prop(holder, name, target, role, level),) if target else ()
+
+
+class _ClassLinks:
+    """The link properties that a type's classes define, each chain read once."""
+
+    def __init__(self, context: Context, classes: Classes) -> None:
+        self._context = context
+        self._tables = {classes.names[k]: t for k, t in classes.tables.items()}
+        self._own: dict[str, list[tuple[str, int]]] = {}
+        self._all: dict[str, list[tuple[str, int]]] = {}
+
+    def of(self, name: str) -> list[tuple[str, int]]:
+        if name not in self._all:
+            out: list[tuple[str, int]] = []
+            at = name
+            for _ in range(_DEPTH_MAX):
+                out += self._of_class(at)
+                info = self._context.types.get(at)
+                if info is None or not info.parent:
+                    break
+                at = info.parent
+            self._all[name] = out
+        return self._all[name]
+
+    def _of_class(self, name: str) -> list[tuple[str, int]]:
+        if name not in self._own:
+            address = self._tables.get(name, 0)
+            table = self._context.table(address) if address else None
+            self._own[name] = [
+                (prop, opaque)
+                for prop, release, opaque in (_relevant(self._context, table) if table else ())
+                if release == self._context.handles.link
+            ]
+        return self._own[name]

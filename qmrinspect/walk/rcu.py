@@ -1,0 +1,127 @@
+"""What waits for RCU
+-----------------
+
+``call_rcu1`` appends a ``struct rcu_head`` to a queue that a thread of its own
+works off after a grace period (util/rcu.c).  A view, a bus child or an address
+space in that queue has been let go of and still holds its references.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, Mapping
+
+from ..snapshot import Pending, View
+from ..target.image import Unreadable
+from .context import Context
+from .memory import read_view
+
+__all__ = ["read_pending"]
+
+_CODE_MAX = 160
+_QUEUE_MAX = 100_000
+
+
+def _tail_variables(context: Context) -> Iterator[int]:
+    """Yield candidates for the address of the static ``tail``.
+
+    ``enqueue`` exchanges it atomically: ``xchg %reg, tail(%rip)`` is the only
+    exchange with a variable in ``call_rcu1`` (x86 only).
+    """
+    code = context.statics.first("call_rcu1")
+    if not code:
+        return
+    try:
+        raw = context.image.read(code, _CODE_MAX)
+    except Unreadable:
+        return
+    for at in range(len(raw) - 7):
+        rex, opcode, modrm = raw[at : at + 3]
+        if rex & 0xF8 == 0x48 and opcode == 0x87 and modrm & 0xC7 == 0x05:
+            yield code + at + 7 + int.from_bytes(raw[at + 3 : at + 7], "little", signed=True)
+
+
+def _nodes(context: Context) -> list[int] | None:
+    """Return the queued ``rcu_head`` addresses; None when the queue was not found.
+
+    ``head`` lies next to ``tail``; the right neighbour is the one from which the
+    list leads to the node whose ``next`` is ``*tail``.
+    """
+    image = context.image
+    at_next = context.layout.offset("rcu_head", "next")
+    for tail in _tail_variables(context):
+        for head in (tail + 8, tail - 8):
+            try:
+                last = image.u64(tail) - at_next
+                node, nodes = image.u64(head), []
+                for _ in range(_QUEUE_MAX):
+                    nodes.append(node)
+                    if node == last:
+                        # The dummy node has no function; it is where an empty queue ends.
+                        low, high = context.statics.data
+                        return [n for n in nodes if not low <= n < high]
+                    node = image.u64(node + at_next)
+                    if not node:
+                        break
+            except Unreadable:
+                continue
+    return None
+
+
+def read_pending(
+    context: Context, views: dict[int, View], objects: Mapping[int, object]
+) -> list[Pending] | None:
+    """Read the queue; flat views found in it join ``views``.
+
+    A node is what its first bytes make it: a ``FlatView`` whose count is 0, a
+    ``BusChild`` that points to a live device, an ``AddressSpace`` with a known root.
+
+    :return: None where the queue was not found.
+    """
+    nodes = _nodes(context)
+    if nodes is None:
+        return None
+    layout, image = context.layout, context.image
+    out = []
+    functions: dict[int, str] = {}
+    for node in nodes:
+        try:
+            function = image.u64(node + layout.offset("rcu_head", "func"))
+        except Unreadable:
+            context.note(node, "a queued RCU callback cannot be read")
+            continue
+        what, target = _recognise(context, node, objects)
+        # The same function releases the same kind of structure.
+        what = functions.setdefault(function, what) if what != "other" else what
+        if what == "flat-view":
+            view = read_view(context, node, "rcu")
+            if view is not None:
+                views.setdefault(node, view)
+        out.append(Pending(node, what, target))
+    return out
+
+
+def _recognise(context: Context, node: int, objects: Mapping[int, object]) -> tuple[str, int]:
+    layout, image = context.layout, context.image
+    try:
+        view = context.record("FlatView", node)
+        if view["ref"] == 0 and view["nr"] <= view.get("nr_allocated", view["nr"]):
+            dispatch = view["dispatch"]
+            table = dispatch + layout.offset("AddressSpaceDispatch", "map")
+            sections = image.u64(table + layout.offset("PhysPageMap", "sections"))
+            if image.u64(sections + layout.offset("MemoryRegionSection", "fv")) == node:
+                return "flat-view", node
+    except Unreadable:
+        pass
+    try:
+        child = image.u64(node + layout.offset("BusChild", "child"))
+        if child in objects:
+            return "bus-child", child
+    except Unreadable:
+        pass
+    try:
+        root = image.u64(node + layout.offset("AddressSpace", "root"))
+        if root in objects:
+            return "address-space", root
+    except Unreadable:
+        pass
+    return "other", 0

@@ -1,0 +1,166 @@
+"""Taking a snapshot
+-----------------
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import LayoutError, ReadingError, TargetError
+from ..layout import Layout
+from ..layout.schema import SYMBOLS
+from ..snapshot import Snapshot, TargetInfo, View
+from ..target.elf import PT_LOAD, ElfFile
+from ..target.image import Capture, Image, Target, Unreadable
+from . import holders, memory, plan, qdev, qom, rcu
+from .context import Context, Statics
+from .glib import probe
+
+__all__ = ["capture", "decode", "open_context", "statics_of", "take", "version_of"]
+
+_VERSION = re.compile(rb"QEMU emulator version ([^\n\0]{1,120})")
+
+
+def statics_of(target: Target) -> Statics:
+    """Locate the symbols and the data of a target's program.
+
+    :raises TargetError: when the program is no QEMU that can be read.
+    """
+    elf, base = target.elf(), target.base()
+    symbols = {
+        name: [base + value for value in values]
+        for name, values in elf.symbols(SYMBOLS).items()
+    }
+    if "current_machine" not in symbols or "address_space_memory" not in symbols:
+        if version_of(elf):
+            raise TargetError(
+                f"{target.exe} is a QEMU that names none of its variables",
+                "it was stripped of its symbols and built without modules; use an unstripped one",
+            )
+        raise TargetError(f"{target.exe} is not a QEMU system emulator", "qmr ps lists those")
+    writable = [s for s in elf.segments if s.type == PT_LOAD and s.flags & 2]
+    low = min(s.vaddr for s in writable)
+    high = max(s.vaddr + s.memsz for s in writable)
+    zeros = max(s.vaddr + s.filesz for s in writable)
+    return Statics(symbols, (base + zeros, base + high), (base + low, base + high))
+
+
+def version_of(elf: ElfFile) -> str:
+    """Return the version text that the program prints, empty when it has none."""
+    match = _VERSION.search(elf.data)
+    return match.group(1).decode("ascii", "replace") if match else ""
+
+
+def capture(target: Target, layout: Layout, statics: Statics) -> tuple[Image, Capture]:
+    """Copy what a walk needs, in one stop.
+
+    :raises ReadingError: when the guest's memory cannot be told from QEMU's own.
+    """
+    ram = plan.guest_ram(target.peek, layout, statics.first("ram_list"))
+    return target.capture(plan.ranges(target.mappings(), ram))
+
+
+def open_context(image: Image, layout: Layout, statics: Statics) -> tuple[Context, int]:
+    """Find the way in: the GLib variant and the machine object.
+
+    :raises LayoutError: when the layout does not fit.
+    """
+    missing = layout.missing()
+    if missing:
+        raise LayoutError(f"the layout {layout.source} lacks {', '.join(missing)}")
+    try:
+        machine = image.u64(statics.first("current_machine"))
+        if not machine:
+            raise ReadingError("this QEMU has no machine yet", "try again when it has started")
+        variant = probe(image, image.u64(machine + layout.offset("Object", "properties")))
+    except Unreadable as error:
+        raise LayoutError(
+            f"the layout {layout.source} does not fit: the machine object leads out of memory "
+            f"at {error.args[0]:#x}"
+        ) from None
+    return Context(image, layout, statics, variant), machine
+
+
+def decode(
+    image: Image, cost: Capture, layout: Layout, statics: Statics, info: TargetInfo
+) -> Snapshot:
+    """Walk a captured image.
+
+    :raises ReadingError: when the structures the walk starts from make no sense.
+    :raises LayoutError: when the layout does not fit.
+    """
+    context, machine = open_context(image, layout, statics)
+    try:
+        root = qom.find_root(context, machine)
+        classes = qom.read_classes(context)
+        context.handles = qom.find_handles(context, classes, root)
+    except Unreadable as error:
+        raise ReadingError(
+            f"the QOM tree leads out of memory at {error.args[0]:#x}", "see qmr layout"
+        ) from None
+    objects = qom.read_objects(context, classes)
+    props = tuple(qom.read_props(context, classes, objects))
+    devices = qdev.read_devices(context, objects)
+    gpios = tuple(qdev.read_gpios(context, devices))
+    clocks = tuple(qdev.read_clocks(context, devices))
+    buses = qdev.read_buses(context, objects)
+    regions = memory.read_regions(context, objects)
+    spaces, listeners = memory.read_spaces(context, statics.first("address_space_memory"))
+    views = _views(context, [space.view for space in spaces.values()])
+    pending = rcu.read_pending(context, views, objects)
+    if pending is None:
+        context.note(statics.first("call_rcu1"), "the queue of RCU callbacks was not found")
+    slots = tuple(holders.read_slots(context, objects))
+    used = {obj.type for obj in objects.values()}
+    for name in list(used):
+        while name in context.types and context.types[name].parent not in used | {""}:
+            name = context.types[name].parent
+            used.add(name)
+    machine_type = objects[machine].type if machine in objects else ""
+    return Snapshot(
+        target=info._replace(machine=re.sub("-machine$", "", machine_type)),
+        capture=cost,
+        types={name: info for name, info in context.types.items() if name in used},
+        objects=objects,
+        props=props,
+        devices=devices,
+        gpios=gpios,
+        clocks=clocks,
+        buses=buses,
+        regions=regions,
+        spaces=spaces,
+        listeners=listeners,
+        views=views,
+        pending=tuple(pending or ()),
+        slots=slots,
+        notes=tuple(context.notes),
+    )
+
+
+def _views(context: Context, current: list[int]) -> dict[int, View]:
+    views: dict[int, View] = {}
+    for found, addresses in (
+        ("space", current),
+        ("table", memory.table_views(context, current)),
+    ):
+        for address in addresses:
+            if address and address not in views:
+                view = memory.read_view(context, address, found)
+                if view is not None:
+                    views[address] = view
+    return views
+
+
+def take(target: Target, layout: Layout) -> Snapshot:
+    """Take a snapshot of ``target`` under a layout that has been validated.
+
+    :raises TargetError: when the target cannot be read.
+    :raises ReadingError: when no picture came out of it.
+    """
+    statics = statics_of(target)
+    image, cost = capture(target, layout, statics)
+    elf = target.elf()
+    info = TargetInfo(
+        target.kind, target.pid, target.exe, elf.build_id(), version_of(elf), "", layout.source
+    )
+    return decode(image, cost, layout, statics, info)
