@@ -10,11 +10,12 @@ Addresses are integers; 0 stands for a NULL pointer.
 
 from __future__ import annotations
 
-from typing import Mapping, NamedTuple, Sequence
+from typing import Annotated, Mapping, NamedTuple, Sequence
 
 from .target.image import Capture
 
 __all__ = [
+    "Address",
     "Bus",
     "BusKid",
     "Clock",
@@ -36,6 +37,10 @@ __all__ = [
 ]
 
 
+# An integer that is written as text ("0x7f...") wherever it leaves the program.
+Address = Annotated[int, "address"]
+
+
 class TypeInfo(NamedTuple):
     """A QOM type: its ``parent`` type's name and the instance size in bytes."""
 
@@ -52,10 +57,10 @@ class Obj(NamedTuple):
     :param heap: whether ``Object.free`` is set, so that it owns its memory.
     """
 
-    address: int
+    address: Address
     type: str
     ref: int
-    parent: int
+    parent: Address
     heap: bool
 
 
@@ -67,9 +72,9 @@ class Prop(NamedTuple):
     :param level: ``instance`` or ``class``: where the property is defined.
     """
 
-    holder: int
+    holder: Address
     name: str
-    target: int
+    target: Address
     role: str
     level: str
 
@@ -77,30 +82,30 @@ class Prop(NamedTuple):
 class Device(NamedTuple):
     """The ``DeviceState`` part of an object."""
 
-    address: int
+    address: Address
     id: str
     realized: bool
     hotplugged: bool
     pending_deleted: bool
-    parent_bus: int
+    parent_bus: Address
 
 
 class GpioList(NamedTuple):
     """A ``NamedGPIOList`` of a device: the irqs of its ``in`` array."""
 
-    address: int
-    device: int
+    address: Address
+    device: Address
     name: str
-    inputs: tuple[int, ...]
+    inputs: tuple[Address, ...]
 
 
 class Clock(NamedTuple):
     """A ``NamedClockList`` entry of a device."""
 
-    address: int
-    device: int
+    address: Address
+    device: Address
     name: str
-    clock: int
+    clock: Address
     output: bool
     alias: bool
 
@@ -108,17 +113,17 @@ class Clock(NamedTuple):
 class BusKid(NamedTuple):
     """A ``BusChild``: the structure's address and the device it holds."""
 
-    address: int
-    child: int
+    address: Address
+    child: Address
     index: int
 
 
 class Bus(NamedTuple):
     """The ``BusState`` part of an object."""
 
-    address: int
+    address: Address
     name: str
-    parent: int
+    parent: Address
     kids: tuple[BusKid, ...]
 
 
@@ -129,43 +134,43 @@ class Region(NamedTuple):
     :param size: bytes; 2**64 is a whole address space.
     """
 
-    address: int
+    address: Address
     name: str
-    owner: int
-    container: int
-    alias: int
+    owner: Address
+    container: Address
+    alias: Address
     alias_offset: int
     addr: int
     size: int
     priority: int
     enabled: bool
     kind: str
-    subregions: tuple[int, ...]
+    subregions: tuple[Address, ...]
     mapped_via_alias: int
 
 
 class Listener(NamedTuple):
     """A ``MemoryListener``; ``name`` is empty where QEMU has none."""
 
-    address: int
+    address: Address
     name: str
-    space: int
+    space: Address
 
 
 class Space(NamedTuple):
     """An ``AddressSpace``."""
 
-    address: int
+    address: Address
     name: str
-    root: int
-    view: int
-    listeners: tuple[int, ...]
+    root: Address
+    view: Address
+    listeners: tuple[Address, ...]
 
 
 class Range(NamedTuple):
     """A ``FlatRange``: guest range ``start``, ``size`` in bytes, of region ``mr``."""
 
-    mr: int
+    mr: Address
     start: int
     size: int
     offset: int
@@ -178,11 +183,11 @@ class View(NamedTuple):
     :param found: where it was reached: ``space``, ``table``, ``rcu`` or ``field``.
     """
 
-    address: int
+    address: Address
     ref: int
-    root: int
+    root: Address
     ranges: tuple[Range, ...]
-    sections: tuple[int, ...]
+    sections: tuple[Address, ...]
     found: str
 
 
@@ -193,9 +198,9 @@ class Pending(NamedTuple):
     :param target: the object or structure that it still holds.
     """
 
-    address: int
+    address: Address
     what: str
-    target: int
+    target: Address
 
 
 class Slot(NamedTuple):
@@ -207,15 +212,15 @@ class Slot(NamedTuple):
     """
 
     kind: str
-    holder: int
+    holder: Address
     field: str
-    target: int
+    target: Address
 
 
 class Note(NamedTuple):
     """Something that could not be read, or made no sense."""
 
-    address: int
+    address: Address
     text: str
 
 

@@ -489,9 +489,8 @@ def check_greeting(message: object, address: str) -> str:
     return ".".join(str(number.get(part, 0)) for part in ("major", "minor", "micro"))
 
 
-def busy_error(address: str, timeout: float, stream: socket.socket | None = None) -> MonitorError:
+def busy_error(address: str, timeout: float, pid: int = 0) -> MonitorBusy:
     # A listener that does not greet: a stopped process is told apart from a busy one.
-    pid = _peer_pid(stream) if stream is not None else 0
     if pid and _stopped(pid):
         return MonitorBusy(
             f"the monitor {address} does not answer: process {pid} is stopped",
@@ -499,12 +498,12 @@ def busy_error(address: str, timeout: float, stream: socket.socket | None = None
         )
     return MonitorBusy(
         f"the monitor {address} is held by another client (no greeting within {timeout:g} s)",
-        "QEMU serves one client at a time: close the other one, "
-        "or start QEMU with a second -qmp socket",
+        "QEMU serves one client at a time: close the other one, or start QEMU with a second "
+        "-qmp socket" + ("" if pid else "; if a debugger has stopped QEMU, let it run"),
     )
 
 
-def _peer_pid(stream: socket.socket) -> int:
+def peer_pid(stream: socket.socket) -> int:
     # The process that called listen(), see SO_PEERCRED in unix(7); 0 when unknown.
     if stream.family != socket.AF_UNIX:
         return 0

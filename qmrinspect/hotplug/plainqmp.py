@@ -32,6 +32,7 @@ from .monitor import (
     late_error,
     lost_error,
     parse_address,
+    peer_pid,
     reply_error,
 )
 
@@ -70,7 +71,7 @@ class PlainMonitor(Monitor):
             deadline = time.monotonic() + timeout
             greeting = self._read(deadline)
             if greeting is None:
-                raise busy_error(self.address, timeout, self._socket)
+                raise busy_error(self.address, timeout, peer_pid(self._socket))
             self.version = check_greeting(greeting, self.address)
             self.execute("qmp_capabilities", timeout=timeout)
         except BaseException:

@@ -46,6 +46,7 @@ from .monitor import (
     late_error,
     lost_error,
     parse_address,
+    peer_pid,
 )
 
 __all__ = ["QmpMonitor"]
@@ -140,10 +141,12 @@ class QmpMonitor(Monitor):
         # The default listener keeps every event it accepts, for ever (its history):
         # ours takes them first, and it accepts none.
         self._client.events.event_filter = self._take_event
+        # The client closes the socket when it fails, so this is asked before.
+        pid = peer_pid(self._socket)
         try:
             await asyncio.wait_for(self._client.connect(self._socket), timeout)
         except asyncio.TimeoutError:
-            raise busy_error(self.address, timeout, self._socket) from None
+            raise busy_error(self.address, timeout, pid) from None
         except ConnectError as error:
             raise _mapped(self.address, error.exc) from error
         greeting = self._client.greeting

@@ -160,7 +160,8 @@ class Vm:
         try:
             return opener(self.qmp)
         except MonitorError as error:
-            if self.alive():
+            # A dying QEMU closes its socket a little before it is gone.
+            if not self.wait(_START_POLL * 5):
                 raise
             raise MonitorError(f"QEMU has ended ({self.exit_text()})") from error
 

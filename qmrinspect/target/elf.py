@@ -39,6 +39,7 @@ class ElfSegment(NamedTuple):
 
 
 class _Section(NamedTuple):
+    name: int
     type: int
     offset: int
     size: int
@@ -78,11 +79,12 @@ class ElfFile:
             )
         ]
         self._sections: list[_Section] = []
+        self._names_index = header[13]
         for i in range(shnum):
             if shoff + i * shentsize + _SHDR.size > len(data):
                 break  # a core or a stripped copy without section headers serves as well
             row = _SHDR.unpack_from(data, shoff + i * shentsize)
-            self._sections.append(_Section(row[1], row[4], row[5], row[6]))
+            self._sections.append(_Section(row[0], row[1], row[4], row[5], row[6]))
 
     def notes(self) -> Iterable[tuple[str, int, bytes]]:
         """Yield every note as (name, type, content)."""
@@ -122,6 +124,17 @@ class ElfFile:
             if section.type in wanted and section.link < len(self._sections):
                 strings = self._sections[section.link]
                 yield section, bytes(self.data[strings.offset : strings.offset + strings.size])
+
+    def has_section(self, name: str) -> bool:
+        """Whether there is a section of that name."""
+        if self._names_index >= len(self._sections):
+            return False
+        names = self._sections[self._names_index]
+        wanted = name.encode() + b"\0"
+        return any(
+            bytes(self.data[names.offset + s.name :][: len(wanted)]) == wanted
+            for s in self._sections
+        )
 
     def has_symtab(self) -> bool:
         """Whether the full symbol table is there, static symbols included."""

@@ -184,6 +184,9 @@ class Target(Protocol):
     def base(self) -> int:
         """Return the load address of the program."""
 
+    def program(self) -> str:
+        """Return a path under which the program's file can be opened."""
+
     def mappings(self) -> list[Mapping]:
         """Return the mappings, lowest first."""
 

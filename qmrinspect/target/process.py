@@ -178,6 +178,10 @@ class Process:
         """Return the load address of the program."""
         return self._base
 
+    def program(self) -> str:
+        """Return a path under which the program's file can be opened."""
+        return f"/proc/{self.pid}/exe"
+
     def mappings(self) -> list[Mapping]:
         """Return the mappings, lowest first."""
         return parse_maps(self._read_maps())

@@ -6,6 +6,6 @@ is captured once; everything here decodes that capture.  What cannot be read, or
 makes no sense, becomes a note in the snapshot and ends nothing else.
 """
 
-from .take import open_context, statics_of, take
+from .take import take, version_of
 
-__all__ = ["open_context", "statics_of", "take"]
+__all__ = ["take", "version_of"]

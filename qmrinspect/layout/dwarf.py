@@ -1,0 +1,73 @@
+"""Layouts from debug information
+------------------------------
+
+GDB reads the DWARF, so that separate debug files, ``dwz`` and debuginfod work as
+they do for everybody else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from ..errors import LayoutError
+from ..target.elf import ElfFile
+from .model import Layout, from_json
+
+__all__ = ["from_program", "has_debug_info"]
+
+_TIMEOUT_S = 300
+_DEBUG_DIRECTORY = Path("/usr/lib/debug/.build-id")
+
+
+def has_debug_info(elf: ElfFile) -> bool:
+    """Whether it is worth asking GDB: DWARF in the file, beside it, or on a server."""
+    if elf.has_section(".debug_info") or os.environ.get("DEBUGINFOD_URLS"):
+        return True
+    build_id = elf.build_id()
+    return bool(build_id) and (_DEBUG_DIRECTORY / build_id[:2] / f"{build_id[2:]}.debug").exists()
+
+
+def from_program(path: str, build_id: str, version: str) -> Layout:
+    """Let GDB read the structures of a program.
+
+    :param path: where the program can be opened, ``/proc/PID/exe`` say.
+    :raises LayoutError: when there is no GDB, or no debug information.
+    """
+    gdb = shutil.which("gdb")
+    if gdb is None:
+        raise LayoutError("GDB is needed to read debug information", "apt-get install gdb")
+    package = str(Path(__file__).resolve().parents[2])
+    with tempfile.TemporaryDirectory(prefix="qmr-") as directory:
+        out = Path(directory) / "layout.json"
+        script = (
+            f"import sys; sys.path.insert(0, {package!r}); "
+            f"from qmrinspect.fronts import ingdb; ingdb.dump_layout({str(out)!r})"
+        )
+        command = [gdb, "-nx", "-batch", "-iex", "set auto-load no", "-ex", f"python {script}"]
+        try:
+            done = subprocess.run(
+                [*command, path],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_TIMEOUT_S,
+                check=False,
+            )
+            data = json.loads(out.read_text())
+        except (OSError, ValueError):
+            last = (done.stderr.strip().splitlines() or ["it wrote nothing"])[-1]
+            raise LayoutError(f"GDB could not read the structures of {path}: {last}") from None
+        except subprocess.TimeoutExpired:
+            raise LayoutError(f"GDB took longer than {_TIMEOUT_S} s to read {path}") from None
+    data.update(build_id=build_id, version=version)
+    layout = from_json(data, "dwarf")
+    missing = layout.missing()
+    if missing:
+        raise LayoutError(f"the debug information of {path} lacks {', '.join(missing[:5])}")
+    return layout

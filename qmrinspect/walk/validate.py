@@ -1,0 +1,123 @@
+"""Does the layout fit
+-------------------
+
+A snapshot taken under a wrong layout contradicts itself.  Each check below is a
+relation that QEMU keeps at every instant; nearly all must hold before a layout
+is believed.  (A few may not: an object can be half made at the instant.)
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, NamedTuple
+
+from ..snapshot import Snapshot
+
+__all__ = ["Check", "fits", "validate"]
+
+# Objects that are being made or finalized break a relation for an instant.
+_TOLERANCE = 0.02
+
+
+class Check(NamedTuple):
+    """One relation: how many of the structures that should keep it do."""
+
+    name: str
+    held: int
+    total: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether it holds often enough; a relation that nothing shows says nothing."""
+        return self.total - self.held <= max(1, int(self.total * _TOLERANCE))
+
+    @property
+    def detail(self) -> str:
+        """The numbers in words."""
+        return f"{self.held} of {self.total}"
+
+
+def _check(name: str, outcomes: Iterator[bool]) -> Check:
+    results = list(outcomes)
+    return Check(name, sum(results), len(results))
+
+
+def validate(snapshot: Snapshot) -> list[Check]:
+    """Return every relation with how well it holds."""
+    objects, regions, devices = snapshot.objects, snapshot.regions, snapshot.devices
+    buses, spaces, views = snapshot.buses, snapshot.spaces, snapshot.views
+    children = [p for p in snapshot.props if p.role == "child"]
+    return [
+        _check(
+            "a child's parent is the object that has the child property",
+            (p.target in objects and objects[p.target].parent == p.holder for p in children),
+        ),
+        _check(
+            "an object's parent is an object",
+            (o.parent in objects for o in objects.values() if o.parent),
+        ),
+        _check(
+            "a device's bus is a bus",
+            (d.parent_bus in buses for d in devices.values() if d.parent_bus),
+        ),
+        _check(
+            "a bus's child is a device that sits on it",
+            (
+                kid.child in devices and devices[kid.child].parent_bus == bus.address
+                for bus in buses.values()
+                for kid in bus.kids
+            ),
+        ),
+        _check("a device's id is text", (d.id.isprintable() for d in devices.values())),
+        _check(
+            "a region's owner is an object",
+            (r.owner in objects for r in regions.values() if r.owner),
+        ),
+        _check(
+            "a region's container has it as a subregion",
+            (
+                r.container in regions and r.address in regions[r.container].subregions
+                for r in regions.values()
+                if r.container
+            ),
+        ),
+        _check(
+            "a region's alias is a region",
+            (r.alias in regions for r in regions.values() if r.alias),
+        ),
+        _check("a region's name is text", (r.name.isprintable() for r in regions.values())),
+        _check(
+            "a region is no larger than an address space",
+            (r.size <= 1 << 64 for r in regions.values()),
+        ),
+        _check("an address space's root is a region", (s.root in regions for s in spaces.values())),
+        _check("an address space has a flat view", (s.view in views for s in spaces.values())),
+        _check(
+            "a flat view's ranges are regions, in order",
+            (
+                all(r.mr in regions for r in view.ranges)
+                and all(
+                    a.start + a.size <= b.start for a, b in zip(view.ranges, view.ranges[1:])
+                )
+                for view in views.values()
+            ),
+        ),
+        _check(
+            "a view's dispatch sections are regions",
+            (all(mr in regions for mr in view.sections) for view in views.values()),
+        ),
+        _check(
+            "a GPIO input is an irq",
+            (
+                irq in objects and objects[irq].type == "irq"
+                for gpio in snapshot.gpios
+                for irq in gpio.inputs
+                if irq
+            ),
+        ),
+    ]
+
+
+def fits(checks: list[Check]) -> bool:
+    """Whether a layout under which these came out may be believed."""
+    shown = [check for check in checks if check.total]
+    return len(shown) >= 8 and all(check.ok for check in shown)
