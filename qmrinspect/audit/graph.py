@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Iterable, Mapping, NamedTuple, Sequence
 
-from ..ledger import KINDS, Book, Edge
+from ..ledger import KINDS, RULES, Book, Edge
 
 __all__ = ["Orphans", "adjacency", "components", "orphan_groups", "reachable", "roots"]
 
@@ -59,8 +59,9 @@ def roots(book: Book) -> set[int]:
 
 
 def _passing(edge: Edge) -> bool:
-    # What a flat view or RCU holds is held for as long as that lasts, not by right.
-    return edge.kind in PASSING
+    # What a flat view or RCU holds is held for as long as that lasts, not by right;
+    # and a rule without a variable behind it says nothing of who holds the object.
+    return edge.kind in PASSING or (bool(edge.rule) and not RULES[edge.rule].forever)
 
 
 def reachable(book: Book, start: Iterable[int]) -> set[int]:

@@ -54,8 +54,13 @@ class Kind(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A reference that a documented rule grants although its holder is out of sight."""
+    """A reference that a documented rule grants although its holder is out of sight.
+
+    :param forever: whether a variable of the program holds it, so that the object
+        is alive by right.
+    """
 
     name: str
     grants: str
     source: str
+    forever: bool = True

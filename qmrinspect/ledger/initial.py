@@ -21,11 +21,13 @@ RULES = (
         "irq-allocated",
         "an irq from qemu_allocate_irq keeps its first reference until qemu_free_irq",
         "hw/core/irq.c qemu_allocate_irq, qemu_free_irq",
+        forever=False,
     ),
     Rule(
         "irq-embedded",
         "an irq from qemu_init_irq keeps its first reference for as long as what embeds it",
         "hw/core/irq.c qemu_init_irq (10.0)",
+        forever=False,
     ),
     Rule(
         "static-root",
@@ -56,6 +58,7 @@ RULES = (
         "portio-list",
         "a PortioList keeps the object of each of its ranges",
         "system/ioport.c portio_list_add_1, portio_list_destroy (10.0)",
+        forever=False,
     ),
     Rule(
         "dns-resolver",

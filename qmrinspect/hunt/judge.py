@@ -1,0 +1,128 @@
+"""The verdict on one unplug
+-------------------------
+
+Three snapshots make a case: before the plug, with the device, and after the
+unplug.  What came with the device and is still alive without being alive by
+right has leaked, and the references that remain on it say why.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Sequence
+
+from ..audit.cause import Cause, causes
+from ..audit.graph import PASSING, reachable, roots
+from ..ledger import Book, Edge
+
+__all__ = ["Judgement", "Left", "judge"]
+
+
+class Left(NamedTuple):
+    """An object that came with the device and remained.
+
+    :param was: its path while the device was plugged.
+    """
+
+    address: int
+    type: str
+    was: str
+    observed: int
+    expected: int
+    references: Sequence[Edge]
+
+
+class Judgement(NamedTuple):
+    """Outcome and cause in the contract's words; ``text`` is one sentence."""
+
+    outcome: str
+    cause: str
+    causes: Sequence[Cause]
+    left: Sequence[Left]
+    text: str
+
+
+def judge(before: Book, plugged: Book, after: Book, device: int) -> Judgement:
+    """Judge an unplug that QEMU survived.
+
+    :param device: address of the device while it was plugged.
+    """
+    came = _came(before, plugged)
+    left = [a for a in sorted(came) if _same(plugged, after, a)]
+    name = plugged.index.snapshot.objects[device].type
+    if device in left and after.index.in_tree(device):
+        text = f"{name} is still plugged: nobody acknowledged the unplug"
+        return Judgement("not-acked", "", (), _left(plugged, after, [device]), text)
+    alive = reachable(after, roots(after))
+    lost = [a for a in left if a not in alive and not _of_a_view(after, a)]
+    rows = _left(plugged, after, lost)
+    if device in lost:
+        return _leak(after, device, lost, rows)
+    if lost:
+        found = [c for a in lost for c in causes(after, a, (a,))]
+        reasons = [c for c in found if c.name != "delayed"]
+        if not reasons and found:
+            text = f"{name} was finalized; {len(lost)} of its objects wait for RCU or a view"
+            return Judgement("delayed", "", tuple(found), rows, text)
+        text = f"{name} was finalized, {len(lost)} of its objects were not: " + "; ".join(
+            c.text for c in reasons[:4]
+        )
+        cause = reasons[0].name if reasons else "unbalanced"
+        return Judgement("partial-leak", cause, tuple(reasons), rows, text)
+    return Judgement("clean", "", (), (), f"{name} was finalized with all that came with it")
+
+
+def _leak(after: Book, device: int, lost: Sequence[int], rows: Sequence[Left]) -> Judgement:
+    found = causes(after, device, lost)
+    own = [c for c in found if c.object == device]
+    if own and all(c.name == "delayed" for c in own):
+        return Judgement("delayed", "", tuple(own), rows, own[0].text)
+    reasons = [c for c in found if c.name != "delayed"]
+    text = "; ".join(c.text for c in reasons) or "it has references that nothing known holds"
+    cause = reasons[0].name if reasons else "unbalanced"
+    return Judgement("leak", cause, tuple(reasons), rows, text)
+
+
+def _came(before: Book, plugged: Book) -> set[int]:
+    """Objects that were not there before, or are others now at the same address."""
+    return {a for a in plugged.index.snapshot.objects if not _same(before, plugged, a)}
+
+
+def _same(one: Book, two: Book, address: int) -> bool:
+    """Whether the same object is alive in both, not another one at its address."""
+    first = one.index.snapshot.objects.get(address)
+    second = two.index.snapshot.objects.get(address)
+    if first is None or second is None or first.type != second.type:
+        return False
+    names = [book.index.name_of.get(address) for book in (one, two)]
+    if names[0] is not None and names[1] is not None and names[0].name != names[1].name:
+        return False
+    ids = [book.index.snapshot.devices.get(address) for book in (one, two)]
+    return ids[0] is None or ids[1] is None or ids[0].id == ids[1].id
+
+
+def _of_a_view(book: Book, address: int) -> bool:
+    """Whether an object belongs to a flat view: a subpage goes when its view does."""
+    region = book.index.snapshot.regions.get(address)
+    return region is not None and not region.owner and not region.name
+
+
+def _left(plugged: Book, after: Book, addresses: Sequence[int]) -> tuple[Left, ...]:
+    objects = after.index.snapshot.objects
+    return tuple(
+        Left(
+            address,
+            objects[address].type,
+            plugged.index.path(address) or plugged.index.label(address),
+            objects[address].ref,
+            after.expected(address),
+            tuple(after.on.get(address, ())),
+        )
+        for address in addresses
+    )
+
+
+def waits(judgement: Judgement) -> bool:
+    """Whether another look may see something else: all that is left ends by itself."""
+    return judgement.outcome == "delayed" or any(
+        edge.kind in PASSING for row in judgement.left for edge in row.references
+    )

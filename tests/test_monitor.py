@@ -1,0 +1,405 @@
+"""Both monitors, against a real QEMU, and against servers that misbehave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Callable, Union
+
+import pytest
+
+from qmrinspect.errors import MonitorError, UsageError
+from qmrinspect.hotplug.monitor import (
+    CommandError,
+    MonitorBusy,
+    MonitorLost,
+    MonitorTimeout,
+    monitor_addresses,
+    parse_address,
+)
+from qmrinspect.hotplug.plainqmp import PlainMonitor
+from qmrinspect.hotplug.qmp import QmpMonitor
+from qmrinspect.hotplug.vm import Vm
+
+Kind = type[Union[PlainMonitor, QmpMonitor]]
+Script = Callable[[socket.socket], None]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+GREETING = {
+    "QMP": {
+        "version": {"qemu": {"major": 9, "minor": 8, "micro": 7}, "package": ""},
+        "capabilities": [],
+    }
+}
+
+
+@pytest.fixture(params=[PlainMonitor, QmpMonitor], ids=["plain", "qemu.qmp"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    chosen: Kind = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def vm() -> Iterator[Vm]:
+    with Vm() as machine:
+        yield machine
+
+
+# A real QEMU -----------------------------------------------------------------------
+
+
+def test_commands_are_answered(vm: Vm, kind: Kind) -> None:
+    with kind(vm.qmp) as monitor:
+        status = monitor.execute("query-status")
+        version = monitor.execute("query-version")
+        assert isinstance(status, dict)
+        assert isinstance(version, dict)
+        assert status["running"] is False
+        qemu = version["qemu"]
+        assert monitor.version == f"{qemu['major']}.{qemu['minor']}.{qemu['micro']}"
+        assert monitor.hmp("info version").startswith(monitor.version)
+
+
+def test_a_refusal_carries_the_reason_of_qemu(vm: Vm, kind: Kind) -> None:
+    with kind(vm.qmp) as monitor:
+        with pytest.raises(CommandError) as refused:
+            monitor.execute("device_add", {"driver": "no-such-device"})
+        assert refused.value.desc == "'no-such-device' is not a valid device model name"
+        assert refused.value.error_class == "GenericError"
+        with pytest.raises(CommandError) as unknown:
+            monitor.execute("no-such-command")
+        assert unknown.value.error_class == "CommandNotFound"
+        assert monitor.execute("query-status")
+
+
+def test_events_arrive_and_waiting_leaves_the_others(vm: Vm, kind: Kind) -> None:
+    with kind(vm.qmp) as monitor:
+        monitor.execute("cont")
+        monitor.execute("stop")
+        stop = monitor.wait_event("STOP", 5)
+        assert stop is not None
+        assert stop.timestamp_us > 1_500_000_000_000_000
+        assert [event.name for event in monitor.events()] == ["RESUME"]
+        assert monitor.wait_event(lambda event: event.name == "RESUME", 0.01) is None
+
+
+def test_a_second_client_is_told_that_the_monitor_is_held(vm: Vm, kind: Kind) -> None:
+    with kind(vm.qmp) as holder:
+        for second in (PlainMonitor, QmpMonitor):
+            with pytest.raises(MonitorBusy, match="held by another client") as busy:
+                second(vm.qmp, 0.2)
+            assert "one client at a time" in busy.value.hint
+        assert holder.execute("query-status")
+    with kind(vm.qmp) as heir:
+        assert heir.execute("query-status")
+
+
+def test_many_clients_that_give_up_do_not_block_the_next(vm: Vm, kind: Kind) -> None:
+    with kind(vm.qmp):
+        for _ in range(4):
+            with pytest.raises(MonitorBusy):
+                PlainMonitor(vm.qmp, 0.05)
+    with kind(vm.qmp) as monitor:
+        assert monitor.execute("query-status")
+
+
+def test_a_stopped_qemu_is_named(kind: Kind) -> None:
+    with Vm() as stopped:
+        os.kill(stopped.pid, signal.SIGSTOP)
+        with pytest.raises(MonitorBusy, match=f"process {stopped.pid} is stopped"):
+            kind(stopped.qmp, 0.2)
+
+
+def test_a_late_answer_is_not_taken_for_the_next_one(kind: Kind) -> None:
+    with Vm() as slow, kind(slow.qmp) as monitor:
+        os.kill(slow.pid, signal.SIGSTOP)
+        with pytest.raises(MonitorTimeout, match="query-version"):
+            monitor.execute("query-version", timeout=0.1)
+        os.kill(slow.pid, signal.SIGCONT)
+        status = monitor.execute("query-status")
+        assert isinstance(status, dict)
+        assert "running" in status
+
+
+def test_a_qemu_that_dies_during_a_command(kind: Kind) -> None:
+    with Vm() as doomed, kind(doomed.qmp) as monitor, ThreadPoolExecutor(1) as pool:
+        os.kill(doomed.pid, signal.SIGSTOP)
+        answer = pool.submit(monitor.execute, "query-version")
+        os.kill(doomed.pid, signal.SIGKILL)
+        with pytest.raises(MonitorLost, match="closed by the other side"):
+            answer.result(10)
+        with pytest.raises(MonitorLost):
+            monitor.execute("query-status")
+        assert doomed.wait(5)
+        assert doomed.exit_text() == "killed by SIGKILL"
+        with pytest.raises(MonitorError, match="QEMU has ended"):
+            doomed.monitor(kind)
+
+
+def test_a_qemu_that_quits_ends_the_wait_for_events(kind: Kind) -> None:
+    with Vm() as leaving, kind(leaving.qmp) as monitor:
+        monitor.execute("quit")
+        with pytest.raises(MonitorLost):
+            monitor.wait_event("NEVER", 10)
+
+
+def test_a_closed_monitor_says_so(vm: Vm, kind: Kind) -> None:
+    monitor = kind(vm.qmp)
+    monitor.close()
+    monitor.close()
+    with pytest.raises(MonitorLost, match="is closed"):
+        monitor.execute("query-status")
+
+
+def test_no_thread_outlives_its_monitor(vm: Vm) -> None:
+    before = threading.active_count()
+    QmpMonitor(vm.qmp).close()
+    with pytest.raises(MonitorError):
+        QmpMonitor("/nonexistent/monitor")
+    with PlainMonitor(vm.qmp), pytest.raises(MonitorBusy):
+        QmpMonitor(vm.qmp, 0.05)
+    assert threading.active_count() == before
+
+
+# Servers that misbehave ------------------------------------------------------------
+
+
+class Server:
+    """Serves one client by a script, on a real unix socket."""
+
+    def __init__(self, directory: Path, script: Script) -> None:
+        self.address = str(directory / "server")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.address)
+        self._listener.listen(1)
+        self._script = script
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        client, _ = self._listener.accept()
+        with client:
+            self._script(client)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+def until_closed(client: socket.socket) -> None:
+    try:
+        while client.recv(4096):
+            pass
+    except OSError:
+        pass
+
+
+def line(message: object) -> bytes:
+    return json.dumps(message).encode() + b"\r\n"
+
+
+def greet(client: socket.socket) -> Iterator[dict[str, object]]:
+    # Greets, answers qmp_capabilities, and yields each later command.
+    client.sendall(line(GREETING))
+    with client.makefile("rb") as lines:
+        for raw in lines:
+            command = json.loads(raw)
+            if command["execute"] == "qmp_capabilities":
+                client.sendall(line({"return": {}, "id": command.get("id")}))
+            else:
+                yield command
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"QEMU 7.2.22 monitor - type 'help' for more information\r\n(qemu) ",
+        b"\x00\xff\xfe garbage\n",
+        b"[1, 2, 3]\n",
+        b'{"hello": "world"}\n',
+        b'{"QMP": 7}\n',
+    ],
+    ids=["hmp", "bytes", "list", "object", "half"],
+)
+def test_a_server_that_is_no_qmp(tmp_path: Path, kind: Kind, said: bytes) -> None:
+    def script(client: socket.socket) -> None:
+        client.sendall(said)
+        until_closed(client)
+
+    with Server(tmp_path, script) as server:
+        with pytest.raises(MonitorLost, match="does not speak QMP") as garbled:
+            kind(server.address)
+        assert "-qmp" in garbled.value.hint
+
+
+def test_a_server_that_turns_to_garbage(tmp_path: Path, kind: Kind) -> None:
+    def script(client: socket.socket) -> None:
+        for _ in greet(client):
+            client.sendall(b'{"return": \x00\x01\n')
+
+    with Server(tmp_path, script) as server, kind(server.address) as monitor:
+        assert monitor.version == "9.8.7"
+        for _ in range(2):
+            with pytest.raises(MonitorLost, match="does not speak QMP"):
+                monitor.execute("query-status")
+
+
+def test_a_silent_server(tmp_path: Path, kind: Kind) -> None:
+    with Server(tmp_path, until_closed) as server, pytest.raises(MonitorBusy, match="no greeting"):
+        kind(server.address, 0.1)
+
+
+def test_a_server_that_hangs_up(tmp_path: Path, kind: Kind) -> None:
+    with (
+        Server(tmp_path, lambda client: None) as server,
+        pytest.raises(MonitorLost, match="closed by the other side"),
+    ):
+        kind(server.address)
+
+
+def test_a_flood_of_events_is_bounded_and_counted(tmp_path: Path, kind: Kind) -> None:
+    stamp = {"seconds": 1, "microseconds": 2}
+
+    def script(client: socket.socket) -> None:
+        for command in greet(client):
+            for number in range(20_000):
+                event = {"event": "FLOOD", "data": {"n": number}, "timestamp": stamp}
+                client.sendall(line(event))
+            client.sendall(line({"return": "after", "id": command["id"]}))
+
+    with Server(tmp_path, script) as server, kind(server.address, backlog=100) as monitor:
+        assert monitor.execute("query-status") == "after"
+        events = monitor.events()
+        assert [event.data["n"] for event in events] == list(range(19_900, 20_000))
+        assert events[0].timestamp_us == 1_000_002
+        assert monitor.dropped == 19_900
+
+
+def test_nobody_there(tmp_path: Path, kind: Kind) -> None:
+    with pytest.raises(MonitorError, match="there is no monitor socket"):
+        kind(str(tmp_path / "nothing"))
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(tmp_path / "dead"))
+    dead.close()
+    with pytest.raises(MonitorError, match="nobody listens"):
+        kind(str(tmp_path / "dead"))
+    with pytest.raises(MonitorError, match="too long"):
+        kind("/" + "x" * 200)
+
+
+def test_tcp(kind: Kind) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as chooser:
+        port = chooser.getsockname()[1]
+    with Vm(extra=["-qmp", f"tcp:127.0.0.1:{port},server=on,wait=off"]) as machine:
+        addresses = monitor_addresses(machine.argv)
+        assert addresses == [machine.qmp, f"127.0.0.1:{port}"]
+        with kind(addresses[0]) as first, kind(addresses[1]) as second:
+            assert first.execute("query-name") == second.execute("query-name")
+
+
+# Addresses -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("/run/vm/qmp", "/run/vm/qmp"),
+        ("unix:/run/vm/qmp", "/run/vm/qmp"),
+        ("qmp.sock", "qmp.sock"),
+        ("/run/a:4444", "/run/a:4444"),
+        ("localhost:4444", ("localhost", 4444)),
+        ("tcp:10.0.0.1:4444", ("10.0.0.1", 4444)),
+        ("[::1]:4444", ("::1", 4444)),
+        (":4444", ("localhost", 4444)),
+    ],
+)
+def test_addresses_are_read(text: str, address: object) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["", "unix:", "tcp:host", "host:0", "host:99999"])
+def test_bad_addresses_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_address(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "addresses"),
+    [
+        ("-qmp unix:/a/b,server=on,wait=off", ["/a/b"]),
+        ("--qmp unix:rel,server,nowait", ["/cwd/rel"]),
+        ("-qmp-pretty unix:/with,,comma,server=on", ["/with,comma"]),
+        ("-qmp tcp:127.0.0.1:4444,server=on", ["127.0.0.1:4444"]),
+        ("-qmp tcp::4444,server,nowait", ["localhost:4444"]),
+        ("-qmp tcp:0.0.0.0:4444,server=on", ["127.0.0.1:4444"]),
+        ("-qmp tcp:[::]:4444,server=on", ["[::1]:4444"]),
+        ("-mon chardev=m,mode=control -chardev socket,id=m,path=/m,server=on", ["/m"]),
+        ("-chardev socket,id=m,path=/m,server=on -mon m,mode=control,pretty=on", ["/m"]),
+        ("-chardev socket,id=m,host=h,port=5,server=on -mon chardev=m,mode=control", ["h:5"]),
+        ("-chardev socket,id=m,path=/m,server=on -qmp chardev:m", ["/m"]),
+        ("-qmp unix:/a,server=on -qmp unix:/b,server=on -qmp unix:/a,server=on", ["/a", "/b"]),
+        # libvirt hands an open socket over; the others are no QMP, or not ours to open.
+        ("-chardev socket,id=m,fd=3,server=on,wait=off -mon chardev=m,mode=control", []),
+        ("-chardev socket,id=m,path=/m,server=on -mon chardev=m,mode=readline", []),
+        ("-chardev socket,id=m,path=/m,server=on -mon chardev=m", []),
+        ("-qmp unix:/a", []),
+        ("-qmp unix:/a,server=off", []),
+        ("-qmp stdio -monitor unix:/a,server=on", []),
+        ("-qmp tcp:h:4444,server=on,tls-creds=t", []),
+        ("-qmp tcp:h:4444,server=on,telnet=on", []),
+        ("-qmp unix:a,server=on,abstract=on", []),
+        ("-qmp", []),
+        ("-mon chardev=nowhere,mode=control", []),
+    ],
+)
+def test_monitors_are_found_on_a_command_line(arguments: str, addresses: list[str]) -> None:
+    argv = ["qemu-system-x86_64", *arguments.split(" ")]
+    assert monitor_addresses(argv, cwd="/cwd") == addresses
+
+
+def test_monitors_in_json_are_found() -> None:
+    chardev = {
+        "id": "m",
+        "backend": {
+            "type": "socket",
+            "data": {"addr": {"type": "unix", "data": {"path": "/m"}}, "server": True},
+        },
+    }
+    mon = {"chardev": "m", "mode": "control"}
+    argv = ["qemu", "-chardev", json.dumps(chardev), "-mon", json.dumps(mon)]
+    assert monitor_addresses(argv) == ["/m"]
+
+
+# Inside GDB ------------------------------------------------------------------------
+
+
+def test_the_plain_monitor_needs_the_standard_library_only(vm: Vm) -> None:
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from qmrinspect.hotplug import plainqmp, recipes, unplug, vm\n"
+        "from qmrinspect.hotplug.monitor import open_monitor\n"
+        "monitor = open_monitor(sys.argv[2])\n"
+        "print(type(monitor).__name__, monitor.execute('query-status')['running'])\n"
+    )
+    # -I and -S: neither the venv's packages nor the environment are seen.
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program, str(ROOT), vm.qmp],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout.split() == ["PlainMonitor", "False"], done.stderr
