@@ -4,6 +4,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
+# Two targets at once would meet at apt's lock.
+.NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 VENV := .venv

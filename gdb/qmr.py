@@ -1,15 +1,24 @@
 """qmr inside GDB: ``source`` this file, then ``help qmr``."""
 
+import importlib.util
 import os
 import sys
 
-# The package lies beside this file in a checkout, and around it when installed.
+# The package lies beside this directory in a checkout, and around it when installed.  It is
+# loaded by its place: what else is installed there stays out of this Python's sight.
 _here = os.path.dirname(os.path.realpath(__file__))
-for _place in (os.path.dirname(_here), os.path.dirname(os.path.dirname(_here))):
-    if os.path.isdir(os.path.join(_place, "qmrinspect")):
-        if _place not in sys.path:
-            sys.path.insert(0, _place)
+for _place in (os.path.join(os.path.dirname(_here), "qmrinspect"), os.path.dirname(_here)):
+    _init = os.path.join(_place, "__init__.py")
+    if os.path.basename(_place) == "qmrinspect" and os.path.isfile(_init):
         break
+else:
+    raise ImportError(f"there is no package qmrinspect around {_here}")
+if "qmrinspect" not in sys.modules:
+    _spec = importlib.util.spec_from_file_location(
+        "qmrinspect", _init, submodule_search_locations=[_place]
+    )
+    sys.modules["qmrinspect"] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sys.modules["qmrinspect"])
 
 from qmrinspect.fronts import ingdb  # noqa: E402
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import difflib
 from bisect import bisect_right
 from collections import defaultdict
-from typing import Iterable
+from typing import Iterable, Sequence
 
 from .errors import ObjectNotFound
-from .snapshot import Obj, Prop, Snapshot
+from .snapshot import Obj, Prop, Slot, Snapshot
 
 __all__ = ["Index", "printable"]
 
@@ -28,7 +28,8 @@ def printable(text: str, limit: int = 200) -> str:
     backslash escapes; what is longer than ``limit`` characters is cut.
     """
     out = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: limit + 1]
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii")
+        for c in text[: limit + 1]
     )
     return out if len(text) <= limit else out[:limit] + "..."
 
@@ -52,6 +53,17 @@ class Index:
         self.root = self._top(self.machine)
         self._paths: dict[int, str] = {}
         self._starts = sorted(snapshot.objects)
+        self._slots: dict[str, list[Slot]] = defaultdict(list)
+        for slot in snapshot.slots:
+            self._slots[slot.kind].append(slot)
+
+    def slots(self, kind: str) -> Sequence[Slot]:
+        """Return the slots of one reference kind."""
+        return self._slots.get(kind, ())
+
+    def enclosing(self, holder: int) -> int:
+        """Return the object that a holder is, or is part of; 0 when it is in none."""
+        return holder if holder in self.snapshot.objects else self.containing(holder)
 
     def containing(self, address: int) -> int:
         """Return the innermost object whose memory holds an address, 0 when none does."""

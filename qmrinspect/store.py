@@ -83,9 +83,7 @@ def _lines(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
 
 
 def _plain(row: Any) -> dict[str, Any]:
-    return {
-        name: _encode(hint, getattr(row, name)) for name, hint in _hints(type(row)).items()
-    }
+    return {name: _encode(hint, getattr(row, name)) for name, hint in _hints(type(row)).items()}
 
 
 @lru_cache(maxsize=None)

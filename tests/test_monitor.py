@@ -54,6 +54,12 @@ def vm() -> Iterator[Vm]:
         yield machine
 
 
+def stop(vm: Vm) -> None:
+    # kill() returns before the threads have stopped; waitpid() after.
+    os.kill(vm.pid, signal.SIGSTOP)
+    os.waitpid(vm.pid, os.WUNTRACED)
+
+
 # A real QEMU -----------------------------------------------------------------------
 
 
@@ -85,9 +91,9 @@ def test_events_arrive_and_waiting_leaves_the_others(vm: Vm, kind: Kind) -> None
     with kind(vm.qmp) as monitor:
         monitor.execute("cont")
         monitor.execute("stop")
-        stop = monitor.wait_event("STOP", 5)
-        assert stop is not None
-        assert stop.timestamp_us > 1_500_000_000_000_000
+        stopped = monitor.wait_event("STOP", 5)
+        assert stopped is not None
+        assert stopped.timestamp_us > 1_500_000_000_000_000
         assert [event.name for event in monitor.events()] == ["RESUME"]
         assert monitor.wait_event(lambda event: event.name == "RESUME", 0.01) is None
 
@@ -114,14 +120,14 @@ def test_many_clients_that_give_up_do_not_block_the_next(vm: Vm, kind: Kind) -> 
 
 def test_a_stopped_qemu_is_named(kind: Kind) -> None:
     with Vm() as stopped:
-        os.kill(stopped.pid, signal.SIGSTOP)
+        stop(stopped)
         with pytest.raises(MonitorBusy, match=f"process {stopped.pid} is stopped"):
             kind(stopped.qmp, 0.2)
 
 
 def test_a_late_answer_is_not_taken_for_the_next_one(kind: Kind) -> None:
     with Vm() as slow, kind(slow.qmp) as monitor:
-        os.kill(slow.pid, signal.SIGSTOP)
+        stop(slow)
         with pytest.raises(MonitorTimeout, match="query-version"):
             monitor.execute("query-version", timeout=0.1)
         os.kill(slow.pid, signal.SIGCONT)
@@ -132,7 +138,7 @@ def test_a_late_answer_is_not_taken_for_the_next_one(kind: Kind) -> None:
 
 def test_a_qemu_that_dies_during_a_command(kind: Kind) -> None:
     with Vm() as doomed, kind(doomed.qmp) as monitor, ThreadPoolExecutor(1) as pool:
-        os.kill(doomed.pid, signal.SIGSTOP)
+        stop(doomed)
         answer = pool.submit(monitor.execute, "query-version")
         os.kill(doomed.pid, signal.SIGKILL)
         with pytest.raises(MonitorLost, match="closed by the other side"):
@@ -213,14 +219,24 @@ def line(message: object) -> bytes:
 
 def greet(client: socket.socket) -> Iterator[dict[str, object]]:
     # Greets, answers qmp_capabilities, and yields each later command.
+    # QEMU reads JSON as it comes: a client need not send line ends, and qemu.qmp does not.
     client.sendall(line(GREETING))
-    with client.makefile("rb") as lines:
-        for raw in lines:
-            command = json.loads(raw)
-            if command["execute"] == "qmp_capabilities":
-                client.sendall(line({"return": {}, "id": command.get("id")}))
-            else:
-                yield command
+    text = ""
+    while True:
+        try:
+            text += client.recv(4096).decode() or "\0"
+            command, end = json.JSONDecoder().raw_decode(text)
+        except OSError:
+            return
+        except ValueError:
+            if text.endswith("\0"):
+                return
+            continue
+        text = text[end:].lstrip()
+        if command["execute"] == "qmp_capabilities":
+            client.sendall(line({"return": {}, "id": command.get("id")}))
+        else:
+            yield command
 
 
 @pytest.mark.parametrize(

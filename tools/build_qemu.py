@@ -410,39 +410,41 @@ class Archive:
 
     def _uris(self) -> list[str]:
         # The archive that has this machine's own release has the others as well.
-        # Origin is known only where package lists are; without them any archive
-        # of the right shape is tried, and the keyring refuses the wrong ones.
         codename = re.search(r"^VERSION_CODENAME=(\S+)", Path("/etc/os-release").read_text(), re.M)
         fields = "$(REPO_URI)|$(RELEASE)|$(CODENAME)|$(COMPONENT)|$(ORIGIN)"
-        listing = self._shell.run(
-            "apt-get", "indextargets", "--format", fields, "Created-By: Packages"
-        )
-        sure: list[str] = []
-        possible: list[str] = []
+        query = ("indextargets", "--format", fields, "Created-By: Packages")
+        listing = self._apt_get(*query)
+        if not listing.strip():
+            # Images often come without package lists, and then apt tells nothing.
+            self._options = self._private()
+            self._apt_get("update")
+            listing = self._apt_get(*query)
+        uris: list[str] = []
         for line in listing.splitlines():
-            values = line.split("|")
-            if len(values) != 5 or codename is None:
-                continue
-            uri, release, named, component, origin = values
-            if component == "main" and codename[1] in (release, named):
-                (sure if origin == "Debian" else possible).append(uri)
-        return list(dict.fromkeys(sure + possible))
+            uri, release, named, component, origin, *_ = [*line.split("|"), "", "", "", ""]
+            debian = origin == "Debian" and component == "main"
+            if debian and codename and codename[1] in (release, named) and uri not in uris:
+                uris.append(uri)
+        return uris
 
-    def _update(self, uri: str) -> None:
+    def _private(self) -> list[str]:
         for name in ("lists/partial", "cache/archives/partial"):
             (self._root / name).mkdir(parents=True, exist_ok=True)
-        sources = self._root / "sources.list"
-        sources.write_text(f"deb-src [signed-by={KEYRING}] {uri} {self._suite} main\n")
         settings = {
-            "Dir::Etc::SourceList": sources,
-            "Dir::Etc::SourceParts": "/dev/null",
             "Dir::State::Lists": self._root / "lists",
             "Dir::Cache": self._root / "cache",
             # apt's own user may not enter this user's cache.
             "APT::Sandbox::User": "root",
-            "APT::Update::Error-Mode": "any",
         }
-        self._options = [word for k, v in settings.items() for word in ("-o", f"{k}={v}")]
+        return [word for k, v in settings.items() for word in ("-o", f"{k}={v}")]
+
+    def _update(self, uri: str) -> None:
+        self._options = self._private()
+        sources = self._root / "sources.list"
+        sources.write_text(f"deb-src [signed-by={KEYRING}] {uri} {self._suite} main\n")
+        self._options += ["-o", f"Dir::Etc::SourceList={sources}"]
+        self._options += ["-o", "Dir::Etc::SourceParts=/dev/null"]
+        self._options += ["-o", "APT::Update::Error-Mode=any"]
         self._apt_get("update")
 
     def _apt_get(self, *arguments: str, cwd: Path | None = None) -> str:

@@ -99,9 +99,7 @@ def _balances(book: Book) -> list[Finding]:
         label, edges = book.index.label(address), tuple(book.on.get(address, ()))
         if left > 0:
             text = f"{label} has {obj.ref} references, {left} of them held by nothing known"
-            out.append(
-                Finding("unexplained", "warning", address, obj.ref, expected, edges, text)
-            )
+            out.append(Finding("unexplained", "warning", address, obj.ref, expected, edges, text))
         else:
             text = (
                 f"{label} has {obj.ref} references but {expected} holders: when they let go it is "
@@ -168,9 +166,7 @@ def _cycles(book: Book) -> list[Finding]:
         names = ", ".join(book.index.label(address) for address in group[:6])
         text = f"{len(group)} object{'s' * (len(group) > 1)} in a cycle of references: {names}"
         ref = book.index.snapshot.objects[first].ref
-        out.append(
-            Finding("cycle", "error", first, ref, book.expected(first), tuple(inside), text)
-        )
+        out.append(Finding("cycle", "error", first, ref, book.expected(first), tuple(inside), text))
     return out
 
 

@@ -12,6 +12,7 @@ from typing import Any, Callable, Iterable, Mapping, NamedTuple, Protocol, Seque
 
 from ..errors import UsageError
 from ..hotplug.monitor import Monitor
+from ..hunt.cycle import Driver
 from ..index import Index
 from ..snapshot import Obj, Snapshot
 from ..target.image import Target
@@ -28,12 +29,15 @@ class Outcome(NamedTuple):
         ``stream`` is set (JSON Lines).
     :param lines: the text for people; may be lazy, so that long work shows as it goes.
     :param code: exit code, 0 or 1.
+    :param late: asked for the exit code after the last line, where the lines are
+        made as the work goes.
     """
 
     data: Any
     lines: Iterable[str]
     code: int = CLEAN
     stream: bool = False
+    late: Callable[[], int] | None = None
 
 
 class Session(Protocol):
@@ -52,6 +56,12 @@ class Session(Protocol):
 
     def monitor(self) -> Monitor:
         """Return the monitor of the target, connected."""
+
+    def has_target(self) -> bool:
+        """Whether the user named a target, or is inside one."""
+
+    def driver(self) -> Driver:
+        """Return what a hunt on the target reads and drives it with."""
 
     def progress(self, text: str) -> None:
         """Show on stderr how far a long work is; an empty text ends it."""

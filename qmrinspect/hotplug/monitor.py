@@ -422,46 +422,45 @@ def connect_socket(address: Address, timeout: float) -> socket.socket:
     :param timeout: in seconds.
     :raises MonitorError: nobody listens, it is not permitted, or the queue is full.
     """
-    text = address_text(address)
-    stream: socket.socket | None = None
     try:
-        if isinstance(address, str):
-            stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        if not isinstance(address, str):
+            return socket.create_connection(address, timeout)
+        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
             stream.settimeout(timeout)
             _connect_unix(stream, address, timeout)
-            return stream
-        return socket.create_connection(address, timeout)
-    except socket.timeout as error:
-        cause: MonitorError = busy_error(text, timeout)
-        source: Exception = error
-    except OSError as error:
-        source = error
-        if error.errno == errno.EAGAIN:
-            cause = busy_error(text, timeout)
-        elif error.errno == errno.ENOENT:
-            cause = MonitorError(f"there is no monitor socket {text}", "is QEMU still running?")
-        elif error.errno == errno.ECONNREFUSED:
-            cause = MonitorError(
-                f"nobody listens on the monitor {text}", "its QEMU has gone, or has not started"
-            )
-        elif error.errno in (errno.EACCES, errno.EPERM):
-            cause = MonitorError(
-                f"no permission to connect to the monitor {text}", "run qmr as QEMU's user or root"
-            )
-        elif isinstance(address, str) and error.errno is None:
-            # "AF_UNIX path too long" comes without a number.
-            cause = MonitorError(
-                f"the monitor's path is too long for a unix socket: {text}",
-                "reach it through a shorter symbolic link to its directory",
-            )
-        else:
-            cause = MonitorError(f"cannot connect to the monitor {text}: {error.strerror or error}")
-    except ValueError as error:
-        cause = MonitorError(f"{text!r} is no address of a monitor: {error}")
-        source = error
-    if stream is not None:
-        stream.close()
-    raise cause from source
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+    except (OSError, ValueError) as error:
+        raise _connect_error(address_text(address), timeout, error) from error
+
+
+def _connect_error(address: str, timeout: float, error: Exception) -> MonitorError:
+    if isinstance(error, (socket.timeout, BlockingIOError)):
+        return busy_error(address, timeout)
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ENOENT:
+        return MonitorError(f"there is no monitor socket {address}", "is QEMU still running?")
+    if number == errno.ECONNREFUSED:
+        return MonitorError(
+            f"nobody listens on the monitor {address}", "its QEMU has gone, or has not started"
+        )
+    if number in (errno.EACCES, errno.EPERM):
+        return MonitorError(
+            f"no permission to connect to the monitor {address}", "run qmr as QEMU's user or root"
+        )
+    if "path too long" in str(error):
+        # Python finds this one itself, and gives it no number.
+        return MonitorError(
+            f"the monitor's path is too long for a unix socket: {address}",
+            "reach it through a shorter symbolic link to its directory",
+        )
+    return MonitorError(
+        f"cannot connect to the monitor {address}: {getattr(error, 'strerror', None) or error}",
+        "check the address that was given",
+    )
 
 
 def _connect_unix(stream: socket.socket, path: str, timeout: float) -> None:

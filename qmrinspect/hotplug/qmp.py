@@ -146,6 +146,8 @@ class QmpMonitor(Monitor):
         try:
             await asyncio.wait_for(self._client.connect(self._socket), timeout)
         except asyncio.TimeoutError:
+            if self._client.greeting is not None:
+                raise late_error(self.address, "qmp_capabilities", timeout) from None
             raise busy_error(self.address, timeout, pid) from None
         except ConnectError as error:
             raise _mapped(self.address, error.exc) from error

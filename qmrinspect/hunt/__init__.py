@@ -5,6 +5,7 @@ Plug a device, unplug it, and judge by the memory of the process what remained.
 """
 
 from .cycle import Driver, Hunted, hunt_one
+from .drivers import Attached, OwnVm
 from .judge import Judgement, Left, judge
 
-__all__ = ["Driver", "Hunted", "Judgement", "Left", "hunt_one", "judge"]
+__all__ = ["Attached", "Driver", "Hunted", "Judgement", "Left", "OwnVm", "hunt_one", "judge"]

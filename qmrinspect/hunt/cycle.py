@@ -99,9 +99,7 @@ def hunt_one(driver: Driver, recipe: Recipe, id: str) -> Hunted:
     )
 
 
-def _look(
-    driver: Driver, before: Book, plugged: Book, device: int
-) -> tuple[Book, Judgement]:
+def _look(driver: Driver, before: Book, plugged: Book, device: int) -> tuple[Book, Judgement]:
     """Look, and look again while what remains is of a kind that ends by itself."""
     after = _book(driver.read())
     judgement = judge(before, plugged, after, device)

@@ -44,13 +44,77 @@ SCHEMA: dict[str, str] = {
     "MemoryRegionPortioList": "mr",
     "PortioList": "regions nr",
     "rcu_head": "next func",
-    # machine
+    # machine: include/hw/boards.h, include/hw/i386/x86.h, include/sysemu/numa.h
     "MachineState": "accelerator memdev numa_state",
-    "X86MachineState": "gsi",
-    "QemuConsole": "next",
+    "X86MachineState": "gsi acpi_dev",
+    "NumaState": "num_nodes nodes",
+    "NodeInfo": "node_memdev",
+    "AMDVIState": "pci",
     "ResettableContainer": "children",
+    "QemuConsole": "next",
+    # character devices and I/O channels: chardev/, include/io/
+    "SocketChardev": "ioc sioc listener tls_creds connect_task",
+    "FDChardev": "ioc_in ioc_out",
+    "PtyChardev": "ioc",
+    "UdpChardev": "ioc",
+    "QIOTask": "source",
+    "QIOChannelTLS": "master",
+    "QIOChannelWebsock": "master",
+    "QIONetListener": "sioc io_source nsioc",
+    "QIOChannelFDSource": "ioc",
+    "QIOChannelTLSSource": "tioc",
+    "QIOChannelWebsockSource": "wioc",
+    "QIOChannelBufferSource": "bioc",
+    "VncState": "sioc ioc next",
+    "VncDisplay": "listener wslistener tlscreds next",
+    "NBDClient": "sioc ioc next",
+    "TPMBackend": "tpmif",
+    # block: block/throttle-groups.c, include/block/throttle-groups.h, include/hw/scsi/scsi.h
+    "ThrottleGroup": "ts head",
+    "ThrottleGroupMember": "throttle_state round_robin",
+    "SCSIDevice": "requests",
+    "SCSIRequest": "bus dev refcount next",
+    # virtio and mapped memory: hw/virtio/, include/exec/memory.h, hw/ide/ahci
+    "VirtIODevice": "vq dma_as",
+    "VirtQueue": "vring inuse",
+    "VRing": "num caches",
+    "VRingMemoryRegionCaches": "desc avail used",
+    "MemoryRegionCache": "fv mrs",
+    "VirtQueueElement": "out_num in_num in_sg out_sg",
+    "VirtIOBlock": "conf dataplane vq_aio_context",
+    "VirtIOBlkConf": "iothread",
+    "VirtIOBlockDataPlane": "iothread",
+    "VirtIOSCSICommon": "conf",
+    "VirtIOSCSIConf": "iothread",
+    "VirtIOSCSI": "vq_aio_context",
+    "VirtIOBalloon": "stats_vq_elem iothread free_page_bh",
+    "VirtIOSerialPort": "elem",
+    "vhost_dev": "memory_listener n_mem_sections mem_sections vqs nvqs",
+    "vhost_virtqueue": "desc avail used",
+    "BounceBuffer": "magic mr",
+    # fields that keep an irq's first reference
+    "AHCIPCIState": "ahci irq",
+    "SysbusAHCIState": "ahci",
+    "AHCIState": "irq dev ports",
+    "AHCIDevice": "lst res_fis",
+    "UHCIState": "irq",
+    "OHCIPCIState": "state",
+    "OHCIState": "irq",
+    "EHCIPCIState": "ehci",
+    "EHCIState": "irq",
+    "PCIPCNetState": "state",
+    "PCNetState": "irq",
+    "PCINE2000State": "ne2000",
+    "NE2000State": "irq",
+    "TULIPState": "irq",
+    "PCISerialState": "state",
+    "SerialState": "irq",
+    "PCIMultiSerialState": "irqs",
+    "PCIESPState": "esp",
+    "ESPState": "irq",
+    "PIIX4PMState": "smi_irq",
     # GLib
-    "GSList": "data next",
+    "_GSource": "source_funcs ref_count context prev next",
 }
 
 # Without these no walk can start.
@@ -76,5 +140,5 @@ REQUIRED: dict[str, str] = {
 # table names as well.  A walk needs the first two; the rest names holders.
 SYMBOLS = (
     "current_machine address_space_memory ram_list call_rcu1 main_system_bus root "
-    "internal_root root_reset_container current_migration io_mem_unassigned instance"
+    "internal_root root_reset_container current_migration io_mem_unassigned instance bounce"
 ).split()

@@ -79,9 +79,8 @@ _SINGLETONS = {
 def _named(index: Index) -> Iterator[Edge]:
     """The first references that a named field is seen to keep."""
     snapshot = index.snapshot
-    for slot in snapshot.slots:
-        if slot.kind == "initial":
-            yield Edge("initial", slot.target, slot.holder, _object(index, slot.holder), slot.field)
+    for slot in index.slots("initial"):
+        yield Edge("initial", slot.target, slot.holder, index.enclosing(slot.holder), slot.field)
     for gpio in snapshot.gpios:
         for i, irq in enumerate(gpio.inputs):
             if irq in snapshot.objects:
@@ -92,25 +91,18 @@ def _named(index: Index) -> Iterator[Edge]:
                     gpio.device,
                     f'NamedGPIOList "{gpio.name}".in[{i}]',
                 )
-    # Until 7.2 only input clocks keep it; later both do.  An output that is also a
-    # child shows which by having no other reference, so it is the layout that tells:
-    # the reset container came before that change.
     for clock in snapshot.clocks:
         if not clock.alias and not clock.output:
-            yield Edge(
-                "initial", clock.clock, clock.address, clock.device, "NamedClockList.clock"
-            )
-
-
-def _object(index: Index, holder: int) -> int:
-    return holder if holder in index.snapshot.objects else index.containing(holder)
+            yield Edge("initial", clock.clock, clock.address, clock.device, "NamedClockList.clock")
 
 
 def _initial(index: Index, policy: Policy) -> Iterator[Edge]:
+    # An object comes with one first reference, however many fields point to it.
     kept = set()
     for edge in _named(index):
-        kept.add(edge.target)
-        yield edge
+        if edge.target not in kept:
+            kept.add(edge.target)
+            yield edge
     snapshot = index.snapshot
     for address, obj in snapshot.objects.items():
         if address in kept:
@@ -141,16 +133,15 @@ def _rule(index: Index, address: int) -> str:
 def _reset(index: Index, policy: Policy) -> Iterator[Edge]:
     # Devices and buses in the list are not referenced by it, only what stands for
     # a plain reset handler is.
-    for slot in index.snapshot.slots:
+    for slot in index.slots("reset"):
         obj = index.snapshot.objects.get(slot.target)
-        if slot.kind == "reset" and obj is not None and not obj.parent:
+        if obj is not None and not obj.parent:
             yield Edge("reset", slot.target, slot.holder, slot.holder, slot.field)
 
 
 def _portio(index: Index, policy: Policy) -> Iterator[Edge]:
-    for slot in index.snapshot.slots:
-        if slot.kind == "portio-region":
-            yield Edge("portio-region", slot.target, slot.holder, slot.holder, slot.field)
+    for slot in index.slots("portio-region"):
+        yield Edge("portio-region", slot.target, slot.holder, slot.holder, slot.field)
 
 
 RULES_BY_NAME = {rule.name: rule for rule in RULES}

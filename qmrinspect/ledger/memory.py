@@ -77,6 +77,25 @@ def _section(index: Index, policy: Policy) -> Iterator[Edge]:
                 yield Edge("dispatch-section", region.owner, view.address, 0, field)
 
 
+def _kvm(index: Index, policy: Policy) -> Iterator[Edge]:
+    snapshot = index.snapshot
+    for listener in snapshot.listeners.values():
+        space = snapshot.spaces.get(listener.space)
+        if not listener.name.startswith("kvm-") or space is None or "io" in listener.name:
+            continue
+        view = snapshot.views.get(space.view)
+        for i, flat in enumerate(view.ranges if view else ()):
+            owner = _owner(index, flat.mr)
+            if owner:
+                yield Edge(
+                    "kvm-slot",
+                    owner,
+                    listener.address,
+                    0,
+                    f'KVMMemoryListener "{listener.name}" range[{i}]',
+                )
+
+
 def _owner(index: Index, region: int) -> int:
     found = index.snapshot.regions.get(region)
     return found.owner if found else 0
@@ -124,5 +143,13 @@ KINDS = (
         "",
         True,
         _section,
+    ),
+    Kind(
+        "kvm-slot",
+        "KVM's listener holds the owner of every range of its address space",
+        "accel/kvm/kvm-all.c kvm_region_add, kvm_region_commit",
+        "",
+        True,
+        _kvm,
     ),
 )

@@ -212,9 +212,7 @@ class Process:
         finally:
             stop_us = stopped.resume()
         view = memoryview(buffer).toreadonly()
-        image = Image(
-            [(start, view[at : at + size]) for start, at, size in done], static=self.peek
-        )
+        image = Image([(start, view[at : at + size]) for start, at, size in done], static=self.peek)
         wall_us = (time.perf_counter_ns() - begin) // 1000
         return image, Capture(stop_us, wall_us, reader.calls, image.size, 0, True)
 
@@ -433,4 +431,3 @@ def _denied(pid: int) -> TargetError:
             "run qmr on the host, or start the container with --cap-add=SYS_PTRACE",
         )
     return TargetError(f"{text}: it is not dumpable", "run qmr as root")
-

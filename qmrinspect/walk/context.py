@@ -61,11 +61,13 @@ class Statics(NamedTuple):
     :param symbols: addresses by name; a static name may have several.
     :param bss: (start, end) of the zero-initialised data.
     :param data: (start, end) of all writable data of the program.
+    :param program: (start, end) of everything that was loaded of it.
     """
 
     symbols: dict[str, list[int]]
     bss: tuple[int, int]
     data: tuple[int, int]
+    program: tuple[int, int]
 
     def first(self, name: str) -> int:
         """Return the address of a symbol, 0 when the program does not name it."""

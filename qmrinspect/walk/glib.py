@@ -104,9 +104,7 @@ def entries(image: Image, table: HashTable) -> list[tuple[int, int]]:
         keys if table.values == table.keys else _array(image, table.values, n, table.big_values)
     )
     # Hash 0 is an unused slot, 1 the tombstone of a removed entry.
-    out = [
-        (keys[i], values[i]) for i, h in enumerate(struct.unpack(f"<{n}I", hashes)) if h > 1
-    ]
+    out = [(keys[i], values[i]) for i, h in enumerate(struct.unpack(f"<{n}I", hashes)) if h > 1]
     if len(out) != table.nnodes:
         raise Unreadable(table.address, n)
     return out

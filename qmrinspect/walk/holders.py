@@ -26,8 +26,7 @@ _VARIABLES = {
     "instance": "qio-dns-resolver",
 }
 
-# The number of interrupt lines of an x86 machine (GSI_NUM_PINS).
-_GSI_MAX = 24
+_NODES_MAX = 128  # MAX_NODES, include/sysemu/numa.h
 
 
 def read_slots(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot]:
@@ -36,7 +35,11 @@ def read_slots(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot]:
     for address, obj in objects.items():
         try:
             if context.is_a(obj.type, "machine"):
-                yield from _machine(context, address, objects)
+                yield from _numa(context, address)
+            elif obj.type == "throttle-group":
+                yield from _throttle(context, address)
+            elif context.is_a(obj.type, "scsi-device"):
+                yield from _requests(context, address, objects)
             elif obj.type == "resettable-container":
                 yield from _reset(context, address)
             elif obj.type == "memory-region-portio-list":
@@ -61,18 +64,50 @@ def _variables(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot]:
             yield Slot("initial", 0, "io_mem_unassigned", variable)
 
 
-def _machine(context: Context, machine: int, objects: Mapping[int, Obj]) -> Iterator[Slot]:
+def _numa(context: Context, machine: int) -> Iterator[Slot]:
+    """The memory backends of NUMA nodes (hw/core/numa.c parse_numa_node), never let go."""
     layout, image = context.layout, context.image
-    if layout.has("MachineState", "accelerator"):
-        accelerator = image.u64(machine + layout.offset("MachineState", "accelerator"))
-        if accelerator:
-            yield Slot("initial", machine, "MachineState.accelerator", accelerator)
-    if context.is_a(objects[machine].type, "x86-machine") and layout.has("X86MachineState", "gsi"):
-        lines = image.u64(machine + layout.offset("X86MachineState", "gsi"))
-        for i in range(_GSI_MAX if lines else 0):
-            irq = image.u64(lines + 8 * i)
-            if irq in objects and objects[irq].type == "irq":
-                yield Slot("initial", machine, f"X86MachineState.gsi[{i}]", irq)
+    if not layout.has("NodeInfo", "node_memdev") or not layout.has("MachineState", "numa_state"):
+        return
+    state = image.u64(machine + layout.offset("MachineState", "numa_state"))
+    if not state:
+        return
+    count = image.u32(state + layout.offset("NumaState", "num_nodes"))
+    for i in range(min(count, _NODES_MAX)):
+        node = state + layout.offset("NumaState", "nodes") + i * layout.size("NodeInfo")
+        backend = image.u64(node + layout.offset("NodeInfo", "node_memdev"))
+        if backend:
+            yield Slot("numa-node", machine, f"NumaState.nodes[{i}].node_memdev", backend)
+
+
+def _throttle(context: Context, group: int) -> Iterator[Slot]:
+    """The members of a throttle group, each with a reference on it.
+
+    The first member of a group without an object of its own got the one that came
+    with object_new (block/throttle-groups.c throttle_group_incref).
+    """
+    layout = context.layout
+    if not layout.has("ThrottleGroup", "head"):
+        return
+    first = context.image.u64(group + layout.offset("ThrottleGroup", "head"))
+    link = layout.offset("ThrottleGroupMember", "round_robin")
+    for member in context.queue(first, link, "throttle group members"):
+        yield Slot("throttle-member", member, "ThrottleGroupMember.throttle_state", group)
+
+
+def _requests(context: Context, device: int, objects: Mapping[int, Obj]) -> Iterator[Slot]:
+    """The requests of a SCSI device hold it and its bus's device (scsi_req_alloc)."""
+    layout = context.layout
+    if not layout.has("SCSIDevice", "requests") or not layout.has("SCSIRequest", "next"):
+        return
+    first = context.image.u64(device + layout.offset("SCSIDevice", "requests"))
+    parent = layout.offset("BusState", "parent")
+    for request in context.queue(first, layout.offset("SCSIRequest", "next"), "SCSI requests"):
+        yield Slot("scsi-request", request, "SCSIRequest.dev", device)
+        bus = context.image.u64(request + layout.offset("SCSIRequest", "bus"))
+        if bus in objects:
+            adapter = context.image.u64(bus + parent)
+            yield Slot("scsi-request", request, "SCSIRequest.bus->qbus.parent", adapter)
 
 
 def _reset(context: Context, container: int) -> Iterator[Slot]:
@@ -86,7 +121,10 @@ def _reset(context: Context, container: int) -> Iterator[Slot]:
         return
     for i in range(count):
         yield Slot(
-            "reset", container, f"ResettableContainer.children[{i}]", context.image.u64(data + 8 * i)
+            "reset",
+            container,
+            f"ResettableContainer.children[{i}]",
+            context.image.u64(data + 8 * i),
         )
 
 

@@ -123,9 +123,7 @@ def _is_name(context: Context, address: int) -> bool:
         return False
 
 
-def _listeners(
-    context: Context, space: Record, listeners: dict[int, Listener]
-) -> Iterator[int]:
+def _listeners(context: Context, space: Record, listeners: dict[int, Listener]) -> Iterator[int]:
     if "listeners" not in space or not context.layout.has("MemoryListener", "link_as"):
         return
     link = context.layout.offset("MemoryListener", "link_as")
@@ -191,9 +189,7 @@ def _ranges(context: Context, view: Record) -> tuple[Range, ...]:
 
 def _sections(context: Context, dispatch: int) -> tuple[int, ...]:
     layout = context.layout
-    table = context.record(
-        "PhysPageMap", dispatch + layout.offset("AddressSpaceDispatch", "map")
-    )
+    table = context.record("PhysPageMap", dispatch + layout.offset("AddressSpaceDispatch", "map"))
     count = table["sections_nb"]
     if count > _RANGES_MAX:
         context.note(dispatch, f"a dispatch table claims {count} sections")
@@ -201,6 +197,4 @@ def _sections(context: Context, dispatch: int) -> tuple[int, ...]:
     stride = layout.size("MemoryRegionSection")
     at_mr = layout.offset("MemoryRegionSection", "mr")
     raw = context.image.read(table["sections"], stride * count) if count else b""
-    return tuple(
-        struct.unpack_from("<Q", raw, at + at_mr)[0] for at in range(0, len(raw), stride)
-    )
+    return tuple(struct.unpack_from("<Q", raw, at + at_mr)[0] for at in range(0, len(raw), stride))

@@ -202,9 +202,7 @@ def read_objects(context: Context, classes: Classes) -> dict[int, Obj]:
     return out
 
 
-def read_props(
-    context: Context, classes: Classes, objects: Mapping[int, Obj]
-) -> Iterator[Prop]:
+def read_props(context: Context, classes: Classes, objects: Mapping[int, Obj]) -> Iterator[Prop]:
     """Yield the child and link properties of all objects, those of their classes included.
 
     Instance properties live in ``Object.properties``, class properties in
@@ -247,9 +245,7 @@ def _relevant(context: Context, table: HashTable) -> Iterator[tuple[str, int, in
             context.note(address, "a property cannot be read")
 
 
-def _link(
-    context: Context, holder: int, name: str, opaque: int, level: str
-) -> Iterable[Prop]:
+def _link(context: Context, holder: int, name: str, opaque: int, level: str) -> Iterable[Prop]:
     try:
         link = context.record("LinkProperty", opaque)
         flags, where = link["flags"], link["targetp"]

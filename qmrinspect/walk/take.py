@@ -12,7 +12,7 @@ from ..layout.schema import SYMBOLS
 from ..snapshot import Snapshot, TargetInfo, View
 from ..target.elf import PT_LOAD, ElfFile
 from ..target.image import Capture, Image, Target, Unreadable
-from . import holders, memory, plan, qdev, qom, rcu
+from . import channels, dma, fields, holders, memory, plan, qdev, qom, rcu
 from .context import Context, Statics
 from .glib import probe
 
@@ -28,8 +28,7 @@ def statics_of(target: Target) -> Statics:
     """
     elf, base = target.elf(), target.base()
     symbols = {
-        name: [base + value for value in values]
-        for name, values in elf.symbols(SYMBOLS).items()
+        name: [base + value for value in values] for name, values in elf.symbols(SYMBOLS).items()
     }
     if "current_machine" not in symbols or "address_space_memory" not in symbols:
         if version_of(elf):
@@ -42,7 +41,10 @@ def statics_of(target: Target) -> Statics:
     low = min(s.vaddr for s in writable)
     high = max(s.vaddr + s.memsz for s in writable)
     zeros = max(s.vaddr + s.filesz for s in writable)
-    return Statics(symbols, (base + zeros, base + high), (base + low, base + high))
+    start = base + elf.load_base()
+    return Statics(
+        symbols, (base + zeros, base + high), (base + low, base + high), (start, base + high)
+    )
 
 
 def version_of(elf: ElfFile) -> str:
@@ -110,7 +112,16 @@ def decode(
     pending = rcu.read_pending(context, views, objects)
     if pending is None:
         context.note(statics.first("call_rcu1"), "the queue of RCU callbacks was not found")
-    slots = tuple(holders.read_slots(context, objects))
+    for address in dma.cached_views(context, objects) - views.keys():
+        view = memory.read_view(context, address, "field")
+        if view is not None:
+            views[address] = view
+    slots = (
+        *holders.read_slots(context, objects),
+        *fields.read_fields(context, objects),
+        *channels.read_channels(context, objects),
+        *dma.read_maps(context, objects, spaces, listeners),
+    )
     used = {obj.type for obj in objects.values()}
     for name in list(used):
         while name in context.types and context.types[name].parent not in used | {""}:

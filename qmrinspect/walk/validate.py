@@ -95,9 +95,7 @@ def validate(snapshot: Snapshot) -> list[Check]:
             "a flat view's ranges are regions, in order",
             (
                 all(r.mr in regions for r in view.ranges)
-                and all(
-                    a.start + a.size <= b.start for a, b in zip(view.ranges, view.ranges[1:])
-                )
+                and all(a.start + a.size <= b.start for a, b in zip(view.ranges, view.ranges[1:]))
                 for view in views.values()
             ),
         ),

@@ -1,0 +1,7 @@
+"""``python -m qmrinspect``: the command line."""
+
+import sys
+
+from .fronts.cli import main
+
+sys.exit(main())

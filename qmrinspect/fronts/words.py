@@ -1,0 +1,265 @@
+"""Words and JSON for what verbs report
+------------------------------------
+
+One way to name an object, a holder and a reference, so that all verbs say the
+same of the same thing, in text and in JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from ..audit.graph import PASSING
+from ..index import Index, printable
+from ..ledger import RULES, Book, Edge
+from ..snapshot import Snapshot
+from . import render
+from .render import Row
+
+__all__ = [
+    "Group",
+    "edge_json",
+    "edge_rows",
+    "grouped",
+    "head_json",
+    "hex_text",
+    "holder_text",
+    "name",
+    "object_json",
+    "of_view",
+    "reference_table",
+    "references",
+    "sentence",
+    "short",
+    "state",
+]
+
+# A name or number inside a field, which many references of one kind differ in.
+_PART = re.compile(r'\[\d+\]|"(?:[^"]*)"')
+_PARTS_SHOWN = 6
+
+
+def hex_text(address: int) -> str:
+    """Return an address as the contract writes it."""
+    return f"{address:#x}"
+
+
+def short(index: Index, address: int) -> str:
+    """Return an object's id when it has one, else its path or what there is."""
+    device = index.snapshot.devices.get(address)
+    if device is not None and device.id and index.in_tree(address):
+        return printable(device.id)
+    return index.label(address)
+
+
+def name(index: Index, address: int) -> str:
+    """Return ``nic0 (virtio-net-pci)``."""
+    obj = index.snapshot.objects.get(address)
+    label = short(index, address)
+    if obj is None or label == obj.type or label.startswith(f"{obj.type} "):
+        return label
+    return f"{label} ({printable(obj.type)})"
+
+
+def of_view(index: Index, address: int) -> bool:
+    """Whether an object belongs to a flat view, which is made anew at every change."""
+    region = index.snapshot.regions.get(address)
+    return region is not None and not region.owner and not region.name
+
+
+def holder_text(book: Book, edge: Edge) -> str:
+    """Return what holds a reference, for people."""
+    index, snapshot = book.index, book.index.snapshot
+    at = edge.holder
+    if edge.rule:
+        return "out of sight"
+    if not at:
+        return "a variable of QEMU"
+    if at in snapshot.objects:
+        return index.label(at)
+    owner = index.label(edge.owner) if edge.owner in snapshot.objects else ""
+    space = snapshot.spaces.get(at)
+    if space is not None:
+        return f"address space {printable(space.name)}" + (f" in {owner}" if owner else "")
+    view = snapshot.views.get(at)
+    if view is not None:
+        users = [printable(s.name) for s in snapshot.spaces.values() if s.view == at]
+        more = f" and {len(users) - 1} more" if len(users) > 1 else ""
+        return f"flat view of {users[0]}{more}" if users else "a flat view that nothing uses"
+    if owner:
+        return owner
+    if any(pending.address == at for pending in snapshot.pending):
+        return "the queue of RCU"
+    return f"<{at:#x}>"
+
+
+def sentence(book: Book, edge: Edge) -> str:
+    """Return one reference as a sentence: who holds whom, and how."""
+    index = book.index
+    target = short(index, edge.target)
+    if edge.rule:
+        return f"{target} is kept by rule {edge.rule}: {RULES[edge.rule].grants}"
+    field = printable(edge.field)
+    holder = holder_text(book, edge)
+    part = _PART.search(field)
+    quoted = part.group(0) if part else ""
+    if edge.kind == "child":
+        return f"{holder} has {target} as its child {quoted}"
+    if edge.kind == "link":
+        return f"{holder} points to {target} by its strong link {quoted}"
+    if edge.kind == "bus-child":
+        return f"the bus {short(index, edge.owner)} has {target} on it"
+    if edge.kind == "parent-bus":
+        return f"the device {short(index, edge.holder)} holds the bus {target} that it sits on"
+    if edge.kind == "subregion":
+        return f"the container {holder} has the subregion {quoted}, which counts on {target}"
+    if edge.kind == "address-space-root":
+        return f"{holder} has a root region that belongs to {target}"
+    if edge.kind in ("flat-range", "dispatch-section", "flatview-root"):
+        return f"{holder} shows a region of {target} until it is made anew"
+    if not edge.holder:
+        return f"QEMU's variable {field} holds {target}"
+    return f"{holder} holds {target} in {field}"
+
+
+def state(book: Book, address: int) -> str:
+    """Return how far the references on an object are explained, as the end of a sentence."""
+    ref = book.index.snapshot.objects[address].ref
+    named = sum(edge.count for edge in book.on.get(address, ()) if not edge.rule)
+    ruled = book.expected(address) - named
+    left = ref - named - ruled
+    count = render.plural(ref, "reference")
+    if left < 0:
+        holders = render.plural(named + ruled, "holder")
+        return f"{count} but {holders}: when they let go it is used after it was freed"
+    if not left and not ruled:
+        return f"{count}, all explained" if ref != 1 else "1 reference, explained"
+    parts = [f"{named} explained"]
+    if ruled:
+        parts.append(f"{ruled} by rule")
+    if left:
+        parts.append(f"{left} left unexplained")
+    return f"{count}: {', '.join(parts)}"
+
+
+class Group(NamedTuple):
+    """References of one kind by one holder, whose fields differ in a name or number."""
+
+    kind: str
+    refs: int
+    holder: str
+    field: str
+    address: int
+
+
+def grouped(book: Book, edges: Iterable[Edge]) -> list[Group]:
+    """Put references together that people read as one."""
+    groups: dict[tuple[str, int, str], list[Edge]] = {}
+    for edge in edges:
+        pattern = _PART.sub("\0", edge.field, count=1)
+        groups.setdefault((edge.kind, edge.holder, pattern), []).append(edge)
+    return [
+        Group(
+            kind,
+            sum(edge.count for edge in same),
+            holder_text(book, same[0]),
+            _fields(pattern, same),
+            holder,
+        )
+        for (kind, holder, pattern), same in groups.items()
+    ]
+
+
+def _fields(pattern: str, edges: Sequence[Edge]) -> str:
+    parts = [m.group(0) for m in (_PART.search(edge.field) for edge in edges) if m]
+    if not parts:
+        return printable(pattern)
+    more = f" and {len(parts) - _PARTS_SHOWN} more" if len(parts) > _PARTS_SHOWN else ""
+    shown = parts[:_PARTS_SHOWN]
+    if shown[0].startswith("["):
+        text = "[" + ", ".join(part[1:-1] for part in shown) + more + "]"
+    else:
+        text = ", ".join(shown) + more
+    return printable(pattern.replace("\0", text))
+
+
+def edge_rows(book: Book, edges: Iterable[Edge]) -> list[Row]:
+    """Return the rows of a table of references."""
+    return [
+        Row(
+            (
+                group.kind,
+                str(group.refs),
+                group.holder,
+                group.field,
+                hex_text(group.address) if group.address else "",
+            ),
+            "dim" if group.kind in PASSING else "",
+        )
+        for group in grouped(book, edges)
+    ]
+
+
+def reference_table(book: Book, edges: Sequence[Edge], indent: int = 2) -> Iterator[str]:
+    """Yield references as a table; those granted by a rule come apart, with their reason."""
+    named = [edge for edge in edges if not edge.rule]
+    head = ("kind", "count", "holder", "field", "address")
+    yield from render.table(head, edge_rows(book, named), right=(1,), indent=indent)
+    for edge in edges:
+        if edge.rule:
+            rule = RULES[edge.rule]
+            yield (
+                f"{' ' * indent}by rule {rule.name}: {rule.grants} "
+                f"({render.plural(edge.count, 'reference')}; {rule.source})"
+            )
+    passing = sorted({edge.kind for edge in named if edge.kind in PASSING})
+    if passing:
+        many = sum(edge.count for edge in named if edge.kind in PASSING)
+        verb = "ends by itself" if many == 1 else "end by themselves"
+        yield render.paint(f"{' ' * indent}{many} of them {verb} ({', '.join(passing)})", "dim")
+
+
+def object_json(index: Index, address: int) -> dict[str, Any]:
+    """Return an object as the contract writes it."""
+    obj = index.snapshot.objects.get(address)
+    device = index.snapshot.devices.get(address)
+    return {
+        "address": hex_text(address),
+        "type": obj.type if obj else "",
+        "path": index.path(address) if obj else "",
+        "id": device.id if device else "",
+    }
+
+
+def edge_json(index: Index, edge: Edge) -> dict[str, Any]:
+    """Return a reference as the contract writes it.
+
+    ``holder_path`` is that of the holder, or of the object it works for.
+    """
+    objects = index.snapshot.objects
+    holder = edge.holder if edge.holder in objects else edge.owner
+    return {
+        "kind": edge.kind,
+        "count": edge.count,
+        "holder": hex_text(edge.holder),
+        "holder_path": index.path(holder) if holder in objects else "",
+        "field": edge.field,
+        "rule": edge.rule,
+        "target": hex_text(edge.target),
+    }
+
+
+def references(index: Index, edges: Iterable[Edge]) -> list[dict[str, Any]]:
+    """Return references as the contract writes them."""
+    return [edge_json(index, edge) for edge in edges]
+
+
+def head_json(form: str, snapshot: Snapshot) -> dict[str, Any]:
+    """Return the beginning of a document: format, target and capture."""
+    return {
+        "format": form,
+        "target": snapshot.target._asdict(),
+        "capture": snapshot.capture._asdict(),
+    }
