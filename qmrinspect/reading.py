@@ -7,17 +7,26 @@ tried until one is found under which the picture is free of contradictions.
 
 from __future__ import annotations
 
+import time
 from typing import Iterable
 
+from .audit.check import Finding, Report, check
 from .errors import LayoutError, ReadingError
 from .layout import Layout
 from .layout.find import candidates
 from .snapshot import Snapshot
-from .target.image import Target
+from .target.image import Capture, Target
 from .walk import take, version_of
 from .walk.validate import fits, validate
 
 __all__ = ["Reader", "read"]
+
+# A busy VM is between two references often, but never for long.
+_ATTEMPTS = 8
+_PAUSE_S = 0.004
+# Looks at what was found, and the time between two: an RCU grace period is shorter.
+_LOOKS = 4
+_GRACE_S = 0.1
 
 
 class Reader:
@@ -34,14 +43,46 @@ class Reader:
         self._fitting: Layout | None = None
 
     def read(self) -> Snapshot:
-        """Take a snapshot.
+        """Take a snapshot, again and again if need be until it is of a quiet moment.
 
         :raises TargetError: when the target cannot be read.
         :raises LayoutError: when no known layout fits; the text says why each does not.
         :raises ReadingError: when the one that fitted before no longer does.
         """
-        if self._fitting is not None:
-            return take(self.target, self._fitting)
+        snapshot = self._first() if self._fitting is None else take(self.target, self._fitting)
+        for attempt in range(1, _ATTEMPTS):
+            cost = snapshot.capture
+            if cost.quiescent or self.target.kind != "process" or self._fitting is None:
+                break
+            time.sleep(_PAUSE_S * attempt)
+            snapshot = take(self.target, self._fitting)
+            snapshot = snapshot._replace(capture=_added(cost, snapshot.capture, attempt))
+        return snapshot
+
+    def check(self) -> Report:
+        """Read and audit; what is found must still be there at a second look.
+
+        A reference that is on its way, and a request in flight, are gone by then; a
+        leak is not.
+
+        :raises QmrError: as :meth:`read` does.
+        """
+        report = check(self.read())
+        for _ in range(_LOOKS):
+            if not report.failed or self.target.kind != "process":
+                break
+            time.sleep(_GRACE_S)
+            again = check(self.read())
+            known = {_identity(finding) for finding in report.findings}
+            kept = [f for f in again.findings if _identity(f) in known or f.severity == "note"]
+            settled = len(kept) == len(again.findings)
+            report = again._replace(findings=kept)
+            if settled and len(kept) == len(known):
+                break
+        return report
+
+    def _first(self) -> Snapshot:
+        """Find the layout that fits."""
         refused = []
         for layout in self._candidates():
             try:
@@ -64,6 +105,22 @@ class Reader:
         yield from self._layouts
         elf = self.target.elf()
         yield from candidates(elf, self.target.program(), version_of(elf))
+
+
+def _added(before: Capture, last: Capture, retries: int) -> Capture:
+    """Add up what several readings cost; of the stops, the longest counts."""
+    return Capture(
+        max(before.stop_us, last.stop_us),
+        before.wall_us + last.wall_us,
+        before.reads + last.reads,
+        before.bytes + last.bytes,
+        retries,
+        last.quiescent,
+    )
+
+
+def _identity(finding: Finding) -> tuple[str, int, int]:
+    return finding.kind, finding.address, finding.observed - finding.expected
 
 
 def read(target: Target) -> Snapshot:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Iterable, Iterator, Mapping
 
 from qmrinspect.index import Index
-from qmrinspect.layout import Layout, load
+from qmrinspect.layout import Layout, Struct, load
 from qmrinspect.layout.find import profiles
 from qmrinspect.ledger import POLICIES, Book, Policy, open_book
 from qmrinspect.ledger.policies import by_name
@@ -86,6 +86,19 @@ memory-region-portio-list=object
 resettable-container=object
 legacy-reset=object
 qemu-console=object
+qio-channel=object
+qio-channel-socket=qio-channel
+qio-channel-tls=qio-channel
+qio-net-listener=object
+iothread=object
+tpm-backend=object
+memory-backend=object
+chardev-socket=object
+virtio-device=device
+virtio-balloon-device=virtio-device
+virtio-serial-port=device
+scsi-device=device
+ich9-ahci=device
 qemu-graphic-console=qemu-console
 migration=object
 rng=object
@@ -188,6 +201,7 @@ class FakeMachine:
         self.dead_spaces: list[FakeSpace] = []
         self.cached: list[FakeView] = []
         self.consoles: list[FakeObject] = []
+        self.pokes: list[tuple[int, int, int]] = []
         self.symbols = {
             "current_machine": CURRENT_MACHINE,
             "address_space_memory": SPACE_MEMORY,
@@ -225,6 +239,10 @@ class FakeMachine:
             "resettable-container": "ResettableContainer",
             "qemu-console": "QemuConsole",
             "bus": "BusState",
+            "qio-net-listener": "QIONetListener",
+            "qio-channel-tls": "QIOChannelTLS",
+            "chardev-socket": "SocketChardev",
+            "throttle-group": "ThrottleGroup",
         }
         sizes = [size, layout.size("Object")]
         sizes += [
@@ -405,7 +423,7 @@ class FakeMachine:
         """``qdev_init_gpio_in``: every irq is a child too, and keeps its first reference."""
         lines = []
         for i in range(count):
-            irq = self.add_child(device, f"{name or 'unnamed'}-gpio-in[{i}]", self.new("irq"))
+            irq = self.add_child(device, f"{name or 'unnamed-gpio-in'}[{i}]", self.new("irq"))
             irq.ref += 1
             lines.append(irq)
         at = self.allocate(self.layout.size("NamedGPIOList") + 0x40)
@@ -419,6 +437,28 @@ class FakeMachine:
         at = self.allocate(self.layout.size("NamedClockList"))
         device.clocks.append((at, name, clock, False, False))
         return clock
+
+    def know(self, struct_name: str, **fields: int) -> None:
+        """Let the layout know a structure of which the shipped ones lack pointers."""
+        row = Struct(0x400, {name: (offset, 8) for name, offset in fields.items()})
+        self.layout = self.layout._replace(structs={**self.layout.structs, struct_name: row})
+
+    def poke(self, struct_name: str, address: int, **fields: int) -> int:
+        """Write fields of a structure that the model does not know; return its address."""
+        for name, value in fields.items():
+            offset, size = self.layout.structs[struct_name].fields[name]
+            self.pokes.append((address + offset, size, value))
+        return address
+
+    def make(self, struct_name: str, **fields: int) -> int:
+        """Allocate a structure and write some fields of it."""
+        return self.poke(struct_name, self.allocate(self.layout.size(struct_name)), **fields)
+
+    def array(self, *values: int) -> int:
+        """Allocate an array of pointers."""
+        address = self.allocate(8 * len(values))
+        self.pokes += [(address + 8 * i, 8, value) for i, value in enumerate(values)]
+        return address
 
     # The machine that every test starts from
 
@@ -495,6 +535,8 @@ class _Image:
         self._rcu()
         self._ram()
         self.word(BASE + CURRENT_MACHINE, machine.machine.address)
+        for address, size, value in machine.pokes:
+            self.put(address, (value & (1 << 8 * size) - 1).to_bytes(size, "little"))
 
     def _find(self, address: int) -> tuple[bytearray, int]:
         for start, data in self.memory.items():
@@ -831,6 +873,7 @@ class _Image:
         """One block of guest memory; a guest may write there whatever it likes."""
         block = self.allocate(self.layout.size("RAMBlock"))
         self.fill("RAMBlock", block, host=GUEST, max_length=GUEST_SIZE, used_length=GUEST_SIZE)
+        self.fill("RAMBlock", block, mr=self.machine.ram.address)
         self.put(block + self.layout.offset("RAMBlock", "idstr"), b"pc.ram\0")
         self.word(BASE + RAM_LIST + self.layout.offset("RAMList", "blocks"), block)
         fake = struct.pack("<QQQI", self.machine.class_at["nic"], 0, 0, 3)

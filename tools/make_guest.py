@@ -57,15 +57,6 @@ mount -t devtmpfs dev /dev 2>/dev/null
 exec </dev/console >/dev/console 2>&1
 echo 1 >/proc/sys/kernel/printk
 for module in $(cat /modules); do insmod "/lib/$module" 2>/dev/null; done
-ip link set lo up
-net=0
-for path in /sys/class/net/*; do
-    nic=${path##*/}
-    [ "$nic" = lo ] && continue
-    net=$((net + 1))
-    ip link set "$nic" up
-    ip address add "10.9.$net.1/24" broadcast "10.9.$net.255" dev "$nic"
-done
 read_disks() {
     while :; do
         for path in /sys/block/*; do
@@ -74,18 +65,30 @@ read_disks() {
             dd if="/dev/$disk" of=/dev/null bs=4k count=32 iflag=direct
             dd if="/dev/$disk" of=/dev/null bs=64k count=4 iflag=direct
         done
-        [ -e /sys/block/[hmnsv]* ] || sleep 1
+        set -- /sys/block/[hnsv]*
+        [ -e "$1" ] || sleep 1
     done >/dev/null 2>&1
 }
 send() {
+    ip neighbour add "10.9.$1.2" lladdr 52:54:00:ff:ff:fe dev "$2"
     while :; do
-        for path in /sys/class/net/*; do
-            nic=${path##*/}
-            [ "$nic" = lo ] || arping -b -c 1 -w 1 -I "$nic" 10.9.99.99
-        done
+        arping -b -c 1 -w 1 -I "$2" "10.9.$1.3"
+        dd if=/dev/zero bs=1400 count=32 | nc -u -w 1 "10.9.$1.2" 9
     done >/dev/null 2>&1
 }
-case " $(cat /proc/cmdline) " in *" qmr.io=1 "*) read_disks & send & ;; esac
+io=
+case " $(cat /proc/cmdline) " in *" qmr.io=1 "*) io=1 ;; esac
+ip link set lo up
+net=0
+for path in /sys/class/net/*; do
+    nic=${path##*/}
+    [ "$nic" = lo ] && continue
+    net=$((net + 1))
+    ip link set "$nic" up
+    ip address add "10.9.$net.1/24" broadcast "10.9.$net.255" dev "$nic"
+    [ -z "$io" ] || send "$net" "$nic" &
+done
+[ -z "$io" ] || read_disks &
 echo QMR-GUEST-READY
 case " $(cat /proc/cmdline) " in *" qmr.sh=1 "*) setsid cttyhack sh ;; esac
 while :; do sleep 3600; done

@@ -17,6 +17,8 @@ __all__ = ["KINDS", "Names", "summary"]
 # A reference count above this is no count.
 _REF_MAX = 1 << 24
 _NAME_MAX = 80
+# A region that fills an address space has this many bytes.
+_SIZE_MAX = 1 << 64
 
 
 class Names(Protocol):
@@ -24,6 +26,9 @@ class Names(Protocol):
 
     def path(self, address: int) -> str:
         """Return the object's path, empty when it is not known."""
+
+    def bytes(self, value: Any) -> bytes:
+        """Return the bytes of a value in memory, empty when they cannot be read."""
 
 
 def _string(value: Any) -> str:
@@ -71,17 +76,12 @@ def _object(value: Any, address: int, names: Names) -> str:
     return " ".join(part for part in (_type_name(value), path, _ref(value)) if part)
 
 
-def _int128(value: Any) -> int:
-    try:
-        # QEMU's own struct, where the compiler has no __int128.
-        return int(value["lo"]) + (int(value["hi"]) << 64)
-    except Exception:
-        return int(value)
-
-
 def _region(value: Any, address: int, names: Names) -> str:
     obj = value["parent_obj"]
-    size, start = _int128(value["size"]), int(value["addr"])
+    # GDB makes no Python number of an Int128.
+    size, start = int.from_bytes(names.bytes(value["size"]), "little"), int(value["addr"])
+    if size > _SIZE_MAX:
+        raise ValueError("no region")
     parts = [_type_name(obj), _chars(value["name"]) or names.path(address)]
     end = f"{start + size - 1:#x}" if size else "empty"
     parts.append(f"{start:#x}-{end}")

@@ -8,6 +8,7 @@ on, with the standard library alone.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -18,8 +19,8 @@ from typing import Any, Callable, TypeVar
 import gdb
 import gdb.printing
 
-from ..errors import LayoutError, ObjectNotFound, QmrError, TargetError, UsageError
-from ..hotplug.monitor import Monitor, monitor_addresses
+from ..errors import LayoutError, MonitorError, ObjectNotFound, QmrError, TargetError, UsageError
+from ..hotplug.monitor import Monitor, MonitorBusy, monitor_addresses
 from ..hotplug.plainqmp import PlainMonitor
 from ..hunt.cycle import Driver
 from ..index import Index, printable
@@ -200,8 +201,9 @@ class _Inferior:
         thread = gdb.selected_thread()
         gdb.events.stop.connect(seen.append)
         gdb.events.exited.connect(seen.append)
+        said: list[str] = []
         try:
-            with _signals(), _setting("scheduler-locking", "off"), _quiet():
+            with _signals(), _setting("scheduler-locking", "off"), _unsaid(said):
                 self._going = True
                 try:
                     gdb.execute("continue", to_string=True)
@@ -215,6 +217,8 @@ class _Inferior:
             gdb.events.stop.disconnect(seen.append)
             gdb.events.exited.disconnect(seen.append)
         stop = _classify(seen)
+        if not stop.asked:
+            gdb.write("".join(said))
         if stop.fatal:
             self.death = stop.sentence()
         elif thread is not None and thread.is_valid():
@@ -257,9 +261,37 @@ def _signals() -> Iterator[None]:
             _ask(f"with confirm off -- {before.command()}")
 
 
-def _quiet() -> contextlib.AbstractContextManager[None]:
-    # Stops that qmr asked for are not reported; a GDB before 11 knows no way to do that.
-    return _setting("suppress-cli-notifications", True)
+@contextlib.contextmanager
+def _unsaid(said: list[str]) -> Iterator[None]:
+    """Keep back what GDB prints of a stop, which no setting and no redirection does."""
+    if any(word.startswith(("-i", "--i")) and "mi" in word for word in _command_line()):
+        yield  # a front end reads what GDB says
+        return
+    libc = ctypes.CDLL(None)
+    gdb.flush()
+    libc.fflush(None)
+    out = os.dup(1)
+    try:
+        with open(os.memfd_create("qmr"), "w+b") as kept:
+            os.dup2(kept.fileno(), 1)
+            try:
+                yield
+            finally:
+                gdb.flush()
+                libc.fflush(None)
+                os.dup2(out, 1)
+            kept.seek(0)
+            said.append(kept.read().decode("utf-8", "backslashreplace"))
+    finally:
+        os.close(out)
+
+
+def _command_line() -> list[str]:
+    try:
+        with open("/proc/self/cmdline", encoding="utf-8", errors="replace") as file:
+            return file.read().split("\0")
+    except OSError:
+        return []
 
 
 @contextlib.contextmanager
@@ -409,9 +441,9 @@ class _Session:
                 raise TargetError("a core dump has no monitor", "this needs a live QEMU")
             if _runs():
                 raise _Running
-            address = self.qmp or _monitor_address(target)
+            addresses = [self.qmp] if self.qmp else _monitors(target)
             self.inferior.death = ""
-            self._monitor = RunningMonitor(self.inferior, lambda: PlainMonitor(address))
+            self._monitor = RunningMonitor(self.inferior, lambda: _connect(addresses))
         return self._monitor
 
     def close_monitor(self) -> None:
@@ -436,18 +468,27 @@ def _address(value: gdb.Value) -> int:
     return int(value) & _ADDRESS_MASK
 
 
-def _monitor_address(target: Target) -> str:
+def _monitors(target: Target) -> list[str]:
     try:
         cwd = os.readlink(f"/proc/{target.pid}/cwd")
     except OSError:
         cwd = ""
     found = monitor_addresses(target.argv, cwd)
     if not found:
-        raise TargetError(
-            "this QEMU has no QMP socket that qmr could connect to",
-            "name one with --qmp SOCKET, or start QEMU with -qmp unix:PATH,server=on,wait=off",
+        raise MonitorError(
+            f"QEMU {target.pid} has no QMP socket on its command line",
+            "name it with --qmp, or start QEMU with -qmp unix:FILE,server=on,wait=off",
         )
-    return found[0]
+    return found
+
+
+def _connect(addresses: list[str]) -> Monitor:
+    for address in addresses[:-1]:
+        try:
+            return PlainMonitor(address)
+        except MonitorBusy:
+            continue  # another client holds it, and there is one more
+    return PlainMonitor(addresses[-1])
 
 
 # Commands --------------------------------------------------------------------------
@@ -542,7 +583,7 @@ def _show(outcome: Outcome, as_json: bool) -> None:
         for document in outcome.data:
             _write(json.dumps(document))
     elif as_json:
-        _write(json.dumps(outcome.data, indent=2))
+        _write(json.dumps(outcome.data, indent=1))
     else:
         for text in outcome.lines:
             _write(text)
@@ -668,6 +709,10 @@ class _Printers(gdb.printing.PrettyPrinter):
         if index is None or address not in index.snapshot.objects:
             return ""
         return printable(index.path(address))
+
+    def bytes(self, value: gdb.Value) -> bytes:
+        address, size = value.address, value.type.sizeof
+        return (_memory(int(address), size) if address is not None else None) or b""
 
     def __call__(self, value: gdb.Value) -> _Printer | None:
         try:

@@ -48,6 +48,11 @@ class Stop(NamedTuple):
     text: str
 
     @property
+    def asked(self) -> bool:
+        """Whether it looks like the stop that was asked for; Ctrl-C looks the same."""
+        return self.kind == "signal" and self.name == "SIGINT"
+
+    @property
     def fatal(self) -> bool:
         """Whether the VM is no more, or would be if it ran on."""
         return self.kind == "exit" or (self.kind == "signal" and self.name in _FATAL)
@@ -114,15 +119,14 @@ def run_while(inferior: Inferior, work: Callable[[], T]) -> T:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     stop = inferior.go()
-    ours = stop.kind == "signal" and stop.name == "SIGINT"
     if job.done.is_set() and not stop.fatal:
-        if not ours:
+        if not stop.asked:
             raise Interrupted(stop.sentence(), "its work is done all the same; look, and go on")
         return job.outcome()
     if stop.fatal:
         # QEMU may well have answered before it died; the death counts.
         raise MonitorLost(stop.sentence())
-    if ours:
+    if stop.asked:
         raise Interrupted("interrupted", "the monitor may still be at the last command")
     raise Interrupted(
         f"{stop.sentence()} while qmr let it run",

@@ -87,6 +87,8 @@ SCHEMA: dict[str, str] = {
     "VirtIOSCSICommon": "conf",
     "VirtIOSCSIConf": "iothread",
     "VirtIOSCSI": "vq_aio_context",
+    "VirtIOBlockReq": "elem dev vq",
+    "VirtIOSCSIReq": "elem dev vq",
     "VirtIOBalloon": "stats_vq_elem iothread free_page_bh",
     "VirtIOSerialPort": "elem",
     "vhost_dev": "memory_listener n_mem_sections mem_sections vqs nvqs",
@@ -140,5 +142,7 @@ REQUIRED: dict[str, str] = {
 # table names as well.  A walk needs the first two; the rest names holders.
 SYMBOLS = (
     "current_machine address_space_memory ram_list call_rcu1 main_system_bus root "
-    "internal_root root_reset_container current_migration io_mem_unassigned instance bounce"
+    "internal_root root_reset_container current_migration io_mem_unassigned instance bounce "
+    "memory_region_transaction_begin memory_region_transaction_depth "
+    "qemu_mutex_unlock_iothread bql_unlock qemu_global_mutex bql"
 ).split()

@@ -78,8 +78,11 @@ def read_spaces(context: Context, first: int) -> tuple[dict[int, Space], dict[in
     listeners: dict[int, Listener] = {}
     link = context.layout.offset("AddressSpace", "address_spaces_link")
     # QTailQLink is {next, prev}, and prev points to the link of the element before.
-    head = _head(context, first, link)
-    for address in context.queue(context.image.u64(head), link, "address spaces"):
+    try:
+        head = context.image.u64(_head(context, first, link))
+    except Unreadable:
+        head = 0
+    for address in context.queue(head, link, "address spaces"):
         try:
             row = context.record("AddressSpace", address)
         except Unreadable:

@@ -12,7 +12,7 @@ from ..layout.schema import SYMBOLS
 from ..snapshot import Snapshot, TargetInfo, View
 from ..target.elf import PT_LOAD, ElfFile
 from ..target.image import Capture, Image, Target, Unreadable
-from . import channels, dma, fields, holders, memory, plan, qdev, qom, rcu
+from . import channels, dma, fields, holders, memory, plan, qdev, qom, quiet, rcu
 from .context import Context, Statics
 from .glib import probe
 
@@ -122,6 +122,7 @@ def decode(
         *channels.read_channels(context, objects),
         *dma.read_maps(context, objects, spaces, listeners),
     )
+    settled = quiet.look(context).settled and not pending
     used = {obj.type for obj in objects.values()}
     for name in list(used):
         while name in context.types and context.types[name].parent not in used | {""}:
@@ -130,7 +131,7 @@ def decode(
     machine_type = objects[machine].type if machine in objects else ""
     return Snapshot(
         target=info._replace(machine=re.sub("-machine$", "", machine_type)),
-        capture=cost,
+        capture=cost._replace(quiescent=settled),
         types={name: info for name, info in context.types.items() if name in used},
         objects=objects,
         props=props,

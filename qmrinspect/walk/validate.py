@@ -46,6 +46,12 @@ def validate(snapshot: Snapshot) -> list[Check]:
     objects, regions, devices = snapshot.objects, snapshot.regions, snapshot.devices
     buses, spaces, views = snapshot.buses, snapshot.spaces, snapshot.views
     children = [p for p in snapshot.props if p.role == "child"]
+    links = {
+        p.holder: p.target
+        for p in snapshot.props
+        if p.name == "parent_bus" and p.level == "class"
+    }
+    inputs = {irq for gpio in snapshot.gpios for irq in gpio.inputs}
     return [
         _check(
             "a child's parent is the object that has the child property",
@@ -66,6 +72,18 @@ def validate(snapshot: Snapshot) -> list[Check]:
                 for bus in buses.values()
                 for kid in bus.kids
             ),
+        ),
+        _check(
+            "a device on a bus is one of its children",
+            (
+                d.address in {kid.child for kid in buses[d.parent_bus].kids}
+                for d in devices.values()
+                if d.parent_bus in buses
+            ),
+        ),
+        _check(
+            "a device's link parent_bus leads to its bus",
+            (links.get(d.address) == d.parent_bus for d in devices.values() if d.parent_bus),
         ),
         _check("a device's id is text", (d.id.isprintable() for d in devices.values())),
         _check(
@@ -92,6 +110,14 @@ def validate(snapshot: Snapshot) -> list[Check]:
         _check("an address space's root is a region", (s.root in regions for s in spaces.values())),
         _check("an address space has a flat view", (s.view in views for s in spaces.values())),
         _check(
+            "a flat view in use is counted and made from a region",
+            (
+                v.ref > 0 and (not v.root or v.root in regions)
+                for v in views.values()
+                if v.found == "space"
+            ),
+        ),
+        _check(
             "a flat view's ranges are regions, in order",
             (
                 all(r.mr in regions for r in view.ranges)
@@ -102,6 +128,14 @@ def validate(snapshot: Snapshot) -> list[Check]:
         _check(
             "a view's dispatch sections are regions",
             (all(mr in regions for mr in view.sections) for view in views.values()),
+        ),
+        _check(
+            "a flat view that has ranges has sections",
+            (bool(view.sections) for view in views.values() if view.ranges),
+        ),
+        _check(
+            "an irq that is named as a GPIO input is one",
+            (p.target in inputs for p in children if p.name.startswith("unnamed-gpio-in[")),
         ),
         _check(
             "a GPIO input is an irq",

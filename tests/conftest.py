@@ -1,0 +1,74 @@
+"""Shared between the tests: QEMUs to look at, and the command line as users have it.
+
+A QEMU that is missing fails the tests that need it; none is ever skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from qmrinspect.hotplug.vm import Vm
+
+#: Devices that every stock VM has, by id.
+DEVICES = (
+    *("-device", "virtio-net-pci,id=nic0"),
+    *("-device", "qemu-xhci,id=xhci0"),
+    *("-device", "usb-tablet,id=tab0,bus=xhci0.0"),
+    *("-device", "virtio-serial-pci,id=serial0"),
+)
+
+
+@pytest.fixture(scope="session")
+def stock_vm() -> Iterator[Vm]:
+    """Return the distribution's QEMU with some devices; tests must leave it as it is."""
+    with Vm(machine="pc", extra=("-name", "guest=stock,debug-threads=on", *DEVICES)) as vm:
+        yield vm
+
+
+@pytest.fixture
+def fresh_vm() -> Iterator[Vm]:
+    """Return one that a test may plug into and leak in."""
+    with Vm(machine="pc", extra=("-name", "fresh", *DEVICES)) as vm:
+        yield vm
+
+
+class Ran(NamedTuple):
+    """What a run of qmr left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Parse what was printed."""
+        return json.loads(self.out)
+
+
+Qmr = Callable[..., Ran]
+
+
+@pytest.fixture(scope="session")
+def qmr() -> Qmr:
+    """Return a function that runs qmr as a process of its own."""
+
+    def run(*args: object, env: dict[str, str] | None = None) -> Ran:
+        done = subprocess.run(
+            [sys.executable, "-m", "qmrinspect", *map(str, args)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            env={**os.environ, **(env or {})},
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run

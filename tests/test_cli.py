@@ -1,0 +1,414 @@
+"""The command line on the distribution's own QEMU."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from conftest import Qmr, Ran
+
+from qmrinspect.fronts import cli, render
+from qmrinspect.fronts.verbs import VERBS
+from qmrinspect.fronts.verbs_monitor import assignments
+from qmrinspect.hotplug.vm import Vm
+
+# Reading -----------------------------------------------------------------------------
+
+
+def test_ps_shows_the_vm_by_its_name(qmr: Qmr, stock_vm: Vm) -> None:
+    found = {p["pid"]: p for p in qmr("ps", "--json").json["processes"]}
+    here = found[stock_vm.pid]
+    assert here["name"] == "stock"
+    assert here["machine"] == "pc"
+    assert here["qmp"] == [stock_vm.qmp]
+    assert here["readable"] and not here["refused"]
+    assert re.match(r"\d+\.\d+\.\d+", here["version"])
+    assert "stock" in qmr("ps").out
+
+
+def test_refs_names_the_field_that_holds_each_reference(qmr: Qmr, stock_vm: Vm) -> None:
+    data = qmr("stock", "refs", "nic0", "--json").json
+    assert data["format"] == "qmr-refs/1"
+    assert data["object"]["path"] == "/machine/peripheral/nic0"
+    assert data["unexplained"] == 0
+    assert sum(ref["count"] for ref in data["references"]) == data["observed"]
+    by_kind = {ref["kind"]: ref for ref in data["references"]}
+    assert by_kind["child"]["holder_path"] == "/machine/peripheral"
+    assert by_kind["child"]["field"] == 'child "nic0"'
+    assert by_kind["bus-child"]["holder_path"].endswith("/pci.0")
+    text = qmr("stock", "refs", "nic0").out.splitlines()
+    assert text[0] == (f"nic0 (virtio-net-pci) has {data['observed']} references, all explained")
+    assert any("MemoryRegion.subregions" in line for line in text)
+
+
+def test_an_object_goes_by_path_id_end_of_path_and_address(qmr: Qmr, stock_vm: Vm) -> None:
+    first = qmr("stock", "refs", "nic0", "--json").json["object"]
+    for name in (first["path"], "peripheral/nic0", first["address"]):
+        assert qmr("stock", "refs", name, "--json").json["object"] == first
+
+
+def test_why_leads_from_a_variable_to_the_object(qmr: Qmr, stock_vm: Vm) -> None:
+    data = qmr("stock", "why", "nic0", "--json").json
+    assert data["cycle"] == []
+    chain = data["chain"]
+    assert chain[0]["field"] == "current_machine"
+    assert chain[-1]["target"] == data["object"]["address"]
+    for one, two in zip(chain, chain[1:]):
+        assert two["holder"] == one["target"]
+    text = qmr("stock", "why", "nic0").out
+    assert "/machine/peripheral has nic0 as its child" in text
+
+
+def test_show_tells_what_a_region_is(qmr: Qmr, stock_vm: Vm) -> None:
+    nic = qmr("stock", "show", "nic0", "--json").json
+    assert nic["ancestors"][-3:] == ["pci-device", "device", "object"]
+    assert nic["device"]["realized"]
+    table = next(c for c in nic["children"] if c["name"] == "msix-table[0]")
+    region = qmr("stock", "show", table["address"], "--json").json
+    assert region["region"]["owner"] == nic["object"]["address"]
+    assert region["region"]["name"] == "msix-table"
+    assert "realized" in qmr("stock", "show", "nic0").out
+
+
+def test_tree_shows_devices_and_counts_regions(qmr: Qmr, stock_vm: Vm) -> None:
+    text = qmr("stock", "tree", "/machine/peripheral").out
+    line = next(line for line in text.splitlines() if line.split()[0] == "nic0")
+    assert re.search(r"virtio-net-pci\s+(\d+)/\1\s+\+\d+ regions", line)
+    assert "msix-table" not in text
+    assert "msix-table[0]" in qmr("stock", "tree", "/machine/peripheral", "--all").out
+    shallow = qmr("stock", "tree", "/machine/peripheral", "--depth", 1, "--json").json
+    assert {obj["depth"] for obj in shallow["objects"]} == {0, 1}
+
+
+def test_tree_is_the_one_that_qemu_shows(qmr: Qmr, stock_vm: Vm) -> None:
+    tree = {obj["path"] for obj in qmr("stock", "tree", "--json").json["objects"]}
+    for line in qmr("stock", "qmp", "qom-list", "path=/machine/unattached", "--json").json[
+        "return"
+    ]:
+        if line["type"].startswith("child<"):
+            assert f"/machine/unattached/{line['name']}" in tree
+
+
+def test_mtree_is_the_one_that_qemu_shows(qmr: Qmr, stock_vm: Vm) -> None:
+    printed = qmr("stock", "hmp", "info mtree").out
+    block = printed.split("address-space: memory\n")[1].split("\n\n")[0]
+    theirs = re.findall(
+        r"^ +([0-9a-f]{16})-([0-9a-f]{16}) \(prio (-?\d+), [^)]*\): (?:alias )?(\S+)", block, re.M
+    )
+    spaces = qmr("stock", "mtree", "memory", "--json").json["spaces"]
+    ours = [
+        (f"{start:016x}", f"{start + int(r['size'], 16) - 1:016x}", str(r["priority"]), r["name"])
+        for r in spaces[0]["regions"]
+        for start in [int(r["start"], 16)]
+        if r["enabled"]
+    ]
+    assert ours == theirs
+
+
+def test_flat_views_cover_ram(qmr: Qmr, stock_vm: Vm) -> None:
+    views = qmr("stock", "mtree", "memory", "--flat", "--json").json["views"]
+    assert len(views) == 1 and "memory" in views[0]["spaces"]
+    first = views[0]["ranges"][0]
+    assert (first["start"], first["name"]) == ("0x0", "pc.ram")
+
+
+def test_check_explains_nearly_all(qmr: Qmr, stock_vm: Vm) -> None:
+    ran = qmr("stock", "check", "--json")
+    data = ran.json
+    assert data["format"] == "qmr-check/1"
+    assert data["target"]["kind"] == "process" and data["target"]["pid"] == stock_vm.pid
+    assert set(data["capture"]) >= {"stop_us", "wall_us", "reads", "bytes", "retries", "quiescent"}
+    assert data["policy"] == {"name": "owner-ref", "for": data["policy"]["for"], "against": 0}
+    explained = data["refs_explained"] + data["refs_by_rule"]
+    assert explained >= 0.95 * data["refs_observed"]
+    assert sum(rule["count"] for rule in data["rules"]) == data["refs_by_rule"]
+    assert all(rule["source"] for rule in data["rules"])
+    bad = [f for f in data["findings"] if f["severity"] != "note"]
+    assert ran.code == (1 if bad else 0)
+    assert qmr("stock", "check").code == ran.code
+
+
+def test_policy_lists_all_four(qmr: Qmr, stock_vm: Vm) -> None:
+    data = qmr("stock", "policy", "--json").json
+    votes = {p["name"]: (p["for"], p["against"]) for p in data["policies"]}
+    assert set(votes) == {"strict", "owner-ref", "subregion-ref", "owner-shared"}
+    assert votes["owner-ref"][0] > 20 and votes["owner-shared"][1] > 20
+    assert not data["mixed"]
+
+
+def test_layout_says_what_was_validated(qmr: Qmr, stock_vm: Vm) -> None:
+    data = qmr("stock", "layout", "--json").json
+    assert data["source"]
+    assert len(data["checks"]) >= 8 and all(check["ok"] for check in data["checks"])
+
+
+def test_an_idle_machine_has_no_orphans_and_no_lost_cycle(qmr: Qmr, stock_vm: Vm) -> None:
+    orphans = qmr("stock", "orphans", "--json")
+    assert orphans.code == 0 and orphans.json["orphans"] == []
+    cycles = qmr("stock", "cycles", "--json")
+    assert cycles.code == 0
+    groups = [
+        {obj["path"] for obj in cycle["objects"]}
+        for cycle in cycles.json["cycles"]
+        if not cycle["ends_by_unplug"]
+    ]
+    # The strong link that makes qemu-xhci leak is seen before anything is unplugged.
+    assert {"/machine/peripheral/xhci0", "/machine/peripheral/xhci0/xhci-core"} in groups
+
+
+def test_graph_is_dot_with_the_cycle(qmr: Qmr, stock_vm: Vm) -> None:
+    data = qmr("stock", "graph", "xhci0", "--json").json
+    ids = {node["id"] for node in data["nodes"]}
+    assert "xhci0" in ids and "nic0" not in ids
+    assert data["dot"].startswith("digraph") and data["dot"].count("{") == data["dot"].count("}")
+    assert any(edge["kind"] == "link" for edge in data["edges"])
+
+
+def test_a_saved_snapshot_answers_as_the_live_vm(qmr: Qmr, stock_vm: Vm, tmp_path: Path) -> None:
+    file = tmp_path / "now.gz"
+    assert qmr("stock", "save", file).code == 0
+    live, saved = qmr("stock", "refs", "nic0"), qmr("--snapshot", file, "refs", "nic0")
+    assert saved.out == live.out
+    again = qmr("stock", "diff", file, "--json").json
+    assert (again["appeared"], again["gone"]) == ([], [])
+    same = qmr("diff", file, file)
+    assert same.code == 0 and "are the same" in same.out
+
+
+def test_the_vm_runs_on_after_every_reading(qmr: Qmr, stock_vm: Vm) -> None:
+    for verb in ("check", "tree", "mtree", "ps"):
+        qmr("stock" if verb != "ps" else "ps", *([verb] if verb != "ps" else []))
+        status = Path(f"/proc/{stock_vm.pid}/status").read_text()
+        assert re.search(r"^TracerPid:\s+0$", status, re.M)
+        assert not re.search(r"^State:\s+[tT]", status, re.M)
+    assert qmr("stock", "hmp", "info status").out.startswith("VM status")
+
+
+# Monitor -----------------------------------------------------------------------------
+
+
+def test_a_clean_device_comes_and_goes(qmr: Qmr, fresh_vm: Vm, tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    qmr(fresh_vm.pid, "save", before)
+    plugged = qmr(fresh_vm.pid, "plug", "virtio-net-pci", "id=nic7", "--json").json
+    assert plugged["path"] == "/machine/peripheral/nic7"
+    assert "nic7" in {obj["id"] for obj in plugged["appeared"]}
+    found = qmr(fresh_vm.pid, "diff", before, "--json").json
+    assert "nic7" in {obj["id"] for obj in found["appeared"]}
+    bus = next(c for c in found["changed"] if c["object"]["path"].endswith("/pci.0"))
+    assert bus["after"] == bus["before"] + 1
+    assert [ref["kind"] for ref in bus["gained"]] == ["parent-bus"]
+    gone = qmr(fresh_vm.pid, "unplug", "nic7", "--json")
+    assert (gone.code, gone.json["outcome"], gone.json["objects_left"]) == (0, "clean", [])
+
+
+def test_a_leak_is_named_with_its_references(qmr: Qmr, fresh_vm: Vm) -> None:
+    qmr(fresh_vm.pid, "plug", "intel-hda", "id=hda7")
+    ran = qmr(fresh_vm.pid, "unplug", "hda7", "--json")
+    assert ran.code == 1
+    assert (ran.json["outcome"], ran.json["cause"]) == ("leak", "same-owner-subregions")
+    assert not ran.json["event"]
+    device = next(o for o in ran.json["objects_left"] if o["type"] == "intel-hda")
+    assert device["was"] == "/machine/peripheral/hda7"
+    assert [ref["kind"] for ref in device["references"]] == ["subregion"] * device["observed"]
+    assert {ref["field"].split('"')[1] for ref in device["references"]} == {
+        "intel-hda",
+        "intel-hda-alias",
+    }
+    orphans = qmr(fresh_vm.pid, "orphans", "--json")
+    assert orphans.code == 1
+    assert [o["object"]["type"] for o in orphans.json["orphans"]] == ["intel-hda"]
+    assert "same-owner-subregions" in qmr(fresh_vm.pid, "orphans").out
+    lost = [c for c in qmr(fresh_vm.pid, "cycles", "--json").json["cycles"] if c["lost"]]
+    assert [o["type"] for c in lost for o in c["objects"]] == ["intel-hda"]
+    address = device["address"]
+    assert "in a cycle of references" in qmr(fresh_vm.pid, "why", address).out
+    check = qmr(fresh_vm.pid, "check", "--json")
+    assert check.code == 1
+    orphan = next(f for f in check.json["findings"] if f["kind"] == "orphan")
+    assert orphan["severity"] == "error" and orphan["object"]["address"] == address
+
+
+def test_qmp_takes_values_and_whole_messages(qmr: Qmr, stock_vm: Vm) -> None:
+    short = qmr("stock", "qmp", "qom-get", "path=/machine", "property=type").out
+    whole = qmr(
+        "stock",
+        "qmp",
+        '{"execute": "qom-get", "arguments": {"path": "/machine", "property": "type"}}',
+    ).out
+    assert short == whole and "pc-i440fx" in short
+
+
+def test_assignments_nest_and_keep_types() -> None:
+    assert assignments(["a=1", "b=on", "c=x=y", "d.e=true", "d.f=[2]", "g="]) == {
+        "a": 1,
+        "b": True,
+        "c": "x=y",
+        "d": {"e": True, "f": [2]},
+        "g": "",
+    }
+
+
+def test_events_come_as_they_happen(fresh_vm: Vm) -> None:
+    options = cli.Options()
+    options.values["--pid"] = str(fresh_vm.pid)
+    session = cli.ShellSession(options)
+    session.monitor()
+    os.kill(fresh_vm.pid, signal.SIGTERM)
+    outcome = VERBS["events"].run(session, Namespace(seconds=10, count=1))
+    assert [event["event"] for event in outcome.data] == ["SHUTDOWN"]
+    session.close()
+
+
+# What can go wrong -------------------------------------------------------------------
+
+
+def _sentence(ran: Ran, code: int = 2) -> str:
+    """Check the form of a refusal and return it: one line on stderr, nothing else."""
+    assert ran.code == code
+    assert ran.out == ""
+    assert ran.err.startswith("qmr: ") and ran.err.count("\n") == 1
+    assert "Traceback" not in ran.err
+    return ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["chek"], "did you mean check?"),
+        (["stock", "chek"], "did you mean check?"),
+        (["stock"], "say what to do"),
+        ([], "no verb was given"),
+        (["nobody", "check"], "no QEMU goes by the name nobody"),
+        (["999999999", "check"], "there is no process 999999999"),
+        (["--pid", "x", "check"], "--pid takes a number"),
+        (["--pid", "1", "--core", "x", "check"], "both name a target"),
+        (["--pid"], "--pid takes N"),
+        (["--frob", "check"], "there is no option --frob"),
+        (["stock", "refs", "nic"], "did you mean nic0"),
+        (["stock", "refs", "0x10"], "no live object at 0x10"),
+        (["stock", "refs"], "required: OBJ"),
+        (["stock", "mtree", "memroy"], "did you mean memory or"),
+        (["stock", "plug", "virtio-net-pcy"], "did you mean virtio-net-pci"),
+        (["stock", "plug", "virtio-net-pci", "id=nic0"], "Duplicate device ID"),
+        (["stock", "plug", "virtio-net-pci", "x"], "no assignment"),
+        (["stock", "unplug", "pci.0"], "is no device"),
+        (["stock", "qmp", "no-such-command"], "has not been found"),
+        (["--qmp", "/nowhere.sock", "stock", "hmp", "info status"], "no monitor socket"),
+        (["--snapshot", "/nowhere", "check"], "there is no snapshot"),
+        (["--core", "/nowhere", "check"], "cannot be read"),
+        (["diff", "/nowhere"], "there is no snapshot"),
+    ],
+)
+def test_a_refusal_is_one_sentence(qmr: Qmr, stock_vm: Vm, words: list[str], says: str) -> None:
+    assert says in _sentence(qmr(*words))
+
+
+def test_another_program_is_no_qemu(qmr: Qmr) -> None:
+    assert "is not a QEMU system emulator" in _sentence(qmr(os.getpid(), "check"))
+
+
+def test_a_monitor_that_is_held(qmr: Qmr, stock_vm: Vm) -> None:
+    with stock_vm.monitor():
+        assert "held by another client" in _sentence(qmr("stock", "hmp", "info status"))
+        # Reading memory needs no monitor.
+        assert qmr("stock", "refs", "nic0").code == 0
+
+
+def test_without_a_target_the_names_are_told(qmr: Qmr, stock_vm: Vm, fresh_vm: Vm) -> None:
+    text = _sentence(qmr("check"))
+    assert f"stock (pid {stock_vm.pid})" in text and f"fresh (pid {fresh_vm.pid})" in text
+    # The monitor tells which one is meant.
+    assert qmr("--qmp", stock_vm.qmp, "refs", "nic0").code == 0
+
+
+def test_a_snapshot_has_no_monitor(qmr: Qmr, stock_vm: Vm, tmp_path: Path) -> None:
+    file = tmp_path / "s"
+    qmr("stock", "save", file)
+    assert "running QEMU" in _sentence(qmr("--snapshot", file, "unplug", "nic0"))
+
+
+def test_an_unexpected_failure_shows_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setitem(VERBS, "ps", VERBS["ps"]._replace(run=fails))
+    assert cli.main(["ps"]) == 3
+    err = capsys.readouterr().err
+    assert "--debug" in err and "Traceback" not in err
+    assert cli.main(["ps", "--debug"]) == 3
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(VERBS, "ps", VERBS["ps"]._replace(run=interrupted))
+    assert cli.main(["ps"]) == 130
+
+
+def test_a_closed_pipe_is_no_failure(stock_vm: Vm) -> None:
+    command = f"{sys.executable} -m qmrinspect stock mtree | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert "address space" in done.stdout and done.stderr == ""
+
+
+# Text --------------------------------------------------------------------------------
+
+
+def test_help_lists_every_verb(qmr: Qmr) -> None:
+    ran = qmr("--help")
+    assert ran.code == 0
+    for name in VERBS:
+        assert re.search(rf"^  {name}\s", ran.out, re.M), name
+    assert qmr("refs", "--help").out.startswith("usage: qmr refs")
+    assert re.fullmatch(r"qmr \d+\.\d+\S*\n", qmr("--version").out)
+
+
+def test_colour_is_for_terminals_and_who_forces_it(qmr: Qmr, stock_vm: Vm) -> None:
+    assert "\033" not in qmr("stock", "cycles").out
+    assert "\033" in qmr("stock", "cycles", env={"CLICOLOR_FORCE": "1"}).out
+    both = {"CLICOLOR_FORCE": "1", "NO_COLOR": "1"}
+    assert "\033" not in qmr("stock", "cycles", env=both).out
+
+
+def test_a_table_fits_the_terminal_and_is_whole_in_a_pipe() -> None:
+    rows = [render.Row(("/machine/" + "x" * 100, "12345", "y" * 100))]
+    try:
+        render.use_style(render.Style(False, 60))
+        (narrow,) = render.table((), rows, right=(1,))
+        assert len(narrow) <= 60 and "12345" in narrow and "…" in narrow
+        render.use_style(render.Style(False, 0))
+        (whole,) = render.table((), rows, right=(1,))
+        assert "x" * 100 in whole and "y" * 100 in whole
+    finally:
+        render.use_style(None)
+
+
+def test_the_gdb_script_is_there(qmr: Qmr) -> None:
+    assert Path(qmr("gdb-script").out.strip()).is_file()
+
+
+def test_verbs_need_nothing_but_the_standard_library() -> None:
+    # GDB's own Python has no package of ours.
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import qmrinspect.fronts.verbs; "
+        "print([m for m in sys.modules if m.startswith(('qemu', 'prompt_toolkit', 'pygments'))])"
+    )
+    place = Path(cli.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(place)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
