@@ -25,6 +25,7 @@ __all__ = [
     "Note",
     "Obj",
     "Pending",
+    "Pointer",
     "Prop",
     "Range",
     "Region",
@@ -215,6 +216,22 @@ class Slot(NamedTuple):
     holder: Address
     field: str
     target: Address
+
+
+class Pointer(NamedTuple):
+    """A word that points to an object: a candidate, not a reference.
+
+    :param address: of the word.
+    :param container: the object whose memory has the word, 0 when none does.
+    :param offset: of the word in its container, or in the program's data.
+    :param place: ``object``, ``data`` (a variable) or ``memory`` (the heap, a stack).
+    """
+
+    target: Address
+    address: Address
+    container: Address
+    offset: int
+    place: str
 
 
 class Note(NamedTuple):

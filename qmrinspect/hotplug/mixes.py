@@ -120,7 +120,7 @@ _BACKENDS = (
     Part("-blockdev driver=raw,node-name=raw0,{file2}", _ALL),
     Part("-blockdev driver=throttle,node-name=thr0,throttle-group=tg0,file=raw0", _ALL),
     *(
-        Part(f"-blockdev driver=raw,node-name=disk{n},{{file{n}}}", _ALL if n < 6 else ("pc", "q35"))
+        Part(f"-blockdev driver=raw,node-name=disk{n},{{file{n}}}", _ALL)
         for n in range(3, _DISKS)
     ),
     Part("-blockdev driver=null-co,node-name=null-disk,size=8388608,read-zeroes=on", _ALL),
@@ -368,8 +368,9 @@ class MixedVm:
 def _refused(text: str, parts: Iterable[Part], machine: str, directory: Path) -> Part | None:
     """Return the part that QEMU's message is about: it repeats the option, as a rule."""
     for part in parts:
-        option = " ".join(arguments(part, machine, directory))
-        if f"{option}:" in text or (part.sign and part.sign in text):
+        words = arguments(part, machine, directory)
+        signs = (f"{' '.join(words)}:", f"{words[0]}: invalid option", part.sign)
+        if any(sign and sign in text for sign in signs):
             return part
     return None
 

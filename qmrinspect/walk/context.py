@@ -133,10 +133,13 @@ class Context:
     def entries(self, table: HashTable) -> list[tuple[int, int]]:
         """Return the pairs of a table; what cannot be read becomes a note."""
         try:
-            return entries(self.image, table)
+            rows = entries(self.image, table)
         except Unreadable:
             self.note(table.address, "a hash table is damaged")
             return []
+        if len(rows) != table.nnodes:
+            self.note(table.address, "a hash table is damaged: it does not hold what it counts")
+        return rows
 
     def queue(self, first: int, next_offset: int, what: str) -> Iterator[int]:
         """Follow a QLIST or QTAILQ forward from its first element.

@@ -30,9 +30,9 @@ class Field(NamedTuple):
     :param type: QOM type of the object whose structure the way starts from.
     :param way: see the head of this module.
     :param target: QOM type it points to.
-    :param form: ``pointer``; ``embedded`` when the object is the field itself;
-        ``array N`` for an array of at most N pointers that the field points to;
-        ``inline N`` for an array inside the structure.
+    :param form: ``pointer``; ``embedded`` when the object is the field itself,
+        ``embedded N STRUCT`` when the field is an array of them; ``array N`` for an
+        array of at most N pointers that the field points to.
     :param when: a way to a field that must not be zero.
     :param unless: a structure that must not exist in this QEMU.
     """
@@ -109,12 +109,23 @@ FIELDS = (
     Field("initial", "pci-ehci-usb", "EHCIPCIState.ehci + EHCIState.irq", "irq"),
     Field("initial", "ich9-ahci", "AHCIPCIState.ahci + AHCIState.irq", "irq"),
     Field("initial", "ich9-ahci", "AHCIPCIState.irq", "irq", "embedded"),
+    Field("initial", "IDE", "IDEBus.irq", "irq"),
+    Field("initial", "ICH9-LPC", "ICH9LPCState.pm + ICH9LPCPMRegs.irq", "irq"),
     Field("initial", "pcnet", "PCIPCNetState.state + PCNetState.irq", "irq"),
     Field("initial", "ne2k_pci", "PCINE2000State.ne2000 + NE2000State.irq", "irq"),
     Field("initial", "tulip", "TULIPState.irq", "irq"),
     Field("initial", "pci-serial", "PCISerialState.state + SerialState.irq", "irq"),
     Field("initial", "pci-serial-2x", "PCIMultiSerialState.irqs", "irq", "array 4"),
     Field("initial", "pci-serial-4x", "PCIMultiSerialState.irqs", "irq", "array 4"),
+    Field("initial", "pci-serial-2x", "PCIMultiSerialState.irqs", "irq", "embedded 4 IRQState"),
+    Field("initial", "pci-serial-4x", "PCIMultiSerialState.irqs", "irq", "embedded 4 IRQState"),
+    Field("initial", "diva-gsp", "PCIDivaSerialState.irqs", "irq", "array 4"),
+    Field("initial", "ipack-device", "IPackDevice.irq", "irq", "embedded 2 IRQState"),
+    Field("initial", "ipack-device", "IPackDevice.irq", "irq", "array 2"),
+    Field("initial", "kvaser_pci", "KvaserPCIState.irq", "irq"),
+    Field("initial", "ctucan_pci", "CtuCanPCIState.irq", "irq"),
+    Field("initial", "pcm3680_pci", "Pcm3680iPCIState.irq", "irq"),
+    Field("initial", "mioe3680_pci", "Mioe3680PCIState.irq", "irq"),
     Field("initial", "am53c974", "PCIESPState.esp + ESPState.irq", "irq"),
     Field("initial", "piix4_pm", "PIIX4PMState.smi_irq", "irq"),
     Field("initial", "PIIX4_PM", "PIIX4PMState.smi_irq", "irq"),
@@ -183,14 +194,19 @@ def _targets(context: Context, start: int, row: Field) -> Iterator[tuple[str, in
     at = _locate(context, start, row.way)
     if not at or (row.when and not context.image.u64(_locate(context, start, row.when))):
         return
-    form, _, count = row.form.partition(" ")
-    if form == "embedded":
-        yield row.way, at
-        return
+    form, *more = row.form.split()
     if form == "pointer":
         yield row.way, context.image.u64(at)
-        return
-    if form == "array":
-        at = context.image.u64(at)
-    for i in range(int(count) if at else 0):
-        yield f"{row.way}[{i}]", context.image.u64(at + 8 * i)
+    elif form == "embedded" and not more:
+        yield row.way, at
+    elif form == "embedded":
+        for i in range(int(more[0])):
+            yield f"{row.way}[{i}]", at + i * context.layout.size(more[1])
+    else:
+        array = context.image.u64(at)
+        for i in range(int(more[0]) if array else 0):
+            # The array may be shorter: what lies behind it may not be there at all.
+            try:
+                yield f"{row.way}[{i}]", context.image.u64(array + 8 * i)
+            except Unreadable:
+                return

@@ -95,7 +95,9 @@ def open_table(image: Image, variant: HashVariant, address: int) -> HashTable | 
 def entries(image: Image, table: HashTable) -> list[tuple[int, int]]:
     """Return the live (key, value) pairs.
 
-    :raises Unreadable: when an array is not there or the count does not fit.
+    Their number is ``table.nnodes`` unless the table is damaged.
+
+    :raises Unreadable: when an array is not there.
     """
     n = table.slots
     hashes = image.read(table.hashes, 4 * n)
@@ -105,8 +107,6 @@ def entries(image: Image, table: HashTable) -> list[tuple[int, int]]:
     )
     # Hash 0 is an unused slot, 1 the tombstone of a removed entry.
     out = [(keys[i], values[i]) for i, h in enumerate(struct.unpack(f"<{n}I", hashes)) if h > 1]
-    if len(out) != table.nnodes:
-        raise Unreadable(table.address, n)
     return out
 
 
@@ -127,7 +127,7 @@ def probe(image: Image, address: int) -> HashVariant:
         if table is None:
             continue
         try:
-            if entries(image, table):
+            if table.nnodes and len(entries(image, table)) == table.nnodes:
                 return variant
         except Unreadable:
             continue

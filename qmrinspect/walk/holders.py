@@ -12,6 +12,7 @@ from typing import Iterator, Mapping
 from ..snapshot import Obj, Slot
 from ..target.image import Unreadable
 from .context import LIST_MAX, Context
+from .scan import find_words
 
 __all__ = ["read_slots"]
 
@@ -26,6 +27,8 @@ _VARIABLES = {
     "instance": "qio-dns-resolver",
 }
 
+_ISA_IRQS = 16  # ISA_NUM_IRQS, include/hw/isa/isa.h
+_PORTIO_MAX = 32  # the longest list in QEMU, VGA's, has 5 ranges
 _NODES_MAX = 128  # MAX_NODES, include/sysemu/numa.h
 
 
@@ -36,17 +39,17 @@ def read_slots(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot]:
         try:
             if context.is_a(obj.type, "machine"):
                 yield from _numa(context, address)
+                yield from _pic(context, address, objects)
             elif obj.type == "throttle-group":
                 yield from _throttle(context, address)
             elif context.is_a(obj.type, "scsi-device"):
                 yield from _requests(context, address, objects)
             elif obj.type == "resettable-container":
                 yield from _reset(context, address)
-            elif obj.type == "memory-region-portio-list":
-                yield from _portio(context, address)
         except Unreadable:
             context.note(address, f"a holder of type {obj.type} cannot be read")
     yield from _consoles(context, objects)
+    yield from _portio(context, objects)
 
 
 def _variables(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot]:
@@ -128,11 +131,58 @@ def _reset(context: Context, container: int) -> Iterator[Slot]:
         )
 
 
-def _portio(context: Context, portio: int) -> Iterator[Slot]:
-    """The region inside a ``MemoryRegionPortioList`` (system/ioport.c)."""
-    if context.layout.has("MemoryRegionPortioList", "mr"):
-        region = portio + context.layout.offset("MemoryRegionPortioList", "mr")
+def _portio(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot]:
+    """The ranges of I/O ports (system/ioport.c portio_list_add_1), objects since 8.0.
+
+    Each holds the region inside itself; it is held by the array of a ``PortioList``,
+    which has the region's address.  The list may be part of any device, so it is
+    found by the pointers to the region, and from there to the array.
+    """
+    layout, image = context.layout, context.image
+    if not layout.has("MemoryRegionPortioList", "mr"):
+        return
+    at_mr = layout.offset("MemoryRegionPortioList", "mr")
+    ranges = {a + at_mr: a for a, o in objects.items() if o.type == "memory-region-portio-list"}
+    for region, portio in ranges.items():
         yield Slot("portio-region", portio, "MemoryRegionPortioList.mr", region)
+    if not ranges or not layout.has("PortioList", "regions"):
+        return
+    entries = {word: region for word, region in find_words(image, ranges)}
+    arrays = {entry - 8 * i for entry in entries for i in range(_PORTIO_MAX)}
+    at_regions, at_count = layout.offset("PortioList", "regions"), layout.offset("PortioList", "nr")
+    for word, array in find_words(image, arrays):
+        try:
+            count = image.u32(word - at_regions + at_count)
+            # A list has all its regions, and each of them is a range's.
+            members = image.words(array, count) if 0 < count <= _PORTIO_MAX else ()
+        except Unreadable:
+            continue
+        if members and all(region in ranges for region in members):
+            for i, region in enumerate(members):
+                yield Slot(
+                    "initial", word - at_regions, f"PortioList.regions[{i}]", ranges[region]
+                )
+
+
+def _pic(context: Context, machine: int, objects: Mapping[int, Obj]) -> Iterator[Slot]:
+    """The vector that KVM's i8259 returned (hw/i386/kvm/i8259.c), kept by ``GSIState``.
+
+    The state is what the machine's own lines were allocated with.
+    """
+    layout, image = context.layout, context.image
+    if not context.is_a(objects[machine].type, "x86-machine"):
+        return
+    if not layout.has("X86MachineState", "gsi") or not layout.has("GSIState", "i8259_irq"):
+        return
+    lines = image.u64(machine + layout.offset("X86MachineState", "gsi"))
+    line = image.u64(lines) if lines else 0
+    if line not in objects:
+        return
+    state = image.u64(line + layout.offset("IRQState", "opaque"))
+    for i in range(_ISA_IRQS if state else 0):
+        irq = image.u64(state + layout.offset("GSIState", "i8259_irq") + 8 * i)
+        if irq in objects and objects[irq].type == "irq":
+            yield Slot("initial", state, f"GSIState.i8259_irq[{i}]", irq)
 
 
 def _consoles(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot]:

@@ -101,7 +101,7 @@ def read_spaces(context: Context, first: int) -> tuple[dict[int, Space], dict[in
 
 
 def _head(context: Context, first: int, link: int) -> int:
-    at = first
+    at, before = first, 0
     try:
         for _ in range(_SPACES_MAX):
             before = context.image.u64(at + link + 8)

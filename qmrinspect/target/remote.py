@@ -1,0 +1,391 @@
+"""A gdbserver
+-----------
+
+Reads a QEMU on another machine through gdbserver, by GDB's remote protocol (see
+"Remote Protocol" in GDB's manual).  gdbserver keeps the process stopped from its
+own start on; qmr lets it run as soon as it has been read, and detaches at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import struct
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from typing import Callable, TypeVar
+
+from ..errors import TargetError
+from .elf import ElfFile
+from .image import Capture, Image, Mapping
+from .process import parse_maps
+
+__all__ = ["Remote"]
+
+T = TypeVar("T")
+
+_TIMEOUT_S = 10.0
+_PAGE = 4096
+_AT_ENTRY = 9
+# Requests on their way at once, so that the network's delay is paid once for many.
+_WINDOW = 32
+_CHUNK_MAX = 64 * 1024
+_FILE_MAX = 1 << 30
+# Every signal of GDB's numbering but SIGINT, which stops, and SIGTRAP: QEMU uses
+# several for itself, and none is for us.
+_PASSED = ";".join(f"{number:x}" for number in range(1, 0x98) if number not in (2, 5))
+
+
+class Remote:
+    """A process behind a gdbserver as a target.
+
+    :param address: ``HOST:PORT``.
+    :raises TargetError: it cannot be reached, or is no gdbserver of a process.
+    """
+
+    kind = "remote"
+
+    def __init__(self, address: str) -> None:
+        self._packets = _Packets(address)
+        self._running = False
+        self._copy = ""
+        try:
+            self._connect(address)
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self, address: str) -> None:
+        packets = self._packets
+        features = packets.ask(b"qSupported:multiprocess+;xmlRegisters=i386").decode("latin-1")
+        packets.stop_acknowledging()
+        size = re.search(r"PacketSize=([0-9a-fA-F]+)", features)
+        # A reply carries some bytes of its own, and escapes may double the data.
+        self._chunk = max(256, min(_CHUNK_MAX, int(size.group(1), 16) // 2 - 64)) if size else 256
+        if "qXfer:exec-file:read+" not in features or "qXfer:auxv:read+" not in features:
+            raise TargetError(
+                f"{address} is no gdbserver of a process",
+                "start one: gdbserver --attach HOST:PORT PID (QEMU's own -gdb debugs the guest)",
+            )
+        thread = re.match(rb"QCp?([0-9a-f]+)", packets.ask(b"qC"))
+        if thread is None:
+            raise TargetError(f"the gdbserver at {address} has no process", "attach it to a QEMU")
+        self.pid = int(thread.group(1), 16)
+        self.exe = self._object("exec-file").decode("utf-8", "replace")
+        if packets.ask(b"QPassSignals:" + _PASSED.encode()) != b"OK":
+            raise TargetError(f"the gdbserver at {address} cannot pass signals on", "use a newer")
+        packets.ask(b"vFile:setfs:0")
+        command = self._file("cmdline")
+        self.argv = [os.fsdecode(part) for part in command.split(b"\0")[:-1]]
+        self._elf = ElfFile(memoryview(self._file("exe")), self.exe)
+        self._memory = self._open("mem")
+        auxv = self._object("auxv")
+        entry = dict(struct.iter_unpack("<QQ", auxv[: len(auxv) // 16 * 16])).get(_AT_ENTRY, 0)
+        self._base = entry - self._elf.entry
+        self._constants = [
+            (s.vaddr + self._base, s.offset, s.filesz)
+            for s in self._elf.segments
+            if s.type == 1 and not s.flags & 2
+        ]
+
+    def elf(self) -> ElfFile:
+        """Return the ELF file that the process runs."""
+        return self._elf
+
+    def base(self) -> int:
+        """Return the load address of the program."""
+        return self._base
+
+    def program(self) -> str:
+        """Return a path under which a copy of the program's file can be opened."""
+        if not self._copy:
+            handle, self._copy = tempfile.mkstemp(prefix="qmr-program-")
+            with os.fdopen(handle, "wb") as file:
+                file.write(self._elf.data)
+        return self._copy
+
+    def mappings(self) -> list[Mapping]:
+        """Return the mappings, lowest first."""
+        return parse_maps(self._stopped(lambda: self._file("maps")).decode("utf-8", "replace"))
+
+    def peek(self, address: int, size: int) -> bytes | None:
+        """Read what cannot change: from the program's file, or by a short stop."""
+        for start, offset, length in self._constants:
+            if start <= address and address + size <= start + length:
+                at = offset + address - start
+                return bytes(self._elf.data[at : at + size])
+        rows = self._stopped(lambda: list(self._read(self._memory, [(address, size)])))
+        return rows[0][1] if rows and len(rows[0][1]) == size else None
+
+    def capture(self, ranges: list[tuple[int, int]]) -> tuple[Image, Capture]:
+        """Stop the process, copy ``ranges``, let it run on."""
+        begin = time.perf_counter_ns()
+        calls = self._packets.calls
+        self._halt()
+        stopped = time.perf_counter_ns()
+        try:
+            pieces = list(self._read(self._memory, self._present(ranges)))
+        finally:
+            self._go()
+        end = time.perf_counter_ns()
+        image = Image(_joined(pieces), static=self.peek)
+        cost = Capture(
+            (end - stopped) // 1000,
+            (end - begin) // 1000,
+            self._packets.calls - calls,
+            image.size,
+            0,
+            True,
+        )
+        return image, cost
+
+    def close(self) -> None:
+        """Let the process run, and gdbserver go."""
+        try:
+            self._halt()
+            self._packets.ask(b"D;%x" % self.pid)
+        except (TargetError, AttributeError):
+            pass  # it has gone, or there never was one
+        self._packets.close()
+        if self._copy:
+            os.unlink(self._copy)
+            self._copy = ""
+
+    # Running and standing ---------------------------------------------------------
+
+    def _halt(self) -> None:
+        if self._running:
+            self._packets.interrupt()
+            self._running = False
+
+    def _go(self) -> None:
+        if not self._running:
+            self._packets.send(b"vCont;c")
+            self._running = True
+
+    def _stopped(self, work: Callable[[], T]) -> T:
+        """Do something while the process stands; before the first reading it stands anyway."""
+        ran = self._running
+        self._halt()
+        try:
+            return work()
+        finally:
+            if ran:
+                self._go()
+
+    # Files and memory --------------------------------------------------------------
+
+    def _object(self, name: str) -> bytes:
+        out = b""
+        while True:
+            request = f"qXfer:{name}:read::{len(out):x},{self._chunk:x}"
+            reply = self._packets.ask(request.encode())
+            if reply[:1] not in (b"l", b"m"):
+                raise TargetError(f"gdbserver does not tell its process's {name}")
+            out += reply[1:]
+            if reply[:1] == b"l":
+                return out
+
+    def _open(self, name: str) -> int:
+        path = f"/proc/{self.pid}/{name}".encode().hex()
+        reply = self._packets.ask(f"vFile:open:{path},0,0".encode())
+        if not reply.startswith(b"F") or reply.startswith(b"F-"):
+            raise TargetError(
+                f"gdbserver cannot open /proc/{self.pid}/{name}", "it needs the right to read QEMU"
+            )
+        return int(reply[1:], 16)
+
+    def _file(self, name: str) -> bytes:
+        """Read a whole file of the process in ``/proc``."""
+        handle = self._open(name)
+        out = bytearray()
+        try:
+            while len(out) < _FILE_MAX:
+                want = [(len(out) + i * self._chunk, self._chunk) for i in range(_WINDOW)]
+                for _, data in self._pread(handle, want):
+                    out += data
+                    if not data:
+                        return bytes(out)
+                    if len(data) < self._chunk:
+                        break  # a file of /proc may give less at a time: go on from there
+        finally:
+            self._packets.ask(b"vFile:close:%x" % handle)
+        raise TargetError(f"/proc/{self.pid}/{name} is too large")
+
+    def _pread(self, handle: int, places: Iterable[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+        places = list(places)
+        requests = [b"vFile:pread:%x,%x,%x" % (handle, size, at) for at, size in places]
+        for (at, _), reply in zip(places, self._packets.ask_all(requests)):
+            head, _, data = reply.partition(b";")
+            failed = not head.startswith(b"F") or head.startswith(b"F-")
+            yield at, b"" if failed else data
+
+    def _read(self, handle: int, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+        chunk = max(_PAGE, self._chunk // _PAGE * _PAGE)
+        places = [
+            (at, min(chunk, start + size - at))
+            for start, size in ranges
+            for at in range(start, start + size, chunk)
+        ]
+        sizes = dict(places)
+        short = []
+        for at, data in self._pread(handle, places):
+            if data:
+                yield at, data
+            if len(data) < sizes[at]:
+                short.append((at + len(data), sizes[at] - len(data)))
+        # Replies hold less where many bytes need an escape; a hole holds nothing.
+        while short:
+            at, size = short.pop()
+            for _, data in self._pread(handle, [(at, min(size, _PAGE - at % _PAGE))]):
+                step = len(data) or _PAGE - at % _PAGE
+                if data:
+                    yield at, data
+                if step < size:
+                    short.append((at + step, size - step))
+
+    def _present(self, ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Cut ranges down to the pages that the process has touched, by ``pagemap``."""
+        try:
+            handle = self._open("pagemap")
+        except TargetError:
+            return ranges
+        out: list[tuple[int, int]] = []
+        wanted = [(start // _PAGE * 8, size // _PAGE * 8) for start, size in ranges]
+        flags: dict[int, int] = {}
+        for at, data in self._read(handle, wanted):
+            for i in range(0, len(data) // 8 * 8, 8):
+                flags[(at + i) // 8] = data[i + 7]
+        self._packets.ask(b"vFile:close:%x" % handle)
+        for start, size in ranges:
+            for page in range(start // _PAGE, (start + size) // _PAGE):
+                # What could not be looked up counts as touched.
+                if flags.get(page, 0x80) & 0xC0:
+                    if out and sum(out[-1]) == page * _PAGE:
+                        out[-1] = (out[-1][0], out[-1][1] + _PAGE)
+                    else:
+                        out.append((page * _PAGE, _PAGE))
+        return out
+
+
+def _joined(pieces: Iterable[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    """Put pieces that touch each other together."""
+    out: list[tuple[int, list[bytes]]] = []
+    end = -1
+    for at, data in sorted(pieces):
+        if at == end:
+            out[-1][1].append(data)
+        else:
+            out.append((at, [data]))
+        end = at + len(data)
+    return [(at, b"".join(parts)) for at, parts in out]
+
+
+class _Packets:
+    """GDB's remote protocol: ``$data#checksum``, escapes and repetitions."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        if not port.isdigit() or not 0 < int(port) < 65536:
+            raise TargetError(f"{address!r} is no address", "give a gdbserver as HOST:PORT")
+        self._address = address
+        try:
+            place = (host.strip("[]") or "localhost", int(port))
+            self._socket = socket.create_connection(place, _TIMEOUT_S)
+        except OSError as error:
+            raise TargetError(
+                f"no gdbserver answers at {address} ({error.strerror or error})",
+                "start one: gdbserver --attach HOST:PORT PID",
+            ) from None
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = bytearray()
+        self._acknowledge = True
+        #: Requests sent.
+        self.calls = 0
+
+    def send(self, data: bytes) -> None:
+        self._write(b"$%s#%02x" % (data, sum(data) % 256))
+
+    def ask(self, data: bytes) -> bytes:
+        self.send(data)
+        self.calls += 1
+        return self._receive()
+
+    def ask_all(self, requests: list[bytes]) -> Iterator[bytes]:
+        """Send many requests, some ahead of their replies."""
+        self.calls += len(requests)
+        sent = 0
+        for number in range(len(requests)):
+            while sent < len(requests) and sent - number < _WINDOW:
+                self.send(requests[sent])
+                sent += 1
+            yield self._receive()
+
+    def stop_acknowledging(self) -> None:
+        if self.ask(b"QStartNoAckMode") == b"OK":
+            self._acknowledge = False
+
+    def interrupt(self) -> None:
+        """Stop the process, and wait until it stands."""
+        self._write(b"\x03")
+        reply = self._receive()
+        if reply[:1] in (b"W", b"X"):
+            raise TargetError("QEMU has ended", "qmr ps lists the QEMUs that run here")
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def _receive(self) -> bytes:
+        while True:
+            start = self._buffer.find(b"$")
+            end = self._buffer.find(b"#", start) if start >= 0 else -1
+            if end >= 0 and end + 3 <= len(self._buffer):
+                raw = bytes(self._buffer[start + 1 : end])
+                del self._buffer[: end + 3]
+                if self._acknowledge:
+                    self._write(b"+")
+                return _decoded(raw)
+            try:
+                more = self._socket.recv(1 << 18)
+            except OSError as error:
+                raise self._lost(error) from None
+            if not more:
+                raise self._lost(None)
+            self._buffer += more
+
+    def _lost(self, error: OSError | None) -> TargetError:
+        if isinstance(error, socket.timeout):
+            return TargetError(
+                f"{self._address} does not answer", "it is no gdbserver, or another GDB uses it"
+            )
+        return TargetError(
+            f"the gdbserver at {self._address} closed the connection", "start it again"
+        )
+
+
+_SPECIAL = re.compile(rb"\}.|\*.", re.S)
+
+
+def _decoded(raw: bytes) -> bytes:
+    """Undo escapes (``}``) and repetitions (``*`` and a count, plus 29)."""
+    if b"}" not in raw and b"*" not in raw:
+        return raw
+    out = bytearray()
+    at = 0
+    for match in _SPECIAL.finditer(raw):
+        out += raw[at : match.start()]
+        mark, value = match.group()
+        if mark == 0x7D:
+            out.append(value ^ 0x20)
+        elif out:
+            out += out[-1:] * (value - 29)
+        at = match.end()
+    return bytes(out + raw[at:])

@@ -1,0 +1,437 @@
+"""Damaged memory: the walk goes on around it, in bounded time, and says what it skipped."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+from fakes import (
+    BASE,
+    CURRENT_MACHINE,
+    DATA,
+    END,
+    RAM_LIST,
+    RCU_HEAD,
+    SPACE_MEMORY,
+    SPACES,
+    FakeMachine,
+    FakeTarget,
+)
+
+from qmrinspect.audit import check, why
+from qmrinspect.errors import QmrError
+from qmrinspect.index import Index, printable
+from qmrinspect.snapshot import Snapshot
+from qmrinspect.store import load, save
+from qmrinspect.walk import take
+
+WILD = 0x7FFFDEADBEE8
+# A walk of this small machine takes some 10 ms.  What does not end takes for ever.
+LIMIT_S = 10.0
+IMAGES, FLIPS = 300, 50
+
+
+def read(target: FakeTarget) -> Snapshot:
+    begin = time.monotonic()
+    snapshot = take(target, target.layout)
+    check(snapshot)
+    assert time.monotonic() - begin < LIMIT_S
+    return snapshot
+
+
+def texts(snapshot: Snapshot) -> str:
+    return "; ".join(note.text for note in snapshot.notes)
+
+
+def has_others(machine: FakeMachine, snapshot: Snapshot, *damaged: object) -> None:
+    """Everything is there but what was damaged."""
+    spared = {id(obj) for obj in damaged}
+    wanted = {obj.address for obj in machine.objects if id(obj) not in spared}
+    assert wanted <= snapshot.objects.keys()
+
+
+# Lists
+
+
+def test_subregions_that_loop() -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    link = target.field("MemoryRegion", "subregions_link", machine.pba.address)
+    snapshot = read(target.corrupt(link, machine.msix.address.to_bytes(8, "little")))
+    assert snapshot.regions[machine.bar.address].subregions == (
+        machine.msix.address,
+        machine.pba.address,
+    )
+    assert f"subregions of {machine.bar.address:#x}: the list does not end" in texts(snapshot)
+    has_others(machine, snapshot)
+
+
+def test_a_container_inside_itself() -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    target = target.set("MemoryRegion", "container", machine.bar.address, machine.msix.address)
+    snapshot = read(target)
+    has_others(machine, snapshot)
+    report = check(snapshot)
+    assert all(why(report.book, address) for address in snapshot.objects)
+
+
+@pytest.mark.parametrize("value", (WILD, 1, (1 << 64) - 8), ids=("wild", "odd", "negative"))
+def test_a_list_that_leads_out_of_memory(value: int) -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    link = target.field("MemoryRegion", "subregions_link", machine.msix.address)
+    snapshot = read(target.corrupt(link, value.to_bytes(8, "little")))
+    assert "the list leads out of memory" in texts(snapshot)
+    assert snapshot.regions[machine.bar.address].subregions[0] == machine.msix.address
+    has_others(machine, snapshot)
+
+
+def test_bus_children_that_loop() -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    first, last = machine.pci.kids
+    link = target.field("BusChild", "sibling", last.address)
+    snapshot = read(target.corrupt(link, first.address.to_bytes(8, "little")))
+    assert len(snapshot.buses[machine.pci.address].kids) == 2
+    assert "bus children: the list does not end" in texts(snapshot)
+    has_others(machine, snapshot)
+
+
+def test_address_spaces_that_loop() -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    last = machine.spaces[-1].address
+    link = target.field("AddressSpace", "address_spaces_link", last)
+    first = BASE + SPACE_MEMORY
+    snapshot = read(target.corrupt(link, first.to_bytes(8, "little")))
+    assert len(snapshot.spaces) == 2
+    assert "address spaces: the list does not end" in texts(snapshot)
+
+
+@pytest.mark.parametrize("value", (0, WILD, BASE + SPACES))
+def test_a_damaged_link_of_the_first_address_space(value: int) -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    link = target.field("AddressSpace", "address_spaces_link", BASE + SPACE_MEMORY)
+    try:
+        snapshot = read(target.corrupt(link + 8, value.to_bytes(8, "little")))
+    except QmrError as error:
+        assert "address spaces" in error.text
+    else:
+        has_others(machine, snapshot)
+
+
+def test_guest_ram_list_that_loops_is_refused() -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    block = target.u64(target.field("RAMList", "blocks", BASE + RAM_LIST))
+    with pytest.raises(QmrError, match="RAM blocks does not end"):
+        read(target.set("RAMBlock", "next", block, block))
+
+
+def test_an_rcu_queue_that_loops() -> None:
+    machine = FakeMachine()
+    machine.retire(machine.view(machine.io, [machine.window]))
+    target = machine.build()
+    node = machine.pending[0]
+    broken = target.set("rcu_head", "next", node, node)
+    broken = broken.corrupt(BASE + RCU_HEAD, node.to_bytes(8, "little"))
+    has_others(machine, read(broken))
+    # A tail that the list never comes to: the queue is not believed.
+    tail = (BASE + DATA + 0x300).to_bytes(8, "little")
+    snapshot = read(broken.corrupt(BASE + RCU_HEAD - 8, tail))
+    assert "the queue of RCU callbacks was not found" in texts(snapshot)
+    has_others(machine, snapshot)
+
+
+# Parents
+
+
+def test_parents_that_loop() -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    target = target.set("Object", "parent", machine.nic.address, machine.msix.address)
+    target = target.set("Object", "parent", machine.msix.address, machine.nic.address)
+    snapshot = read(target)
+    has_others(machine, snapshot)
+    index = Index(snapshot)
+    for address in snapshot.objects:
+        index.path(address)
+        index.label(address)
+
+
+def test_a_machine_that_is_its_own_parent_is_refused() -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    with pytest.raises(QmrError, match="do not lead to a root"):
+        read(target.set("Object", "parent", machine.machine.address, machine.machine.address))
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("count", (1 << 31, 0xFFFFFFFF, 60000))
+def test_a_view_with_absurdly_many_ranges(count: int) -> None:
+    machine = FakeMachine()
+    view = machine.views[0].address
+    snapshot = read(machine.build().set("FlatView", "nr", view, count))
+    assert "flat view" in texts(snapshot)
+    assert machine.views[1].address in snapshot.views
+    has_others(machine, snapshot)
+
+
+@pytest.mark.parametrize("count", (1 << 31, 0xFFFFFFFF, 60000))
+def test_a_dispatch_table_with_absurdly_many_sections(count: int) -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    dispatch = target.u64(target.field("FlatView", "dispatch", machine.views[0].address))
+    table = target.field("AddressSpaceDispatch", "map", dispatch)
+    snapshot = read(target.set("PhysPageMap", "sections_nb", table, count))
+    assert "dispatch table claims" in texts(snapshot) or "flat view cannot" in texts(snapshot)
+    has_others(machine, snapshot)
+
+
+@pytest.mark.parametrize("count", (-1, 1 << 30, 65000))
+def test_a_gpio_list_with_absurdly_many_inputs(count: int) -> None:
+    machine = FakeMachine()
+    at = machine.serial.gpios[0][0]
+    snapshot = read(machine.build().set("NamedGPIOList", "num_in", at, count))
+    assert "a GPIO list" in texts(snapshot)
+    has_others(machine, snapshot)
+
+
+@pytest.mark.parametrize("size", (0, 1, 7, 12, 1 << 31, (1 << 64) - 1))
+def test_a_hash_table_of_an_absurd_size(size: int) -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    table = target.u64(target.field("Object", "properties", machine.nic.address))
+    snapshot = read(target.corrupt(table, size.to_bytes(8, "little")))
+    # Without a property table it is no object any more; what it held is.
+    assert machine.nic.address not in snapshot.objects
+    has_others(machine, snapshot, machine.nic)
+
+
+def test_a_type_of_an_absurd_size() -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    snapshot = read(target.set("TypeImpl", "instance_size", machine.type_at["nic"], 1 << 60))
+    assert "type nic claims" in texts(snapshot)
+    has_others(machine, snapshot)
+
+
+@pytest.mark.parametrize("ref", (0, 0x7FFFFFFF, 0xFFFFFFFF))
+def test_a_count_that_is_none(ref: int) -> None:
+    machine = FakeMachine()
+    snapshot = read(machine.build().set("Object", "ref", machine.nic.address, ref))
+    assert machine.nic.address not in snapshot.objects
+    has_others(machine, snapshot, machine.nic)
+
+
+def test_a_property_table_whose_count_is_wrong() -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    table = target.u64(target.field("Object", "properties", machine.nic.address))
+    count = int.from_bytes(target.peek(table + machine.glib.nnodes, 4) or b"", "little")
+    at = table + machine.glib.nnodes
+    snapshot = read(target.corrupt(at, (count - 1).to_bytes(4, "little")))
+    assert "a hash table is damaged" in texts(snapshot)
+    has_others(machine, snapshot)
+
+
+def test_a_property_that_leads_out_of_memory() -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    table = target.u64(target.field("Object", "properties", machine.nic.address))
+    values = target.u64(table + machine.glib.values)
+    snapshot = read(target.corrupt(values + 8, WILD.to_bytes(8, "little")))
+    assert "a property cannot be read" in texts(snapshot)
+    has_others(machine, snapshot)
+
+
+def test_a_child_that_is_no_object_is_dangling() -> None:
+    machine = FakeMachine()
+    machine.add_child(machine.nic, "gone", machine.new("rng"))
+    gone = machine.objects.pop()
+    report = check(take(machine.build(), machine.layout))
+    (finding,) = [f for f in report.findings if f.kind == "dangling"]
+    assert finding.address == gone.address
+    assert finding.references[0].holder == machine.nic.address
+
+
+# Wild pointers, one at a time, in every pointer of every structure
+
+
+FIELDS = [
+    ("Object", "class"), ("Object", "properties"), ("Object", "parent"),
+    ("DeviceState", "id"), ("DeviceState", "parent_bus"), ("DeviceState", "gpios"),
+    ("DeviceState", "clocks"), ("MemoryRegion", "owner"), ("MemoryRegion", "container"),
+    ("MemoryRegion", "alias"), ("MemoryRegion", "name"), ("MemoryRegion", "subregions"),
+    ("MemoryRegion", "subregions_link"), ("BusState", "name"), ("BusState", "parent"),
+    ("BusState", "children"), ("FlatView", "ranges"), ("FlatView", "dispatch"),
+    ("FlatView", "root"), ("AddressSpace", "name"), ("AddressSpace", "root"),
+    ("AddressSpace", "current_map"), ("AddressSpace", "listeners"),
+    ("NamedGPIOList", "in"), ("NamedGPIOList", "name"), ("NamedGPIOList", "node"),
+    ("TypeImpl", "name"), ("TypeImpl", "parent"), ("TypeImpl", "class"),
+    ("ObjectClass", "properties"), ("ObjectClass", "type"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", (WILD, 0, 3, (1 << 64) - 1), ids=("wild", "null", "odd", "-1"))
+@pytest.mark.parametrize(("name", "member"), FIELDS, ids=lambda part: part)
+def test_a_wild_pointer_ends_nothing_else(name: str, member: str, value: int) -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    victims = {
+        "Object": machine.nic.address,
+        "DeviceState": machine.serial.address,
+        "MemoryRegion": machine.bar.address,
+        "BusState": machine.pci.address,
+        "FlatView": machine.views[1].address,
+        "AddressSpace": machine.spaces[1].address,
+        "NamedGPIOList": machine.serial.gpios[0][0],
+        "TypeImpl": machine.type_at["nic"],
+        "ObjectClass": machine.class_at["nic"],
+    }
+    offset = target.layout.offset(name, member)
+    try:
+        snapshot = read(target.corrupt(victims[name] + offset, (value & (1 << 64) - 1).to_bytes(8, "little")))
+    except QmrError as error:
+        # Only the table of types is needed for anything at all.
+        assert name in ("TypeImpl", "ObjectClass"), error
+    else:
+        has_others(machine, snapshot, machine.nic, machine.pci, machine.bar, machine.serial)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "raw",
+    (
+        b"\x1b[31mred\x1b[0m\x07\r\n",
+        b"x" * 10_000,
+        b"\xff\xfe\x80 no utf-8 \xc3",
+        "\u202eevil\u200b\U000e0001".encode(),
+    ),
+    ids=("escapes", "long", "invalid", "bidi"),
+)
+def test_a_hostile_name_is_shown_harmlessly(raw: bytes) -> None:
+    machine = FakeMachine()
+    name = raw.decode("utf-8", "surrogateescape")
+    machine.bar.name = name
+    machine.nic.id = name
+    machine.add_child(machine.nic, name, machine.new("rng"))
+    snapshot = read(machine.build())
+    has_others(machine, snapshot)
+    report = check(snapshot)
+    index = report.book.index
+    for text in (
+        *(index.label(address) for address in snapshot.objects),
+        *(finding.text for finding in report.findings),
+        printable(snapshot.regions[machine.bar.address].name),
+    ):
+        assert text.isprintable()
+        assert len(text) < 1500
+
+
+def test_a_hostile_name_survives_a_file(tmp_path: object) -> None:
+    machine = FakeMachine()
+    machine.bar.name = "\x1b]0;\u202e\udcff\n"
+    snapshot = machine.snapshot()
+    path = f"{tmp_path}/names.jsonl"
+    save(snapshot, path)
+    assert load(path) == snapshot
+
+
+def test_a_name_without_an_end() -> None:
+    machine = FakeMachine()
+    target = machine.build()
+    at = machine.heap + 0x180000
+    target = target.corrupt(at, b"A" * 0x40000)
+    target = target.set("MemoryRegion", "name", machine.bar.address, at)
+    snapshot = read(target)
+    assert snapshot.regions[machine.bar.address].name == ""
+    assert "a name cannot be read" in texts(snapshot)
+    has_others(machine, snapshot)
+
+
+# Anything
+
+
+def _machine() -> FakeMachine:
+    machine = FakeMachine()
+    machine.clock(machine.serial, "clk")
+    machine.set_link(machine.nic, "peer", machine.serial)
+    machine.retire(machine.view(machine.io, [machine.window], [machine.window]))
+    listener = machine.add_child(
+        machine.objects_container, "listener", machine.new("qio-net-listener")
+    )
+    socket = machine.new("qio-channel-socket")
+    rows = {"sioc": machine.array(socket.address), "io_source": machine.array(1), "nsioc": 1}
+    machine.poke("QIONetListener", listener.address, **rows)
+    listener.ref += 1
+    resets = machine.new("resettable-container")
+    resets.resets = [machine.machine, machine.new("legacy-reset")]
+    port = machine.device("port0", "virtio-serial-port")
+    machine.machine.ref += 1  # the owner of what the element maps
+    element = machine.make("VirtQueueElement", in_num=1, in_sg=machine.array(0x7E0000000100, 8))
+    machine.poke("VirtIOSerialPort", port.address, elem=element)
+    return machine
+
+
+def _used(target: FakeTarget) -> list[tuple[int, int]]:
+    """The words that mean something, so that a flip is not wasted on zeros."""
+    out = []
+    for start, data in target.memory.items():
+        if start < BASE + END or start >= BASE:
+            for at in range(0, len(data) - 7, 8):
+                if any(data[at : at + 8]):
+                    out.append((start, at))
+    return out
+
+
+def test_the_machine_to_damage_is_sound() -> None:
+    assert not check(_machine().snapshot()).findings
+
+
+@pytest.mark.parametrize("part", range(10))
+def test_random_damage_never_ends_in_anything_but_a_qmr_error(part: int) -> None:
+    machine = _machine()
+    target = machine.build()
+    words = _used(target)
+    machine_at = BASE + CURRENT_MACHINE
+    read_anyway = 0
+    for seed in range(part * IMAGES // 10, (part + 1) * IMAGES // 10):
+        rng = random.Random(seed)
+        memory = {start: bytearray(data) for start, data in target.memory.items()}
+        for _ in range(rng.randint(1, FLIPS)):
+            start, at = rng.choice(words)
+            if start + at == machine_at:
+                continue
+            how = rng.random()
+            if how < 0.4:
+                memory[start][at + rng.randrange(8)] ^= 1 << rng.randrange(8)
+            elif how < 0.6:
+                memory[start][at : at + 8] = rng.getrandbits(64).to_bytes(8, "little")
+            elif how < 0.9:
+                # A pointer to something else that is there.
+                other, where = rng.choice(words)
+                memory[start][at : at + 8] = (other + where).to_bytes(8, "little")
+            else:
+                memory[start][at : at + 4] = rng.choice((0x7FFFFFFF, 0xFFFFFFFF, 0)).to_bytes(
+                    4, "little"
+                )
+        damaged = FakeTarget(memory, machine.symbols, machine.layout)
+        try:
+            snapshot = read(damaged)
+        except QmrError as error:
+            assert error.text and error.text.isprintable()
+            continue
+        read_anyway += 1
+        index = Index(snapshot)
+        for address in snapshot.objects:
+            assert index.label(address).isprintable()
+    # Much of the memory of so small a machine is its type table; most survive even so.
+    assert read_anyway > IMAGES // 10 // 4
