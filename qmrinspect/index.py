@@ -146,7 +146,7 @@ class Index:
         region = self.snapshot.regions.get(address)
         if region is not None and region.name:
             name = f" {region.name}"
-        return f"{obj.type}{printable(name)} <{address:#x}>"
+        return f"{printable(obj.type + name)} <{address:#x}>"
 
     def resolve(self, text: str) -> Obj:
         """Find the object that ``text`` names: see ``OBJ`` in the contract.

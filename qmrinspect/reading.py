@@ -17,7 +17,7 @@ from .layout.find import candidates
 from .snapshot import Snapshot
 from .target.image import Capture, Target
 from .walk import take, version_of
-from .walk.validate import fits, validate
+from .walk.validate import Check, fits, validate
 
 __all__ = ["Reader", "read"]
 
@@ -59,6 +59,15 @@ class Reader:
             snapshot = snapshot._replace(capture=_added(cost, snapshot.capture, attempt))
         return snapshot
 
+    def checks(self) -> tuple[Snapshot, list[Check]]:
+        """Take a reading and say how well the layout fits it.
+
+        :raises QmrError: as :meth:`read` does.
+        """
+        snapshot = self.read()
+        assert self._fitting is not None
+        return snapshot, validate(snapshot, self._fitting)
+
     def check(self) -> Report:
         """Read and audit; what is found must still be there at a second look.
 
@@ -90,7 +99,7 @@ class Reader:
             except (LayoutError, ReadingError) as error:
                 refused.append(f"{layout.source}: {error.text}")
                 continue
-            checks = validate(snapshot)
+            checks = validate(snapshot, layout)
             if fits(checks):
                 self._fitting = layout
                 return snapshot

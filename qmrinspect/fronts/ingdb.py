@@ -210,13 +210,16 @@ class _Inferior:
                 except gdb.error as error:
                     raise TargetError(f"GDB cannot let the VM run: {error}") from None
                 except KeyboardInterrupt:
-                    return Stop("signal", "SIGINT", "")
+                    seen.clear()
                 finally:
                     self._going = False
+                stop = _classify(seen)
+                if stop.asked:
+                    # Where the user lets SIGINT pass it would end QEMU as soon as that runs.
+                    _ask("queue-signal 0")
         finally:
             gdb.events.stop.disconnect(seen.append)
             gdb.events.exited.disconnect(seen.append)
-        stop = _classify(seen)
         if not stop.asked:
             gdb.write("".join(said))
         if stop.fatal:
@@ -231,7 +234,9 @@ def _classify(events: list[Any]) -> Stop:
         if isinstance(event, gdb.ExitedEvent):
             code = getattr(event, "exit_code", None)
             return Stop("exit", "by a signal" if code is None else f"exit status {code}", "")
-    event = events[-1] if events else None
+    if not events:
+        return Stop("signal", "SIGINT", "")
+    event = events[-1]
     if isinstance(event, gdb.BreakpointEvent):
         numbers = " and ".join(str(b.number) for b in event.breakpoints)
         return Stop("breakpoint", f"breakpoint {numbers}", "")

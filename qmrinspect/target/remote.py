@@ -73,16 +73,17 @@ class Remote:
         if thread is None:
             raise TargetError(f"the gdbserver at {address} has no process", "attach it to a QEMU")
         self.pid = int(thread.group(1), 16)
-        self.exe = self._object("exec-file").decode("utf-8", "replace")
+        # Until a thread is chosen, gdbserver knows of no process to read from.
+        packets.ask(b"Hgp%x.0" % self.pid)
+        self.exe = self._object("exec-file", f"{self.pid:x}").decode("utf-8", "replace")
         if packets.ask(b"QPassSignals:" + _PASSED.encode()) != b"OK":
             raise TargetError(f"the gdbserver at {address} cannot pass signals on", "use a newer")
         packets.ask(b"vFile:setfs:0")
         command = self._file("cmdline")
         self.argv = [os.fsdecode(part) for part in command.split(b"\0")[:-1]]
         self._elf = ElfFile(memoryview(self._file("exe")), self.exe)
-        self._memory = self._open("mem")
         auxv = self._object("auxv")
-        entry = dict(struct.iter_unpack("<QQ", auxv[: len(auxv) // 16 * 16])).get(_AT_ENTRY, 0)
+        entry: int = dict(struct.iter_unpack("<QQ", auxv[: len(auxv) // 16 * 16]))[_AT_ENTRY]
         self._base = entry - self._elf.entry
         self._constants = [
             (s.vaddr + self._base, s.offset, s.filesz)
@@ -116,7 +117,7 @@ class Remote:
             if start <= address and address + size <= start + length:
                 at = offset + address - start
                 return bytes(self._elf.data[at : at + size])
-        rows = self._stopped(lambda: list(self._read(self._memory, [(address, size)])))
+        rows = self._stopped(lambda: list(self._read([(address, size)])))
         return rows[0][1] if rows and len(rows[0][1]) == size else None
 
     def capture(self, ranges: list[tuple[int, int]]) -> tuple[Image, Capture]:
@@ -126,7 +127,7 @@ class Remote:
         self._halt()
         stopped = time.perf_counter_ns()
         try:
-            pieces = list(self._read(self._memory, self._present(ranges)))
+            pieces = list(self._read(ranges))
         finally:
             self._go()
         end = time.perf_counter_ns()
@@ -177,10 +178,10 @@ class Remote:
 
     # Files and memory --------------------------------------------------------------
 
-    def _object(self, name: str) -> bytes:
+    def _object(self, name: str, annex: str = "") -> bytes:
         out = b""
         while True:
-            request = f"qXfer:{name}:read::{len(out):x},{self._chunk:x}"
+            request = f"qXfer:{name}:read:{annex}:{len(out):x},{self._chunk:x}"
             reply = self._packets.ask(request.encode())
             if reply[:1] not in (b"l", b"m"):
                 raise TargetError(f"gdbserver does not tell its process's {name}")
@@ -195,7 +196,7 @@ class Remote:
             raise TargetError(
                 f"gdbserver cannot open /proc/{self.pid}/{name}", "it needs the right to read QEMU"
             )
-        return int(reply[1:], 16)
+        return int(reply[1:].partition(b";")[0], 16)
 
     def _file(self, name: str) -> bytes:
         """Read a whole file of the process in ``/proc``."""
@@ -204,12 +205,13 @@ class Remote:
         try:
             while len(out) < _FILE_MAX:
                 want = [(len(out) + i * self._chunk, self._chunk) for i in range(_WINDOW)]
-                for _, data in self._pread(handle, want):
+                # Every reply has to be taken, used or not.
+                for _, data in list(self._pread(handle, want)):
                     out += data
                     if not data:
                         return bytes(out)
                     if len(data) < self._chunk:
-                        break  # a file of /proc may give less at a time: go on from there
+                        break  # less may come at a time: go on from there
         finally:
             self._packets.ask(b"vFile:close:%x" % handle)
         raise TargetError(f"/proc/{self.pid}/{name} is too large")
@@ -222,52 +224,38 @@ class Remote:
             failed = not head.startswith(b"F") or head.startswith(b"F-")
             yield at, b"" if failed else data
 
-    def _read(self, handle: int, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+    def _read(self, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+        """Read memory; what cannot be read is left out, by page."""
+        # Memory comes as hex digits, two for each byte.
         chunk = max(_PAGE, self._chunk // _PAGE * _PAGE)
         places = [
             (at, min(chunk, start + size - at))
             for start, size in ranges
             for at in range(start, start + size, chunk)
         ]
-        sizes = dict(places)
-        short = []
-        for at, data in self._pread(handle, places):
-            if data:
-                yield at, data
-            if len(data) < sizes[at]:
-                short.append((at + len(data), sizes[at] - len(data)))
-        # Replies hold less where many bytes need an escape; a hole holds nothing.
-        while short:
-            at, size = short.pop()
-            for _, data in self._pread(handle, [(at, min(size, _PAGE - at % _PAGE))]):
-                step = len(data) or _PAGE - at % _PAGE
+        while places:
+            again = []
+            for (at, size), data in zip(places, self._memory(places)):
                 if data:
                     yield at, data
-                if step < size:
-                    short.append((at + step, size - step))
+                # A hole ends a reply, or fails it as a whole: try what is left by page.
+                left = size - len(data)
+                if left and (data or size > _PAGE):
+                    again += _pages(at + len(data), left)
+            places = again
 
-    def _present(self, ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Cut ranges down to the pages that the process has touched, by ``pagemap``."""
-        try:
-            handle = self._open("pagemap")
-        except TargetError:
-            return ranges
-        out: list[tuple[int, int]] = []
-        wanted = [(start // _PAGE * 8, size // _PAGE * 8) for start, size in ranges]
-        flags: dict[int, int] = {}
-        for at, data in self._read(handle, wanted):
-            for i in range(0, len(data) // 8 * 8, 8):
-                flags[(at + i) // 8] = data[i + 7]
-        self._packets.ask(b"vFile:close:%x" % handle)
-        for start, size in ranges:
-            for page in range(start // _PAGE, (start + size) // _PAGE):
-                # What could not be looked up counts as touched.
-                if flags.get(page, 0x80) & 0xC0:
-                    if out and sum(out[-1]) == page * _PAGE:
-                        out[-1] = (out[-1][0], out[-1][1] + _PAGE)
-                    else:
-                        out.append((page * _PAGE, _PAGE))
-        return out
+    def _memory(self, places: list[tuple[int, int]]) -> Iterator[bytes]:
+        for reply in self._packets.ask_all([b"m%x,%x" % place for place in places]):
+            yield b"" if reply.startswith(b"E") else bytes.fromhex(reply.decode("ascii"))
+
+
+def _pages(start: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cut a range at the borders of pages."""
+    end = start + size
+    while start < end:
+        part = min(end, (start // _PAGE + 1) * _PAGE) - start
+        yield start, part
+        start += part
 
 
 def _joined(pieces: Iterable[tuple[int, bytes]]) -> list[tuple[int, bytes]]:

@@ -15,6 +15,7 @@ __all__ = ["Context", "Handles", "Record", "Statics"]
 
 # A machine with more elements than this in one list is a loop or damaged memory.
 LIST_MAX = 200_000
+_DEPTH_MAX = 64
 
 
 class Record:
@@ -95,6 +96,7 @@ class Context:
         self.variant = variant
         self.notes: list[Note] = []
         self.types: dict[str, TypeInfo] = {}
+        self._chains: dict[str, tuple[str, ...]] = {}
         self.handles = Handles(0, 0, 0, 0)
         self.tables: list[HashTable] | None = None
 
@@ -160,13 +162,17 @@ class Context:
                 self.note(at, f"{what}: the list leads out of memory")
                 return
 
+    def chain(self, name: str) -> tuple[str, ...]:
+        """Return a QOM type and its ancestors, the type first."""
+        if name not in self._chains:
+            out: list[str] = []
+            at = name
+            while at in self.types and len(out) < _DEPTH_MAX:
+                out.append(at)
+                at = self.types[at].parent
+            self._chains[name] = tuple(out)
+        return self._chains[name]
+
     def is_a(self, name: str, ancestor: str) -> bool:
         """Whether a QOM type is, or derives from, ``ancestor``."""
-        for _ in range(64):
-            if name == ancestor:
-                return True
-            info = self.types.get(name)
-            if info is None or not info.parent:
-                return False
-            name = info.parent
-        return False
+        return ancestor in self.chain(name)

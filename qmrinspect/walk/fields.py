@@ -96,8 +96,8 @@ FIELDS = (
     Field("tpm-backend", "tpm-backend", "TPMBackend.tpmif", "object"),
     # accel/accel-softmmu.c accel_init_machine
     Field("initial", "machine", "MachineState.accelerator", "accel"),
-    # hw/i386/x86.c, hw/i386/pc.c: qemu_allocate_irqs(gsi_handler, ...)
-    Field("initial", "x86-machine", "X86MachineState.gsi", "irq", "array 24"),
+    # hw/i386/pc.c pc_gsi_create; microvm has the lines of two I/O APICs
+    Field("initial", "x86-machine", "X86MachineState.gsi", "irq", "array 48"),
     # hw/i386/microvm.c microvm_devices_init: qdev_new without an unref
     Field("initial", "microvm-machine", "X86MachineState.acpi_dev", "acpi-ged"),
     # hw/i386/amd_iommu.c amdvi_sysbus_realize
@@ -148,12 +148,26 @@ _WAYS = {way: _parse(way) for row in FIELDS for way in (row.way, row.when) if wa
 
 
 def _known(context: Context, row: Field) -> bool:
-    return all(
+    """Whether this QEMU has the fields of a row, where the layout says they are."""
+    start = _WAYS[row.way][0][1]
+    return _fits(context, row.type, start) and all(
         context.layout.has(struct, field)
         for way in (row.way, row.when)
         if way
         for _, struct, field in _WAYS[way]
     )
+
+
+def _fits(context: Context, type_name: str, struct: str) -> bool:
+    """Whether the type, or one it derives from, has instances of the structure's size.
+
+    A layout from another configuration of the same source may differ in this
+    structure alone.
+    """
+    if struct not in context.layout.structs:
+        return False
+    size = context.layout.size(struct)
+    return any(context.types[name].size == size for name in context.chain(type_name))
 
 
 def _locate(context: Context, start: int, way: str) -> int:

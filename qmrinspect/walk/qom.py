@@ -82,14 +82,18 @@ def read_classes(context: Context) -> Classes:
             name = context.image.string(impl["name"])
             parent = context.image.string(impl["parent"]) if impl["parent"] else ""
             klass = impl["class"]
-            if klass and context.image.u64(klass) != address:
-                context.note(address, f"the class of type {name} is of another one")
-            elif klass:
-                classes.tables[klass] = context.image.u64(klass + properties)
-                classes.names[klass] = name
+            own = context.image.u64(klass + properties) if klass else 0
+            owner = context.image.u64(klass) if klass else address
         except Unreadable:
             context.note(address, "a type cannot be read")
             continue
+        if not name or not name.isprintable():
+            context.note(address, "a type has no name that makes sense")
+            continue
+        if owner != address:
+            context.note(address, f"the class of type {name} is of another one")
+        elif klass:
+            classes.names[klass], classes.tables[klass] = name, own
         size = impl["instance_size"]
         if size > _TYPE_SIZE_MAX:
             context.note(address, f"type {name} claims {size} bytes")

@@ -15,6 +15,7 @@ from ..target.image import Capture, Image, Target, Unreadable
 from . import channels, dma, fields, holders, memory, plan, qdev, qom, quiet, rcu
 from .context import Context, Statics
 from .glib import probe
+from .validate import GAUGES
 
 __all__ = ["capture", "decode", "open_context", "statics_of", "take", "version_of"]
 
@@ -123,7 +124,7 @@ def decode(
         *dma.read_maps(context, objects, spaces, listeners),
     )
     settled = quiet.look(context).settled and not pending
-    used = {obj.type for obj in objects.values()}
+    used = {obj.type for obj in objects.values()} | GAUGES.keys() & context.types.keys()
     for name in list(used):
         while name in context.types and context.types[name].parent not in used | {""}:
             name = context.types[name].parent

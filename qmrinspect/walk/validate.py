@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Iterator, NamedTuple
 
+from ..layout import Layout
 from ..snapshot import Snapshot
 
 __all__ = ["Check", "fits", "validate"]
@@ -19,15 +20,21 @@ _TOLERANCE = 0.02
 
 
 class Check(NamedTuple):
-    """One relation: how many of the structures that should keep it do."""
+    """One relation: how many of the structures that should keep it do.
+
+    :param exact: whether all of them must.
+    """
 
     name: str
     held: int
     total: int
+    exact: bool = False
 
     @property
     def ok(self) -> bool:
         """Whether it holds often enough; a relation that nothing shows says nothing."""
+        if self.exact:
+            return self.held == self.total
         return self.total - self.held <= max(1, int(self.total * _TOLERANCE))
 
     @property
@@ -36,13 +43,29 @@ class Check(NamedTuple):
         return f"{self.held} of {self.total}"
 
 
-def _check(name: str, outcomes: Iterator[bool]) -> Check:
+def _check(name: str, outcomes: Iterator[bool], exact: bool = False) -> Check:
     results = list(outcomes)
-    return Check(name, sum(results), len(results))
+    return Check(name, sum(results), len(results), exact)
 
 
-def validate(snapshot: Snapshot) -> list[Check]:
-    """Return every relation with how well it holds."""
+# Types whose instances are one structure of the layout: their sizes are the best gauge.
+GAUGES = {
+    "object": "Object",
+    "device": "DeviceState",
+    "bus": "BusState",
+    "machine": "MachineState",
+    "memory-region": "MemoryRegion",
+    "virtio-device": "VirtIODevice",
+    "scsi-device": "SCSIDevice",
+    "irq": "IRQState",
+}
+
+
+def validate(snapshot: Snapshot, layout: Layout | None = None) -> list[Check]:
+    """Return every relation with how well it holds.
+
+    :param layout: that the snapshot was taken under, where it is at hand.
+    """
     objects, regions, devices = snapshot.objects, snapshot.regions, snapshot.devices
     buses, spaces, views = snapshot.buses, snapshot.spaces, snapshot.views
     children = [p for p in snapshot.props if p.role == "child"]
@@ -53,6 +76,15 @@ def validate(snapshot: Snapshot) -> list[Check]:
     }
     inputs = {irq for gpio in snapshot.gpios for irq in gpio.inputs}
     return [
+        _check(
+            "a type's instances have the size of its structure",
+            (
+                snapshot.types[name].size == layout.size(struct)
+                for name, struct in GAUGES.items()
+                if layout and name in snapshot.types and struct in layout.structs
+            ),
+            exact=True,
+        ),
         _check(
             "a child's parent is the object that has the child property",
             (p.target in objects and objects[p.target].parent == p.holder for p in children),

@@ -1,0 +1,497 @@
+"""qmr inside a real GDB: live, core, gdbserver, with and without debug information."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+from gdbtool import PATIENCE, ROOT, SCRIPT, Gdb, complete, debug_qemu, refusal
+
+from qmrinspect.fronts.verbs import VERBS
+from qmrinspect.hotplug.vm import Vm
+
+# A TCG buffer of its default size would be a gigabyte of every core.
+SMALL = ("-m", "32", "-nodefaults")
+DEVICES = (
+    *("-device", "virtio-net-pci,id=nic0"),
+    *("-device", "qemu-xhci,id=xhci0"),
+    *("-device", "usb-tablet,id=tab0"),
+)
+
+
+def stock() -> Vm:
+    return Vm(accel="tcg,tb-size=1", extra=(*SMALL, *DEVICES))
+
+
+def debug() -> Vm:
+    return Vm(debug_qemu(), accel="tcg,tb-size=1", extra=(*SMALL, *DEVICES))
+
+
+def runs(vm: Vm) -> bool:
+    """Whether QEMU is untraced, runs, and answers its monitor."""
+    status = Path(f"/proc/{vm.pid}/status").read_text()
+    if "TracerPid:\t0\n" not in status or re.search(r"State:\s+[tT]", status):
+        return False
+    with vm.monitor() as monitor:
+        return bool(monitor.execute("query-status"))
+
+
+@pytest.fixture(scope="module")
+def vm() -> Iterator[Vm]:
+    with stock() as vm:
+        yield vm
+
+
+@pytest.fixture(scope="module")
+def gdb(vm: Vm) -> Iterator[Gdb]:
+    """Return a GDB on the stripped QEMU; nothing lets that run."""
+    with Gdb("-p", vm.pid) as gdb:
+        yield gdb
+
+
+@pytest.fixture(scope="module")
+def typed_vm() -> Iterator[Vm]:
+    with debug() as vm:
+        yield vm
+
+
+@pytest.fixture(scope="module")
+def typed(typed_vm: Vm) -> Iterator[Gdb]:
+    """Return a GDB on the QEMU that has debug information."""
+    with Gdb("-p", typed_vm.pid) as gdb:
+        yield gdb
+
+
+# The verbs -------------------------------------------------------------------------
+
+
+def test_every_verb_of_the_table_is_there_with_its_help(gdb: Gdb) -> None:
+    overview = gdb.run("help qmr")
+    for verb in VERBS.values():
+        if "gdb" in verb.fronts:
+            assert f"qmr {verb.name} -- " in overview
+            assert f"usage: qmr {verb.name}" in gdb.run(f"help qmr {verb.name}")
+        else:
+            said = refusal(gdb, f"qmr {verb.name}")
+            assert "inside GDB" in said and "\n" not in said
+
+
+def test_the_books_of_a_stripped_qemu_balance(gdb: Gdb) -> None:
+    report = gdb.json("qmr check --json")
+    assert report["target"]["kind"] == "process"
+    assert report["target"]["layout"].startswith("profile:")
+    named = report["refs_explained"] + report["refs_by_rule"]
+    assert named >= 0.95 * report["refs_observed"]
+    assert gdb.run("p $_qmr_exitcode").split()[-1] == "0"
+
+
+def test_it_says_the_same_as_the_command_line() -> None:
+    with stock() as vm:
+        shell = subprocess.run(
+            [sys.executable, "-m", "qmrinspect", "--pid", str(vm.pid), "refs", "nic0"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+        )
+        with Gdb("-p", vm.pid) as gdb:
+            assert gdb.run("qmr refs nic0") == shell.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "/machine/peripheral/nic0",
+        "peripheral/nic0",
+        '$qmr("nic0")',
+        '(void *) $qmr("nic0")',
+        '(void *)((unsigned long) $qmr("nic0") + 0)',
+        "'nic0' ",
+    ],
+)
+def test_an_object_may_be_named_in_many_ways(gdb: Gdb, words: str) -> None:
+    wanted = gdb.json("qmr refs --json nic0")["object"]
+    assert gdb.json(f"qmr refs --json {words}")["object"] == wanted
+    assert gdb.json(f"qmr refs {words} --json")["object"] == wanted
+
+
+def test_the_value_history_names_objects(gdb: Gdb) -> None:
+    gdb.run('p $qmr("nic0")')
+    assert gdb.json("qmr refs $ --json")["object"]["id"] == "nic0"
+
+
+def test_a_reading_is_kept_for_as_long_as_nothing_changes(gdb: Gdb) -> None:
+    first = gdb.json("qmr check --json")["capture"]
+    assert gdb.json("qmr check --json")["capture"] == first
+    gdb.run("set var *(char *)$sp = *(char *)$sp")
+    assert gdb.json("qmr check --json")["capture"] != first
+
+
+# What goes wrong -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("qmr refs nicc", "did you mean nic0"),
+        ("qmr refs", "required: OBJ"),
+        ("qmr refs nic0 --nonsense", "--nonsense"),
+        ("qmr refs (void *) 8", "no live object"),
+        ("qmr refs (void *) 0", "NULL"),
+        ("qmr refs $qmr(", "GDB cannot evaluate"),
+        ('qmr refs "nic0', "quote"),
+        ("qmr chekc", "did you mean check"),
+        ('p $qmr("nicc")', "did you mean nic0"),
+        ("qmr hunt no-such-device", "no-such-device"),
+    ],
+)
+def test_bad_input_gets_one_sentence(command: str, words: str, gdb: Gdb) -> None:
+    said = refusal(gdb, command)
+    assert words in said
+    assert "\n" not in said.strip()
+    assert "Traceback" not in said
+
+
+def test_without_a_process_it_says_what_to_do() -> None:
+    with Gdb() as gdb:
+        assert "attach PID" in refusal(gdb, "qmr check")
+        assert "attach PID" in refusal(gdb, "qmr hunt e1000e")
+
+
+def test_another_program_is_no_qemu() -> None:
+    with Gdb("/bin/true") as gdb:
+        gdb.run("starti")
+        assert "not a QEMU" in refusal(gdb, "qmr tree")
+
+
+# Completion ------------------------------------------------------------------------
+
+
+def test_completion_goes_down_the_tree_step_by_step(gdb: Gdb) -> None:
+    assert complete(gdb, "qmr sho") == ["qmr show"]
+    assert "qmr show /machine/peripheral/" in complete(gdb, "qmr show /machine/per")
+    assert complete(gdb, "qmr show /machine/peripheral/ni") == [
+        "qmr show /machine/peripheral/nic0",
+        "qmr show /machine/peripheral/nic0/",
+    ]
+    assert complete(gdb, "qmr show /no/such/") == []
+
+
+def test_completion_knows_ids_options_and_names_with_spaces(gdb: Gdb) -> None:
+    assert complete(gdb, "qmr refs ni") == ["qmr refs nic0"]
+    assert {"qmr refs nic0", "qmr refs tab0", "qmr refs xhci0"} <= set(complete(gdb, "qmr refs "))
+    assert complete(gdb, "qmr refs nic0 --js") == ["qmr refs nic0 --json"]
+    path = "/machine/peripheral/nic0/bus master c"
+    assert f"qmr show {path[:-1]}container[0]" in complete(gdb, f"qmr show {path}")
+    assert gdb.json(f"qmr show --json {path[:-1]}container[0]")
+
+
+# How it is loaded ------------------------------------------------------------------
+
+
+def test_it_may_be_sourced_again(gdb: Gdb) -> None:
+    gdb.run(f"source {SCRIPT}")
+    assert "nic0" in gdb.run("qmr refs nic0")
+
+
+def test_nothing_third_party_is_imported(gdb: Gdb) -> None:
+    code = (
+        "import sys, sysconfig; "
+        "own = (sysconfig.get_path('stdlib'), gdb.PYTHONDIR, "
+        f"'{ROOT}/qmrinspect/', '{ROOT}/tests/'); "
+        "files = {n: getattr(m, '__file__', None) for n, m in list(sys.modules.items())}; "
+        "print([n for n, f in files.items() if f and not f.startswith(own)], "
+        "[n for n, f in files.items() if f and '-packages' in f])"
+    )
+    gdb.run("qmr check")
+    assert gdb.run(f"python {code}").strip() == "[] []"
+
+
+def test_it_works_from_an_installed_package(vm: Vm, tmp_path: Path) -> None:
+    site = tmp_path / "site-packages"
+    shutil.copytree(ROOT / "qmrinspect", site / "qmrinspect")
+    (site / "qmrinspect" / "gdb_script").mkdir()
+    script = site / "qmrinspect" / "gdb_script" / "qmr.py"
+    shutil.copy(SCRIPT, script)
+    for name in ("qemu", "prompt_toolkit", "pygments"):
+        (site / f"{name}.py").write_text("raise SystemError('third-party code was imported')")
+    with Gdb(script=script) as gdb:
+        assert str(site) in gdb.run("python import qmrinspect; print(qmrinspect.__file__)")
+        assert "usage: qmr hunt" in gdb.run("help qmr hunt")
+        assert str(site) not in gdb.run("python import sys; print(sys.path)").split("'")
+
+
+# Debug information -----------------------------------------------------------------
+
+
+def test_the_layout_comes_from_debug_information(typed: Gdb) -> None:
+    assert typed.json("qmr check --json")["target"]["layout"] == "dwarf"
+
+
+def test_dump_layout_needs_no_process(tmp_path: Path) -> None:
+    out = tmp_path / "layout.json"
+    code = f"from qmrinspect.fronts import ingdb; ingdb.dump_layout({str(out)!r})"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"
+    subprocess.run(
+        ["gdb", "-nx", "-batch", "-ex", f"python {program}", debug_qemu()],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+    )
+    structs = json.loads(out.read_text())["structs"]
+    assert structs["Object"]["fields"]["class"] == [0, 8]
+    assert "subregions" in structs["MemoryRegion"]["fields"]
+
+
+def test_the_function_returns_an_object(typed: Gdb) -> None:
+    assert "type = struct Object" in typed.run('ptype $qmr("nic0")')
+    assert typed.run('p $qmr("nic0")->ref').split()[-1] == "10"
+    assert typed.run('p $qmr("nic0")->parent == $qmr("/machine/peripheral")').split()[-1] == "1"
+
+
+def test_fields_name_objects(typed: Gdb) -> None:
+    refs = typed.json("qmr refs address_space_memory.root --json")
+    assert refs["object"]["path"] == "/machine/unattached/system[0]"
+    assert typed.json('qmr show $qmr("nic0")->parent --json')
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ('$qmr("nic0")', ("(Object *) 0x", "virtio-net-pci /machine/peripheral/nic0 10 refs")),
+        ('*$qmr("nic0")', ("<virtio-net-pci /machine/peripheral/nic0 10 refs>",)),
+        ("address_space_memory.root", ("(MemoryRegion *)", "system 0x0-0xffffffffffffffff")),
+        (
+            '(MemoryRegion *)$qmr("nic0/msix-table[0]")',
+            ("msix-table 0x0-0x3f", "of /machine/peripheral/nic0"),
+        ),
+        ("address_space_memory", ("memory, root system 0x", "view 0x")),
+        ("*address_space_memory.current_map", ("flat view of system", "ranges", "refs")),
+    ],
+)
+def test_values_are_shown_in_one_line(expression: str, words: tuple[str, ...], typed: Gdb) -> None:
+    typed.run("qmr check")
+    shown = typed.run(f"p {expression}")
+    for word in words:
+        assert word in shown
+    assert len(shown.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["Object", "MemoryRegion", "AddressSpace", "FlatView"])
+@pytest.mark.parametrize("place", ["0", "8", "$sp", "&address_space_memory", "-1", "current_machine"])
+def test_garbage_does_not_upset_the_printers(kind: str, place: str, typed: Gdb) -> None:
+    shown = typed.run(f"p ({kind} *) ({place})")
+    assert "Traceback" not in shown and "Python" not in shown
+
+
+def test_the_fields_are_still_there(typed: Gdb) -> None:
+    assert "class = 0x" in typed.run('p/r *$qmr("nic0")')
+
+
+# Letting it run --------------------------------------------------------------------
+
+
+def hunt(gdb: Gdb, *drivers: str) -> dict[str, Any]:
+    lines = gdb.run(f"qmr hunt {' '.join(drivers)} --json").splitlines()
+    return {row["device"]: row for row in map(json.loads, lines) if "device" in row}
+
+
+def test_a_hunt_inside_gdb_names_the_leak() -> None:
+    with stock() as vm:
+        with Gdb("-p", vm.pid) as gdb:
+            gdb.run("handle SIGUSR1 stop print pass")
+            gdb.run("handle SIGINT nostop noprint pass")
+            found = hunt(gdb, "virtio-net-pci", "bochs-display")
+            assert found["virtio-net-pci"]["outcome"] == "clean"
+            leak = found["bochs-display"]
+            assert (leak["outcome"], leak["cause"]) == ("leak", "same-owner-subregions")
+            kinds = [r["kind"] for r in leak["objects_left"][0]["references"]]
+            assert kinds == ["subregion"] * 3
+            assert re.search(r"SIGUSR1\s+Yes\s+Yes\s+Yes", gdb.run("info signals SIGUSR1"))
+            assert re.search(r"SIGINT\s+No\s+No\s+Yes", gdb.run("info signals SIGINT"))
+            assert gdb.json("qmr orphans --json")["orphans"]
+            assert gdb.json("qmr qmp query-status --json")
+            said = gdb.close()
+        assert "received signal" not in said
+        assert runs(vm)
+
+
+def test_a_breakpoint_ends_the_hunt_and_is_reported() -> None:
+    with debug() as vm, Gdb("-p", vm.pid) as gdb:
+        gdb.run("break qdev_device_add")
+        assert "stopped at breakpoint 1" in refusal(gdb, "qmr hunt e1000e")
+        assert "qdev_device_add" in gdb.run("bt 1")
+        gdb.run("delete")
+        gdb.run("qmr check")
+
+
+def test_a_crash_is_an_outcome() -> None:
+    with stock() as vm, Gdb("-p", vm.pid) as gdb:
+        # What the first one leaked keeps the name of its RAM block.
+        gdb.run("qmr plug bochs-display id=twice")
+        gdb.run("qmr unplug twice")
+        assert "SIGABRT" in refusal(gdb, "qmr plug bochs-display id=twice")
+        assert "abort" in gdb.run("bt 5")
+
+
+def test_a_qemu_that_quits_is_told(tmp_path: Path) -> None:
+    with stock() as vm, Gdb("-p", vm.pid) as gdb:
+        assert "has ended" in refusal(gdb, "qmr qmp quit")
+        assert "attach PID" in refusal(gdb, "qmr check")
+
+
+def test_a_monitor_that_is_taken_is_told(vm: Vm, gdb: Gdb) -> None:
+    del vm, gdb
+    with stock() as vm, vm.monitor(), Gdb("-p", vm.pid) as gdb:
+        assert "another client" in refusal(gdb, "qmr qmp query-status")
+
+
+def test_gdb_may_be_killed_while_it_reads() -> None:
+    with stock() as vm, Gdb("-p", vm.pid) as gdb:
+        code = (
+            "import os; from qmrinspect.target import debugger; "
+            "debugger.read_ranges = lambda *_: "
+            "(os.write(int(os.environ['QMR_TEST_PIPES'].split()[1]), b'{}\\n'), os.read(0, 1), "
+            "__import__('time').sleep(600))"
+        )
+        gdb.run(f"python {code}")
+        gdb.send("qmr check")
+        assert gdb.receive() == {}
+        os.kill(gdb.process.pid, signal.SIGKILL)
+        gdb.process.wait()
+        assert runs(vm)
+
+
+# At a terminal ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[tuple[Vm, Any]]:
+    with stock() as vm:
+        child = pexpect.spawn(
+            "gdb",
+            ["-nx", "-q", "-p", str(vm.pid), "-ex", f"source {SCRIPT}"],
+            encoding="utf-8",
+            codec_errors="replace",
+            timeout=PATIENCE,
+            dimensions=(40, 200),
+            env={**os.environ, "TERM": "dumb", "DEBUGINFOD_URLS": "", "HOME": str(tmp_path)},
+        )
+        try:
+            child.expect_exact("(gdb) ")
+            child.sendline("set pagination off")
+            child.expect_exact("(gdb) ")
+            yield vm, child
+        finally:
+            child.close(force=True)
+
+
+def test_ctrl_c_stops_what_takes_long(terminal: tuple[Vm, Any]) -> None:
+    _, child = terminal
+    child.sendline("qmr hmp info version")
+    child.expect_exact("(gdb) ")
+    child.sendline("python gdb.execute('python ' + 'print(\"re\" + \"ady\")'); "
+                   "gdb.execute('qmr events')")
+    child.expect_exact("ready")
+    child.sendintr()
+    child.expect_exact("(gdb) ")
+    child.sendline("qmr refs nic0")
+    child.expect_exact("10 references")
+
+
+def test_a_running_inferior_is_stopped_for_the_reading(terminal: tuple[Vm, Any]) -> None:
+    _, child = terminal
+    child.sendline("continue &")
+    child.expect_exact("(gdb) ")
+    child.sendline("qmr refs nic0")
+    child.expect_exact("10 references")
+    child.expect_exact("address-space-root")
+    child.sendline("info threads")
+    child.expect_exact("(running)")
+    child.sendline("interrupt")
+    child.expect("SIGINT")
+
+
+def test_detaching_leaves_it_running(terminal: tuple[Vm, Any]) -> None:
+    vm, child = terminal
+    child.sendline("qmr check")
+    child.expect_exact("(gdb) ")
+    child.sendline("detach")
+    child.expect_exact("detached")
+    child.sendline("quit")
+    child.expect(pexpect.EOF)
+    assert runs(vm)
+
+
+# Cores and gdbserver ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("typed_too", [False, True], ids=["stripped", "debug"])
+def test_a_core_says_what_the_process_said(typed_too: bool, tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    with debug() if typed_too else stock() as vm:
+        program = vm.argv[0]
+        with Gdb("-p", vm.pid) as gdb:
+            live = gdb.json("qmr check --json")
+            gdb.run(f"gcore {core}")
+        assert runs(vm)
+    try:
+        with Gdb(program, core) as gdb:
+            dead = gdb.json("qmr check --json")
+            assert dead["target"]["kind"] == "core"
+            for key in ("objects", "refs_observed", "refs_explained", "refs_by_rule", "policy"):
+                assert dead[key] == live[key]
+            assert gdb.json('qmr refs $qmr("nic0") --json')["object"]["id"] == "nic0"
+            assert complete(gdb, "qmr refs tab") == ["qmr refs tab0"]
+            assert "live QEMU" in refusal(gdb, "qmr hunt e1000e")
+        with Gdb("-c", core) as gdb:
+            assert gdb.json("qmr check --json")["objects"] == live["objects"]
+    finally:
+        core.unlink()
+
+
+def test_a_gdbserver_is_read_through(vm: Vm, gdb: Gdb) -> None:
+    del vm, gdb
+    with stock() as vm:
+        server = subprocess.Popen(
+            ["gdbserver", "--once", "--attach", "localhost:0", str(vm.pid)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            port = _port(server)
+            with Gdb("-ex", "set sysroot /", vm.argv[0]) as gdb:
+                gdb.run(f"target remote localhost:{port}")
+                report = gdb.json("qmr check --json")
+                assert report["target"]["kind"] == "remote"
+                assert report["exact"] == report["objects"]
+                assert hunt(gdb, "bochs-display")["bochs-display"]["outcome"] == "leak"
+                gdb.run("detach")
+            server.wait(PATIENCE)
+            assert runs(vm)
+        finally:
+            server.kill()
+            server.communicate()
+
+
+def _port(server: subprocess.Popen[bytes]) -> str:
+    assert server.stderr is not None
+    said = b""
+    while True:
+        assert select.select([server.stderr], [], [], PATIENCE)[0], said
+        said += os.read(server.stderr.fileno(), 4096)
+        match = re.search(rb"Listening on port (\d+)", said)
+        if match:
+            return match.group(1).decode()
