@@ -6,7 +6,8 @@ import sys
 
 # The package lies beside this directory in a checkout, and around it when installed.  It is
 # loaded by its place: what else is installed there stays out of this Python's sight.
-_here = os.path.dirname(os.path.realpath(__file__))
+# (__file__ is another script's, where that one sources this.)
+_here = os.path.dirname(os.path.realpath(sys._getframe().f_code.co_filename))
 for _place in (os.path.join(os.path.dirname(_here), "qmrinspect"), os.path.dirname(_here)):
     _init = os.path.join(_place, "__init__.py")
     if os.path.basename(_place) == "qmrinspect" and os.path.isfile(_init):

@@ -30,6 +30,8 @@ FORMAT = "qmr-snapshot/1"
 
 # A file that unpacks to more than this is no snapshot of a QEMU.
 _BYTES_MAX = 1 << 30
+# One record of it is no larger than this.
+_LINE_MAX = 16 << 20
 
 # Record name in the file, type, and the field of Snapshot that it goes to.
 _RECORDS: dict[str, tuple[type, str]] = {
@@ -173,9 +175,9 @@ def _parse(file: IO[str], path: Path) -> Snapshot:
     total = number = 0
     ended = False
     try:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(lambda: file.readline(_LINE_MAX), ""), 1):
             total += len(line)
-            if total > _BYTES_MAX:
+            if total > _BYTES_MAX or len(line) == _LINE_MAX:
                 raise TargetError(f"{path} is too large to be a snapshot")
             data = json.loads(line)
             if number == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import subprocess
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -218,12 +219,17 @@ def test_a_snapshot_that_unpacks_to_too_much(
 def test_one_endless_line_is_not_read_to_its_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(store, "_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr(store, "_LINE_MAX", 1 << 20)
     path = tmp_path / "line.gz"
     with gzip.open(path, "wt") as file:
         for _ in range(64):
             file.write(" " * (1 << 20))
-    assert "too large" in refused(path)
+    tracemalloc.start()
+    try:
+        assert "too large" in refused(path)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_another_format_is_said_to_be_one(lines: list[str], tmp_path: Path) -> None:

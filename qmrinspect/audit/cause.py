@@ -131,7 +131,10 @@ def describe(book: Book, edge: Edge) -> str:
     if edge.rule:
         return f"{edge.kind}: by rule {edge.rule}, {edge.field}"
     holder = book.index.label(edge.holder) if edge.holder else "the program's variable"
-    return f"{edge.kind}: {holder}, {printable(edge.field)}"
+    ends = ""
+    if edge.kind == "subregion" and source(book, edge) != edge.target:
+        ends = " (of another owner: only memory_region_del_subregion ends it)"
+    return f"{edge.kind}: {holder}, {printable(edge.field)}{ends}"
 
 
 def _count(n: int, noun: str) -> str:

@@ -13,22 +13,12 @@ from ..index import Index
 from ..ledger import Book, Edge
 from ..snapshot import Snapshot
 from .cause import causes, describe
+from .finding import Finding
 from .graph import adjacency, components, orphan_groups
 from .policy import Verdict, choose
+from .visible import finalized_subregions, visible_unreferenced
 
 __all__ = ["Finding", "Report", "check"]
-
-
-class Finding(NamedTuple):
-    """One thing that is wrong; ``address`` is the object, 0 for the machine as a whole."""
-
-    kind: str
-    severity: str
-    address: int
-    observed: int
-    expected: int
-    references: Sequence[Edge]
-    text: str
 
 
 class Report(NamedTuple):
@@ -65,6 +55,8 @@ def check(snapshot: Snapshot) -> Report:
     findings = [
         *_balances(book),
         *_dangling(book),
+        *visible_unreferenced(book),
+        *finalized_subregions(book),
         *_orphans(book),
         *_cycles(book),
         *_unreadable(snapshot),

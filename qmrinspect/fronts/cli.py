@@ -260,6 +260,11 @@ class ShellSession:
     def _connect(self) -> Monitor:
         from ..hotplug.monitor import MonitorBusy, monitor_addresses, open_monitor
 
+        if "--remote" in self._options.values:
+            raise MonitorError(
+                "QEMU stands still behind a gdbserver, and its monitor does not answer",
+                "end the gdbserver, and use --qmp without --remote",
+            )
         named = self._options.get("--qmp")
         if named:
             return open_monitor(named)

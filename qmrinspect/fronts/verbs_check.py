@@ -118,7 +118,7 @@ def _finding_lines(book: Book, finding: Finding) -> Iterator[str]:
 def _cost(snapshot: Snapshot) -> str:
     capture = snapshot.capture
     size = f"{capture.bytes / 1e6:.1f} MB in {render.plural(capture.reads, 'read')}"
-    if snapshot.target.kind != "process":
+    if snapshot.target.kind == "core":
         return f"read {size}"
     return f"QEMU stood still for {render.duration(capture.stop_us)}; read {size}"
 

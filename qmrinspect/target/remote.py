@@ -2,8 +2,9 @@
 -----------
 
 Reads a QEMU on another machine through gdbserver, by GDB's remote protocol (see
-"Remote Protocol" in GDB's manual).  gdbserver keeps the process stopped from its
-own start on; qmr lets it run as soon as it has been read, and detaches at the end.
+"Remote Protocol" in GDB's manual).  gdbserver has stopped the process before
+anyone connects, and it stands until qmr detaches.  It is never let run and stopped
+again in between: gdbserver can only send SIGINT to the whole process group for that.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import struct
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from typing import Callable, TypeVar
 
 from ..errors import TargetError
 from .elf import ElfFile
@@ -24,7 +24,6 @@ from .process import parse_maps
 
 __all__ = ["Remote"]
 
-T = TypeVar("T")
 
 _TIMEOUT_S = 10.0
 _PAGE = 4096
@@ -33,9 +32,6 @@ _AT_ENTRY = 9
 _WINDOW = 32
 _CHUNK_MAX = 64 * 1024
 _FILE_MAX = 1 << 30
-# Every signal of GDB's numbering but SIGINT, which stops, and SIGTRAP: QEMU uses
-# several for itself, and none is for us.
-_PASSED = ";".join(f"{number:x}" for number in range(1, 0x98) if number not in (2, 5))
 
 
 class Remote:
@@ -49,7 +45,7 @@ class Remote:
 
     def __init__(self, address: str) -> None:
         self._packets = _Packets(address)
-        self._running = False
+        self._since = time.perf_counter_ns()
         self._copy = ""
         try:
             self._connect(address)
@@ -76,15 +72,13 @@ class Remote:
         # Until a thread is chosen, gdbserver knows of no process to read from.
         packets.ask(b"Hgp%x.0" % self.pid)
         self.exe = self._object("exec-file", f"{self.pid:x}").decode("utf-8", "replace")
-        if packets.ask(b"QPassSignals:" + _PASSED.encode()) != b"OK":
-            raise TargetError(f"the gdbserver at {address} cannot pass signals on", "use a newer")
         packets.ask(b"vFile:setfs:0")
         command = self._file("cmdline")
         self.argv = [os.fsdecode(part) for part in command.split(b"\0")[:-1]]
         self._elf = ElfFile(memoryview(self._file("exe")), self.exe)
         auxv = self._object("auxv")
-        entry: int = dict(struct.iter_unpack("<QQ", auxv[: len(auxv) // 16 * 16]))[_AT_ENTRY]
-        self._base = entry - self._elf.entry
+        values = dict(struct.iter_unpack("<QQ", auxv[: len(auxv) // 16 * 16]))
+        self._base = int(values.get(_AT_ENTRY, 0)) - self._elf.entry
         self._constants = [
             (s.vaddr + self._base, s.offset, s.filesz)
             for s in self._elf.segments
@@ -109,31 +103,24 @@ class Remote:
 
     def mappings(self) -> list[Mapping]:
         """Return the mappings, lowest first."""
-        return parse_maps(self._stopped(lambda: self._file("maps")).decode("utf-8", "replace"))
+        return parse_maps(self._file("maps").decode("utf-8", "replace"))
 
     def peek(self, address: int, size: int) -> bytes | None:
-        """Read what cannot change: from the program's file, or by a short stop."""
+        """Read without a capture: constants come from the program's file."""
         for start, offset, length in self._constants:
             if start <= address and address + size <= start + length:
                 at = offset + address - start
                 return bytes(self._elf.data[at : at + size])
-        rows = self._stopped(lambda: list(self._read([(address, size)])))
+        rows = list(self._read([(address, size)]))
         return rows[0][1] if rows and len(rows[0][1]) == size else None
 
     def capture(self, ranges: list[tuple[int, int]]) -> tuple[Image, Capture]:
-        """Stop the process, copy ``ranges``, let it run on."""
-        begin = time.perf_counter_ns()
-        calls = self._packets.calls
-        self._halt()
-        stopped = time.perf_counter_ns()
-        try:
-            pieces = list(self._read(ranges))
-        finally:
-            self._go()
+        """Copy ``ranges``; the process stands since the connection was made."""
+        begin, calls = time.perf_counter_ns(), self._packets.calls
+        image = Image(_joined(self._read(ranges)), static=self.peek)
         end = time.perf_counter_ns()
-        image = Image(_joined(pieces), static=self.peek)
         cost = Capture(
-            (end - stopped) // 1000,
+            (end - self._since) // 1000,
             (end - begin) // 1000,
             self._packets.calls - calls,
             image.size,
@@ -145,7 +132,6 @@ class Remote:
     def close(self) -> None:
         """Let the process run, and gdbserver go."""
         try:
-            self._halt()
             self._packets.ask(b"D;%x" % self.pid)
         except (TargetError, AttributeError):
             pass  # it has gone, or there never was one
@@ -153,28 +139,6 @@ class Remote:
         if self._copy:
             os.unlink(self._copy)
             self._copy = ""
-
-    # Running and standing ---------------------------------------------------------
-
-    def _halt(self) -> None:
-        if self._running:
-            self._packets.interrupt()
-            self._running = False
-
-    def _go(self) -> None:
-        if not self._running:
-            self._packets.send(b"vCont;c")
-            self._running = True
-
-    def _stopped(self, work: Callable[[], T]) -> T:
-        """Do something while the process stands; before the first reading it stands anyway."""
-        ran = self._running
-        self._halt()
-        try:
-            return work()
-        finally:
-            if ran:
-                self._go()
 
     # Files and memory --------------------------------------------------------------
 
@@ -234,7 +198,7 @@ class Remote:
             for at in range(start, start + size, chunk)
         ]
         while places:
-            again = []
+            again: list[tuple[int, int]] = []
             for (at, size), data in zip(places, self._memory(places)):
                 if data:
                     yield at, data
@@ -314,13 +278,6 @@ class _Packets:
     def stop_acknowledging(self) -> None:
         if self.ask(b"QStartNoAckMode") == b"OK":
             self._acknowledge = False
-
-    def interrupt(self) -> None:
-        """Stop the process, and wait until it stands."""
-        self._write(b"\x03")
-        reply = self._receive()
-        if reply[:1] in (b"W", b"X"):
-            raise TargetError("QEMU has ended", "qmr ps lists the QEMUs that run here")
 
     def close(self) -> None:
         self._socket.close()

@@ -1,0 +1,23 @@
+"""What a check finds
+------------------
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Sequence
+
+from ..ledger import Edge
+
+__all__ = ["Finding"]
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong; ``address`` is the object, 0 for the machine as a whole."""
+
+    kind: str
+    severity: str
+    address: int
+    observed: int
+    expected: int
+    references: Sequence[Edge]
+    text: str
