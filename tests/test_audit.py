@@ -186,7 +186,7 @@ def test_why_gives_the_shortest_chain_from_a_root() -> None:
 
 
 def test_why_gives_the_cycle_when_there_is_no_chain() -> None:
-    machine = FakeMachine()
+    machine = FakeMachine(policy="owner-shared")
     core = machine.add_child(machine.nic, "core", machine.new("rng"))
     machine.set_link(core, "host", machine.nic)
     quiet(machine)
@@ -374,6 +374,7 @@ def test_p3_an_address_space_of_its_own_is_not_destroyed(policy: str) -> None:
     machine.space("dut-dma", root, machine.view(root, ()))
     verdict = judge(*unplug(machine, device), device.address)
     assert (verdict.outcome, verdict.cause) == ("leak", "address-space-root")
+    assert only(check(machine.snapshot()), "orphan").address == device.address
     assert "dut-dma" in verdict.text
 
 
@@ -397,6 +398,7 @@ def test_p7_a_subregion_of_a_foreign_container_is_not_deleted(policy: str) -> No
     assert verdict.outcome == "leak"
     assert "foreign-container" in {cause.name for cause in verdict.causes}
     assert "memory_region_del_subregion" in verdict.text
+    assert only(check(machine.snapshot()), "orphan").address == device.address
 
 
 @pytest.mark.parametrize("policy", NAMES)

@@ -11,7 +11,7 @@ from collections import Counter
 from typing import NamedTuple, Sequence
 
 from ..index import printable
-from ..ledger import Book, Edge
+from ..ledger import RULES, Book, Edge
 from .graph import PASSING, source
 
 __all__ = ["Cause", "causes", "describe", "descends"]
@@ -86,6 +86,8 @@ def _cause(book: Book, edge: Edge, address: int, head: int) -> str:
         return "address-space-root"
     if address != head:
         return ""
+    if edge.rule:
+        return "unbalanced"
     if descends(book, holder, head):
         return "link-cycle" if edge.kind == "link" else "reference-cycle"
     return f"held-by-{edge.kind}"
@@ -119,11 +121,19 @@ def _text(book: Book, name: str, label: str, edges: Sequence[Edge]) -> str:
         )
     if name == "address-space-root":
         return f"{label} holds itself through {fields}{more}: the address space was not destroyed"
+    if name == "unbalanced":
+        granted = RULES[edges[0].rule].grants
+        return f"nothing points to {label} any more and its first reference remains: {granted}"
     if name == "delayed":
         kinds = Counter(e.kind for e in edges)
         what = ", ".join(f"{kind} x{k}" for kind, k in sorted(kinds.items()))
         return f"{label} is held only by what ends by itself ({what})"
-    return f"{label} is held by {fields}{more}"
+    holders = ", ".join(
+        f"{index.label(e.owner or e.holder) if e.owner or e.holder else 'a variable'} "
+        f"by {printable(e.field)}"
+        for e in edges[:4]
+    )
+    return f"{label} is held by {holders}"
 
 
 def describe(book: Book, edge: Edge) -> str:

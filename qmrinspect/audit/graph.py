@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Iterable, Mapping, NamedTuple, Sequence
+from typing import Collection, Iterable, Mapping, NamedTuple, Sequence
 
 from ..ledger import KINDS, RULES, Book, Edge
 
-__all__ = ["Orphans", "adjacency", "components", "orphan_groups", "reachable", "roots"]
+__all__ = ["Orphans", "adjacency", "alive", "components", "orphan_groups", "reachable", "roots"]
+
+_DEPTH_MAX = 64
 
 # Kinds of references that end by themselves.
 PASSING = frozenset(kind.name for kind in KINDS if kind.ends)
@@ -64,18 +66,32 @@ def _passing(edge: Edge) -> bool:
     return edge.kind in PASSING or (bool(edge.rule) and not RULES[edge.rule].forever)
 
 
-def reachable(book: Book, start: Iterable[int]) -> set[int]:
-    """Return every object to which counted references lead from ``start``."""
+def reachable(book: Book, start: Iterable[int], without: Collection[int] = ()) -> set[int]:
+    """Return every object to which counted references lead from ``start``.
+
+    :param without: objects that the way may neither start from nor go through.
+    """
     graph = adjacency(book)
     seen: set[int] = set()
     todo = list(start)
     while todo:
         at = todo.pop()
-        if at in seen:
+        if at in seen or at in without:
             continue
         seen.add(at)
         todo += [edge.target for edge in graph.get(at, ())]
     return seen
+
+
+def alive(book: Book) -> set[int]:
+    """Return what is alive by right.
+
+    A device that was unparented is not, whatever holds it: a live container in which
+    it left a region, say, or an address space that it did not destroy.
+    """
+    index = book.index
+    gone = {a for a in index.snapshot.devices if not index.snapshot.objects[a].parent}
+    return reachable(book, roots(book), gone)
 
 
 def components(nodes: Iterable[int], graph: Mapping[int, Iterable[int]]) -> list[list[int]]:
@@ -138,20 +154,39 @@ class Orphans(NamedTuple):
 
 
 def orphan_groups(book: Book) -> list[Orphans]:
-    """Find what is alive in memory although nothing that is alive by right leads to it."""
-    alive = reachable(book, roots(book))
-    lost = {a for a in book.index.snapshot.objects if a not in alive}
+    """Find what is alive in memory and was taken out of the QOM tree.
+
+    Each group is named after the object that has no parent although its type
+    belongs in the tree, with what is below it and what only that holds.
+    """
+    objects = book.index.snapshot.objects
+    heads = {a for a in objects if _top(book, a) == a and not _outside(book, a)}
+    heads.discard(book.index.root)
+    alive = reachable(book, roots(book)) if heads else set()
     groups: dict[int, list[int]] = defaultdict(list)
-    for address in lost:
-        groups[_head(book, address, lost)].append(address)
+    for address in objects:
+        head = _head(book, address, heads, alive)
+        if head in heads:
+            groups[head].append(address)
     return [
         Orphans(head, tuple(sorted(members)), _ends(book, head))
         for head, members in sorted(groups.items())
-        if not _outside(book, head)
     ]
 
 
+def _top(book: Book, address: int) -> int:
+    """Return the topmost parent."""
+    objects = book.index.snapshot.objects
+    for _ in range(_DEPTH_MAX):
+        parent = objects[address].parent
+        if parent not in objects:
+            return address
+        address = parent
+    return address
+
+
 def _outside(book: Book, address: int) -> bool:
+    """Whether an object has no parent by its nature."""
     region = book.index.snapshot.regions.get(address)
     if region is not None and not region.owner and not region.name:
         return True  # a subpage, which belongs to a view, or a static region
@@ -159,21 +194,16 @@ def _outside(book: Book, address: int) -> bool:
     return not chain.isdisjoint(NEVER_IN_TREE)
 
 
-def _head(book: Book, address: int, lost: set[int]) -> int:
-    """Go up: to the parent, and from what never has one to what holds it."""
-    objects = book.index.snapshot.objects
+def _head(book: Book, address: int, heads: set[int], alive: set[int]) -> int:
+    """Go up: to the topmost parent, and from what never has one to what holds it."""
     seen: set[int] = set()
-    at = address
-    while at not in seen:
-        seen.add(at)
-        up = objects[at].parent
-        if up not in lost and _outside(book, at):
-            holders = [source(book, edge) for edge in book.on.get(at, ())]
-            up = next((h for h in holders if h in lost and h not in seen), 0)
-        if up not in lost:
-            return at
-        at = up
-    return min(seen)
+    while True:
+        address = _top(book, address)
+        if address in heads or address in alive or address in seen:
+            return address
+        seen.add(address)
+        holders = [source(book, edge) for edge in book.on.get(address, ())]
+        address = next((holder for holder in holders if holder), address)
 
 
 def _ends(book: Book, address: int) -> bool:

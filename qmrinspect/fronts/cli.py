@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import MonitorError, QmrError, TargetError, UsageError
@@ -455,8 +455,3 @@ def _here(verb: Verb) -> bool:
 
 def _rows(rows: Sequence[tuple[str, str]]) -> Iterable[str]:
     return render.table((), [render.Row(row) for row in rows])
-
-
-def entry(argv: Any = None) -> None:
-    """Run and leave the process with the exit code."""
-    sys.exit(main(argv))

@@ -198,16 +198,19 @@ class _Inferior:
         if gdb.parameter("non-stop"):
             raise TargetError("qmr cannot let the VM run in non-stop mode", "set non-stop off")
         seen: list[Any] = []
-        thread = gdb.selected_thread()
+        pid, thread = gdb.selected_inferior().pid, gdb.selected_thread()
         gdb.events.stop.connect(seen.append)
         gdb.events.exited.connect(seen.append)
         said: list[str] = []
         try:
-            with _signals(), _setting("scheduler-locking", "off"), _unsaid(said):
+            with _signals(), _unlocked(), _unsaid(said):
                 self._going = True
                 try:
                     gdb.execute("continue", to_string=True)
                 except gdb.error as error:
+                    if _connection() == "native" and _dead(pid):
+                        self.death = Stop("exit", "", "").sentence()
+                        return Stop("exit", "", "")
                     raise TargetError(f"GDB cannot let the VM run: {error}") from None
                 except KeyboardInterrupt:
                     seen.clear()
@@ -257,13 +260,18 @@ def _signals() -> Iterator[None]:
         now = parse_signal(_ask(f"info signals {wanted.name}"), wanted.name)
         if now is not None and now != wanted:
             changed.append(now)
-            # GDB asks back for those that it uses itself.
-            _ask(f"with confirm off -- {wanted.command()}")
+            _handle(wanted)
     try:
         yield
     finally:
         for before in changed:
-            _ask(f"with confirm off -- {before.command()}")
+            _handle(before)
+
+
+def _handle(wanted: Signal) -> None:
+    # GDB asks back for signals that it uses itself, and stumbles over a process that died.
+    with contextlib.suppress(TargetError):
+        _ask(f"with confirm off -- {wanted.command()}")
 
 
 @contextlib.contextmanager
@@ -300,25 +308,27 @@ def _command_line() -> list[str]:
 
 
 @contextlib.contextmanager
-def _setting(name: str, value: str | bool) -> Iterator[None]:
-    """Change one of GDB's settings for a while."""
-    try:
-        before = gdb.parameter(name)
-    except RuntimeError:
+def _unlocked() -> Iterator[None]:
+    """Let all threads run, also where the scheduler is locked to one."""
+    before = gdb.parameter("scheduler-locking")
+    if before not in ("on", "step"):
         yield
         return
-    if before == value:
-        yield
-        return
-    _ask(f"set {name} {_word(value)}")
+    _ask("set scheduler-locking off")
     try:
         yield
     finally:
-        _ask(f"set {name} {_word(before)}")
+        with contextlib.suppress(TargetError):
+            _ask(f"set scheduler-locking {before}")
 
 
-def _word(value: object) -> str:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+def _dead(pid: int) -> bool:
+    """Whether a process on this machine has ended, though GDB has not seen it yet."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return True
 
 
 # The session -----------------------------------------------------------------------

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Sequence
 
-from ..audit.cause import Cause, causes
-from ..audit.graph import PASSING, reachable, roots
+from ..audit.cause import Cause, causes, descends
+from ..audit.graph import PASSING, alive
 from ..ledger import Book, Edge
 
 __all__ = ["Judgement", "Left", "judge"]
@@ -52,8 +52,8 @@ def judge(before: Book, plugged: Book, after: Book, device: int) -> Judgement:
     if device in left and after.index.in_tree(device):
         text = f"{name} is still plugged: nobody acknowledged the unplug"
         return Judgement("not-acked", "", (), _left(plugged, after, [device]), text)
-    alive = reachable(after, roots(after))
-    lost = [a for a in left if a not in alive and not _of_a_view(after, a)]
+    by_right = alive(after)
+    lost = [a for a in left if a not in by_right and not _of_a_view(after, a)]
     rows = _left(plugged, after, lost)
     if device in lost:
         return _leak(after, device, lost, rows)

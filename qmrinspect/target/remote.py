@@ -9,6 +9,7 @@ again in between: gdbserver can only send SIGINT to the whole process group for 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -47,6 +48,7 @@ class Remote:
         self._packets = _Packets(address)
         self._since = time.perf_counter_ns()
         self._copy = ""
+        self.pid = 0
         try:
             self._connect(address)
         except BaseException:
@@ -77,8 +79,10 @@ class Remote:
         self.argv = [os.fsdecode(part) for part in command.split(b"\0")[:-1]]
         self._elf = ElfFile(memoryview(self._file("exe")), self.exe)
         auxv = self._object("auxv")
-        values = dict(struct.iter_unpack("<QQ", auxv[: len(auxv) // 16 * 16]))
-        self._base = int(values.get(_AT_ENTRY, 0)) - self._elf.entry
+        entry = 0
+        for kind, value in struct.iter_unpack("<QQ", auxv[: len(auxv) // 16 * 16]):
+            entry = int(value) if kind == _AT_ENTRY else entry
+        self._base: int = entry - self._elf.entry
         self._constants = [
             (s.vaddr + self._base, s.offset, s.filesz)
             for s in self._elf.segments
@@ -131,10 +135,9 @@ class Remote:
 
     def close(self) -> None:
         """Let the process run, and gdbserver go."""
-        try:
-            self._packets.ask(b"D;%x" % self.pid)
-        except (TargetError, AttributeError):
-            pass  # it has gone, or there never was one
+        # It may have gone, or there never was one.
+        with contextlib.suppress(TargetError):
+            self._packets.ask(b"D;%x" % self.pid if self.pid else b"D")
         self._packets.close()
         if self._copy:
             os.unlink(self._copy)
