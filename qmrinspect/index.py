@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from bisect import bisect_right
 from collections import defaultdict
-from typing import Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from .errors import ObjectNotFound
 from .snapshot import Obj, Prop, Slot, Snapshot

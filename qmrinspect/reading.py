@@ -8,15 +8,17 @@ tried until one is found under which the picture is free of contradictions.
 from __future__ import annotations
 
 import time
-from typing import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from .audit.check import Finding, Report, check
 from .errors import LayoutError, ReadingError
 from .layout import Layout
 from .layout.find import candidates
-from .snapshot import Snapshot
+from .snapshot import Pointer, Snapshot
 from .target.image import Capture, Target
 from .walk import take, version_of
+from .walk.context import Context
+from .walk.pointers import find_pointers
 from .walk.validate import Check, fits, validate
 
 __all__ = ["Reader", "read"]
@@ -35,12 +37,16 @@ class Reader:
     :param target: what to read.
     :param layouts: tried before the known ones; a GDB that has debug information
         gives its own.
+    :param runs: whether the target runs between two readings, so that another one may
+        come out better.
     """
 
-    def __init__(self, target: Target, layouts: Iterable[Layout] = ()) -> None:
+    def __init__(self, target: Target, layouts: Iterable[Layout] = (), runs: bool = True) -> None:
         self.target = target
+        self._runs = runs and target.kind == "process"
         self._layouts = tuple(layouts)
         self._fitting: Layout | None = None
+        self._context: Context | None = None
 
     def read(self) -> Snapshot:
         """Take a snapshot, again and again if need be until it is of a quiet moment.
@@ -49,13 +55,13 @@ class Reader:
         :raises LayoutError: when no known layout fits; the text says why each does not.
         :raises ReadingError: when the one that fitted before no longer does.
         """
-        snapshot = self._first() if self._fitting is None else take(self.target, self._fitting)
+        snapshot = self._first() if self._fitting is None else self._take(self._fitting)
         for attempt in range(1, _ATTEMPTS):
             cost = snapshot.capture
-            if cost.quiescent or self.target.kind != "process" or self._fitting is None:
+            if cost.quiescent or not self._runs or self._fitting is None:
                 break
             time.sleep(_PAUSE_S * attempt)
-            snapshot = take(self.target, self._fitting)
+            snapshot = self._take(self._fitting)
             snapshot = snapshot._replace(capture=_added(cost, snapshot.capture, attempt))
         return snapshot
 
@@ -78,7 +84,7 @@ class Reader:
         """
         report = check(self.read())
         for _ in range(_LOOKS):
-            if not report.failed or self.target.kind != "process":
+            if not report.failed or not self._runs:
                 break
             time.sleep(_GRACE_S)
             again = check(self.read())
@@ -90,12 +96,28 @@ class Reader:
                 break
         return report
 
+    def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
+        """Search the memory of the last reading for every word that points to an object.
+
+        :param snapshot: that reading.
+        :param targets: addresses of the objects.
+        """
+        if self._context is None or not targets:
+            return ()
+        base, elf = self.target.base(), self.target.elf()
+        variables = [(base + start, size, name) for start, size, name in elf.objects()]
+        return find_pointers(self._context, snapshot.objects, targets, variables)
+
+    def _take(self, layout: Layout) -> Snapshot:
+        snapshot, self._context = take(self.target, layout)
+        return snapshot
+
     def _first(self) -> Snapshot:
         """Find the layout that fits."""
         refused = []
         for layout in self._candidates():
             try:
-                snapshot = take(self.target, layout)
+                snapshot = self._take(layout)
             except (LayoutError, ReadingError) as error:
                 refused.append(f"{layout.source}: {error.text}")
                 continue

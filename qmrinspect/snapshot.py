@@ -10,7 +10,8 @@ Addresses are integers; 0 stands for a NULL pointer.
 
 from __future__ import annotations
 
-from typing import Annotated, Mapping, NamedTuple, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Annotated, NamedTuple
 
 from .target.image import Capture
 
@@ -116,7 +117,7 @@ class BusKid(NamedTuple):
 
     address: Address
     child: Address
-    index: int
+    number: int
 
 
 class Bus(NamedTuple):
@@ -219,12 +220,13 @@ class Slot(NamedTuple):
 
 
 class Pointer(NamedTuple):
-    """A word that points to an object: a candidate, not a reference.
+    """A word that points to an object: a candidate for its holder, not a reference.
 
     :param address: of the word.
     :param container: the object whose memory has the word, 0 when none does.
-    :param offset: of the word in its container, or in the program's data.
-    :param place: ``object``, ``data`` (a variable) or ``memory`` (the heap, a stack).
+    :param offset: of the word in its container or variable, bytes.
+    :param place: ``object``, ``variable`` or ``memory`` (the heap, a stack).
+    :param field: ``Struct.field`` or the variable's name, empty when unknown.
     """
 
     target: Address
@@ -232,6 +234,7 @@ class Pointer(NamedTuple):
     container: Address
     offset: int
     place: str
+    field: str
 
 
 class Note(NamedTuple):
@@ -272,3 +275,4 @@ class Snapshot(NamedTuple):
     pending: Sequence[Pending]
     slots: Sequence[Slot]
     notes: Sequence[Note]
+    pointers: Sequence[Pointer] = ()

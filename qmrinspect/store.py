@@ -13,11 +13,12 @@ import json
 import shutil
 import subprocess
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from subprocess import PIPE
-from typing import IO, Any, Iterator, get_args, get_origin, get_type_hints
+from typing import IO, Any, cast, get_args, get_origin, get_type_hints
 
 from . import snapshot as model
 from .errors import TargetError
@@ -49,6 +50,7 @@ _RECORDS: dict[str, tuple[type, str]] = {
     "pending": (model.Pending, "pending"),
     "slot": (model.Slot, "slots"),
     "note": (model.Note, "notes"),
+    "pointer": (model.Pointer, "pointers"),
 }
 
 
@@ -85,11 +87,11 @@ def _lines(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
 
 
 def _plain(row: Any) -> dict[str, Any]:
-    return {name: _encode(hint, getattr(row, name)) for name, hint in _hints(type(row)).items()}
+    return {name: _encode(hint, getattr(row, name)) for name, hint in _hints(row.__class__).items()}
 
 
-@lru_cache(maxsize=None)
-def _hints(kind: type) -> dict[str, Any]:
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
 
@@ -117,14 +119,22 @@ def _decode(hint: Any, value: Any) -> Any:
 
 
 def _build(kind: Any, data: dict[str, Any]) -> Any:
-    return kind(**{name: _decode(hint, data[name]) for name, hint in _hints(kind).items()})
+    # A field with a default came later than some files.
+    later = kind._field_defaults
+    return kind(
+        **{
+            name: _decode(hint, data[name])
+            for name, hint in _hints(kind).items()
+            if name in data or name not in later
+        }
+    )
 
 
 @contextmanager
 def _open(path: Path, suffix: str, mode: str) -> Iterator[IO[str]]:
     if suffix == ".gz":
-        with gzip.open(path, mode + "t", encoding="utf-8") as file:
-            yield file
+        with gzip.open(path, mode + "t", encoding="utf-8") as packed:
+            yield cast("IO[str]", packed)
     elif suffix == ".zst":
         yield from _through_zstd(path, mode)
     else:
@@ -201,7 +211,7 @@ def _parse(file: IO[str], path: Path) -> Snapshot:
     for _, field in _RECORDS.values():
         if field == "types":
             fields[field] = {row.name: row for row in rows[field]}
-        elif field in ("props", "gpios", "clocks", "pending", "slots", "notes"):
+        elif field in ("props", "gpios", "clocks", "pending", "slots", "notes", "pointers"):
             fields[field] = tuple(rows[field])
         else:
             fields[field] = {row.address: row for row in rows[field]}

@@ -9,8 +9,8 @@ and a given layout would have.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Iterable, Iterator, Mapping
 
 from qmrinspect.index import Index
 from qmrinspect.layout import Layout, Struct, load
@@ -19,7 +19,8 @@ from qmrinspect.ledger import POLICIES, Book, Policy, open_book
 from qmrinspect.ledger.policies import by_name
 from qmrinspect.snapshot import Snapshot
 from qmrinspect.target.elf import ElfFile
-from qmrinspect.target.image import Capture, Image, Mapping as Mapped
+from qmrinspect.target.image import Capture, Image
+from qmrinspect.target.image import Mapping as Mapped
 from qmrinspect.walk import take
 from qmrinspect.walk.glib import HASH_VARIANTS, HashVariant
 
@@ -510,7 +511,7 @@ class FakeMachine:
 
     def snapshot(self) -> Snapshot:
         """Read this machine."""
-        return take(self.build(), self.layout)
+        return take(self.build(), self.layout)[0]
 
 
 class _Image:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Make the golden snapshots again: real machines, idle and after unplugs that leak.
 
-    tests/make_golden.py                  # all of them; builds QEMUs where it must
-    tests/make_golden.py stock-7.2        # those of one QEMU
+tests/make_golden.py                  # all of them; builds QEMUs where it must
+tests/make_golden.py stock-7.2        # those of one QEMU
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from qmrinspect.hotplug.recipes import recipe  # noqa: E402
+from qmrinspect.hotplug.recipes import recipe_for  # noqa: E402
 from qmrinspect.hunt.cycle import hunt_one  # noqa: E402
 from qmrinspect.hunt.drivers import OwnVm  # noqa: E402
 from qmrinspect.snapshot import Snapshot  # noqa: E402
@@ -56,7 +56,7 @@ def store(snapshot: Snapshot, name: str) -> None:
 
 def make(name: str) -> None:
     """Make both snapshots of one QEMU."""
-    recipes = [recipe(driver) for driver in DRIVERS]
+    recipes = [recipe_for(driver) for driver in DRIVERS]
     with OwnVm(recipes, program(name)) as vm:
         store(vm.read(), f"{name}-idle")
         for number, one in enumerate(recipes):

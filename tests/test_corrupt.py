@@ -34,7 +34,7 @@ IMAGES, FLIPS = 300, 50
 
 def read(target: FakeTarget) -> Snapshot:
     begin = time.monotonic()
-    snapshot = take(target, target.layout)
+    snapshot, _ = take(target, target.layout)
     check(snapshot)
     assert time.monotonic() - begin < LIMIT_S
     return snapshot
@@ -254,7 +254,7 @@ def test_a_child_that_is_no_object_is_dangling() -> None:
     machine = FakeMachine()
     machine.add_child(machine.nic, "gone", machine.new("rng"))
     gone = machine.objects.pop()
-    report = check(take(machine.build(), machine.layout))
+    report = check(machine.snapshot())
     (finding,) = [f for f in report.findings if f.kind == "dangling"]
     assert finding.address == gone.address
     assert finding.references[0].holder == machine.nic.address
@@ -296,7 +296,9 @@ def test_a_wild_pointer_ends_nothing_else(name: str, member: str, value: int) ->
     }
     offset = target.layout.offset(name, member)
     try:
-        snapshot = read(target.corrupt(victims[name] + offset, (value & (1 << 64) - 1).to_bytes(8, "little")))
+        snapshot = read(
+            target.corrupt(victims[name] + offset, (value & (1 << 64) - 1).to_bytes(8, "little"))
+        )
     except QmrError as error:
         # Only the table of types is needed for anything at all.
         assert name in ("TypeImpl", "ObjectClass"), error

@@ -25,7 +25,7 @@ SUFFIXES = (".jsonl", ".gz", ".zst")
 def snapshot() -> Snapshot:
     machine = FakeMachine()
     machine.clock(machine.serial, "clk")
-    machine.bar.name = "\x1b[2J \u20ac \udce9 \"quoted\" \\ \n"
+    machine.bar.name = '\x1b[2J \u20ac \udce9 "quoted" \\ \n'
     kid = machine.pci.kids[0]
     machine.dead_kids.append(kid)
     taken = machine.snapshot()
@@ -63,9 +63,7 @@ def test_round_trip(snapshot: Snapshot, tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_file_is_replaced_in_one_step(
-    snapshot: Snapshot, tmp_path: Path, suffix: str
-) -> None:
+def test_a_file_is_replaced_in_one_step(snapshot: Snapshot, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"machine{suffix}"
     save(snapshot._replace(props=()), path)
     save(snapshot, path)
@@ -122,7 +120,15 @@ def test_a_damaged_archive_is_refused(snapshot: Snapshot, tmp_path: Path, suffix
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_none_at_all(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"none{suffix}"
-    for content in (b"", b"\0" * 5000, b"\x7fELF" + b"x" * 100, b"{}\n", b"[]\n", b"null\n", b"3\n"):
+    for content in (
+        b"",
+        b"\0" * 5000,
+        b"\x7fELF" + b"x" * 100,
+        b"{}\n",
+        b"[]\n",
+        b"null\n",
+        b"3\n",
+    ):
         path.write_bytes(content)
         refused(path)
     refused(tmp_path / f"missing{suffix}")

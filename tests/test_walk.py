@@ -28,10 +28,10 @@ from qmrinspect.index import Index
 from qmrinspect.layout import Layout
 from qmrinspect.ledger import KINDS, POLICIES, Kind, open_book
 from qmrinspect.reading import Reader, read
+from qmrinspect.target.image import Image
 from qmrinspect.walk import take
 from qmrinspect.walk.glib import HASH_VARIANTS, HashVariant, entries, open_table, probe
 from qmrinspect.walk.scan import find_pointer, find_words
-from qmrinspect.target.image import Image
 
 
 @pytest.fixture(autouse=True)
@@ -452,7 +452,7 @@ def test_kind_is_the_only_explanation_of_a_reference(kind: Kind) -> None:
     assert {edge.kind for edge in edges} == {kind.name} | COMPANY.get(kind.name, set())
     assert not any(edge.rule for edge in edges), "a rule is no explanation"
     assert all(edge.field for edge in edges)
-    assert snapshot.objects[obj.address].ref == sum(edge.count for edge in edges) > 0
+    assert snapshot.objects[obj.address].ref == book.expected(obj.address) > 0
     # And nothing else in the machine lost its balance by it.
     assert {a: book.residual(a) for a in snapshot.objects if book.residual(a)} == {}
 
@@ -469,7 +469,7 @@ def test_named_variables_hold_first_references() -> None:
     target = machine.build()
     target = target.corrupt(BASE + BSS + 0x800, machine.sysbus.address.to_bytes(8, "little"))
     target = target.corrupt(BASE + BSS + 0x808, machine.root.address.to_bytes(8, "little"))
-    report = check(take(target, machine.layout))
+    report = check(take(target, machine.layout)[0])
     assert not report.findings
     assert report.by_rule == 0 and not report.rules
     fields = {e.field for e in report.book.edges if e.kind == "initial"}
@@ -610,7 +610,7 @@ def test_a_reader_keeps_the_layout_that_fitted() -> None:
 
 def test_an_incomplete_layout_is_refused() -> None:
     structs = {k: v for k, v in NEWEST.structs.items() if k != "FlatRange"}
-    with pytest.raises(LayoutError, match="FlatRange.mr"):
+    with pytest.raises(LayoutError, match=r"FlatRange\.mr"):
         take(FakeMachine().build(), NEWEST._replace(structs=structs))
 
 
@@ -671,7 +671,7 @@ def test_scan_finds_words_in_every_chunk() -> None:
     data = bytearray(0x30000)
     for at in (0, 8, 0xFFF8, 0x10000, 0x2FFF8):
         data[at : at + 8] = value.to_bytes(8, "little")
-    data[0x204 : 0x20C] = value.to_bytes(8, "little")  # not aligned: no pointer
+    data[0x204:0x20C] = value.to_bytes(8, "little")  # not aligned: no pointer
     image = Image([(0x1000, bytes(data))])
     places = [0x1000, 0x1008, 0x10FF8, 0x11000, 0x30FF8]
     assert [a for a, _ in find_words(image, {value, value + (1 << 20)})] == places

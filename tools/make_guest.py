@@ -41,10 +41,10 @@ MODULES = """
     virtio_pci virtio_mmio virtio_net virtio_blk virtio_scsi virtio_console virtio_balloon
     virtio_rng virtio_input virtio_mem virtio_pmem virtio_crypto virtio_gpu virtio_iommu
     9pnet_virtio e1000 e1000e igb 8139cp 8139too vmxnet3 pcnet32 ne2k_pci tulip e100
-    nvme ahci ata_piix megaraid_sas sym53c8xx mptspi mptsas vmw_pvscsi am53c974
+    nvme ahci ata_piix vmw_pvscsi
     sd_mod sr_mod xhci_pci ehci_pci uhci_hcd ohci_pci usb_storage uas usbhid hid_generic
     usbnet cdc_ether rndis_host sdhci_pci mmc_block snd_hda_intel snd_hda_codec_generic
-    snd_intel8x0 snd_ens1370 i6300esb ipmi_si pvpanic_pci pvpanic_mmio qemu_fw_cfg
+    snd_intel8x0 snd_ens1370 i6300esb pvpanic_pci pvpanic_mmio qemu_fw_cfg
     acpiphp pciehp shpchp
 """.split()
 

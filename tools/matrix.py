@@ -110,7 +110,7 @@ class Matrix:
         if cell.load == "linux":
             kernel, initrd = make_guest.make(self._flavour)
             extra += ["-kernel", str(kernel), "-initrd", str(initrd), "-no-reboot"]
-            extra += ["-append", "console=ttyS0 quiet panic=-1 qmr.io=1"]
+            extra += ["-append", "console=ttyS0 quiet panic=-1 intel_iommu=off qmr.io=1"]
         with tempfile.TemporaryDirectory(prefix="qmr-serial-") as place:
             return self._boot(cell, extra, Path(place) / "serial")
 

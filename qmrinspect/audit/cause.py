@@ -8,13 +8,14 @@ contract's words, with the sentence that a person understands.
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..index import printable
 from ..ledger import RULES, Book, Edge
 from .graph import PASSING, source
 
-__all__ = ["Cause", "causes", "describe", "descends"]
+__all__ = ["Cause", "causes", "descends", "describe"]
 
 _DEPTH_MAX = 64
 
@@ -101,10 +102,10 @@ def _text(book: Book, name: str, label: str, edges: Sequence[Edge]) -> str:
     if name == "same-owner-subregions":
         names = ", ".join(printable(e.field.split('"')[1]) for e in edges[:12])
         more = f" and {n - 12} more" if n > 12 else ""
-        containers = Counter(index.label(e.holder) for e in edges)
+        within = {e.holder for e in edges}
         return (
             f"{label} holds itself {_times(n)}: {_count(n, 'subregion')} ({names}{more}) in "
-            f"{_count(len(containers), 'container')} of its own"
+            f"{_count(len(within), 'container')} of its own"
         )
     if name == "link-cycle":
         holders = ", ".join(
@@ -125,8 +126,8 @@ def _text(book: Book, name: str, label: str, edges: Sequence[Edge]) -> str:
         granted = RULES[edges[0].rule].grants
         return f"nothing points to {label} any more and its first reference remains: {granted}"
     if name == "delayed":
-        kinds = Counter(e.kind for e in edges)
-        what = ", ".join(f"{kind} x{k}" for kind, k in sorted(kinds.items()))
+        counts = Counter(e.kind for e in edges)
+        what = ", ".join(f"{kind} x{k}" for kind, k in sorted(counts.items()))
         return f"{label} is held only by what ends by itself ({what})"
     holders = ", ".join(
         f"{index.label(e.owner or e.holder) if e.owner or e.holder else 'a variable'} "

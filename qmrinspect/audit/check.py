@@ -7,10 +7,11 @@ Every object of a snapshot, observed against expected, and what does not balance
 from __future__ import annotations
 
 from collections import Counter
-from typing import Mapping, NamedTuple, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ..index import Index
-from ..ledger import Book, Edge
+from ..ledger import Book
 from ..snapshot import Snapshot
 from .cause import causes, describe
 from .finding import Finding
@@ -61,11 +62,11 @@ def check(snapshot: Snapshot) -> Report:
         *_cycles(book),
         *_unreadable(snapshot),
     ]
-    by_rule = sum(edge.count for edge in live if edge.rule)
+    by_rule = sum(1 for edge in live if edge.rule)
     total = sum(obj.ref for obj in objects.values())
     explained = 0
     for address, obj in objects.items():
-        named = sum(edge.count for edge in book.on.get(address, ()) if not edge.rule)
+        named = sum(1 for edge in book.on.get(address, ()) if not edge.rule)
         # More fields than references is an underflow; it explains no more than there is.
         explained += min(named, obj.ref)
     return Report(

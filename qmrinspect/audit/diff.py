@@ -8,7 +8,8 @@ and path.  An address that was used again for something else is two objects.
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..ledger import Book, Edge
 

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Collection, Iterable, Mapping, NamedTuple, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from ..ledger import KINDS, RULES, Book, Edge
 
@@ -162,10 +163,10 @@ def orphan_groups(book: Book) -> list[Orphans]:
     objects = book.index.snapshot.objects
     heads = {a for a in objects if _top(book, a) == a and not _outside(book, a)}
     heads.discard(book.index.root)
-    alive = reachable(book, roots(book)) if heads else set()
+    by_right = alive(book) if heads else set()
     groups: dict[int, list[int]] = defaultdict(list)
     for address in objects:
-        head = _head(book, address, heads, alive)
+        head = _head(book, address, heads, by_right)
         if head in heads:
             groups[head].append(address)
     return [
@@ -194,12 +195,12 @@ def _outside(book: Book, address: int) -> bool:
     return not chain.isdisjoint(NEVER_IN_TREE)
 
 
-def _head(book: Book, address: int, heads: set[int], alive: set[int]) -> int:
+def _head(book: Book, address: int, heads: set[int], by_right: set[int]) -> int:
     """Go up: to the topmost parent, and from what never has one to what holds it."""
     seen: set[int] = set()
     while True:
         address = _top(book, address)
-        if address in heads or address in alive or address in seen:
+        if address in heads or address in by_right or address in seen:
             return address
         seen.add(address)
         holders = [source(book, edge) for edge in book.on.get(address, ())]

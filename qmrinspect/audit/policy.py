@@ -8,7 +8,8 @@ distributions carry patches back.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import Mapping, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from ..index import Index
 from ..ledger import POLICIES, Book, Policy, open_book

@@ -10,7 +10,7 @@ breaks it; so does a container that still lists a region which was finalized.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Iterator
+from collections.abc import Iterator
 
 from ..index import printable
 from ..ledger import Book, Edge
@@ -35,7 +35,7 @@ def visible_unreferenced(book: Book) -> Iterator[Finding]:
         obj = snapshot.objects.get(owner)
         edges = [edge for edge in book.on.get(owner, ()) if edge.kind in _OF_A_VIEW]
         observed = obj.ref if obj else 0
-        needed = sum(edge.count for edge in edges)
+        needed = len(edges)
         if observed >= needed:
             continue
         names = ", ".join(sorted(printable(snapshot.regions[r].name) for r in regions)[:6])
@@ -43,9 +43,7 @@ def visible_unreferenced(book: Book) -> Iterator[Finding]:
             f"the guest can reach {names} of {book.index.label(owner)}, which has {observed} "
             f"references where the flat views alone need {needed}"
         )
-        yield Finding(
-            "visible-unreferenced", "error", owner, observed, needed, tuple(edges), text
-        )
+        yield Finding("visible-unreferenced", "error", owner, observed, needed, tuple(edges), text)
 
 
 def finalized_subregions(book: Book) -> Iterator[Finding]:

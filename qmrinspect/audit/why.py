@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..ledger import Book, Edge
 from .graph import PASSING, adjacency, components, roots, source

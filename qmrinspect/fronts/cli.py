@@ -10,18 +10,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import MonitorError, QmrError, TargetError, UsageError
 from ..index import Index, printable
-from ..snapshot import Obj, Snapshot
+from ..snapshot import Obj, Pointer, Snapshot
 from . import render
 from .table import Outcome, Verb, parser_for
 from .verbs import VERBS, find_verb
 
 if TYPE_CHECKING:
+    from ..audit.check import Report
     from ..hotplug.monitor import Monitor
     from ..hunt.cycle import Driver
     from ..reading import Reader
@@ -235,6 +236,20 @@ class ShellSession:
 
             return load(saved)
         return self.reader().read()
+
+    def report(self) -> Report:
+        """Audit a new reading, or the saved one."""
+        if self._options.get("--snapshot"):
+            from ..audit.check import check
+
+            return check(self.snapshot())
+        return self.reader().check()
+
+    def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
+        """Return the words that point to objects of the last reading, or the saved ones."""
+        if self._options.get("--snapshot"):
+            return [pointer for pointer in snapshot.pointers if pointer.target in targets]
+        return self.reader().pointers(snapshot, targets)
 
     def reader(self) -> Reader:
         """Return what reads the target, again and again."""

@@ -13,12 +13,13 @@ import json
 import os
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Callable, TypeVar
 
 import gdb
 import gdb.printing
 
+from ..audit.check import Report, check
 from ..errors import LayoutError, MonitorError, ObjectNotFound, QmrError, TargetError, UsageError
 from ..hotplug.monitor import Monitor, MonitorBusy, monitor_addresses
 from ..hotplug.plainqmp import PlainMonitor
@@ -28,7 +29,7 @@ from ..layout import Layout
 from ..layout.model import FORMAT, from_json
 from ..layout.schema import SCHEMA
 from ..reading import Reader
-from ..snapshot import Obj, Snapshot
+from ..snapshot import Obj, Pointer, Snapshot
 from ..target.core import Core
 from ..target.debugger import Attached, Debugged, Signal, core_path, parse_signal
 from ..target.image import Target
@@ -148,7 +149,10 @@ def _memory(address: int, size: int) -> bytes | None:
 
 
 def _runs() -> bool:
-    return any(t.is_valid() and t.is_running() for t in gdb.selected_inferior().threads())
+    inferior = gdb.selected_inferior()
+    if inferior.pid and _connection() == "native" and _dead(inferior.pid):
+        raise TargetError(f"process {inferior.pid} has ended", "start it again, or attach PID")
+    return any(t.is_valid() and t.is_running() for t in inferior.threads())
 
 
 def _program() -> str:
@@ -390,10 +394,16 @@ class _Session:
             reader = self._reader
             if reader is None:
                 layout = dwarf_layout()
-                reader = Reader(target, [layout] if layout is not None else [])
+                reader = Reader(target, [layout] if layout is not None else [], runs=False)
             self._index = Index(reader.read())
             self._reader = reader
         return self._index
+
+    def report(self) -> Report:
+        return check(self.snapshot())
+
+    def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
+        return self._reader.pointers(snapshot, targets) if self._reader is not None else ()
 
     def last_index(self) -> Index | None:
         """Return the last reading if it still holds."""

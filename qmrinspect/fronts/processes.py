@@ -139,7 +139,7 @@ def _program(pid: int) -> tuple[str, str] | None:
         version = version_of(elf)
         if not version and not all(elf.symbols(_SYMBOLS).get(symbol) for symbol in _SYMBOLS):
             return None
-        return version, available(elf)
+        return version, available(elf, version)
     except QmrError:
         return None
 

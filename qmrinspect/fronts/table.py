@@ -8,13 +8,15 @@ only read its arguments and print its outcome.
 from __future__ import annotations
 
 import argparse
-from typing import Any, Callable, Iterable, Mapping, NamedTuple, Protocol, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Callable, NamedTuple, Protocol
 
+from ..audit.check import Report
 from ..errors import UsageError
 from ..hotplug.monitor import Monitor
 from ..hunt.cycle import Driver
 from ..index import Index
-from ..snapshot import Obj, Snapshot
+from ..snapshot import Obj, Pointer, Snapshot
 from ..target.image import Target
 
 __all__ = ["Argument", "Outcome", "Session", "Verb", "parser_for"]
@@ -50,6 +52,12 @@ class Session(Protocol):
 
     def snapshot(self) -> Snapshot:
         """Take a new reading, or return the one that a saved snapshot is."""
+
+    def report(self) -> Report:
+        """Audit a new reading; what is found must hold at a second look."""
+
+    def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
+        """Return the words that point to objects of the last reading."""
 
     def resolve(self, index: Index, text: str) -> Obj:
         """Find the object that ``OBJ`` names; inside GDB also by expression."""

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..audit import Orphans, Report, Verdict, check, choose, orphan_groups
+from ..audit import Orphans, Report, Verdict, choose, orphan_groups
 from ..audit.cause import causes
 from ..audit.check import Finding
 from ..audit.graph import PASSING, adjacency, components, reachable, roots, source
@@ -33,7 +33,7 @@ _EVIDENCE_MAX = 12
 
 
 def _check(session: Session, args: argparse.Namespace) -> Outcome:
-    report = check(session.snapshot())
+    report = session.report()
     return Outcome(report_json(report), _check_lines(report), 1 if report.failed else 0)
 
 
@@ -375,7 +375,7 @@ def _one_cycle(book: Book, cycle: _Cycle, look: str) -> Iterator[str]:
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     kinds = Counter[str]()
     for edge in cycle.edges:
-        kinds[edge.kind] += edge.count
+        kinds[edge.kind] += 1
     held = ", ".join(f"{kind} x{n}" if n > 1 else kind for kind, n in sorted(kinds.items()))
     yield f"  {render.paint(', '.join(names[:6]) + more, look)}: {held}"
     if cycle.lost:

@@ -28,7 +28,11 @@ _LISTED_MAX = 40
 def _save(session: Session, args: argparse.Namespace) -> Outcome:
     from ..store import save
 
-    snapshot = session.snapshot()
+    # What does not balance is saved with the words that point to it.
+    book = choose(Index(session.snapshot()))[1]
+    snapshot = book.index.snapshot
+    odd = {address for address in snapshot.objects if book.residual(address)}
+    snapshot = snapshot._replace(pointers=tuple(session.pointers(snapshot, odd)))
     save(snapshot, args.file)
     size = os.path.getsize(args.file)
     count = render.plural(len(snapshot.objects), "object")

@@ -7,8 +7,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
+import time
 from collections import Counter
-from typing import Any, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable
 
 from ..errors import UsageError
 from ..hotplug.recipes import Driver as DeviceType
@@ -23,6 +27,9 @@ from .words import references
 __all__ = ["VERBS", "hunted_json"]
 
 _DEMO = ("virtio-net-pci", "e1000e", "usb-tablet", "intel-hda", "bochs-display", "qemu-xhci")
+
+_UNIQUE = f"{os.getpid()}-{time.time_ns() // 1_000_000_000 % 100_000}"
+_serial = itertools.count(1)
 
 # Outcomes that are findings; the others say that nothing was wrong, or nothing tried.
 _BAD = frozenset(("leak", "partial-leak", "crash", "hang"))
@@ -119,17 +126,19 @@ def _cycles(
     known: dict[str, DeviceType],
     cycles: int,
     session: Session,
-    revive: Callable[[], object],
+    renew: Callable[[], None],
 ) -> Iterator[tuple[int, Hunted]]:
     total, done = len(names) * cycles, 0
     try:
         for name in names:
             for number in range(1, cycles + 1):
                 session.progress(f"{done} of {total}: {name}")
-                hunted = hunt_one(driver, recipe_for(name, known), f"qmr-dut{done}")
+                # The id is new even to a VM that an earlier hunt left something in.
+                hunted = hunt_one(driver, recipe_for(name, known), f"qmr{_UNIQUE}-{next(_serial)}")
                 done += 1
                 yield number, hunted
-                revive()
+                if hunted.outcome in _BAD:
+                    renew()
     finally:
         session.progress("")
 
@@ -150,7 +159,7 @@ def _on_own_vm(
     recipes: list[Recipe] = [recipe_for(name) for name in names]
     with OwnVm(recipes, args.qemu, args.machine) as vm:
         known = _known(vm, names)
-        yield from _cycles(vm, names, known, args.cycles, session, vm.revive)
+        yield from _cycles(vm, names, known, args.cycles, session, vm.renew)
 
 
 def hunt(session: Session, args: argparse.Namespace) -> Outcome:

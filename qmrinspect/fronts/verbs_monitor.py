@@ -10,6 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from ..errors import MonitorError, TargetError, UsageError
 from ..hotplug.monitor import Event, Monitor
 from ..hotplug.recipes import Recipe, recipe_for
 from ..hotplug.unplug import Cycle, Plugged, drivers, plug, unplug
-from ..hunt.cycle import Driver
-from ..hunt.judge import Judgement, judge, waits
+from ..hunt.cycle import look
+from ..hunt.judge import Judgement
 from ..index import Index, printable
 from ..ledger import Book
 from ..snapshot import Device
@@ -32,7 +33,6 @@ from .verbs_files import difference_json
 __all__ = ["VERBS", "assignments"]
 
 # Looks at what may still end by itself (RCU's grace period takes 10 to 100 ms).
-_LOOKS, _PAUSE_S = 5, 0.1
 _EVENT_POLL_S = 0.5
 _TYPES_SHOWN = 8
 
@@ -209,7 +209,7 @@ def _unplug(session: Session, args: argparse.Namespace) -> Outcome:
         verdict = Judgement(outcome, "", (), (), f"QEMU did not survive it: {text}")
         return _unplugged(with_it, None, plugged, cycle, verdict)
     before = _without(with_it, device.address)
-    after, verdict = _look(driver, before, with_it, device.address)
+    after, verdict = look(driver, before, with_it, device.address)
     return _unplugged(with_it, after, plugged, cycle, verdict)
 
 
@@ -253,18 +253,7 @@ def _without(book: Book, device: int) -> Book:
     """Return the books as if a device and all below it had not been there."""
     snapshot = book.index.snapshot
     kept = {a: obj for a, obj in snapshot.objects.items() if not descends(book, a, device)}
-    return book._replace(index=Index(snapshot._replace(objects=kept)))
-
-
-def _look(driver: Driver, before: Book, with_it: Book, device: int) -> tuple[Book, Judgement]:
-    """Look, and look again while what remains is of a kind that ends by itself."""
-    for look in range(_LOOKS + 1):
-        after = choose(Index(driver.read()))[1]
-        verdict = judge(before, with_it, after, device)
-        if look == _LOOKS or verdict.outcome == "clean" or not waits(verdict):
-            break
-        driver.drive(lambda monitor: time.sleep(_PAUSE_S))
-    return after, verdict
+    return replace(book, index=Index(snapshot._replace(objects=kept)))
 
 
 _BAD = frozenset(("leak", "partial-leak", "crash", "hang"))

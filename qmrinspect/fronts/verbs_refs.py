@@ -19,7 +19,9 @@ from ..audit.why import Why
 from ..errors import TargetError, UsageError
 from ..index import Index, printable
 from ..ledger import Book, Edge
+from ..snapshot import Pointer
 from . import render, words
+from .render import Row
 from .table import Argument, Outcome, Session, Verb
 
 __all__ = ["OBJECT", "VERBS"]
@@ -46,8 +48,9 @@ def _open(session: Session, text: str) -> tuple[Book, int]:
 def _refs(session: Session, args: argparse.Namespace) -> Outcome:
     book, address = _open(session, args.object)
     index = book.index
+    pointers = candidates(book, address, session.pointers(index.snapshot, {address}))
     edges = book.on.get(address, ())
-    ruled = sum(edge.count for edge in edges if edge.rule)
+    ruled = sum(1 for edge in edges if edge.rule)
     data = {
         **words.head_json("qmr-refs/1", index.snapshot),
         "policy": book.policy.name,
@@ -57,17 +60,70 @@ def _refs(session: Session, args: argparse.Namespace) -> Outcome:
         "by_rule": ruled,
         "unexplained": book.residual(address),
         "references": words.references(book.index, edges),
+        "candidates": [
+            {
+                "address": hex(pointer.address),
+                "place": pointer.place,
+                "container": hex(pointer.container),
+                "container_path": index.label(pointer.container) if pointer.container else "",
+                "field": pointer.field,
+                "offset": pointer.offset,
+            }
+            for pointer in pointers
+        ],
     }
-    return Outcome(data, _refs_lines(book, address))
+    return Outcome(data, _refs_lines(book, address, pointers, args.all))
 
 
-def _refs_lines(book: Book, address: int) -> Iterator[str]:
+def _refs_lines(
+    book: Book, address: int, pointers: Sequence[Pointer], every: bool
+) -> Iterator[str]:
     yield f"{words.name(book.index, address)} has {words.state(book, address)}"
     yield from words.reference_table(book, book.on.get(address, ()))
     left = book.residual(address)
     if left > 0:
         count = render.plural(left, "reference")
         yield render.paint(f"  {count} that nothing known to qmr holds", "warning")
+    # Where the books balance, other pointers say nothing; there are many.
+    if pointers and (left > 0 or every):
+        yield ""
+        yield f"{render.plural(len(pointers), 'other word')} in memory point there, not counted:"
+        rows = [
+            Row(
+                (
+                    pointer.place,
+                    book.index.label(pointer.container) if pointer.container else "",
+                    printable(pointer.field) or (f"+{pointer.offset:#x}" if pointer.offset else ""),
+                    f"{pointer.address:#x}",
+                )
+            )
+            for pointer in pointers[: None if every else _CANDIDATES]
+        ]
+        yield from render.table(("place", "in", "field", "address"), rows)
+        if len(rows) < len(pointers):
+            yield render.paint(f"  {len(pointers) - len(rows)} more: --all", "dim")
+
+
+# Fields that point to an object and never hold a reference on it.
+_WEAK = frozenset(
+    (
+        "Object.parent MemoryRegion.owner MemoryRegion.opaque MemoryRegion.dev "
+        "MemoryRegion.container MemoryRegion.alias BusState.parent"
+    ).split()
+)
+_CANDIDATES = 20
+
+
+def candidates(book: Book, address: int, pointers: Sequence[Pointer]) -> list[Pointer]:
+    """Return the pointers that may hold a reference, the likeliest first.
+
+    What lies in fields that never do, and what the object says of itself, is left out.
+    """
+    return [
+        pointer
+        for pointer in pointers
+        if pointer.field not in _WEAK and pointer.container != address
+    ]
 
 
 # why -------------------------------------------------------------------------------
@@ -110,7 +166,7 @@ def _why_lines(book: Book, address: int, found: Why) -> Iterator[str]:
         kind = render.paint(f"[{edge.kind}]", "dim")
         yield f"  {number}. {words.sentence(book, edge)} {kind}"
     last = found.chain[-1].target
-    others = sum(edge.count for edge in book.on.get(address, ())) - 1
+    others = len(book.on.get(address, ())) - 1
     if last == address and others > 0:
         verb = "holds" if others == 1 else "hold"
         yield render.paint(
@@ -207,7 +263,7 @@ def _dot(book: Book, address: int, edges: Sequence[Edge]) -> Iterator[str]:
             first = f"s{edge.holder:x}" if edge.holder else _quoted(f"v:{edge.rule or edge.field}")
             names[first] = words.holder_text(book, edge) if edge.holder else edge.field
         key = (first, target, edge.kind)
-        merged[key] += edge.count
+        merged[key] += 1
         fields[key] = edge.field
         if start in ring and edge.target in ring:
             inside.add(key)
@@ -270,7 +326,13 @@ VERBS = (
     Verb(
         "refs",
         "every reference held on an object: kind, holder, field, and what is left unexplained",
-        (OBJECT,),
+        (
+            OBJECT,
+            Argument(
+                ("--all",),
+                {"action": "store_true", "help": "list every word that points to it as well"},
+            ),
+        ),
         _refs,
         example="example: qmr refs nic0",
     ),

@@ -269,7 +269,7 @@ def _show_lines(report: Report, address: int) -> Iterator[str]:
     yield from words.reference_table(book, book.on.get(address, ()))
     held = adjacency(book).get(address, ())
     if held:
-        total = sum(edge.count for edge in held)
+        total = len(held)
         yield f"holds {render.plural(total, 'reference')}"
         counts = Counter((edge.kind, edge.target) for edge in held)
         rows = [

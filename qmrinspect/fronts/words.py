@@ -127,7 +127,7 @@ def sentence(book: Book, edge: Edge) -> str:
 def state(book: Book, address: int) -> str:
     """Return how far the references on an object are explained, as the end of a sentence."""
     ref = book.index.snapshot.objects[address].ref
-    named = sum(edge.count for edge in book.on.get(address, ()) if not edge.rule)
+    named = sum(1 for edge in book.on.get(address, ()) if not edge.rule)
     ruled = book.expected(address) - named
     left = ref - named - ruled
     count = render.plural(ref, "reference")
@@ -163,7 +163,7 @@ def grouped(book: Book, edges: Iterable[Edge]) -> list[Group]:
     return [
         Group(
             kind,
-            sum(edge.count for edge in same),
+            len(same),
             holder_text(book, same[0]),
             _fields(pattern, same),
             holder,
@@ -210,13 +210,10 @@ def reference_table(book: Book, edges: Sequence[Edge], indent: int = 2) -> Itera
     for edge in edges:
         if edge.rule:
             rule = RULES[edge.rule]
-            yield (
-                f"{' ' * indent}by rule {rule.name}: {rule.grants} "
-                f"({render.plural(edge.count, 'reference')}; {rule.source})"
-            )
+            yield (f"{' ' * indent}by rule {rule.name}: {rule.grants} ({rule.source})")
     passing = sorted({edge.kind for edge in named if edge.kind in PASSING})
     if passing:
-        many = sum(edge.count for edge in named if edge.kind in PASSING)
+        many = sum(1 for edge in named if edge.kind in PASSING)
         verb = "ends by itself" if many == 1 else "end by themselves"
         yield render.paint(f"{' ' * indent}{many} of them {verb} ({', '.join(passing)})", "dim")
 
@@ -242,7 +239,7 @@ def edge_json(index: Index, edge: Edge) -> dict[str, Any]:
     holder = edge.holder if edge.holder in objects else edge.owner
     return {
         "kind": edge.kind,
-        "count": edge.count,
+        "count": 1,
         "holder": hex_text(edge.holder),
         "holder_path": index.path(holder) if holder in objects else "",
         "field": edge.field,

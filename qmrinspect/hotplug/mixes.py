@@ -119,10 +119,7 @@ _BACKENDS = (
     Part("-drive if=none,id=drive1,{disk1},throttling.iops-total=90000,throttling.group=tgd"),
     Part("-blockdev driver=raw,node-name=raw0,{file2}", _ALL),
     Part("-blockdev driver=throttle,node-name=thr0,throttle-group=tg0,file=raw0", _ALL),
-    *(
-        Part(f"-blockdev driver=raw,node-name=disk{n},{{file{n}}}", _ALL)
-        for n in range(3, _DISKS)
-    ),
+    *(Part(f"-blockdev driver=raw,node-name=disk{n},{{file{n}}}", _ALL) for n in range(3, _DISKS)),
     Part("-blockdev driver=null-co,node-name=null-disk,size=8388608,read-zeroes=on", _ALL),
 )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from typing import Callable, NamedTuple, Protocol, TypeVar
 
+from ..audit.graph import orphan_groups
 from ..audit.policy import choose
 from ..errors import MonitorError
 from ..hotplug.monitor import CommandError, Monitor, MonitorLost, MonitorTimeout
@@ -21,7 +22,7 @@ from ..ledger import Book
 from ..snapshot import Snapshot
 from .judge import Judgement, judge, waits
 
-__all__ = ["Driver", "Hunted", "hunt_one"]
+__all__ = ["Driver", "Hunted", "hunt_one", "look"]
 
 T = TypeVar("T")
 
@@ -67,6 +68,12 @@ def hunt_one(driver: Driver, recipe: Recipe, id: str) -> Hunted:
     before = _book(driver.read())
     machine = before.index.snapshot.target.machine
     cycle = Cycle(driver=recipe.driver, id=id)
+    if _leaked_before(before, recipe.driver):
+        text = (
+            f"a {recipe.driver} that leaked is still in memory, and QEMU may abort when another "
+            "takes its place; restart the VM first"
+        )
+        return _hunted(driver, recipe, machine, cycle._replace(refused=text))
     try:
         plugged = driver.drive(lambda monitor: plug(monitor, recipe, id))
     except MonitorError as error:
@@ -80,7 +87,7 @@ def hunt_one(driver: Driver, recipe: Recipe, id: str) -> Hunted:
     if cycle.crash or cycle.hang or cycle.refused:
         return _hunted(driver, recipe, machine, cycle)
     begin = time.perf_counter_ns()
-    after, judgement = _look(driver, before, with_it, device)
+    after, judgement = look(driver, before, with_it, device)
     judge_us = (time.perf_counter_ns() - begin) // 1000
     try:
         kept = driver.drive(lambda monitor: release(monitor, plugged))
@@ -99,7 +106,16 @@ def hunt_one(driver: Driver, recipe: Recipe, id: str) -> Hunted:
     )
 
 
-def _look(driver: Driver, before: Book, plugged: Book, device: int) -> tuple[Book, Judgement]:
+def _leaked_before(book: Book, type_name: str) -> bool:
+    """Whether a device of the type has been unparented and lives on.
+
+    It keeps the names of its RAM blocks and of its migration state.
+    """
+    objects = book.index.snapshot.objects
+    return any(objects[group.head].type == type_name for group in orphan_groups(book))
+
+
+def look(driver: Driver, before: Book, plugged: Book, device: int) -> tuple[Book, Judgement]:
     """Look, and look again while what remains is of a kind that ends by itself."""
     after = _book(driver.read())
     judgement = judge(before, plugged, after, device)

@@ -7,8 +7,9 @@ runs already.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Callable, Iterable, TypeVar
+from typing import Callable, TypeVar
 
 from ..hotplug.monitor import Monitor
 from ..hotplug.recipes import Recipe, vm_arguments
@@ -72,13 +73,14 @@ class OwnVm:
             raise
         self._reader = Reader(self._process)
 
-    def revive(self) -> bool:
-        """Start the VM again if it has died; return whether it had."""
-        if self.vm.alive():
-            return False
+    def renew(self) -> None:
+        """Start the VM again: it has died, or something leaked in it.
+
+        A leaked device keeps the name of its RAM block, and QEMU aborts when the
+        next one in the same slot asks for it.
+        """
         self.close()
         self._start()
-        return True
 
     def read(self) -> Snapshot:
         """Take a reading."""

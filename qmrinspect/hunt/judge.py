@@ -8,9 +8,10 @@ right has leaked, and the references that remain on it say why.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from ..audit.cause import Cause, causes, descends
+from ..audit.cause import Cause, causes
 from ..audit.graph import PASSING, alive
 from ..ledger import Book, Edge
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 from ..errors import LayoutError
 from ..target.elf import ElfFile
@@ -72,13 +72,16 @@ def remember(layout: Layout, path: Path) -> None:
         return
 
 
-def available(elf: ElfFile) -> str:
-    """Say in a word which layout a program has, without reading any process."""
+def available(elf: ElfFile, version: str) -> str:
+    """Say in a word which layout a program will likely get, without reading any process.
+
+    :param version: its version text.
+    """
     if cache_path(elf.build_id()).exists():
         return "cache"
     if dwarf.has_debug_info(elf):
         return "dwarf"
     for profile in profiles():
-        if load(profile, profile.stem).build_id == elf.build_id():
+        if load(profile, profile.stem).version.split()[:1] == version.split()[:1]:
             return f"profile:{profile.stem}"
-    return "profile?"
+    return "any profile that fits"

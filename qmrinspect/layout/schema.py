@@ -29,7 +29,7 @@ SCHEMA: dict[str, str] = {
     "MemoryRegion": (
         "owner container mapped_via_alias size addr enabled alias alias_offset priority "
         "subregions subregions_link name ram rom_device readonly subpage terminates ram_block "
-        "opaque"
+        "opaque dev"
     ),
     "AddressSpace": "name root current_map listeners address_spaces_link",
     "FlatView": "rcu ref ranges nr nr_allocated dispatch root",

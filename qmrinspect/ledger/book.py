@@ -7,7 +7,8 @@ All counted references of a snapshot under one policy, by the object they are on
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Mapping, NamedTuple, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ..index import Index
 from .edges import Edge
@@ -17,7 +18,8 @@ from .policies import Policy
 __all__ = ["Book", "open_book"]
 
 
-class Book(NamedTuple):
+@dataclass(frozen=True)
+class Book:
     """The references that are explained, under one policy.
 
     :param on: the references on each object, by its address.
@@ -30,7 +32,7 @@ class Book(NamedTuple):
 
     def expected(self, address: int) -> int:
         """Return how many references on an object are accounted for."""
-        return sum(edge.count for edge in self.on.get(address, ()))
+        return len(self.on.get(address, ()))
 
     def residual(self, address: int) -> int:
         """Return observed minus expected."""

@@ -4,16 +4,17 @@
 
 from __future__ import annotations
 
-from typing import Callable, Iterable, NamedTuple
+from collections.abc import Iterable
+from typing import Callable, NamedTuple
 
 from ..index import Index
 from .policies import Policy
 
-__all__ = ["Edge", "Kind", "Rule", "EdgeSource"]
+__all__ = ["Edge", "EdgeSource", "Kind", "Rule"]
 
 
 class Edge(NamedTuple):
-    """``count`` references that a field holds on an object.
+    """One reference that a field holds on an object.
 
     :param holder: address of the object or structure with the field; 0 for a
         variable of the program.
@@ -27,7 +28,6 @@ class Edge(NamedTuple):
     holder: int
     owner: int
     field: str
-    count: int = 1
     rule: str = ""
 
 

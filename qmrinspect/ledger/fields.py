@@ -7,7 +7,7 @@ counted pointer in it.
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 from ..index import Index
 from .edges import Edge, EdgeSource, Kind

@@ -8,7 +8,7 @@ where a rule of QEMU grants it and the field is out of sight, it is counted apar
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 from ..index import Index
 from .edges import Edge, Kind, Rule
@@ -104,7 +104,7 @@ def _initial(index: Index, policy: Policy) -> Iterator[Edge]:
             kept.add(edge.target)
             yield edge
     snapshot = index.snapshot
-    for address, obj in snapshot.objects.items():
+    for address in snapshot.objects:
         if address in kept:
             continue
         rule = _rule(index, address)

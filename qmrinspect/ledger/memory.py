@@ -7,7 +7,7 @@ without an owner is not referenced at all (system/memory.c).
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 from ..index import Index
 from .edges import Edge, Kind

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 from ..index import Index
 from .edges import Edge, Kind
@@ -17,7 +17,7 @@ def _bus_child(index: Index, policy: Policy) -> Iterator[Edge]:
     for bus in index.snapshot.buses.values():
         for kid in bus.kids:
             yield Edge(
-                "bus-child", kid.child, kid.address, bus.address, f"BusChild[{kid.index}].child"
+                "bus-child", kid.child, kid.address, bus.address, f"BusChild[{kid.number}].child"
             )
 
 

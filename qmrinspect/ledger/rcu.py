@@ -6,7 +6,7 @@ What was let go of and is released after a grace period still holds what it held
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 from ..index import Index
 from .edges import Edge, Kind

@@ -45,7 +45,7 @@ class Core:
         if core.type != ET_CORE:
             raise TargetError(f"{path} is a program, not a core dump", "give the core to --core")
         self._loads = [s for s in core.segments if s.type == PT_LOAD]
-        if any(s.offset + s.filesz > len(self._data) for s in self._loads):
+        if any(s.offset + s.filesz > len(self._data) for s in core.segments):
             raise TargetError(
                 f"{path} is truncated", "lift the limit on its size (ulimit -c unlimited)"
             )

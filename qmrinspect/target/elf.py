@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Iterable, Mapping, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from ..errors import TargetError
 
@@ -125,6 +126,11 @@ class ElfFile:
                 strings = self._sections[section.link]
                 yield section, bytes(self.data[strings.offset : strings.offset + strings.size])
 
+    def _rows(self, section: _Section) -> Iterator[tuple[int, ...]]:
+        # As many whole symbols as are there: the file may be cut short.
+        raw = self.data[section.offset : section.offset + section.size]
+        return _SYM.iter_unpack(raw[: len(raw) // _SYM.size * _SYM.size])
+
     def has_section(self, name: str) -> bool:
         """Whether there is a section of that name."""
         if self._names_index >= len(self._sections):
@@ -156,8 +162,7 @@ class ElfFile:
             for name in wanted:
                 for match in re.finditer(re.escape(name.encode()) + rb"(\.\d+)?\0", strings):
                     offsets[match.start()] = name
-            raw = self.data[section.offset : section.offset + section.size // 24 * 24]
-            for st_name, _info, _other, shndx, value, _size in _SYM.iter_unpack(raw):
+            for st_name, _info, _other, shndx, value, _size in self._rows(section):
                 if st_name in offsets and shndx and value:
                     values = found.setdefault(offsets[st_name], [])
                     if value not in values:
@@ -168,8 +173,7 @@ class ElfFile:
         """Return every data symbol as (link-time address, size in bytes, name), sorted."""
         rows: set[tuple[int, int, str]] = set()
         for section, strings in self._tables(full=True):
-            raw = self.data[section.offset : section.offset + section.size // 24 * 24]
-            for st_name, info, _other, shndx, value, size in _SYM.iter_unpack(raw):
+            for st_name, info, _other, shndx, value, size in self._rows(section):
                 if info & 15 == 1 and shndx and size:
                     end = strings.find(b"\0", st_name)
                     rows.add((value, size, strings[st_name:end].decode("latin-1")))

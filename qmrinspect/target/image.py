@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from typing import Callable, Iterable, Iterator, NamedTuple, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Callable, NamedTuple, Protocol
 
 from .elf import ElfFile
 

@@ -240,7 +240,7 @@ class _BatchReader:
 
     @staticmethod
     def _vector(jobs: list[tuple[int, int, int]]) -> ctypes.Array[_Iovec]:
-        return (_Iovec * len(jobs))(*((start, size) for start, _, size in jobs))
+        return (_Iovec * len(jobs))(*(_Iovec(start, size) for start, _, size in jobs))
 
     def run(self) -> list[tuple[int, int, int]]:
         done: list[tuple[int, int, int]] = []
@@ -254,7 +254,7 @@ class _BatchReader:
                     got -= jobs[first][2]
                     first += 1
                 if first < len(jobs):
-                    start, at, size = jobs[first]
+                    start, at, _ = jobs[first]
                     if got >= _PAGE:
                         done.append((start, at, got // _PAGE * _PAGE))
                     first += 1

@@ -9,7 +9,8 @@ object, and believed when the structure around the pointer holds together.
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, Mapping, NamedTuple, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Callable, NamedTuple
 
 from ..snapshot import Obj, Slot
 from ..target.image import Unreadable

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import Callable, NamedTuple
 
 from ..layout import Layout
 from ..snapshot import Note, TypeInfo

@@ -10,7 +10,8 @@ the region, whose owner the reference is on.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Iterator, Mapping, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from ..snapshot import Listener, Obj, Slot, Space
 from ..target.image import Unreadable

@@ -14,7 +14,8 @@ that ``b`` points to.
 
 from __future__ import annotations
 
-from typing import Iterator, Mapping, NamedTuple, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ..snapshot import Obj, Slot
 from ..target.image import Unreadable

@@ -7,7 +7,7 @@ property; the others stay with a field, and here these fields are read.
 
 from __future__ import annotations
 
-from typing import Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from ..snapshot import Obj, Slot
 from ..target.image import Unreadable
@@ -159,9 +159,7 @@ def _portio(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot]:
             continue
         if members and all(region in ranges for region in members):
             for i, region in enumerate(members):
-                yield Slot(
-                    "initial", word - at_regions, f"PortioList.regions[{i}]", ranges[region]
-                )
+                yield Slot("initial", word - at_regions, f"PortioList.regions[{i}]", ranges[region])
 
 
 def _pic(context: Context, machine: int, objects: Mapping[int, Obj]) -> Iterator[Slot]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ..errors import ReadingError
 from ..snapshot import Listener, Obj, Range, Region, Space, View

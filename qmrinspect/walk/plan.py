@@ -43,7 +43,8 @@ def guest_ram(
         return int.from_bytes(raw, "little")
 
     out = []
-    block, seen = word(ram_list + layout.offset("RAMList", "blocks")), set()
+    seen: set[int] = set()
+    block = word(ram_list + layout.offset("RAMList", "blocks"))
     while block:
         if block in seen or len(seen) > LIST_MAX:
             raise ReadingError("the list of RAM blocks does not end")

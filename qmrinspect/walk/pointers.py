@@ -9,32 +9,77 @@ and never counted: a pointer is not a reference.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from ..snapshot import Obj, Pointer
 from .context import Context
 from .scan import find_words
+from .validate import GAUGES
 
 __all__ = ["find_pointers"]
 
-# How far in front of a word its allocation may begin.
-_CHUNK_MAX = 1 << 20
+# A device may embed some thousand irqs and regions in front of a field.
+_NESTED_MAX = 4096
+_RANK = {"object": 0, "variable": 1, "memory": 2}
 
 
 def find_pointers(
-    context: Context, objects: Mapping[int, Obj], targets: Collection[int]
-) -> Iterator[Pointer]:
-    """Yield every word that points to one of ``targets``, with what contains it."""
+    context: Context,
+    objects: Mapping[int, Obj],
+    targets: Collection[int],
+    variables: Sequence[tuple[int, int, str]],
+) -> list[Pointer]:
+    """Return every word that points to one of ``targets``, the likeliest holders first.
+
+    :param variables: (address, size in bytes, name) of the program's, sorted.
+    """
     starts = sorted(objects)
     low, high = context.statics.data
+    out = []
     for word, target in find_words(context.image, targets):
-        container, offset = 0, 0
         if low <= word < high:
-            yield Pointer(target, word, 0, word - context.statics.program[0], "data")
+            offset, field = _variable(variables, word)
+            out.append(Pointer(target, word, 0, offset, "variable", field))
             continue
-        for start in reversed(starts[max(0, bisect_right(starts, word) - 4096) : bisect_right(starts, word)]):
-            info = context.types.get(objects[start].type)
-            if info is not None and word < start + info.size:
-                container, offset = start, word - start
-                break
-        yield Pointer(target, word, container, offset, "object" if container else "memory")
+        container = _container(context, objects, starts, word)
+        if not container:
+            out.append(Pointer(target, word, 0, 0, "memory", ""))
+            continue
+        offset = word - container
+        field = _field(context, objects[container].type, offset)
+        out.append(Pointer(target, word, container, offset, "object", field))
+    return sorted(out, key=lambda p: (p.target, _RANK[p.place], not p.field, p.address))
+
+
+def _container(
+    context: Context, objects: Mapping[int, Obj], starts: Sequence[int], word: int
+) -> int:
+    """Return the innermost object whose memory has the word, 0 when none does."""
+    i = bisect_right(starts, word)
+    for start in reversed(starts[max(0, i - _NESTED_MAX) : i]):
+        info = context.types.get(objects[start].type)
+        if info is not None and word < start + info.size:
+            return start
+    return 0
+
+
+def _variable(variables: Sequence[tuple[int, int, str]], word: int) -> tuple[int, str]:
+    i = bisect_right(variables, (word, 1 << 64, "")) - 1
+    if i >= 0:
+        start, size, name = variables[i]
+        if word < start + size:
+            return word - start, name
+    return 0, ""
+
+
+def _field(context: Context, type_name: str, offset: int) -> str:
+    """Return ``Struct.field`` where the layout knows what is at an offset of a type."""
+    structs = {s for t, s in GAUGES.items() if t in context.chain(type_name)}
+    size = context.types[type_name].size
+    structs |= {s for s, row in context.layout.structs.items() if row.size == size}
+    for struct in sorted(structs):
+        row = context.layout.structs.get(struct)
+        for field, (start, _size) in row.fields.items() if row else ():
+            if start == offset:
+                return f"{struct}.{field}"
+    return ""

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from ..snapshot import Bus, BusKid, Clock, Device, GpioList, Obj
 from ..target.image import Unreadable

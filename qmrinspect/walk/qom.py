@@ -9,7 +9,7 @@ to a class: so that an object which nothing names any more is found as well.
 from __future__ import annotations
 
 import struct
-from typing import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ..errors import ReadingError
 from ..snapshot import Obj, Prop, TypeInfo

@@ -9,7 +9,8 @@ RCU, is free of such moments.
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from ..target.image import Unreadable
 from .context import Context
@@ -91,9 +92,7 @@ def _locked(context: Context) -> bool | None:
     # The last thing an unlock does: lea qemu_global_mutex(%rip), %rdi.  A QemuMutex begins
     # with its pthread_mutex_t, and that with the lock word, 0 when it is free.
     for function in ("qemu_mutex_unlock_iothread", "bql_unlock"):
-        variable = _variable(
-            context, ("qemu_global_mutex", "bql"), function, b"\x48\x8d\x3d", 0
-        )
+        variable = _variable(context, ("qemu_global_mutex", "bql"), function, b"\x48\x8d\x3d", 0)
         if variable:
             try:
                 return context.image.u32(variable) != 0

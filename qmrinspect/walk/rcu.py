@@ -8,7 +8,7 @@ space in that queue has been let go of and still holds its references.
 
 from __future__ import annotations
 
-from typing import Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from ..snapshot import Pending, View
 from ..target.image import Unreadable

@@ -9,11 +9,11 @@ every lane are looked at one by one.
 
 from __future__ import annotations
 
-from typing import Collection, Iterator
+from collections.abc import Collection, Iterator
 
 from ..target.image import Image
 
-__all__ = ["find_words", "find_pointer"]
+__all__ = ["find_pointer", "find_words"]
 
 _CHUNK = 1 << 16
 

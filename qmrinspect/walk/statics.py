@@ -8,7 +8,7 @@ are needed are recognised by what is in them.
 from __future__ import annotations
 
 import struct
-from typing import Iterator
+from collections.abc import Iterator
 
 from ..target.image import Unreadable
 from .context import Context

@@ -86,8 +86,10 @@ def open_context(image: Image, layout: Layout, statics: Statics) -> tuple[Contex
 
 def decode(
     image: Image, cost: Capture, layout: Layout, statics: Statics, info: TargetInfo
-) -> Snapshot:
+) -> tuple[Snapshot, Context]:
     """Walk a captured image.
+
+    :return: the snapshot, and the context for a later search in the same image.
 
     :raises ReadingError: when the structures the walk starts from make no sense.
     :raises LayoutError: when the layout does not fit.
@@ -130,7 +132,7 @@ def decode(
             name = context.types[name].parent
             used.add(name)
     machine_type = objects[machine].type if machine in objects else ""
-    return Snapshot(
+    snapshot = Snapshot(
         target=info._replace(machine=re.sub("-machine$", "", machine_type)),
         capture=cost._replace(quiescent=settled),
         types={name: info for name, info in context.types.items() if name in used},
@@ -148,6 +150,7 @@ def decode(
         slots=slots,
         notes=tuple(context.notes),
     )
+    return snapshot, context
 
 
 def _views(context: Context, current: list[int]) -> dict[int, View]:
@@ -164,10 +167,11 @@ def _views(context: Context, current: list[int]) -> dict[int, View]:
     return views
 
 
-def take(target: Target, layout: Layout) -> Snapshot:
-    """Take a snapshot of ``target`` under a layout that has been validated.
+def take(target: Target, layout: Layout) -> tuple[Snapshot, Context]:
+    """Take a snapshot of ``target`` under a layout.
 
     :raises TargetError: when the target cannot be read.
+    :raises LayoutError: when the layout does not fit.
     :raises ReadingError: when no picture came out of it.
     """
     statics = statics_of(target)

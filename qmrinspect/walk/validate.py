@@ -8,7 +8,8 @@ is believed.  (A few may not: an object can be half made at the instant.)
 
 from __future__ import annotations
 
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from ..layout import Layout
 from ..snapshot import Snapshot
@@ -70,9 +71,7 @@ def validate(snapshot: Snapshot, layout: Layout | None = None) -> list[Check]:
     buses, spaces, views = snapshot.buses, snapshot.spaces, snapshot.views
     children = [p for p in snapshot.props if p.role == "child"]
     links = {
-        p.holder: p.target
-        for p in snapshot.props
-        if p.name == "parent_bus" and p.level == "class"
+        p.holder: p.target for p in snapshot.props if p.name == "parent_bus" and p.level == "class"
     }
     inputs = {irq for gpio in snapshot.gpios for irq in gpio.inputs}
     return [
