@@ -106,6 +106,32 @@ rng=object
 throttle-group=object
 """
 
+# Types whose instances are one structure of the layout.
+_STRUCTS = {
+    "object": "Object",
+    "irq": "IRQState",
+    "device": "DeviceState",
+    "bus": "BusState",
+    "machine": "MachineState",
+    "x86-machine": "X86MachineState",
+    "memory-region": "MemoryRegion",
+    "memory-region-portio-list": "MemoryRegionPortioList",
+    "resettable-container": "ResettableContainer",
+    "qemu-console": "QemuConsole",
+    "qio-net-listener": "QIONetListener",
+    "qio-channel-tls": "QIOChannelTLS",
+    "chardev-socket": "SocketChardev",
+    "throttle-group": "ThrottleGroup",
+    "virtio-device": "VirtIODevice",
+    "virtio-balloon-device": "VirtIOBalloon",
+    "virtio-serial-port": "VirtIOSerialPort",
+    "scsi-device": "SCSIDevice",
+    "ich9-ahci": "AHCIPCIState",
+}
+
+# Devices with room for regions of their own.
+_LARGE = ("bridge", "nic", "core")
+
 
 @dataclass(eq=False)
 class FakeObject:
@@ -229,33 +255,17 @@ class FakeMachine:
         self.class_links["device"] = [("parent_bus", LINK_CLASS, at)]
 
     def define(self, name: str, parent: str, size: int = 0) -> None:
-        """Register a type; without a size it is as large as its structure."""
-        chain = {name, parent, self.types.get(parent, ("", 0))[0]}
-        layout = self.layout
-        struct_of = {
-            "memory-region": "MemoryRegion",
-            "memory-region-portio-list": "MemoryRegionPortioList",
-            "machine": "MachineState",
-            "x86-machine": "X86MachineState",
-            "resettable-container": "ResettableContainer",
-            "qemu-console": "QemuConsole",
-            "bus": "BusState",
-            "qio-net-listener": "QIONetListener",
-            "qio-channel-tls": "QIOChannelTLS",
-            "chardev-socket": "SocketChardev",
-            "throttle-group": "ThrottleGroup",
-        }
-        sizes = [size, layout.size("Object")]
-        sizes += [
-            layout.structs[s].size
-            for t, s in struct_of.items()
-            if t in chain and s in layout.structs
-        ]
-        if "device" in chain:
-            sizes.append(0x2000)
-        self.types[name] = (parent, max(sizes))
-        self.class_at[name] = self.allocate(layout.size("ObjectClass") + 0x40)
-        self.type_at[name] = self.allocate(layout.size("TypeImpl"))
+        """Register a type; without a size it is as large as its structure, or its parent."""
+        struct_name = _STRUCTS.get(name, "")
+        if struct_name in self.layout.structs:
+            size = self.layout.size(struct_name)
+        elif name in _LARGE:
+            size = 0x2000
+        elif parent:
+            size = max(size, self.types[parent][1])
+        self.types[name] = (parent, size)
+        self.class_at[name] = self.allocate(self.layout.size("ObjectClass") + 0x40)
+        self.type_at[name] = self.allocate(self.layout.size("TypeImpl"))
 
     def new(self, type: str, within: FakeObject | None = None, at: int = 0) -> FakeObject:
         """``object_new``, or ``object_initialize`` inside another object."""

@@ -10,7 +10,6 @@ from fakes import (
     BASE,
     CURRENT_MACHINE,
     DATA,
-    END,
     RAM_LIST,
     RCU_HEAD,
     SPACE_MEMORY,
@@ -385,13 +384,12 @@ def _machine() -> FakeMachine:
 
 def _used(target: FakeTarget) -> list[tuple[int, int]]:
     """The words that mean something, so that a flip is not wasted on zeros."""
-    out = []
-    for start, data in target.memory.items():
-        if start < BASE + END or start >= BASE:
-            for at in range(0, len(data) - 7, 8):
-                if any(data[at : at + 8]):
-                    out.append((start, at))
-    return out
+    return [
+        (start, at)
+        for start, data in target.memory.items()
+        for at in range(0, len(data) - 7, 8)
+        if any(data[at : at + 8])
+    ]
 
 
 def test_the_machine_to_damage_is_sound() -> None:

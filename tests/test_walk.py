@@ -329,8 +329,8 @@ def _iothread(m: FakeMachine) -> FakeObject:
 
 def _tpm(m: FakeMachine) -> FakeObject:
     m.know("TPMBackend", tpmif=0x38)
+    m.types["tpm-backend"] = ("object", m.layout.size("TPMBackend"))
     backend = m.add_child(m.objects_container, "tpm0", m.new("tpm-backend"))
-    backend.size = 0x400
     front = m.new("nic")
     m.poke("TPMBackend", backend.address, tpmif=front.address)
     return front

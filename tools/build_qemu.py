@@ -53,6 +53,12 @@ CONFIGURE = (
     "--enable-tcg",
     "--enable-fdt=system",
     "--enable-vhost-user",
+    # With what changes the layout of the VNC server's structures: the profile of the
+    # distribution's own build is made from this one.
+    "--enable-vnc",
+    "--enable-vnc-sasl",
+    "--enable-vnc-jpeg",
+    "--enable-png",
     "--disable-docs",
     "--disable-werror",
     "--disable-install-blobs",

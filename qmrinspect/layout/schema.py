@@ -69,6 +69,13 @@ SCHEMA: dict[str, str] = {
     "VncDisplay": "listener wslistener tlscreds next",
     "NBDClient": "sioc ioc next",
     "TPMBackend": "tpmif",
+    "NetStreamState": "nc listener listen_ioc ioc",
+    "NetClientState": "next",
+    # SR-IOV: include/hw/pci/pcie_sriov.h
+    "PCIDevice": "devfn exp",
+    "PCIExpressDevice": "sriov_pf sriov_vf",
+    "PCIESriovPF": "vf",
+    "PCIESriovVF": "pf",
     # block: block/throttle-groups.c, include/block/throttle-groups.h, include/hw/scsi/scsi.h
     "ThrottleGroup": "ts head",
     "ThrottleGroupMember": "throttle_state round_robin",

@@ -69,6 +69,7 @@ KINDS = (
     ),
     _kind("vnc-client", "a VNC client holds its channels", "ui/vnc.c vnc_connect"),
     _kind("vnc-display", "a VNC server holds its listeners", "ui/vnc.c vnc_display_listen"),
+    _kind("netdev", "a stream netdev holds its listener and its channel", "net/stream.c"),
     _kind("nbd-client", "an NBD client holds its channels", "nbd/server.c nbd_client_new"),
     _kind(
         "iothread-user",

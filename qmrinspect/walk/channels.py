@@ -49,16 +49,21 @@ def _is_source(context: Context, address: int, struct: str) -> bool:
     return not after or image.u64(after + layout.offset("_GSource", "prev")) == address
 
 
-def _on_queue(link: str) -> Callable[[Context, int, str], bool]:
-    """Return a test for a structure whose QTAILQ link closes."""
+def _on_queue(link: str, base: str = "") -> Callable[[Context, int, str], bool]:
+    """Return a test for a structure whose QTAILQ link closes.
+
+    :param base: the structure at its start that has the link, if it is not its own.
+    """
 
     def holds(context: Context, address: int, struct: str) -> bool:
         # tqe_circ is {next, prev}: the link before points to this element.
-        before = context.image.u64(address + context.layout.offset(struct, link) + 8)
+        before = context.image.u64(address + context.layout.offset(base or struct, link) + 8)
         return bool(before) and context.image.u64(before) == address
 
     return holds
 
+
+_NETDEV = _on_queue("next", "NetClientState")
 
 _SHAPES = (
     _Shape("watch", "QIOChannelFDSource", "ioc", "qio-channel", _is_source),
@@ -70,6 +75,9 @@ _SHAPES = (
     _Shape("vnc-display", "VncDisplay", "listener", "qio-net-listener", _on_queue("next")),
     _Shape("vnc-display", "VncDisplay", "wslistener", "qio-net-listener", _on_queue("next")),
     _Shape("vnc-display", "VncDisplay", "tlscreds", "tls-creds", _on_queue("next")),
+    _Shape("netdev", "NetStreamState", "listener", "qio-net-listener", _NETDEV),
+    _Shape("netdev", "NetStreamState", "listen_ioc", "qio-channel", _NETDEV),
+    _Shape("netdev", "NetStreamState", "ioc", "qio-channel", _NETDEV),
     _Shape("nbd-client", "NBDClient", "sioc", "qio-channel-socket", _on_queue("next")),
     _Shape("nbd-client", "NBDClient", "ioc", "qio-channel", _on_queue("next")),
 )

@@ -27,6 +27,7 @@ _VARIABLES = {
     "instance": "qio-dns-resolver",
 }
 
+_FUNCTIONS_MAX = 256  # of one device, PCIE_SRIOV's TotalVFs in QEMU
 _ISA_IRQS = 16  # ISA_NUM_IRQS, include/hw/isa/isa.h
 _PORTIO_MAX = 32  # the longest list in QEMU, VGA's, has 5 ranges
 _NODES_MAX = 128  # MAX_NODES, include/sysemu/numa.h
@@ -40,6 +41,8 @@ def read_slots(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot]:
             if context.is_a(obj.type, "machine"):
                 yield from _numa(context, address)
                 yield from _pic(context, address, objects)
+            elif context.is_a(obj.type, "pci-device"):
+                yield from _functions(context, address, objects)
             elif obj.type == "throttle-group":
                 yield from _throttle(context, address)
             elif context.is_a(obj.type, "scsi-device"):
@@ -81,6 +84,27 @@ def _numa(context: Context, machine: int) -> Iterator[Slot]:
         backend = image.u64(node + layout.offset("NodeInfo", "node_memdev"))
         if backend:
             yield Slot("numa-node", machine, f"NumaState.nodes[{i}].node_memdev", backend)
+
+
+def _functions(context: Context, device: int, objects: Mapping[int, Obj]) -> Iterator[Slot]:
+    """The virtual functions that a physical one made (hw/pci/pcie_sriov.c register_vfs)."""
+    layout, image = context.layout, context.image
+    if not layout.has("PCIESriovPF", "vf") or not layout.has("PCIDevice", "exp"):
+        return
+    express = layout.offset("PCIDevice", "exp")
+    at_vf = (
+        express + layout.offset("PCIExpressDevice", "sriov_pf") + layout.offset("PCIESriovPF", "vf")
+    )
+    at_pf = (
+        express + layout.offset("PCIExpressDevice", "sriov_vf") + layout.offset("PCIESriovVF", "pf")
+    )
+    array = image.u64(device + at_vf)
+    for i in range(_FUNCTIONS_MAX if array else 0):
+        function = image.u64(array + 8 * i)
+        # The array's length is in config space; its end is where a pointer is no VF's.
+        if function not in objects or image.u64(function + at_pf) != device:
+            return
+        yield Slot("initial", device, f"PCIESriovPF.vf[{i}]", function)
 
 
 def _throttle(context: Context, group: int) -> Iterator[Slot]:
