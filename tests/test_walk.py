@@ -319,6 +319,15 @@ def _nbd(m: FakeMachine) -> FakeObject:
     return socket
 
 
+def _netdev(m: FakeMachine) -> FakeObject:
+    socket = m.new("qio-channel-socket")
+    netdev = m.make("NetStreamState", ioc=socket.address)
+    # It is linked by the NetClientState at its start.
+    link = netdev + m.layout.offset("NetClientState", "next")
+    m.pokes.append((link + 8, 8, m.array(netdev, 0)))
+    return socket
+
+
 def _iothread(m: FakeMachine) -> FakeObject:
     iothread = m.new("iothread")
     balloon = m.device("balloon0", "virtio-balloon-device")
@@ -415,6 +424,7 @@ SOLE: dict[str, Scenario] = {
     "vnc-client": _vnc_client,
     "vnc-display": _vnc_display,
     "nbd-client": _nbd,
+    "netdev": _netdev,
     "iothread-user": _iothread,
     "tpm-backend": _tpm,
     "numa-node": _numa,

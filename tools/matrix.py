@@ -198,7 +198,7 @@ def details(outcome: Outcome) -> Iterator[str]:
         obj = snapshot.objects[address]
         kinds: Counter[str] = Counter()
         for edge in book.on.get(address, ()):
-            kinds[edge.kind + (" (rule)" if edge.rule else "")] += edge.count
+            kinds[edge.kind + (" (rule)" if edge.rule else "")] += 1
         held = ", ".join(f"{kind} {n}" for kind, n in kinds.items()) or "nothing"
         yield (
             f"  not exact: {obj.type} {book.index.label(address)} {address:#x}: "
@@ -207,7 +207,7 @@ def details(outcome: Outcome) -> Iterator[str]:
     used: Counter[tuple[str, str]] = Counter()
     for edge in book.edges:
         if edge.rule and edge.target in snapshot.objects:
-            used[edge.rule, snapshot.objects[edge.target].type] += edge.count
+            used[edge.rule, snapshot.objects[edge.target].type] += 1
     for (rule, type_name), n in sorted(used.items()):
         yield f"  by rule {rule}: {n} on {type_name}"
     for finding in report.findings:
