@@ -16,10 +16,13 @@ from typing import NamedTuple
 from ..snapshot import Listener, Obj, Slot, Space
 from ..target.image import Unreadable
 from .context import LIST_MAX, Context
+from .scan import find_words
 
 __all__ = ["RamMap", "cached_views", "read_maps"]
 
 _QUEUES_MAX = 1024  # VIRTIO_QUEUE_MAX, include/hw/virtio/virtio.h
+_BUFFERS_MAX = 1024  # VIRTQUEUE_MAX_SIZE
+_ELEMENT_MAX = 64 << 10  # of memory that an element and its vectors take
 _PORTS_MAX = 32  # AHCI_MAX_PORTS
 _PARTS = ("desc", "avail", "used")
 
@@ -85,6 +88,7 @@ def read_maps(
                 yield from _vhost(context, ram, listener.address)
             except Unreadable:
                 context.note(listener.address, "a vhost device cannot be read")
+    yield from _requests(context, ram, objects)
     yield from _bounce(context)
 
 
@@ -136,23 +140,99 @@ def cached_views(context: Context, objects: Mapping[int, Obj]) -> set[int]:
 
 
 def _element(context: Context, ram: RamMap, holder: int, field: str) -> Iterator[Slot]:
-    """The buffers of a ``VirtQueueElement`` that ``field`` points to."""
+    """The buffers of the ``VirtQueueElement`` that ``field`` points to."""
     struct, _, name = field.partition(".")
     if not context.layout.has(struct, name):
         return
     element = context.image.u64(holder + context.layout.offset(struct, name))
-    if not element:
-        return
+    if element:
+        yield from _buffers(context, ram, holder, field, element)
+
+
+def _buffers(
+    context: Context, ram: RamMap, holder: int, field: str, element: int
+) -> Iterator[Slot]:
     row = context.record("VirtQueueElement", element)
     for numbers, vector in (("in_num", "in_sg"), ("out_num", "out_sg")):
         count = row[numbers]
-        if count > LIST_MAX:
+        if count > _BUFFERS_MAX:
             context.note(element, f"a queue element claims {count} buffers")
             return
         for i in range(count):
             region = ram.region(context.image.u64(row[vector] + 16 * i))
             if region:
                 yield Slot("queue-element", holder, f"{field}->{vector}[{i}]", region)
+
+
+def _requests(context: Context, ram: RamMap, objects: Mapping[int, Obj]) -> Iterator[Slot]:
+    """The requests in flight of virtio block and SCSI devices.
+
+    No list has them all; each points to its device and to its queue, and carries the
+    element that it was popped with.  A freed one keeps these pointers, but not the
+    head of its memory, which the allocator uses.
+    """
+    for kind, struct in (
+        ("virtio-blk-device", "VirtIOBlockReq"),
+        ("virtio-scsi-device", "VirtIOSCSIReq"),
+    ):
+        if not context.layout.has(struct, "elem"):
+            continue
+        busy = {
+            address: count
+            for address, obj in objects.items()
+            if context.is_a(obj.type, kind) and (count := _in_use(context, address))
+        }
+        found: dict[int, list[int]] = {device: [] for device in busy}
+        for word, device in find_words(context.image, busy):
+            request = word - context.layout.offset(struct, "dev")
+            if _is_request(context, struct, request, device):
+                found[device].append(request)
+        for device, requests in found.items():
+            if len(requests) > busy[device]:
+                context.note(device, f"{len(requests)} requests for {busy[device]} in flight")
+                continue
+            for request in requests:
+                element = request + context.layout.offset(struct, "elem")
+                try:
+                    yield from _buffers(context, ram, request, f"{struct}.elem", element)
+                except Unreadable:
+                    context.note(request, "a request in flight cannot be read")
+
+
+def _in_use(context: Context, device: int) -> int:
+    """Return how many elements of a device's queues are popped."""
+    layout, image = context.layout, context.image
+    if not layout.has("VirtQueue", "inuse"):
+        return 0
+    try:
+        queues = image.u64(device + layout.offset("VirtIODevice", "vq"))
+        stride, at = layout.size("VirtQueue"), layout.offset("VirtQueue", "inuse")
+        raw = image.read(queues, stride * _QUEUES_MAX) if queues else b""
+    except Unreadable:
+        return 0
+    counts = (
+        int.from_bytes(raw[i + at : i + at + 4], "little") for i in range(0, len(raw), stride)
+    )
+    return sum(count for count in counts if count <= _BUFFERS_MAX)
+
+
+def _is_request(context: Context, struct: str, request: int, device: int) -> bool:
+    layout, image = context.layout, context.image
+    try:
+        queues = image.u64(device + layout.offset("VirtIODevice", "vq"))
+        queue = image.u64(request + layout.offset(struct, "vq"))
+        element = request + layout.offset(struct, "elem")
+        row = context.record("VirtQueueElement", element)
+    except Unreadable:
+        return False
+    stride = layout.size("VirtQueue")
+    if not queues <= queue < queues + stride * _QUEUES_MAX or (queue - queues) % stride:
+        return False
+    # virtqueue_alloc_element: the vectors follow the element in the same allocation.
+    vectors = (row["in_sg"], row["out_sg"])
+    return 0 < row["in_num"] + row["out_num"] <= _BUFFERS_MAX and all(
+        element < vector < element + _ELEMENT_MAX for vector in vectors
+    )
 
 
 def _balloon(context: Context, ram: RamMap, device: int) -> Iterator[Slot]:
