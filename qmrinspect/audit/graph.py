@@ -161,7 +161,9 @@ def orphan_groups(book: Book) -> list[Orphans]:
     belongs in the tree, with what is below it and what only that holds.
     """
     objects = book.index.snapshot.objects
-    heads = {a for a in objects if _top(book, a) == a and not _outside(book, a)}
+    # What has no reference left is on its way out, not forgotten.
+    heads = {a for a in objects if objects[a].ref and _top(book, a) == a}
+    heads = {a for a in heads if not _outside(book, a)}
     heads.discard(book.index.root)
     by_right = alive(book) if heads else set()
     groups: dict[int, list[int]] = defaultdict(list)

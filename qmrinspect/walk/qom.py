@@ -183,19 +183,22 @@ def read_objects(context: Context, classes: Classes) -> dict[int, Obj]:
     """Find every live object in the captured memory.
 
     A word that points to a class starts an object when a sane count and a
-    property table of QOM's own making follow.  An object whose count is 0 is
-    being finalized, or is the remains of an embedded one, and is passed over.
+    property table of QOM's own making follow.  The remains of an embedded object
+    that was finalized have a count of 0 and a table that is gone or another's by
+    now; an object with a count of 0 and a table of its own was let go of once too
+    often.
     """
     layout, image = context.layout, context.image
     at_class = layout.offset("Object", "class")
     out: dict[int, Obj] = {}
+    tables: dict[int, int] = {}
     for word, klass in find_words(image, classes.names):
         address = word - at_class
         try:
             head = context.record("Object", address)
         except Unreadable:
             continue
-        if not 0 < head["ref"] < _REF_MAX or head["properties"] & 7 or not head["properties"]:
+        if head["ref"] >= _REF_MAX or head["properties"] & 7 or not head["properties"]:
             continue
         table = context.table(head["properties"])
         if (
@@ -207,7 +210,10 @@ def read_objects(context: Context, classes: Classes) -> dict[int, Obj]:
         out[address] = Obj(
             address, classes.names[klass], head["ref"], head["parent"], bool(head["free"])
         )
-    return out
+        if head["ref"] or head["properties"] not in tables:
+            tables[head["properties"]] = address
+    owners = set(tables.values())
+    return {address: obj for address, obj in out.items() if obj.ref or address in owners}
 
 
 def read_props(context: Context, classes: Classes, objects: Mapping[int, Obj]) -> Iterator[Prop]:
