@@ -48,6 +48,11 @@ class Reader:
         self._fitting: Layout | None = None
         self._context: Context | None = None
 
+    @property
+    def layout(self) -> Layout | None:
+        """The layout that fitted, None before the first reading."""
+        return self._fitting
+
     def read(self) -> Snapshot:
         """Take a snapshot, again and again if need be until it is of a quiet moment.
 

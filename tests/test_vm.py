@@ -297,7 +297,7 @@ def test_a_crash_is_a_result() -> None:
 
 
 def test_a_hang_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmrinspect.hotplug.unplug.STEP_TIMEOUT", 0.2)
+    monkeypatch.setattr("qmrinspect.hotplug.plugging.STEP_TIMEOUT", 0.2)
     with Vm() as vm, vm.monitor() as monitor:
         os.kill(vm.pid, signal.SIGSTOP)
         os.waitpid(vm.pid, os.WUNTRACED)

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from ..reading import Reader
     from ..target.image import Target
 
-__all__ = ["Options", "ShellSession", "main", "show"]
+__all__ = ["Options", "ShellSession", "main", "show", "target_options"]
 
 _UNEXPECTED, _INTERRUPTED = 3, 130
+_COMPLAINT_MAX = 4000
+_FRONTS = {"gdb": "GDB", "repl": "the REPL (qmr repl)", "shell": "the command line"}
 
 # Options before the verb, with what they take.
 _VALUED = {
@@ -118,6 +120,26 @@ def _split(words: Sequence[str]) -> tuple[Options, str, list[str]]:
     return options, verb, own
 
 
+def target_options(words: Sequence[str]) -> Options:
+    """Read a target that stands alone: a name or a pid, or an option, ``--qmp`` with it.
+
+    :raises UsageError: it is none, or more than one.
+    """
+    options = Options()
+    rest = list(words)
+    while rest:
+        if _take(options, rest, _VALUED, own=True):
+            continue
+        word = rest.pop(0)
+        if word.startswith("-") or options.name:
+            raise UsageError(f"{printable(word)} is no target", "ps lists what runs")
+        options.name = word
+    options.check()
+    if not options.name and not any(option in options.values for option in _TARGETS):
+        raise UsageError("which target?", "attach NAME; ps lists what runs")
+    return options
+
+
 def _could_be_target(word: str, rest: Sequence[str]) -> bool:
     # With one more word it may be the verb that is misspelt.  A number, and the name
     # of a VM that runs, are targets all the same.
@@ -165,6 +187,9 @@ class ShellSession:
     The target is found when it is first needed, and kept.
     """
 
+    # Seconds that its monitors have, all together, to greet.
+    _patience = 1.0
+
     def __init__(self, options: Options, front: str = "shell") -> None:
         self.front = front
         self._options = options
@@ -172,6 +197,11 @@ class ShellSession:
         self._reader: Reader | None = None
         self._monitor: Monitor | None = None
         self._progress = False
+
+    @property
+    def options(self) -> Options:
+        """What was given beside the verb."""
+        return self._options
 
     def has_target(self) -> bool:
         """Whether the user named a target."""
@@ -200,9 +230,12 @@ class ShellSession:
             from ..target.remote import Remote
 
             return Remote(options.get("--remote"))
+        return self._process(self._pid())
+
+    def _process(self, pid: int) -> Target:
         from ..target.process import Process
 
-        return Process(self._pid())
+        return Process(pid)
 
     def _pid(self) -> int:
         from .processes import find_by_name, running
@@ -275,6 +308,7 @@ class ShellSession:
     def _connect(self) -> Monitor:
         from ..hotplug.monitor import MonitorBusy, monitor_addresses, open_monitor
 
+        patience = self._patience
         if "--remote" in self._options.values:
             raise MonitorError(
                 "QEMU stands still behind a gdbserver, and its monitor does not answer",
@@ -282,7 +316,7 @@ class ShellSession:
             )
         named = self._options.get("--qmp")
         if named:
-            return open_monitor(named)
+            return open_monitor(named, patience)
         target = self.target()
         if target.kind != "process":
             raise MonitorError(
@@ -300,10 +334,16 @@ class ShellSession:
             )
         for address in addresses[:-1]:
             try:
-                return open_monitor(address)
+                return open_monitor(address, patience / len(addresses))
             except MonitorBusy:
                 continue  # another client holds it, and there is one more
-        return open_monitor(addresses[-1])
+        return open_monitor(addresses[-1], patience / len(addresses))
+
+    def drop_monitor(self) -> None:
+        """Forget a monitor that was lost, so that the next use connects again."""
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.close()
 
     def driver(self) -> Driver:
         """Return what a hunt on the target reads and drives it with."""
@@ -324,8 +364,7 @@ class ShellSession:
 
     def close(self) -> None:
         """Let go of target and monitor."""
-        if self._monitor is not None:
-            self._monitor.close()
+        self.drop_monitor()
         if self._target is not None:
             self._target.close()
 
@@ -341,6 +380,8 @@ def _same_socket(named: str, addresses: Iterable[str]) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run qmr and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if not words and sys.stdin.isatty() and sys.stdout.isatty() and _one_runs():
+        words = ["repl"]
     debug = "--debug" in words
     # A name from the VM, or a file's, may be none that the terminal's encoding has.
     for stream in (sys.stdout, sys.stderr):
@@ -373,6 +414,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _UNEXPECTED
 
 
+def _one_runs() -> bool:
+    from .processes import running
+
+    return len(running()) == 1
+
+
 def _run(words: Sequence[str]) -> int:
     options, name, own = _split(words)
     if options.version:
@@ -393,7 +440,7 @@ def _run(words: Sequence[str]) -> int:
     if "shell" not in verb.fronts:
         raise UsageError(
             f"{name} makes no sense on the command line",
-            f"use it in {' or '.join(sorted(verb.fronts))}",
+            f"use it in {' or '.join(_FRONTS[front] for front in sorted(verb.fronts))}",
         )
     session = ShellSession(options)
     try:
@@ -424,7 +471,9 @@ def _pipe_closed() -> int:
 
 
 def _complain(text: str, hint: str) -> None:
-    print(f"qmr: {text}" + (f": {hint}" if hint else ""), file=sys.stderr)
+    # QEMU's own words may quote what a guest or a user made up.
+    line = printable(f"qmr: {text}" + (f": {hint}" if hint else ""), _COMPLAINT_MAX)
+    print(line, file=sys.stderr)
 
 
 def _traceback() -> None:
@@ -441,6 +490,7 @@ def _help() -> Iterable[str]:
     yield "TARGET, when more than one QEMU runs:"
     rows: list[tuple[str, str]] = [
         ("NAME | PID | --pid N", "a running QEMU, as qmr ps shows it"),
+        ("libvirt:DOMAIN", "one that libvirt runs, its monitor through libvirt"),
         ("--core FILE [--exe QEMU]", "a core dump"),
         ("--snapshot FILE", "what qmr save wrote"),
         ("--remote HOST:PORT", "a gdbserver"),
@@ -449,6 +499,9 @@ def _help() -> Iterable[str]:
     yield ""
     yield "verbs (qmr VERB --help says more):"
     yield from _rows([(name, verb.help) for name, verb in VERBS.items() if _here(verb)])
+    yield ""
+    yield "in the REPL also (help VERB there says more):"
+    yield from _rows([(n, v.help) for n, v in VERBS.items() if v.fronts == {"repl"}])
     yield ""
     yield "options:"
     yield from _rows(

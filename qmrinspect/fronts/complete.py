@@ -31,12 +31,19 @@ class Completion(NamedTuple):
     file: bool = False
 
 
-def complete(verb: Verb, line: str, index: Callable[[], Index | None]) -> Completion:
+def complete(
+    verb: Verb,
+    line: str,
+    index: Callable[[], Index | None],
+    more: Callable[[str, str], Iterable[str]] = lambda kind, token: (),
+) -> Completion:
     """Complete the arguments of a verb.
 
     :param line: what follows the verb, up to the cursor.
     :param index: gives the last reading, None when there is none; it is asked only
         where names of objects are wanted.
+    :param more: what else a front knows for a kind of argument and a token: an object may
+        have come since the last reading.
     """
     words = line.split()
     token = words.pop() if line and not line[-1].isspace() else ""
@@ -51,22 +58,25 @@ def complete(verb: Verb, line: str, index: Callable[[], Index | None]) -> Comple
     if choices:
         return _matching(token, [str(choice) for choice in choices])
     if argument.completes == "file":
-        return Completion(token, (), file=True)
+        wanted = "instant" if argument.names[0] in ("before", "after") else "file"
+        return _matching(token, more(wanted, token))._replace(file=True)
+    names = list(more(argument.completes, token)) if argument.completes else []
     if argument.completes not in ("object", "path", "device", "space"):
-        return Completion(token, ())
+        return _matching(token, names)
     found = index()
     if found is None:
-        return Completion(token, ())
+        return _matching(token, names)
     if argument.completes in ("object", "path"):
         # A name in a path may contain spaces: "vga ioports remapped[0]".
         path = re.search(r"(?:^|\s)(/.*)$", line)
         if path:
-            return Completion(path.group(1), _steps(found, path.group(1)))
-    names = []
+            steps = {*_steps(found, path.group(1)), *more("path", path.group(1))}
+            return Completion(path.group(1), sorted(steps)[:_SHOWN_MAX])
     if argument.completes in ("object", "device"):
-        names = [d.id for d in found.snapshot.devices.values() if d.id and found.in_tree(d.address)]
+        devices = found.snapshot.devices.values()
+        names += [d.id for d in devices if d.id and found.in_tree(d.address)]
     elif argument.completes == "space":
-        names = [space.name for space in found.snapshot.spaces.values()]
+        names += [space.name for space in found.snapshot.spaces.values()]
     if argument.completes in ("object", "path") and not token:
         names += _steps(found, "/")
     return _matching(token, names)

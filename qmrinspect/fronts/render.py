@@ -8,12 +8,13 @@ piped is whole and plain.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-__all__ = ["Row", "Style", "duration", "paint", "plural", "style", "table", "use_style"]
+__all__ = ["Row", "Style", "duration", "paint", "plural", "safe", "style", "table", "use_style"]
 
 _CODES = {
     "bold": "1",
@@ -68,6 +69,27 @@ def paint(text: str, look: str) -> str:
     if not look or not text or not style().color:
         return text
     return f"\033[{_CODES[look]}m{text}\033[0m"
+
+
+_LOOK = re.compile(r"(\033\[[0-9;]*m)")
+
+
+def safe(line: str) -> str:
+    """Return a line that changes nothing on a terminal but its colours.
+
+    It is the last guard before a front prints: whatever control character, escape
+    sequence or line break is left in a name comes out as a backslash escape.
+    """
+    if line.isprintable():
+        return line
+    parts = _LOOK.split(line) if style().color else [line]
+    return "".join(part if at % 2 else _escaped(part) for at, part in enumerate(parts))
+
+
+def _escaped(text: str) -> str:
+    return "".join(
+        c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def plural(count: int, noun: str, nouns: str = "") -> str:

@@ -12,6 +12,7 @@ import difflib
 from ..errors import UsageError
 from ..index import printable
 from . import (
+    repl_verbs,
     verbs_check,
     verbs_files,
     verbs_hunt,
@@ -19,6 +20,7 @@ from . import (
     verbs_mtree,
     verbs_ps,
     verbs_refs,
+    verbs_repl,
     verbs_tree,
 )
 from .table import Verb
@@ -36,6 +38,8 @@ VERBS: dict[str, Verb] = {
         verbs_files,
         verbs_hunt,
         verbs_monitor,
+        verbs_repl,
+        repl_verbs,
     )
     for verb in module.VERBS
 }

@@ -20,7 +20,7 @@ from . import render, words
 from .render import Row
 from .table import Argument, Outcome, Session, Verb
 
-__all__ = ["VERBS", "difference_json", "difference_lines"]
+__all__ = ["VERBS", "compared", "difference_json", "difference_lines"]
 
 _LISTED_MAX = 40
 
@@ -49,8 +49,14 @@ def _save(session: Session, args: argparse.Namespace) -> Outcome:
 
 
 def _diff(session: Session, args: argparse.Namespace) -> Outcome:
-    before = _instant(session, args.before)
-    after = _instant(session, args.after)
+    return compared(_instant(session, args.before), _instant(session, args.after))
+
+
+def compared(before: Snapshot, after: Snapshot) -> Outcome:
+    """Compare two snapshots.
+
+    :raises TargetError: they are not of the same QEMU process.
+    """
     if before.target.build_id != after.target.build_id:
         raise TargetError(
             "the two snapshots are of different QEMU builds, so that they cannot be compared",

@@ -30,7 +30,7 @@ from . import render, words
 from .table import CLEAN, FINDINGS, Argument, Outcome, Session, Verb
 from .verbs_files import difference_json
 
-__all__ = ["VERBS", "assignments"]
+__all__ = ["VERBS", "assignments", "event_line"]
 
 # Looks at what may still end by itself (RCU's grace period takes 10 to 100 ms).
 _EVENT_POLL_S = 0.5
@@ -102,7 +102,7 @@ def _events(session: Session, args: argparse.Namespace) -> Outcome:
         }
         for event in found
     )
-    return Outcome(data, (_event_line(event) for event in found), stream=True)
+    return Outcome(data, (event_line(event) for event in found), stream=True)
 
 
 def _arriving(monitor: Monitor, seconds: float | None, count: int | None) -> Iterator[Event]:
@@ -122,7 +122,8 @@ def _arriving(monitor: Monitor, seconds: float | None, count: int | None) -> Ite
         return
 
 
-def _event_line(event: Event) -> str:
+def event_line(event: Event) -> str:
+    """Return an event as one line: when, which, what."""
     stamp = time.strftime("%H:%M:%S", time.localtime(event.timestamp_us // 1_000_000))
     when = f"{stamp}.{event.timestamp_us % 1_000_000:06d}"
     data = f" {json.dumps(event.data)}" if event.data else ""

@@ -13,23 +13,24 @@ from typing import Callable, NamedTuple, Protocol, TypeVar
 
 from ..audit.graph import orphan_groups
 from ..audit.policy import choose
-from ..errors import MonitorError
-from ..hotplug.monitor import CommandError, Monitor, MonitorLost, MonitorTimeout
-from ..hotplug.recipes import Recipe
-from ..hotplug.unplug import Cycle, plug, release, unplug
+from ..errors import MonitorError, ReadingError, TargetError
+from ..hotplug.kinds import Recipe
+from ..hotplug.monitor import Monitor, MonitorLost
+from ..hotplug.plugging import free_slots, now_us
+from ..hotplug.unplug import Cycle, Plugged, ended, force_topology, plug, release, unplug
 from ..index import Index
-from ..ledger import Book
+from ..ledger import Book, Policy, open_book
 from ..snapshot import Snapshot
 from .judge import Judgement, judge, waits
 
-__all__ = ["Driver", "Hunted", "hunt_one", "look"]
+__all__ = ["Driver", "Hunt", "Hunted", "hunt_one", "look"]
 
 T = TypeVar("T")
 
 # RCU's grace period takes 10 to 100 ms; what has not ended by itself after this
 # many looks, each preceded by a pause, is called delayed.
 _LOOKS = 5
-_PAUSE_S = 0.1
+_PAUSE_S = 0.05
 
 
 class Driver(Protocol):
@@ -46,7 +47,12 @@ class Driver(Protocol):
 
 
 class Hunted(NamedTuple):
-    """What came of one cycle; times in microseconds."""
+    """What came of one cycle; durations in microseconds.
+
+    :param finalized_us: when the device was seen to be no more, since 1970; 0 for never.
+    :param books: before the plug, with the device, and after the unplug, as far as
+        they were made.
+    """
 
     recipe: Recipe
     machine: str
@@ -57,53 +63,151 @@ class Hunted(NamedTuple):
     unplug_us: int
     judge_us: int
     after: Book | None
+    finalized_us: int = 0
+    books: tuple[Book, ...] = ()
+
+
+class Hunt:
+    """Cycles on one VM; what is known of it is kept from one to the next.
+
+    :param guest: seconds that the VM's guest has to let a device go; 0 when nobody is there.
+    """
+
+    def __init__(self, driver: Driver, guest: float = 0.0) -> None:
+        self._driver = driver
+        self._guest = guest
+        self._policy: Policy | None = None
+        self._last: Book | None = None
+        self._spoiled: set[int] = set()
+
+    def one(self, recipe: Recipe, id: str) -> Hunted:
+        """Run one cycle; a refusal, a hang and a crash are results as well.
+
+        :param id: for the device; it must be free.
+        :raises TargetError: when the memory cannot be read.
+        """
+        driver = self._driver
+        before, self._last = self._last or self._book(), None
+        machine = before.index.snapshot.target.machine
+        cycle = Cycle(driver=recipe.driver, id=id)
+        slot = -1
+        try:
+            if _leaked_before(before, recipe.driver):
+                # Its RAM blocks and migration state are named after its slot.
+                slot = self._free_slot() if self._spoiled else -1
+                if slot < 0:
+                    text = (
+                        f"a {recipe.driver} that leaked is still in memory, and QEMU may abort "
+                        "when another takes its place; restart the VM first"
+                    )
+                    self._last = before
+                    return _early(driver, recipe, machine, cycle._replace(refused=text))
+            plugged = driver.drive(lambda monitor: plug(monitor, recipe, id, slot))
+        except MonitorError as error:
+            cycle = ended(cycle, "device_add", error)
+            self._last = before if cycle.refused else None
+            return _early(driver, recipe, machine, cycle)
+        try:
+            return self._judge(before, plugged, machine)
+        finally:
+            for place in plugged.places:
+                place.close()
+
+    def _judge(self, before: Book, plugged: Plugged, machine: str) -> Hunted:
+        driver, recipe = self._driver, plugged.recipe
+        cycle = Cycle(driver=recipe.driver, id=plugged.id)
+        try:
+            with_it = self._book()
+        except (ReadingError, TargetError) as error:
+            return self._died(recipe, machine, cycle._replace(step="device_add"), error)
+        device = with_it.index.resolve(plugged.path).address if plugged.path else 0
+        try:
+            cycle = driver.drive(lambda monitor: unplug(monitor, plugged, guest=self._guest))
+        except MonitorError as error:
+            return _early(driver, recipe, machine, ended(cycle, "device_del", error))
+        if cycle.crash or cycle.hang or cycle.refused:
+            return _early(driver, recipe, machine, cycle, (before, with_it))
+        begin = time.perf_counter_ns()
+        name = recipe.driver if recipe.subject is not None else ""
+        try:
+            looked = self._look(before, with_it, device, name)
+        except (ReadingError, TargetError) as error:
+            return self._died(recipe, machine, cycle._replace(step="judge"), error)
+        judge_us = (time.perf_counter_ns() - begin) // 1000
+        finalized_us = 0
+        if looked.judgement.outcome in ("clean", "partial-leak") or looked.ended:
+            finalized_us = cycle.event_us or now_us()
+        try:
+            kept = driver.drive(lambda monitor: release(monitor, plugged))
+        except MonitorError as error:
+            return _early(driver, recipe, machine, ended(cycle, "release", error))
+        if looked.judgement.outcome == "clean" and not recipe.backends:
+            # Nothing was taken away since: what is there now is there before the next.
+            self._last = looked.after
+        elif looked.judgement.outcome in ("leak", "partial-leak", "delayed"):
+            self._spoiled.add(plugged.slot)
+        return Hunted(
+            recipe,
+            machine,
+            looked.judgement.outcome,
+            looked.judgement,
+            cycle._replace(kept=kept),
+            plugged.plugged_us - plugged.plug_us,
+            max(0, (cycle.event_us or cycle.acknowledge_us) - cycle.request_us),
+            judge_us,
+            looked.after,
+            finalized_us,
+            (before, with_it, looked.after),
+        )
+
+    def _died(
+        self, recipe: Recipe, machine: str, cycle: Cycle, error: ReadingError | TargetError
+    ) -> Hunted:
+        # The memory of a QEMU that has died cannot be read; any other reason counts.
+        if not self._driver.death():
+            raise error
+        return _early(self._driver, recipe, machine, cycle._replace(crash=error.text))
+
+    def _look(self, before: Book, with_it: Book, device: int, name: str) -> _Looked:
+        after, judgement = look(self._driver, before, with_it, device, self._book, name)
+        if judgement.outcome != "delayed":
+            return _Looked(after, judgement, False)
+        # What only a cached flat view holds goes with the next change of the topology.
+        forced = self._driver.drive(force_topology)
+        last, verdict = look(self._driver, before, with_it, device, self._book, name)
+        if verdict.outcome == "clean":
+            text = f"{judgement.text}; it went when the topology changed"
+            return _Looked(after, judgement._replace(text=text), True)
+        if not forced or verdict.outcome != "delayed":
+            return _Looked(last, verdict, False)
+        # What was forced to end and did not end does not end by itself.
+        kinds = sorted({edge.kind for cause in verdict.causes for edge in cause.edges})
+        text = f"{verdict.text}, and did not go when the topology changed"
+        cause = f"held-by-{kinds[0]}" if kinds else "unbalanced"
+        return _Looked(last, verdict._replace(outcome="leak", cause=cause, text=text), False)
+
+    def _free_slot(self) -> int:
+        free = [s for s in self._driver.drive(free_slots) if s not in self._spoiled]
+        return free[0] if free else -1
+
+    def _book(self) -> Book:
+        index = Index(self._driver.read())
+        if self._policy is None:
+            verdict, book = choose(index)
+            self._policy = verdict.policy
+            return book
+        return open_book(index, self._policy)
+
+
+class _Looked(NamedTuple):
+    after: Book
+    judgement: Judgement
+    ended: bool
 
 
 def hunt_one(driver: Driver, recipe: Recipe, id: str) -> Hunted:
-    """Run one cycle; a refusal, a hang and a crash are results as well.
-
-    :param id: for the device; it must be free.
-    :raises TargetError: when the memory cannot be read.
-    """
-    before = _book(driver.read())
-    machine = before.index.snapshot.target.machine
-    cycle = Cycle(driver=recipe.driver, id=id)
-    if _leaked_before(before, recipe.driver):
-        text = (
-            f"a {recipe.driver} that leaked is still in memory, and QEMU may abort when another "
-            "takes its place; restart the VM first"
-        )
-        return _hunted(driver, recipe, machine, cycle._replace(refused=text))
-    try:
-        plugged = driver.drive(lambda monitor: plug(monitor, recipe, id))
-    except MonitorError as error:
-        return _ended(driver, recipe, machine, cycle, error, "device_add")
-    with_it = _book(driver.read())
-    device = with_it.index.resolve(plugged.path).address
-    try:
-        cycle = driver.drive(lambda monitor: unplug(monitor, plugged))
-    except MonitorError as error:
-        return _ended(driver, recipe, machine, cycle, error, "device_del")
-    if cycle.crash or cycle.hang or cycle.refused:
-        return _hunted(driver, recipe, machine, cycle)
-    begin = time.perf_counter_ns()
-    after, judgement = look(driver, before, with_it, device)
-    judge_us = (time.perf_counter_ns() - begin) // 1000
-    try:
-        kept = driver.drive(lambda monitor: release(monitor, plugged))
-    except MonitorError as error:
-        return _ended(driver, recipe, machine, cycle, error, "release")
-    return Hunted(
-        recipe,
-        machine,
-        judgement.outcome,
-        judgement,
-        cycle._replace(kept=kept),
-        plugged.plugged_us - plugged.plug_us,
-        max(0, (cycle.event_us or cycle.acknowledge_us) - cycle.request_us),
-        judge_us,
-        after,
-    )
+    """Run one cycle on a VM of which nothing is known yet; see :meth:`Hunt.one`."""
+    return Hunt(driver).one(recipe, id)
 
 
 def _leaked_before(book: Book, type_name: str) -> bool:
@@ -115,49 +219,47 @@ def _leaked_before(book: Book, type_name: str) -> bool:
     return any(objects[group.head].type == type_name for group in orphan_groups(book))
 
 
-def look(driver: Driver, before: Book, plugged: Book, device: int) -> tuple[Book, Judgement]:
-    """Look, and look again while what remains is of a kind that ends by itself."""
-    after = _book(driver.read())
-    judgement = judge(before, plugged, after, device)
-    for _ in range(_LOOKS):
+def look(
+    driver: Driver,
+    before: Book,
+    plugged: Book,
+    device: int,
+    read: Callable[[], Book] | None = None,
+    name: str = "",
+) -> tuple[Book, Judgement]:
+    """Look, and look again while what remains is of a kind that ends by itself.
+
+    :param read: makes a book of the driver's VM.
+    """
+    take = read or (lambda: choose(Index(driver.read()))[1])
+    after = take()
+    judgement = judge(before, plugged, after, device, name)
+    for attempt in range(1, _LOOKS):
         if judgement.outcome == "clean" or not waits(judgement):
             break
-        driver.drive(lambda monitor: time.sleep(_PAUSE_S))
-        after = _book(driver.read())
-        judgement = judge(before, plugged, after, device)
+        driver.drive(lambda monitor, pause=_PAUSE_S * attempt: time.sleep(pause))
+        after = take()
+        judgement = judge(before, plugged, after, device, name)
     return after, judgement
 
 
-def _book(snapshot: Snapshot) -> Book:
-    return choose(Index(snapshot))[1]
-
-
-def _ended(
+def _early(
     driver: Driver,
     recipe: Recipe,
     machine: str,
     cycle: Cycle,
-    error: MonitorError,
-    step: str,
+    books: tuple[Book, ...] = (),
 ) -> Hunted:
-    """Turn what the monitor said into a result; what is not QEMU's doing is raised."""
-    if isinstance(error, CommandError):
-        cycle = cycle._replace(step=step, refused=error.desc)
-    elif isinstance(error, MonitorTimeout):
-        cycle = cycle._replace(step=step, hang=error.text)
-    elif isinstance(error, MonitorLost):
-        cycle = cycle._replace(step=step, crash=error.text)
-    else:
-        raise error
-    return _hunted(driver, recipe, machine, cycle)
-
-
-def _hunted(driver: Driver, recipe: Recipe, machine: str, cycle: Cycle) -> Hunted:
+    """Return the result of a cycle that QEMU ended before it could be judged."""
     if cycle.crash:
-        outcome, text = "crash", driver.death() or cycle.crash
+        outcome, text = "crash", driver.death()
+        if not text:
+            raise MonitorLost(cycle.crash, "the monitor is lost and QEMU has not died; try again")
     elif cycle.hang:
         outcome, text = "hang", cycle.hang
     else:
         outcome, text = "refused", cycle.refused
+        if recipe.outside and cycle.step == "device_add":
+            text = f"{recipe.outside} (QEMU says: {text})"
     judgement = Judgement(outcome, "", (), (), text)
-    return Hunted(recipe, machine, outcome, judgement, cycle, 0, 0, 0, None)
+    return Hunted(recipe, machine, outcome, judgement, cycle, 0, 0, 0, None, 0, books)

@@ -7,12 +7,14 @@ runs already.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Callable, TypeVar
 
 from ..hotplug.monitor import Monitor
 from ..hotplug.recipes import Recipe, vm_arguments
+from ..hotplug.recording import RecordingMonitor
 from ..hotplug.vm import Vm
 from ..reading import Reader
 from ..snapshot import Snapshot
@@ -24,6 +26,22 @@ T = TypeVar("T")
 
 # Seconds that a QEMU which has closed its monitor takes to be gone.
 _DYING_S = 2.0
+_DYING_POLL_S = 0.01
+
+
+def ended(pid: int, timeout: float) -> bool:
+    """Wait until a process has ended, for ``timeout`` seconds at most; say whether it has."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as stat:
+                if stat.read().rpartition(b")")[2].split()[0] in (b"Z", b"X"):
+                    return True
+        except OSError:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_DYING_POLL_S)
 
 
 class Attached:
@@ -36,42 +54,63 @@ class Attached:
     def __init__(self, read: Callable[[], Snapshot], monitor: Monitor) -> None:
         self._read = read
         self._monitor = monitor
+        self._pid = 0
 
     def read(self) -> Snapshot:
         """Take a reading."""
-        return self._read()
+        snapshot = self._read()
+        self._pid = snapshot.target.pid
+        return snapshot
 
     def drive(self, step: Callable[[Monitor], T]) -> T:
         """Run ``step``; the VM runs anyway."""
         return step(self._monitor)
 
     def death(self) -> str:
-        """Nothing is known of the death of somebody else's process."""
-        return ""
+        """Say whether the process has ended; how is for its parent to know."""
+        return f"QEMU {self._pid} has ended" if self._pid and ended(self._pid, _DYING_S) else ""
 
 
 class OwnVm:
     """A QEMU of our own, started when it is needed and again after it died.
 
-    :param recipes: what will be plugged; they say which buses the VM needs.
+    :param recipes: what will be plugged; they say what the VM needs.
+    :param extra: more arguments for QEMU.
+    :param accel: QEMU's accelerator.
+    :param ready: waits for the guest of a VM that has one, and makes the VM run.
     """
 
     def __init__(
-        self, recipes: Iterable[Recipe], qemu: str = "qemu-system-x86_64", machine: str = "pc"
+        self,
+        recipes: Iterable[Recipe],
+        qemu: str = "qemu-system-x86_64",
+        machine: str = "pc",
+        extra: Sequence[str] = (),
+        accel: str = "tcg",
+        ready: Callable[[Vm], None] | None = None,
     ) -> None:
-        self._qemu, self._machine = qemu, machine
-        self._extra = vm_arguments(recipes, machine)
+        self._qemu, self._machine, self._accel, self._ready = qemu, machine, accel, ready
+        self._extra = [*vm_arguments(recipes, machine), *extra]
         self._start()
 
     def _start(self) -> None:
-        self.vm = Vm(self._qemu, self._machine, extra=self._extra)
+        stopped = self._ready is None
+        self.vm = Vm(self._qemu, self._machine, self._accel, self._extra, stopped)
         try:
-            self._monitor = self.vm.monitor()
+            if self._ready is not None:
+                self._ready(self.vm)
+            self.monitor = self.vm.monitor(RecordingMonitor)
             self._process = Process(self.vm.pid)
         except BaseException:
             self.vm.kill()
             raise
         self._reader = Reader(self._process)
+
+    @property
+    def transcript(self) -> list[dict[str, object]]:
+        """What went over the monitor since the VM was started."""
+        assert isinstance(self.monitor, RecordingMonitor)
+        return self.monitor.transcript
 
     def renew(self) -> None:
         """Start the VM again: it has died, or something leaked in it.
@@ -88,7 +127,7 @@ class OwnVm:
 
     def drive(self, step: Callable[[Monitor], T]) -> T:
         """Run ``step``; the VM runs anyway."""
-        return step(self._monitor)
+        return step(self.monitor)
 
     def death(self) -> str:
         """Return how QEMU died: signal and last message; empty while it lives."""
@@ -97,7 +136,7 @@ class OwnVm:
 
     def close(self) -> None:
         """End the VM."""
-        self._monitor.close()
+        self.monitor.close()
         self._process.close()
         self.vm.kill()
 

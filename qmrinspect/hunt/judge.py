@@ -42,14 +42,15 @@ class Judgement(NamedTuple):
     text: str
 
 
-def judge(before: Book, plugged: Book, after: Book, device: int) -> Judgement:
+def judge(before: Book, plugged: Book, after: Book, device: int, name: str = "") -> Judgement:
     """Judge an unplug that QEMU survived.
 
-    :param device: address of the device while it was plugged.
+    :param device: address of the device while it was plugged; 0 for what is no object.
+    :param name: what to call it; its type by default.
     """
     came = _came(before, plugged)
     left = [a for a in sorted(came) if _same(plugged, after, a)]
-    name = plugged.index.snapshot.objects[device].type
+    name = name or plugged.index.snapshot.objects[device].type
     if device in left and after.index.in_tree(device):
         text = f"{name} is still plugged: nobody acknowledged the unplug"
         return Judgement("not-acked", "", (), _left(plugged, after, [device]), text)
@@ -67,6 +68,8 @@ def judge(before: Book, plugged: Book, after: Book, device: int) -> Judgement:
         text = f"{name} was finalized, {len(lost)} of its objects were not: " + "; ".join(
             c.text for c in reasons[:4]
         )
+        if not reasons:
+            text = f"{name} was removed, {len(lost)} objects that came with it were not"
         cause = reasons[0].name if reasons else "unbalanced"
         return Judgement("partial-leak", cause, tuple(reasons), rows, text)
     return Judgement("clean", "", (), (), f"{name} was finalized with all that came with it")

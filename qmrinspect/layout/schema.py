@@ -98,6 +98,8 @@ SCHEMA: dict[str, str] = {
     "VirtIOSCSIReq": "elem dev vq",
     "VirtIOBalloon": "stats_vq_elem iothread free_page_bh",
     "VirtIOSerialPort": "elem",
+    "VirtIONet": "vqs max_queue_pairs",
+    "VirtIONetQueue": "async_tx",
     "vhost_dev": "memory_listener n_mem_sections mem_sections vqs nvqs",
     "vhost_virtqueue": "desc avail used",
     "BounceBuffer": "magic mr",

@@ -72,6 +72,7 @@ def read_maps(
         ("virtio-device", _queues),
         ("virtio-balloon-device", _balloon),
         ("virtio-serial-port", _port),
+        ("virtio-net-device", _net),
         ("ich9-ahci", _ahci_pci),
         ("sysbus-ahci", _ahci_sysbus),
     )
@@ -241,6 +242,25 @@ def _balloon(context: Context, ram: RamMap, device: int) -> Iterator[Slot]:
 
 def _port(context: Context, ram: RamMap, device: int) -> Iterator[Slot]:
     yield from _element(context, ram, device, "VirtIOSerialPort.elem")
+
+
+def _net(context: Context, ram: RamMap, device: int) -> Iterator[Slot]:
+    """Packets that wait for their receiver (hw/net/virtio-net.c virtio_net_flush_tx)."""
+    layout, image = context.layout, context.image
+    if not layout.has("VirtIONet", "max_queue_pairs") or not layout.has(
+        "VirtIONetQueue", "async_tx"
+    ):
+        return
+    queues = image.u64(device + layout.offset("VirtIONet", "vqs"))
+    count = image.u16(device + layout.offset("VirtIONet", "max_queue_pairs"))
+    for i in range(min(count, _QUEUES_MAX) if queues else 0):
+        at = (
+            queues + i * layout.size("VirtIONetQueue") + layout.offset("VirtIONetQueue", "async_tx")
+        )
+        element = image.u64(at)
+        if element:
+            field = f"VirtIONetQueue[{i}].async_tx.elem"
+            yield from _buffers(context, ram, device, field, element)
 
 
 def _ahci_pci(context: Context, ram: RamMap, device: int) -> Iterator[Slot]:

@@ -1,0 +1,75 @@
+"""What a recipe is made of
+------------------------
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+__all__ = ["Backend", "Driver", "Host", "Recipe", "Rule"]
+
+
+class Driver(NamedTuple):
+    """A device type as ``info qdm`` shows it; ``bus`` is "" for one without a bus."""
+
+    name: str
+    bus: str = ""
+    user_creatable: bool = True
+
+
+class Backend(NamedTuple):
+    """What stands behind a device and is made and removed through QMP.
+
+    ``{id}`` in a string argument is the device's id.  ``property`` is the device's
+    property that names the backend, or "" where nothing names it.  ``place`` is a
+    kind of program or file (:mod:`qmrinspect.hotplug.servers`) that must be there
+    first; its path is ``{place}``.  One without ``create`` is only that.
+    """
+
+    property: str
+    name: str
+    create: str
+    arguments: Mapping[str, object]
+    delete: str
+    delete_key: str
+    place: str = ""
+
+
+class Recipe(NamedTuple):
+    """How to plug one driver.
+
+    :ivar bus: the type of bus it goes on, or ""; ``object``, ``chardev``, ``netdev``
+        or ``block`` for what is no device.
+    :ivar properties: of the device, beside ``driver`` and ``id``; ``{id}`` is its id.
+    :ivar backends: made before it and removed after it, in this order and backwards.
+    :ivar outside: what it needs that may lie outside this machine (a host device, a
+        kernel module), or "": the reason when QEMU refuses it.
+    :ivar hosts: what the VM must have been started with, by :attr:`Host.bus`.
+    :ivar subject: how to make what is no device.
+    """
+
+    driver: str
+    bus: str
+    properties: Mapping[str, object] = {}
+    backends: tuple[Backend, ...] = ()
+    outside: str = ""
+    hosts: tuple[str, ...] = ()
+    subject: Backend | None = None
+
+
+class Host(NamedTuple):
+    """What a VM needs at its start: so that a type of bus is there, or by a name."""
+
+    bus: str
+    arguments: tuple[str, ...]
+
+
+class Rule(NamedTuple):
+    """What drivers need whose names match a pattern (:mod:`fnmatch`); all that match add up."""
+
+    pattern: str
+    properties: Mapping[str, object] = {}
+    backends: tuple[Backend, ...] = ()
+    outside: str = ""
+    hosts: tuple[str, ...] = ()

@@ -1,0 +1,240 @@
+"""Plug, and give back
+-------------------
+
+Makes what stands behind a device, plugs it on a bus that takes it, and removes its
+backends afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar, cast
+
+from .kinds import Backend, Recipe
+from .monitor import CommandError, Monitor
+from .servers import Place, open_place
+
+__all__ = ["STEP_TIMEOUT", "Plugged", "free_slots", "get_property", "now_us", "plug", "release"]
+
+#: Seconds that one command of a cycle may take; more is a hang.
+STEP_TIMEOUT = 10.0
+
+_NO_HOTPLUG = "does not support hotplugging"
+
+# Where QEMU keeps what is no device, by the bus of its recipe; the others are no objects.
+_CONTAINERS = {"object": "/objects", "chardev": "/chardevs"}
+
+T = TypeVar("T")
+
+
+class Plugged(NamedTuple):
+    """What was plugged: a device mostly.
+
+    ``path`` is its QOM path, "" for what is no object; ``bus`` that of its parent bus, ""
+    for none.  ``devfn`` is the PCI slot times 8 plus the function, -1 off PCI.  Times are
+    in microseconds since 1970.  ``backends`` are the names of what was made for it, in the
+    order of the recipe's; ``places`` the programs and files behind those.
+    """
+
+    recipe: Recipe
+    id: str
+    path: str
+    bus: str
+    devfn: int
+    plug_us: int
+    plugged_us: int
+    backends: tuple[str, ...]
+    places: tuple[Place, ...] = ()
+
+    @property
+    def slot(self) -> int:
+        """The PCI slot, -1 off PCI."""
+        return self.devfn >> 3 if self.devfn >= 0 else -1
+
+
+def plug(monitor: Monitor, recipe: Recipe, id: str, slot: int = -1) -> Plugged:
+    """Plug a device, and what stands behind it, on the first bus that takes it.
+
+    QEMU chooses bus and slot.  Where its choice cannot be hotplugged (pcie.0 of q35), the
+    bridges and root ports that have an id and room are tried.
+
+    :param id: for the new device; backends are named after it.
+    :param slot: the PCI slot to use instead of QEMU's choice.
+    :raises CommandError: QEMU refused, with its own reason; nothing stays behind.
+    :raises MonitorLost: QEMU died of it.
+    """
+    made: list[str] = []
+    places: list[Place] = []
+    try:
+        properties = {key: _named(value, id) for key, value in recipe.properties.items()}
+        place = ""
+        for backend in recipe.backends:
+            if backend.place:
+                places.append(open_place(backend.place))
+                place = places[-1].path
+            name = _named(backend.name, id, place)
+            if backend.create:
+                _create(monitor, backend, name, id, place)
+            made.append(name)
+            if backend.property:
+                properties[backend.property] = name
+        if recipe.driver.endswith("-cpu"):
+            properties.update(_free_cpu(monitor, recipe.driver))
+        if slot >= 0 and recipe.bus == "PCI":
+            properties["addr"] = f"{slot:x}"
+        plug_us = now_us()
+        if recipe.subject is not None:
+            _create(monitor, recipe.subject, id, id, place)
+        else:
+            _device_add(monitor, recipe, {"driver": recipe.driver, "id": id, **properties})
+        plugged_us = now_us()
+    except BaseException as error:
+        if isinstance(error, CommandError):
+            _remove(monitor, recipe.backends, made)
+        for opened in places:
+            opened.close()
+        raise
+    path, bus, devfn = _where(monitor, recipe, id)
+    times = (plug_us, plugged_us)
+    return Plugged(recipe, id, path, bus, devfn, *times, tuple(made), tuple(places))
+
+
+def _create(monitor: Monitor, backend: Backend, name: str, id: str, place: str) -> None:
+    arguments = {key: _named(value, id, place) for key, value in backend.arguments.items()}
+    arguments[backend.delete_key] = name
+    monitor.execute(backend.create, arguments, STEP_TIMEOUT)
+
+
+def _where(monitor: Monitor, recipe: Recipe, id: str) -> tuple[str, str, int]:
+    if recipe.subject is not None:
+        container = _CONTAINERS.get(recipe.bus, "")
+        return (f"{container}/{id}" if container else ""), "", -1
+    path = f"/machine/peripheral/{id}"
+    bus = get_property(monitor, path, "parent_bus")
+    devfn = get_property(monitor, path, "addr") if recipe.bus == "PCI" else None
+    # A string in QEMUs that print it ("03.0"), a number in the others.
+    number = devfn if isinstance(devfn, int) else _devfn(devfn)
+    return path, bus if isinstance(bus, str) else "", number
+
+
+def _free_cpu(monitor: Monitor, driver: str) -> dict[str, object]:
+    slots = monitor.execute("query-hotpluggable-cpus", timeout=STEP_TIMEOUT)
+    for slot in reversed(slots if isinstance(slots, list) else []):
+        if "qom-path" not in slot and slot.get("type") == driver:
+            return dict(slot["props"])
+    return {}
+
+
+def _device_add(monitor: Monitor, recipe: Recipe, arguments: Mapping[str, object]) -> None:
+    try:
+        monitor.execute("device_add", arguments, STEP_TIMEOUT)
+        return
+    except CommandError as error:
+        if recipe.bus != "PCI" or _NO_HOTPLUG not in error.desc:
+            raise
+        first = error
+    for bus in _free_bridges(monitor):
+        try:
+            monitor.execute("device_add", {**arguments, "bus": bus}, STEP_TIMEOUT)
+            return
+        except CommandError as error:
+            if _NO_HOTPLUG not in error.desc:
+                raise
+    raise first
+
+
+def _free_bridges(monitor: Monitor) -> list[str]:
+    # A bus of a bridge that was given an id has that same id (pci_bridge_initfn()).
+    found: list[str] = []
+    todo = [device for bus in _pci(monitor) for device in _devices(bus)]
+    while todo:
+        device = todo.pop(0)
+        bridge = device.get("pci_bridge")
+        if isinstance(bridge, dict):
+            below = _devices(bridge)
+            if device.get("qdev_id") and not below:
+                found.append(str(device["qdev_id"]))
+            todo += below
+    return found
+
+
+def free_slots(monitor: Monitor) -> list[int]:
+    """Return the slots of the first PCI bus that no device is in."""
+    buses = _pci(monitor)
+    used = {int(str(device.get("slot", 0))) for device in _devices(buses[0] if buses else None)}
+    return [slot for slot in range(1, 32) if slot not in used]
+
+
+def _pci(monitor: Monitor) -> list[object]:
+    buses = monitor.execute("query-pci", timeout=STEP_TIMEOUT)
+    return buses if isinstance(buses, list) else []
+
+
+def _devices(bus: object) -> list[dict[str, object]]:
+    devices = bus.get("devices", []) if isinstance(bus, dict) else []
+    return [device for device in devices if isinstance(device, dict)]
+
+
+# Give back -------------------------------------------------------------------------
+
+
+def release(monitor: Monitor, plugged: Plugged) -> tuple[str, ...]:
+    """Remove what was made for the device; return what QEMU would not give back, and why.
+
+    A device that leaks may hold its backends, so this comes after the memory was read.
+    """
+    try:
+        return _remove(monitor, plugged.recipe.backends, list(plugged.backends))
+    finally:
+        for place in plugged.places:
+            place.close()
+
+
+def _remove(monitor: Monitor, backends: tuple[Backend, ...], names: list[str]) -> tuple[str, ...]:
+    kept = []
+    for backend, name in reversed(list(zip(backends, names))):
+        if not backend.delete:
+            continue
+        try:
+            monitor.execute(backend.delete, {backend.delete_key: name}, STEP_TIMEOUT)
+        except CommandError as error:
+            # A device may take its backend along: usb-redir deletes its chardev.
+            if not error.desc.endswith("not found"):
+                kept.append(f"{name}: {error.desc}")
+    return tuple(kept)
+
+
+# Small things ----------------------------------------------------------------------
+
+
+def _named(value: T, id: str, place: str = "") -> T:
+    # "{id}" and "{place}" stand for the device's id and a path, at any depth.
+    if isinstance(value, str):
+        return cast(T, value.replace("{id}", id).replace("{place}", place))
+    if isinstance(value, dict):
+        return cast(T, {key: _named(item, id, place) for key, item in value.items()})
+    if isinstance(value, list):
+        return cast(T, [_named(item, id, place) for item in value])
+    return value
+
+
+def get_property(monitor: Monitor, path: str, name: str) -> object:
+    """Return a QOM property, or None where there is none of this name."""
+    try:
+        return monitor.execute("qom-get", {"path": path, "property": name}, STEP_TIMEOUT)
+    except CommandError:
+        return None
+
+
+def _devfn(text: object) -> int:
+    slot, _, function = str(text).partition(".")
+    try:
+        return int(slot, 16) << 3 | int(function or "0", 16)
+    except ValueError:
+        return -1
+
+
+def now_us() -> int:
+    """Return the time in microseconds since 1970."""
+    return time.time_ns() // 1000
