@@ -56,10 +56,15 @@ class Index:
         self._slots: dict[str, list[Slot]] = defaultdict(list)
         for slot in snapshot.slots:
             self._slots[slot.kind].append(slot)
+        self._pointed = {slot.target for slot in self._slots["pointed"]}
 
     def slots(self, kind: str) -> Sequence[Slot]:
         """Return the slots of one reference kind."""
         return self._slots.get(kind, ())
+
+    def pointed(self, address: int) -> bool:
+        """Whether any word of memory points to an irq."""
+        return address in self._pointed
 
     def enclosing(self, holder: int) -> int:
         """Return the object that a holder is, or is part of; 0 when it is in none."""

@@ -488,7 +488,7 @@ def test_named_variables_hold_first_references() -> None:
 
 def test_rules_are_counted_apart() -> None:
     machine = FakeMachine()
-    machine.new("irq")
+    machine.array(machine.new("irq").address)
     report = check(machine.snapshot())
     assert not report.findings
     assert report.rules == {
@@ -498,6 +498,13 @@ def test_rules_are_counted_apart() -> None:
         "irq-allocated": 1,
     }
     assert report.by_rule == 4
+
+
+def test_no_rule_speaks_for_an_irq_that_nothing_points_to() -> None:
+    machine = FakeMachine()
+    irq = machine.new("irq")
+    report = check(machine.snapshot())
+    assert [(f.kind, f.address) for f in report.findings] == [("unexplained", irq.address)]
 
 
 def test_consoles_hold_each_other() -> None:

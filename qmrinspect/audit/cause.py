@@ -123,8 +123,8 @@ def _text(book: Book, name: str, label: str, edges: Sequence[Edge]) -> str:
     if name == "address-space-root":
         return f"{label} holds itself through {fields}{more}: the address space was not destroyed"
     if name == "unbalanced":
-        granted = RULES[edges[0].rule].grants
-        return f"nothing points to {label} any more and its first reference remains: {granted}"
+        grants = RULES[edges[0].rule].grants
+        return f"{label} still has its first reference, and what kept it is gone: {grants}"
     if name == "delayed":
         counts = Counter(e.kind for e in edges)
         what = ", ".join(f"{kind} x{k}" for kind, k in sorted(counts.items()))

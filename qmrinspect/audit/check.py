@@ -91,12 +91,15 @@ def _balances(book: Book) -> list[Finding]:
             continue
         label, edges = book.index.label(address), tuple(book.on.get(address, ()))
         if left > 0:
-            text = f"{label} has {obj.ref} references, {left} of them held by nothing known"
+            have = "1 reference" if obj.ref == 1 else f"{obj.ref} references"
+            text = f"{label} has {have}, {left} held by nothing known"
+            if obj.type == "irq" and not edges:
+                text += ": no word of memory points to it, so that nobody can free it any more"
             out.append(Finding("unexplained", "warning", address, obj.ref, expected, edges, text))
         else:
             text = (
-                f"{label} has {obj.ref} references but {expected} holders: when they let go it is "
-                "used after it was freed"
+                f"{label} counts {obj.ref} references and has {expected} holders: when they let go "
+                "it is used after it was freed"
             )
             out.append(Finding("underflow", "error", address, obj.ref, expected, edges, text))
     return out

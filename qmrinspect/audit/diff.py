@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..ledger import Book, Edge
+from .graph import PASSING
 
 __all__ = ["Change", "Difference", "diff"]
 
@@ -77,9 +78,10 @@ def _edges(before: Book, after: Book, address: int) -> tuple[list[Edge], list[Ed
 
 
 def _key(edge: Edge) -> tuple[str, int, str]:
-    # Flat views are made anew at every change of the topology: their address says nothing.
-    passing = edge.kind in ("flat-range", "dispatch-section", "flatview-root")
-    return (edge.kind, 0 if passing else edge.holder, "" if passing else edge.field)
+    # Flat views are made anew at every change of the topology, and event sources with
+    # every message: their address says nothing.
+    anew = edge.kind in PASSING or edge.kind == "watch"
+    return (edge.kind, 0 if anew else edge.holder, "" if anew else edge.field)
 
 
 def _pick(edges: Sequence[Edge], wanted: Counter[tuple[str, int, str]]) -> list[Edge]:

@@ -454,7 +454,7 @@ def show(outcome: Outcome, as_json: bool) -> int:
     """Print what a verb answers, and return the exit code."""
     if not as_json:
         for line in outcome.lines:
-            print(line, flush=outcome.late is not None or outcome.stream)
+            print(render.safe(line), flush=outcome.late is not None or outcome.stream)
     elif outcome.stream:
         for document in outcome.data:
             print(json.dumps(document), flush=True)

@@ -149,7 +149,7 @@ class LineCompleter:
             found = self._values(command, key, value, members, kind, str(tree.get("path", "")))
             return _fitting(value, found)
         if "." in key:
-            *outer, last = key.split(".")
+            outer = key.split(".")[:-1]
             inner = schema.below(command, outer, tree)
             stem = ".".join(outer)
             return _fitting(token, [f"{stem}.{m.name}=" for m in inner])

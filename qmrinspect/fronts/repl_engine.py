@@ -359,4 +359,3 @@ def guarded(engine: Engine, line: str, output: Output, complain: Callable[[str],
         return error.exit_code if isinstance(error, QmrError) else _UNEXPECTED
     finally:
         engine.session.activity = ""
-

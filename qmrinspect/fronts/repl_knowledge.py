@@ -104,16 +104,16 @@ class Knowledge:
         vm = self._vm()
         monitor = vm.connected() if vm is not None else None
         place = (vm.pid if vm is not None else 0, key)
-        at, kept = self._kept.get(place, (0.0, none))
-        if monitor is None or time.monotonic() - at < keep_s:
+        until, kept = self._kept.get(place, (0.0, none))
+        if monitor is None or time.monotonic() < until:
             return cast(T, kept)
         with self._asking:
-            at, kept = self._kept.get(place, (0.0, none))
-            if time.monotonic() - at >= keep_s:
+            until, kept = self._kept.get(place, (0.0, none))
+            if time.monotonic() >= until:
                 # What was known is better than nothing.
                 with contextlib.suppress(MonitorError, KeyError, TypeError, ValueError):
                     kept = question(monitor)
-                self._kept[place] = (time.monotonic(), kept)
+                self._kept[place] = (time.monotonic() + keep_s, kept)
         return cast(T, kept)
 
     def warm(self) -> None:
@@ -128,6 +128,12 @@ class Knowledge:
             return Schema(cast(Any, monitor.execute("query-qmp-schema")))
 
         return self._ask("schema", ask, _FOREVER, None)
+
+    def known_schema(self) -> Schema | None:
+        """Return the schema if it is known; asks nothing."""
+        vm = self._vm()
+        kept = self._kept.get((vm.pid if vm is not None else 0, "schema"))
+        return cast("Schema | None", kept[1]) if kept else None
 
     def drivers(self) -> Sequence[str]:
         """Return the device types that can be plugged."""

@@ -96,8 +96,8 @@ class Schema:
         for member in entry.get("members", ()):
             yield Member(str(member["name"]), str(member["type"]), "default" in member)
         tag = entry.get("tag")
-        for variant in entry.get("variants", ()) if tag else ():
-            if variant["case"] == given.get(tag):
+        for variant in entry.get("variants", ()):
+            if variant["case"] == given.get(str(tag)):
                 yield from self._members(str(variant["type"]), given)
 
     def values(self, kind: str) -> Sequence[str]:
@@ -305,4 +305,6 @@ def _near(name: str, members: Mapping[str, Member], command: str = "") -> str:
     near = difflib.get_close_matches(name, list(members), 2, 0.5)
     if near:
         return "did you mean " + " or ".join(near) + "?"
-    return "it takes " + (", ".join(members) or "no arguments") if members else f"see help {command}"
+    return (
+        "it takes " + (", ".join(members) or "no arguments") if members else f"see help {command}"
+    )

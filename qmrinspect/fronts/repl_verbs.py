@@ -106,7 +106,9 @@ def _watch(session: Session, args: argparse.Namespace) -> Outcome:
         return _watched(names, [f"{render.plural(len(names), 'watch', 'watches')} ended"])
     if not args.object:
         names = list(repl.watches)
-        lines = [f"watched: {', '.join(map(printable, names))}"] if names else ["nothing is watched"]
+        lines = (
+            [f"watched: {', '.join(map(printable, names))}"] if names else ["nothing is watched"]
+        )
         return _watched(names, lines)
     vm = repl.attached()
     index = Index(repl.snapshot())
@@ -248,9 +250,7 @@ def _alias(session: Session, args: argparse.Namespace) -> Outcome:
 
 
 def _history(session: Session, args: argparse.Namespace) -> Outcome:
-    lines = [
-        line for line in _of(session).history if not args.word or " ".join(args.word) in line
-    ]
+    lines = [line for line in _of(session).history if not args.word or " ".join(args.word) in line]
     shown = [printable(line, 2000) for line in lines[-args.last :]]
     return Outcome({"format": "qmr-history/1", "lines": lines[-args.last :]}, shown)
 
@@ -360,7 +360,9 @@ _EVENTS = _PLAIN_EVENTS._replace(
         Argument(("name",), {"nargs": "*", "metavar": "NAME", "help": "only these"}, "event"),
         _LAST,
         Argument(
-            ("--show",), {"metavar": "NAMES", "help": "tell these as they come: *, BLOCK_*"}, "event"
+            ("--show",),
+            {"metavar": "NAMES", "help": "tell these as they come: *, BLOCK_*"},
+            "event",
         ),
         Argument(
             ("--hide",), {"metavar": "NAMES", "help": "but not these; none for none"}, "event"

@@ -17,6 +17,7 @@ from typing import Any
 from ..audit import choose
 from ..audit.cause import descends
 from ..audit.diff import diff
+from ..audit.graph import source
 from ..errors import MonitorError, TargetError, UsageError
 from ..hotplug.monitor import Event, Monitor
 from ..hotplug.recipes import Recipe, recipe_for
@@ -251,9 +252,17 @@ def _devfn(value: object) -> int:
 
 
 def _without(book: Book, device: int) -> Book:
-    """Return the books as if a device and all below it had not been there."""
+    """Return the books as if a device and all that came with it had not been there.
+
+    What never has a parent came with it when the device alone holds it.
+    """
     snapshot = book.index.snapshot
-    kept = {a: obj for a, obj in snapshot.objects.items() if not descends(book, a, device)}
+    gone = {a for a in snapshot.objects if descends(book, a, device)}
+    for address in snapshot.objects.keys() - gone:
+        holders = {source(book, edge) for edge in book.on.get(address, ())}
+        if holders and holders <= gone:
+            gone.add(address)
+    kept = {a: obj for a, obj in snapshot.objects.items() if a not in gone}
     return replace(book, index=Index(snapshot._replace(objects=kept)))
 
 

@@ -95,7 +95,7 @@ class PlainMonitor(Monitor):
             if message is None:
                 raise late_error(self.address, command, timeout)
             if "event" in message:
-                self._queue.put(Event.from_message(message))
+                self._take_event(Event.from_message(message))
             elif message.get("id") == self._last_id and "return" in message:
                 return message["return"]
             elif "error" in message and message.get("id", self._last_id) == self._last_id:
@@ -114,7 +114,7 @@ class PlainMonitor(Monitor):
             if message is None:
                 return None
             if "event" in message:
-                self._queue.put(Event.from_message(message))
+                self._take_event(Event.from_message(message))
                 event = self._queue.take(wanted)
         return event
 
@@ -133,7 +133,10 @@ class PlainMonitor(Monitor):
             if message is None:
                 return
             if "event" in message:
-                self._queue.put(Event.from_message(message))
+                self._take_event(Event.from_message(message))
+
+    def _take_event(self, event: Event) -> None:
+        self._queue.put(event)
 
     def _fail(self, error: MonitorError) -> MonitorError:
         # After this the session stays lost, with the first reason.

@@ -57,5 +57,6 @@ class RecordingMonitor(PlainMonitor):
         self._log.append({"return": answer})
         return answer
 
-    def _note(self, event: Event) -> None:
+    def _take_event(self, event: Event) -> None:
+        super()._take_event(event)
         self._log.append({"event": event.name, "data": dict(event.data)})

@@ -117,7 +117,8 @@ def _rule(index: Index, address: int) -> str:
     obj = snapshot.objects[address]
     if obj.type == "irq":
         if obj.heap:
-            return "irq-allocated"
+            # Where nothing in memory points to it any more, nobody is left to free it.
+            return "irq-allocated" if index.pointed(address) else ""
         return "" if obj.parent else "irq-embedded"
     if obj.type == "container" and not obj.parent:
         return "static-root"

@@ -82,11 +82,15 @@ _SHAPES = (
     _Shape("nbd-client", "NBDClient", "ioc", "qio-channel", _on_queue("next")),
 )
 
-_SEARCHED = ("qio-channel", "qio-net-listener", "tls-creds")
+# An irq is not looked for by its holders' shapes: it matters whether there is any.
+_SEARCHED = ("qio-channel", "qio-net-listener", "tls-creds", "irq")
 
 
 def read_channels(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot]:
-    """Yield the references on I/O channels, listeners and TLS credentials."""
+    """Yield the references on I/O channels, listeners and TLS credentials.
+
+    For irqs, one word that points to each is a slot of the kind ``pointed``.
+    """
     for address, obj in objects.items():
         if obj.type == "qio-net-listener":
             try:
@@ -98,7 +102,13 @@ def read_channels(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot
         for address, obj in objects.items()
         if any(context.is_a(obj.type, name) for name in _SEARCHED)
     }
+    pointed: set[int] = set()
     for word, target in find_words(context.image, wanted):
+        if objects[target].type == "irq":
+            if target not in pointed:
+                pointed.add(target)
+                yield Slot("pointed", word, "", target)
+            continue
         for shape in _shapes(context, objects[target].type):
             start = word - context.layout.offset(shape.struct, shape.field)
             try:

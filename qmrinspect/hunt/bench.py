@@ -1,0 +1,195 @@
+"""The bench
+---------
+
+Where jobs are done: one VM at a time, started again whenever a result has spoilt it.
+What kills a VM that other devices were in before is tried alone in a fresh one, for
+the earlier ones may have poisoned it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from ..errors import QmrError, ReadingError, TargetError
+from ..hotplug.kinds import Driver, Recipe
+from ..hotplug.recipes import recipe_for
+from ..hotplug.unplug import drivers
+from .cycle import Hunt, Hunted
+from .drivers import OwnVm
+from .growth import Growth
+from .rows import BAD, row_of
+
+__all__ = ["Bench", "Job", "Settings"]
+
+# Outcomes after which more cycles in the same VM say how much comes with each.
+_GROWS = ("leak", "partial-leak", "delayed")
+
+# As many devices before a victim are suspected of having poisoned its VM.
+_SUSPECTS = 3
+
+
+class Settings(NamedTuple):
+    """How a campaign hunts.
+
+    :param guest: ``none``, or the kernel and initramfs of a Linux guest joined by a colon.
+    :param hosts: what the VM is started with, by the names of :data:`HOSTS`.
+    :param bundle: directory for the evidence of findings, or "".
+    """
+
+    qemu: str = "qemu-system-x86_64"
+    machine: str = "pc"
+    accel: str = "tcg"
+    cycles: int = 1
+    guest: str = "none"
+    hosts: tuple[str, ...] = ()
+    bundle: str = ""
+
+
+class Job(NamedTuple):
+    """One driver; ``cpu`` is the CPU model that the VM must be started with, or ""."""
+
+    driver: str
+    cpu: str = ""
+
+
+class Bench:
+    """Does jobs, on a VM of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._vm: OwnVm | None = None
+        self._hunt: Hunt | None = None
+        self._cpu = ""
+        self._before: list[str] = []
+        self._known: Mapping[str, Driver] = {}
+        self._number = 0
+
+    def do(self, job: Job) -> Iterator[dict[str, Any]]:
+        """Run the cycles of a job and yield the rows of those that say something new.
+
+        :raises QmrError: no VM can be started, or read.
+        """
+        growth = Growth()
+        last: dict[str, Any] = {}
+        for number in range(1, self._settings.cycles + 1):
+            hunted = self._cycle(job)
+            row = self._row(job, hunted, number)
+            if self._settings.cycles > 1 and hunted.books:
+                if number == 1:
+                    growth.begin(hunted.books[0])
+                if hunted.after is not None:
+                    growth.add(hunted.after)
+            same = last and _gist(last) == _gist(row)
+            if last and not same:
+                yield last
+            last = row
+            if hunted.outcome in ("crash", "hang", "refused", "not-acked"):
+                break
+        if growth.cycles > 1:
+            last["growth"] = growth.summary()
+        if self._settings.cycles > 1 and last["outcome"] in BAD:
+            self._drop()
+        yield last
+
+    def _cycle(self, job: Job) -> Hunted:
+        for attempt in (1, 2):
+            vm = self._ready(job)
+            recipe = recipe_for(job.driver, self._known)
+            self._number += 1
+            assert self._hunt is not None
+            try:
+                return self._hunt.one(recipe, f"dut{self._number}")
+            except (ReadingError, TargetError):
+                # It died of what was there before, or cannot be read at all.
+                if attempt == 2 or not vm.death():
+                    raise
+                self._drop()
+        raise AssertionError
+
+    def _row(self, job: Job, hunted: Hunted, number: int) -> dict[str, Any]:
+        row = row_of(hunted, number)
+        before = list(self._before)
+        self._before.append(job.driver)
+        spoilt = hunted.outcome not in ("clean", "refused") or (
+            hunted.outcome == "refused" and hunted.cycle.step != "device_add"
+        )
+        if hunted.cycle.kept and hunted.outcome == "clean":
+            row["text"] += "; it keeps " + "; ".join(hunted.cycle.kept)
+            spoilt = True
+        if hunted.outcome == "crash" and before and number == 1:
+            alone = self._alone(job)
+            if alone["outcome"] != "crash":
+                alone["after"] = self._poison(job, before)
+                who = " and ".join(alone["after"]) or "other devices"
+                alone["note"] = f"QEMU dies of it in a VM where {who} was before: {row['text']}"
+            return alone
+        # Many cycles go on in the same VM: the hunt avoids the slots that are spoilt.
+        if spoilt and (self._settings.cycles == 1 or hunted.outcome not in _GROWS):
+            self._drop()
+        return row
+
+    def _alone(self, job: Job) -> dict[str, Any]:
+        """Hunt a driver in a VM where nothing was before."""
+        self._drop()
+        hunted = self._cycle(job)
+        self._drop()
+        return row_of(hunted)
+
+    def _poison(self, job: Job, before: list[str]) -> list[str]:
+        """Find the driver after which QEMU dies of this one, among the last ones before."""
+        for suspect in list(dict.fromkeys(reversed(before)))[:_SUSPECTS]:
+            self._drop()
+            try:
+                self._cycle(Job(suspect, job.cpu))
+                died = self._cycle(job).outcome == "crash"
+            except QmrError:
+                died = True
+            self._drop()
+            if died:
+                return [suspect]
+        return []
+
+    def _ready(self, job: Job) -> OwnVm:
+        """Return a VM that the job can be done in."""
+        if self._vm is not None and self._cpu != job.cpu:
+            self._drop()
+        if self._vm is None:
+            self._cpu = job.cpu
+            self._vm = self._start(job)
+            self._hunt = Hunt(self._vm)
+            self._known = self._vm.drive(drivers)
+            self._before = []
+            self._number = 0
+        return self._vm
+
+    def _start(self, job: Job) -> OwnVm:
+        settings = self._settings
+        recipes = [Recipe("", "PCI", hosts=settings.hosts)]
+        extra = ("-cpu", job.cpu) if job.cpu else ()
+        return OwnVm(recipes, settings.qemu, settings.machine, extra, settings.accel)
+
+    def _drop(self) -> None:
+        if self._vm is not None:
+            self._vm.close()
+        self._vm = self._hunt = None
+
+    def close(self) -> None:
+        """End the VM."""
+        self._drop()
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _gist(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["outcome"], row["cause"], tuple(row["causes"]), len(row["objects_left"])

@@ -1,0 +1,182 @@
+"""Campaigns
+---------
+
+Many jobs on many VMs: planned from what QEMU has, done by workers in parallel, kept
+as they are done.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Callable, NamedTuple
+
+from ..errors import QmrError, UsageError
+from ..hotplug.recipes import HOSTS, recipe_for
+from ..index import printable
+from .bench import Bench, Job, Settings
+from .candidates import candidates
+from .drivers import OwnVm
+from .worker import Worker, WorkerDied
+
+__all__ = ["Done", "Plan", "default_jobs", "plan", "run"]
+
+# Seconds that a cycle may take at most before its worker is given up: the longest
+# is one in which every step hangs, tried again alone.
+_CYCLE_S = 120.0
+
+# A worker, its VM and what it reads need that much at most, in bytes.
+_WORKER_BYTES = 512 << 20
+
+_ATTEMPTS = 2
+
+
+class Plan(NamedTuple):
+    """What a campaign does.
+
+    :param models: CPU models that it leaves out.
+    """
+
+    settings: Settings
+    jobs: Sequence[Job]
+    models: Sequence[str] = ()
+
+
+class Done(NamedTuple):
+    """A job that was done; ``number`` is its place in the plan.
+
+    :param error: why it could not be done; then there are no rows.
+    """
+
+    number: int
+    job: Job
+    rows: Sequence[dict[str, Any]]
+    error: QmrError | None = None
+
+
+def plan(settings: Settings, names: Sequence[str], cpus: bool = False) -> Plan:
+    """Ask QEMU for its candidates, or check the names that were given.
+
+    :param cpus: hunt every CPU model, each in a VM of its own kind.
+    :raises UsageError: QEMU has no such driver.
+    :raises TargetError: it does not start.
+    """
+    with OwnVm([], settings.qemu, settings.machine, accel=settings.accel) as vm:
+        found = vm.drive(candidates)
+    models = {_model(name): name for name in found.models}
+    if not names:
+        jobs = [Job(name) for name in found.names]
+        if cpus:
+            jobs += [Job(name, model) for model, name in sorted(models.items())]
+        every = tuple(host.bus for host in HOSTS)
+        return Plan(settings._replace(hosts=every), jobs, () if cpus else found.models)
+    jobs, hosts = [], set()
+    for name in names:
+        if name not in found.known and name not in found.names:
+            raise UsageError(
+                f"this QEMU has no device {printable(name)}", "qmr hmp 'info qdm' lists them"
+            )
+        recipe = recipe_for(name, found.known)
+        hosts.update((recipe.bus, *recipe.hosts))
+        jobs.append(Job(name, _model(name) if name in found.models else ""))
+    ordered = tuple(host.bus for host in HOSTS if host.bus in hosts)
+    return Plan(settings._replace(hosts=ordered), jobs)
+
+
+def _model(driver: str) -> str:
+    # "qemu64-x86_64-cpu" is made by -cpu qemu64.
+    return driver.rsplit("-", 2)[0]
+
+
+def default_jobs() -> int:
+    """Return how many workers this machine has the cores and the memory for."""
+    cores = len(os.sched_getaffinity(0))
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(cores, free // _WORKER_BYTES))
+
+
+def run(
+    settings: Settings, jobs: Sequence[tuple[int, Job]], workers: int = 1
+) -> Iterator[Done]:
+    """Do jobs and yield what came of them, in the order in which they end.
+
+    A job whose worker dies is done again by another one, once.
+
+    :param jobs: with their numbers in the plan.
+    :param workers: how many processes; with one, this process does the work itself.
+    """
+    if workers <= 1 or len(jobs) <= 1:
+        yield from _here(settings, jobs)
+        return
+    todo: queue.Queue[tuple[int, Job, int]] = queue.Queue()
+    done: queue.Queue[Done | None] = queue.Queue()
+    stop = threading.Event()
+    for number, job in jobs:
+        todo.put((number, job, 1))
+    timeout = _CYCLE_S + 10.0 * settings.cycles
+    threads = [
+        threading.Thread(
+            target=_serve, args=(settings, todo, done.put, stop, timeout), daemon=True
+        )
+        for _ in range(min(workers, len(jobs)))
+    ]
+    for thread in threads:
+        thread.start()
+    running = len(threads)
+    try:
+        while running:
+            one = done.get()
+            if one is None:
+                running -= 1
+            else:
+                yield one
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(10.0)
+
+
+def _here(settings: Settings, jobs: Sequence[tuple[int, Job]]) -> Iterator[Done]:
+    with Bench(settings) as bench:
+        for number, job in jobs:
+            try:
+                yield Done(number, job, list(bench.do(job)))
+            except QmrError as error:
+                bench.close()
+                yield Done(number, job, (), error)
+
+
+def _serve(
+    settings: Settings,
+    todo: queue.Queue[tuple[int, Job, int]],
+    put: Callable[[Done | None], None],
+    stop: threading.Event,
+    timeout: float,
+) -> None:
+    """Feed one worker until nothing is left to do."""
+    worker: Worker | None = None
+    try:
+        while not stop.is_set():
+            try:
+                number, job, attempt = todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                worker = worker or Worker(settings)
+                put(Done(number, job, list(worker.do(job, timeout))))
+            except WorkerDied as error:
+                if worker is not None:
+                    worker.close()
+                worker = None
+                if attempt < _ATTEMPTS:
+                    todo.put((number, job, attempt + 1))
+                else:
+                    put(Done(number, job, (), error))
+            except QmrError as error:
+                put(Done(number, job, (), error))
+    finally:
+        if worker is not None:
+            worker.close()
+        put(None)

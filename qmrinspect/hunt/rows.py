@@ -1,0 +1,132 @@
+"""Rows
+-----
+
+What came of a cycle as plain data, ``qmr-hunt/1``: what is printed, kept, sent from
+one process to another, and reported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..index import Index
+from ..ledger import Edge
+from .cycle import Hunted
+
+__all__ = ["BAD", "FORMAT", "Row", "is_bad", "key", "pluggable", "row_of"]
+
+FORMAT = "qmr-hunt/1"
+
+Row = Mapping[str, Any]
+
+#: Outcomes that are findings; the others say that nothing was wrong, or nothing tried.
+BAD = frozenset(("leak", "partial-leak", "crash", "hang"))
+
+# QEMU's own words for what it does not mark hotpluggable (qdev_device_add_from_qdict(),
+# softmmu/qdev-monitor.c), or has no bus for.
+_NOT_PLUGGABLE = re.compile(
+    r"expects a pluggable device type|does not support hotplugging"
+    r"|can not be hotplugged on this machine|^No '.*' bus found for device"
+    r"|invalid object type|does not accept value|is not a valid (char|net|block)"
+    r"|'.*' is not a valid device model name"
+)
+
+
+def pluggable(hunted: Hunted) -> bool:
+    """Whether QEMU says of what was hunted that it can be plugged at all."""
+    cycle = hunted.cycle
+    refused = cycle.step == "device_add" and bool(cycle.refused)
+    return not (refused and _NOT_PLUGGABLE.search(cycle.refused))
+
+
+def is_bad(row: Row) -> bool:
+    """Whether a row is a finding."""
+    return row.get("outcome") in BAD
+
+
+def key(row: Row) -> tuple[str, str, str]:
+    """Return what makes two rows of two campaigns the same finding."""
+    return row["device"], row["outcome"], " ".join(sorted(row.get("causes") or ()))
+
+
+def row_of(hunted: Hunted, number: int = 1) -> dict[str, Any]:
+    """Return one line of ``qmr-hunt/1``; ``number`` is the cycle's, from 1."""
+    judgement, cycle = hunted.judgement, hunted.cycle
+    index = hunted.after.index if hunted.after else None
+    target = hunted.books[0].index.snapshot.target if hunted.books else None
+    return {
+        "format": FORMAT,
+        "device": hunted.recipe.driver,
+        "bus": hunted.recipe.bus,
+        "machine": hunted.machine,
+        "outcome": hunted.outcome,
+        "cause": judgement.cause,
+        "causes": list(dict.fromkeys(cause.name for cause in judgement.causes)),
+        "cycle": number,
+        "objects_left": [
+            {
+                "address": hex(left.address),
+                "type": left.type,
+                "was": left.was,
+                "observed": left.observed,
+                "references": [_edge(index, edge) for edge in left.references] if index else [],
+            }
+            for left in judgement.left
+        ],
+        "case": [
+            {
+                "cause": cause.name,
+                "object": hex(cause.object),
+                "text": cause.text,
+                "references": [_edge(index, edge) for edge in cause.edges] if index else [],
+            }
+            for cause in judgement.causes
+        ],
+        "event": cycle.event,
+        "acknowledged_by": cycle.acknowledge,
+        "states": {
+            "requested_us": cycle.request_us,
+            "acknowledged_us": cycle.acknowledge_us,
+            "unparented_us": cycle.unparented_us,
+            "finalized_us": hunted.finalized_us,
+        },
+        "plug_us": hunted.plug_us,
+        "unplug_us": hunted.unplug_us,
+        "judge_us": hunted.judge_us,
+        "step": cycle.step,
+        "hotpluggable": pluggable(hunted),
+        "outside": hunted.recipe.outside if hunted.outcome == "refused" else "",
+        "kept": list(cycle.kept),
+        "qemu_version": target.qemu_version if target else "",
+        "build_id": target.build_id if target else "",
+        "policy": hunted.after.policy.name if hunted.after else "",
+        "text": stable(judgement.text) if hunted.outcome == "crash" else judgement.text,
+    }
+
+
+# "rocker: 0x7f12..." and pids differ between two runs of the same crash.
+_ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
+
+
+def stable(text: str) -> str:
+    """Return QEMU's last message without what differs from run to run."""
+    return _ADDRESS.sub("0x..", text).replace(os.sep + os.sep, os.sep)
+
+
+def _edge(index: Index, edge: Edge) -> dict[str, Any]:
+    """Return a reference as the contract writes it."""
+    objects = index.snapshot.objects
+    holder = edge.holder if edge.holder in objects else edge.owner
+    return {
+        "kind": edge.kind,
+        "count": 1,
+        "holder": hex(edge.holder),
+        "holder_path": index.path(holder) if holder in objects else "",
+        "holder_label": index.label(edge.holder) if edge.holder else "",
+        "field": edge.field,
+        "rule": edge.rule,
+        "target": hex(edge.target),
+    }

@@ -1,0 +1,149 @@
+"""A worker of a campaign
+----------------------
+
+A process with a bench of its own: jobs come in as JSON lines, rows go out.  It ends,
+and its VM with it, when its parent does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import QmrError
+from .bench import Bench, Job, Settings
+
+__all__ = ["Worker", "WorkerDied", "main"]
+
+
+class WorkerDied(QmrError):
+    """A worker process ended in the middle of a job."""
+
+    exit_code = 3
+
+
+class Worker:
+    """The parent's side of a worker process.
+
+    :param settings: how it hunts.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "qmrinspect.hunt.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Ctrl-C is for the parent, whose end is the end of this one.
+            start_new_session=True,
+        )
+        self._send(settings._asdict())
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def do(self, job: Job, timeout: float) -> Iterator[dict[str, Any]]:
+        """Have a job done and yield its rows.
+
+        :param timeout: seconds after which the worker is given up.
+        :raises WorkerDied: it ended, or was given up.
+        :raises QmrError: what it says it failed with.
+        """
+        watch = threading.Timer(timeout, self._process.kill)
+        watch.daemon = True
+        watch.start()
+        try:
+            self._send(job._asdict())
+            while True:
+                message = self._receive()
+                if "row" in message:
+                    yield message["row"]
+                elif "error" in message:
+                    failure = QmrError(message["error"], message["hint"])
+                    failure.exit_code = message["code"]
+                    raise failure
+                else:
+                    return
+        finally:
+            watch.cancel()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._died() from None
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.endswith("\n"):
+            raise self._died()
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _died(self) -> WorkerDied:
+        status = self._process.wait()
+        return WorkerDied(f"a worker of the hunt ended with status {status}", "run it again")
+
+    def close(self) -> None:
+        """End the process and wait for it."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except OSError:
+                pass
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _lines() -> queue.Queue[str]:
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        # The parent has gone, or wants no more.  The VM is killed by the kernel.
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
+
+
+def main() -> None:
+    """Do jobs until the parent closes the pipe."""
+    lines = _lines()
+    settings = json.loads(lines.get())
+    settings["hosts"] = tuple(settings["hosts"])
+    # What a library prints must not get between the rows.
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    with Bench(Settings(**settings)) as bench:
+        while True:
+            job = Job(**json.loads(lines.get()))
+            try:
+                for row in bench.do(job):
+                    print(json.dumps({"row": row}), file=out)
+            except QmrError as error:
+                bench.close()
+                failure = {"error": error.text, "hint": error.hint, "code": error.exit_code}
+                print(json.dumps(failure), file=out)
+            else:
+                print(json.dumps({"done": job.driver}), file=out)
+
+
+if __name__ == "__main__":
+    main()
