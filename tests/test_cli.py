@@ -281,8 +281,8 @@ def _sentence(ran: Ran, code: int = 2) -> str:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["chek"], "did you mean check?"),
-        (["stock", "chek"], "did you mean check?"),
+        (["chek"], "did you mean check"),
+        (["stock", "chek"], "did you mean check"),
         (["stock"], "say what to do"),
         ([], "no verb was given"),
         (["nobody", "check"], "no QEMU goes by the name nobody"),

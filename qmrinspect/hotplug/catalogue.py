@@ -297,6 +297,11 @@ SUBJECTS: dict[str, tuple[Backend, tuple[Backend, ...]]] = {
     "block:blkdebug": (_block(driver="blkdebug", image=_NULL), ()),
     "block:blkverify": (_block(driver="blkverify", test=_NULL, raw=_NULL), ()),
     "block:blklogwrites": (_block(driver="blklogwrites", file=_NULL, log=_NULL), ()),
+    "block:blkreplay": (_block(driver="blkreplay", image=_NULL), ()),
+    "block:copy-before-write": (
+        _block(driver="copy-before-write", file=_NULL, target=_NULL),
+        (),
+    ),
     "block:copy-on-read": (_block(driver="copy-on-read", file=_NULL), ()),
     "block:file": (_block(driver="file", filename="{place}"), (_IMAGE,)),
     "block:null-aio": (_block(driver="null-aio"), ()),
@@ -329,6 +334,13 @@ OUTSIDE: dict[str, str] = {
     "object:secret_keyring": "needs a key in the kernel's keyring",
     "object:sev-guest": _HOST_DEVICE.format("the SEV processor"),
     "object:tls-creds-x509": "needs X.509 certificates",
+    **{
+        f"block:{name}": f"needs an image of the format {name}"
+        for name in "bochs cloop dmg luks parallels qcow qcow2 qed vdi vhdx vmdk vpc".split()
+    },
+    "block:compress": "needs an image of a format that compresses",
+    "block:replication": "needs a replication partner",
+    "block:snapshot-access": "needs a node that has snapshots",
     "object:x-remote-object": "needs a machine x-remote",
     "object:x-vfio-user-server": "needs a machine x-remote",
     "chardev:braille": _DAEMON.format("brltty"),

@@ -122,8 +122,8 @@ class Bench:
             alone = self._alone(job)
             if alone["outcome"] != "crash":
                 alone["after"] = self._poison(job, before)
-                who = " and ".join(alone["after"]) or "other devices"
-                alone["note"] = f"QEMU dies of it in a VM where {who} was before: {row['text']}"
+                who = " and ".join(alone["after"]) or f"{len(before)} others, {before[-1]} last,"
+                alone["note"] = f"QEMU dies of it where {who} came before: {row['text']}"
             return alone
         # Many cycles go on in the same VM: the hunt avoids the slots that are spoilt.
         if spoilt and (self._settings.cycles == 1 or hunted.outcome not in _GROWS):

@@ -235,11 +235,15 @@ def look(
     after = take()
     judgement = judge(before, plugged, after, device, name)
     for attempt in range(1, _LOOKS):
-        if judgement.outcome == "clean" or not waits(judgement):
+        if judgement.outcome == "clean":
             break
+        seen = {left.address for left in judgement.left}
         driver.drive(lambda monitor, pause=_PAUSE_S * attempt: time.sleep(pause))
         after = take()
         judgement = judge(before, plugged, after, device, name)
+        # A finding must hold at a second look.
+        if not waits(judgement) and seen == {left.address for left in judgement.left}:
+            break
     return after, judgement
 
 
