@@ -10,180 +10,224 @@ import argparse
 import itertools
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..hotplug.recipes import Driver as DeviceType
-from ..hotplug.recipes import Recipe, recipe_for
+from ..hotplug.recipes import recipe_for
 from ..hotplug.unplug import drivers
-from ..hunt import Hunted, OwnVm, hunt_one
+from ..hunt import Hunt
 from ..hunt.cycle import Driver
+from ..hunt.growth import Growth
+from ..hunt.rows import row_of
 from ..index import printable
-from .table import CLEAN, FINDINGS, Argument, Outcome, Session, Verb
-from .words import references
+from .table import Argument, Outcome, Session, Verb
+from .verdicts import Result, Verdicts
 
-__all__ = ["VERBS", "hunted_json"]
+if TYPE_CHECKING:
+    from ..hunt.campaign import Plan
+
+__all__ = ["VERBS"]
 
 _DEMO = ("virtio-net-pci", "e1000e", "usb-tablet", "intel-hda", "bochs-display", "qemu-xhci")
 
 _UNIQUE = f"{os.getpid()}-{time.time_ns() // 1_000_000_000 % 100_000}"
 _serial = itertools.count(1)
 
-# Outcomes that are findings; the others say that nothing was wrong, or nothing tried.
-_BAD = frozenset(("leak", "partial-leak", "crash", "hang"))
+
+# On a VM that runs -----------------------------------------------------------------
 
 
-def hunted_json(hunted: Hunted, number: int) -> dict[str, Any]:
-    """Return one line of ``qmr-hunt/1``; ``number`` is the cycle's, from 1."""
-    judgement, book = hunted.judgement, hunted.after
-    return {
-        "format": "qmr-hunt/1",
-        "device": hunted.recipe.driver,
-        "bus": hunted.recipe.bus,
-        "machine": hunted.machine,
-        "outcome": hunted.outcome,
-        "cause": judgement.cause,
-        "causes": list(dict.fromkeys(cause.name for cause in judgement.causes)),
-        "cycle": number,
-        "objects_left": [
-            {
-                "address": hex(left.address),
-                "type": left.type,
-                "was": left.was,
-                "observed": left.observed,
-                "references": references(book.index, left.references) if book else [],
-            }
-            for left in judgement.left
-        ],
-        "event": hunted.cycle.event,
-        "plug_us": hunted.plug_us,
-        "unplug_us": hunted.unplug_us,
-        "judge_us": hunted.judge_us,
-        "text": judgement.text,
-    }
-
-
-def _verdict(hunted: Hunted) -> Iterator[str]:
-    """One device for people: the verdict, then the references that make the case."""
-    judgement, book = hunted.judgement, hunted.after
-    cause = " with ".join(dict.fromkeys(c.name for c in judgement.causes))
-    head = f"{hunted.recipe.driver:<20} {hunted.outcome:<13} {cause}"
-    yield head.rstrip()
-    if hunted.outcome == "clean":
-        return
-    if not judgement.causes:
-        yield f"    {printable(judgement.text, 400)}"
-    for found in judgement.causes:
-        yield f"    {found.text}"
-        for edge in found.edges:
-            holder = book.index.label(edge.holder) if book and edge.holder else "a variable"
-            yield f"        {edge.kind}: {holder}  {printable(edge.field)}"
-    others = len(judgement.left) - 1
-    if others > 0:
-        yield f"    {others} more objects that came with it are still alive"
-
-
-def _outcome(results: Iterator[tuple[int, Hunted]], args: argparse.Namespace) -> Outcome:
-    """Print every verdict as it is reached, then the summary."""
-    if args.json:
-        rows = [(number, hunted) for number, hunted in results]
-        data: list[Any] = [hunted_json(hunted, number) for number, hunted in rows]
-        counts = Counter(hunted.outcome for _, hunted in rows)
-        data.append({"format": "qmr-hunt/1", "summary": dict(counts)})
-        return Outcome(data, (), _code(counts), stream=True)
-    lines = _Verdicts(results)
-    return Outcome(None, lines, CLEAN, late=lines.code)
-
-
-class _Verdicts:
-    """The text of a hunt, made as it goes; the exit code is known at its end."""
-
-    def __init__(self, results: Iterator[tuple[int, Hunted]]) -> None:
-        self._results = results
-        self._counts: Counter[str] = Counter()
-
-    def __iter__(self) -> Iterator[str]:
-        for _, hunted in self._results:
-            self._counts[hunted.outcome] += 1
-            yield from _verdict(hunted)
-        total = sum(self._counts.values())
-        parts = ", ".join(f"{n} {outcome}" for outcome, n in sorted(self._counts.items()))
-        yield f"{total} {'cycle' if total == 1 else 'cycles'}: {parts}"
-
-    def code(self) -> int:
-        return _code(self._counts)
-
-
-def _code(counts: Counter[str]) -> int:
-    return FINDINGS if _BAD & set(counts) else CLEAN
+def _on_target(
+    driver: Driver, names: Sequence[str], args: argparse.Namespace, session: Session
+) -> Iterator[Result]:
+    """Hunt on somebody else's VM: nothing is restarted."""
+    known = driver.drive(drivers)
+    for name in names:
+        if name not in known and ":" not in name:
+            raise UsageError(
+                f"this QEMU has no device {printable(name)}", "qmr hmp 'info qdm' lists them"
+            )
+    return _cycles(driver, [recipe_for(name, known) for name in names], args, session)
 
 
 def _cycles(
-    driver: Driver,
-    names: Sequence[str],
-    known: dict[str, DeviceType],
-    cycles: int,
-    session: Session,
-    renew: Callable[[], None],
-) -> Iterator[tuple[int, Hunted]]:
-    total, done = len(names) * cycles, 0
+    driver: Driver, recipes: Sequence[Any], args: argparse.Namespace, session: Session
+) -> Iterator[Result]:
+    bench = Hunt(driver, args.wait_guest)
+    done = 0
     try:
-        for name in names:
-            for number in range(1, cycles + 1):
-                session.progress(f"{done} of {total}: {name}")
+        for recipe in recipes:
+            growth = Growth()
+            for number in range(1, args.cycles + 1):
+                session.progress(f"{done} of {len(recipes) * args.cycles}: {recipe.driver}")
                 # The id is new even to a VM that an earlier hunt left something in.
-                hunted = hunt_one(driver, recipe_for(name, known), f"qmr{_UNIQUE}-{next(_serial)}")
+                hunted = bench.one(recipe, f"qmr{_UNIQUE}-{next(_serial)}")
                 done += 1
-                yield number, hunted
-                if hunted.outcome in _BAD:
-                    renew()
+                row = row_of(hunted, number)
+                if args.cycles > 1 and hunted.books:
+                    if number == 1:
+                        growth.begin(hunted.books[0])
+                    if hunted.after is not None:
+                        growth.add(hunted.after)
+                    if number == args.cycles:
+                        row["growth"] = growth.summary()
+                yield Result([row], True)
+                if hunted.outcome in ("crash", "hang"):
+                    return
     finally:
         session.progress("")
 
 
-def _known(driver: Driver, names: Sequence[str]) -> dict[str, DeviceType]:
-    known = driver.drive(drivers)
-    for name in names:
-        if name not in known:
-            raise UsageError(
-                f"this QEMU has no device {printable(name)}", "qmr hmp 'info qdm' lists them"
+# On VMs of our own -----------------------------------------------------------------
+
+
+def _on_own_vms(plan: Plan, args: argparse.Namespace, session: Session) -> Iterator[Result]:
+    from ..hunt.campaign import default_jobs, run
+
+    workers = args.jobs or (default_jobs() if not args.driver else 1)
+    store = None
+    jobs = list(enumerate(plan.jobs))
+    if args.campaign:
+        from ..hunt.store import Store
+
+        store = Store(args.campaign)
+        jobs = store.begin(plan)
+        if len(jobs) < len(plan.jobs):
+            for row in store.rows():
+                yield Result([row], False)
+    begin, found, done = time.monotonic(), 0, 0
+    if args.dask:
+        from ..hunt.cluster import run_on
+
+        source = run_on(args.dask, plan.settings, jobs)
+    else:
+        source = run(plan.settings, jobs, workers)
+    try:
+        session.progress(f"0 of {len(jobs)} done, {workers} running")
+        for one in source:
+            done += 1
+            if store is not None and not store.add(one):
+                continue
+            found += sum(1 for row in one.rows if row["outcome"] in _COUNTED)
+            left = (time.monotonic() - begin) / done * (len(jobs) - done)
+            running = min(workers, len(jobs) - done)
+            session.progress(
+                f"{done} of {len(jobs)} done, {running} running, {found} found, "
+                f"about {left:.0f} s left: {one.job.driver}"
             )
-    return known
+            yield Result(one.rows, True, one.error, one.job.driver)
+    finally:
+        session.progress("")
+        if store is not None:
+            store.close()
 
 
-def _on_own_vm(
-    names: Sequence[str], args: argparse.Namespace, session: Session
-) -> Iterator[tuple[int, Hunted]]:
-    recipes: list[Recipe] = [recipe_for(name) for name in names]
-    with OwnVm(recipes, args.qemu, args.machine) as vm:
-        known = _known(vm, names)
-        yield from _cycles(vm, names, known, args.cycles, session, vm.renew)
+_COUNTED = ("leak", "partial-leak", "crash", "hang")
 
 
 def hunt(session: Session, args: argparse.Namespace) -> Outcome:
     """Plug and unplug devices and judge each one."""
     if args.cycles < 1:
         raise UsageError("--cycles takes a number from 1")
-    names = args.driver or _DEMO
-    if not session.has_target():
-        return _outcome(_on_own_vm(names, args, session), args)
-    driver = session.driver()
-    known = _known(driver, names)
-    return _outcome(_cycles(driver, names, known, args.cycles, session, lambda: None), args)
+    args.wait_guest = 0.0
+    if session.has_target() or args.guest.isdigit():
+        if not args.driver:
+            raise UsageError(
+                "on a VM that runs, name the devices to hunt", "qmr TARGET hunt virtio-net-pci"
+            )
+        args.wait_guest = 10.0 if args.guest != "none" else 0.0
+        driver = _attached(int(args.guest)) if args.guest.isdigit() else session.driver()
+        return Verdicts(args).outcome(_on_target(driver, args.driver, args, session))
+    return _own(session, args, args.driver)
+
+
+def _attached(pid: int) -> Driver:
+    """Return a VM that the user runs, by its process id."""
+    from ..errors import MonitorError
+    from ..hotplug.monitor import monitor_addresses, open_monitor
+    from ..hunt import Attached
+    from ..reading import Reader
+    from ..target.process import Process
+
+    process = Process(pid)
+    addresses = monitor_addresses(process.argv, os.readlink(f"/proc/{pid}/cwd"))
+    if not addresses:
+        raise MonitorError(
+            f"QEMU {pid} has no QMP socket on its command line",
+            "start QEMU with -qmp unix:FILE,server=on,wait=off",
+        )
+    return Attached(Reader(process).read, open_monitor(addresses[-1]))
+
+
+def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Outcome:
+    from ..hunt.bench import Settings
+    from ..hunt.campaign import plan
+
+    settings = Settings(
+        qemu=args.qemu,
+        machine=args.machine,
+        accel=args.accel,
+        cycles=args.cycles,
+        guest=args.guest,
+        bundle=os.path.abspath(args.bundle) if args.bundle else "",
+    )
+    planned = plan(settings, names, args.cpus)
+    return Verdicts(args, planned.models).outcome(_on_own_vms(planned, args, session))
 
 
 def demo(session: Session, args: argparse.Namespace) -> Outcome:
     """Do the main job on a QEMU that is started for it."""
-    args.cycles = 1
-    return _outcome(_on_own_vm(_DEMO, args, session), args)
+    for argument in _CAMPAIGN:
+        name = argument.names[-1].lstrip("-").replace("-", "_")
+        setattr(args, name, argument.options.get("default", False))
+    args.driver = list(_DEMO)
+    return _own(session, args, _DEMO)
 
 
 _QEMU = Argument(
     ("--qemu",), {"default": "qemu-system-x86_64", "metavar": "PROGRAM", "help": "QEMU to start"}
 )
 _MACHINE = Argument(("--machine",), {"default": "pc", "help": "its machine type (default: pc)"})
+
+
+def _file(name: str, help: str) -> Argument:
+    return Argument((name,), {"default": "", "metavar": "FILE", "help": help}, "file")
+
+
+_CAMPAIGN = (
+    Argument(("--cycles",), {"type": int, "default": 1, "help": "times to plug each device"}),
+    Argument(("--accel",), {"default": "tcg", "help": "its accelerator (default: tcg)"}),
+    Argument(
+        ("--guest",),
+        {
+            "default": "none",
+            "metavar": "none|linux|PID",
+            "help": "who lets the devices go: nobody, so that qmr plays the guest; a Linux guest "
+            "(KERNEL:INITRD names another one); or the guest of a VM that runs",
+        },
+    ),
+    Argument(
+        ("--cpus",), {"action": "store_true", "help": "every CPU model, each in a VM of its own"}
+    ),
+    Argument(
+        ("--jobs",),
+        {"type": int, "default": 0, "metavar": "N", "help": "VMs at once (default: one a core)"},
+    ),
+    Argument(
+        ("--dask",),
+        {"default": "", "metavar": "ADDRESS", "help": "hunt on a cluster: tcp://SCHEDULER"},
+    ),
+    _file("--campaign", "keep the results in FILE, or go on with what it has"),
+    _file("--baseline", "compare with an earlier campaign: only new findings fail"),
+    _file("--expect", "rules for known findings, each with its reason"),
+    _file("--junit", "write a JUnit report"),
+    Argument(
+        ("--bundle",),
+        {"default": "", "metavar": "DIR", "help": "put the evidence of each finding there"},
+        "file",
+    ),
+)
 
 VERBS = (
     Verb(
@@ -192,12 +236,15 @@ VERBS = (
         (
             Argument(
                 ("driver",),
-                {"nargs": "*", "metavar": "DRIVER", "help": "device types, as for device_add"},
+                {
+                    "nargs": "*",
+                    "metavar": "DRIVER",
+                    "help": "device types as for device_add, or object:TYPE, chardev:TYPE, "
+                    "netdev:TYPE, block:TYPE; without any, all that QEMU can plug",
+                },
                 "driver",
             ),
-            Argument(
-                ("--cycles",), {"type": int, "default": 1, "help": "times to plug each device"}
-            ),
+            *_CAMPAIGN,
             _QEMU,
             _MACHINE,
         ),

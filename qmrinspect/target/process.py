@@ -32,6 +32,7 @@ _IOV_MAX = 1024
 # A thread in uninterruptible sleep cannot be stopped; give the VM back rather than wait.
 _STOP_DEADLINE_S = 0.25
 _PAGE = 4096
+_MAP_POPULATE = 0x8000  # the mmap module has it since Python 3.10
 
 
 class _Iovec(ctypes.Structure):
@@ -203,7 +204,7 @@ class Process:
         ranges = present_ranges(self.pid, ranges)
         total = sum(size for _, size in ranges)
         # Pages of the buffer are touched beforehand, not while the VM waits.
-        buffer = mmap.mmap(-1, max(total, _PAGE), flags=mmap.MAP_PRIVATE | mmap.MAP_POPULATE)
+        buffer = mmap.mmap(-1, max(total, _PAGE), flags=mmap.MAP_PRIVATE | _MAP_POPULATE)
         reader = _BatchReader(self.pid, ranges, buffer)
         stopped = _Stopped(self.pid)
         try:
