@@ -161,8 +161,8 @@ def _attached(pid: int) -> Driver:
 
 
 def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Outcome:
-    from ..hunt.bench import Settings
     from ..hunt.campaign import plan
+    from ..hunt.settings import Settings
 
     settings = Settings(
         qemu=args.qemu,

@@ -49,17 +49,13 @@ _UNIX: dict[str, object] = {"type": "unix", "data": {"path": "{place}"}}
 
 def _client(place: str) -> Backend:
     # A chardev that connects to a program of ours (servers.py).
-    return _chardev(
-        {"type": "socket", "data": {"addr": _UNIX, "server": False}}, "chardev", place
-    )
+    return _chardev({"type": "socket", "data": {"addr": _UNIX, "server": False}}, "chardev", place)
 
 
 _VHOST_USER = _client("vhost-user")
 
 # Sizes are in bytes; ivshmem's must be a power of two (hw/misc/ivshmem.c).
-_MEMORY = _object(
-    "{id}-memory", "memdev", qom_type="memory-backend-ram", size=1 << 27, share=True
-)
+_MEMORY = _object("{id}-memory", "memdev", qom_type="memory-backend-ram", size=1 << 27, share=True)
 # A CXL memory device wants 256 MiB and a label area in a file (hw/mem/cxl_type3.c).
 _CXL_MEMORY = _object("{id}-memory", "memdev", qom_type="memory-backend-ram", size=1 << 28)
 _CXL_LABELS = _object(

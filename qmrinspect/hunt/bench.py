@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import QmrError, ReadingError, TargetError
 from ..hotplug.kinds import Driver, Recipe
 from ..hotplug.recipes import recipe_for
 from ..hotplug.unplug import drivers
+from .bundle import write_bundle
 from .cycle import Hunt, Hunted
 from .drivers import OwnVm
 from .growth import Growth
 from .rows import BAD, row_of
+from .settings import Job, Settings
 
 __all__ = ["Bench", "Job", "Settings"]
 
@@ -28,30 +30,6 @@ _GROWS = ("leak", "partial-leak", "delayed")
 
 # As many devices before a victim are suspected of having poisoned its VM.
 _SUSPECTS = 3
-
-
-class Settings(NamedTuple):
-    """How a campaign hunts.
-
-    :param guest: ``none``, or the kernel and initramfs of a Linux guest joined by a colon.
-    :param hosts: what the VM is started with, by the names of :data:`HOSTS`.
-    :param bundle: directory for the evidence of findings, or "".
-    """
-
-    qemu: str = "qemu-system-x86_64"
-    machine: str = "pc"
-    accel: str = "tcg"
-    cycles: int = 1
-    guest: str = "none"
-    hosts: tuple[str, ...] = ()
-    bundle: str = ""
-
-
-class Job(NamedTuple):
-    """One driver; ``cpu`` is the CPU model that the VM must be started with, or ""."""
-
-    driver: str
-    cpu: str = ""
 
 
 class Bench:
@@ -98,6 +76,7 @@ class Bench:
             vm = self._ready(job)
             recipe = recipe_for(job.driver, self._known)
             self._number += 1
+            vm.forget()
             assert self._hunt is not None
             try:
                 return self._hunt.one(recipe, f"dut{self._number}")
@@ -109,7 +88,7 @@ class Bench:
         raise AssertionError
 
     def _row(self, job: Job, hunted: Hunted, number: int) -> dict[str, Any]:
-        row = row_of(hunted, number)
+        row = self._with_evidence(job, hunted, row_of(hunted, number))
         before = list(self._before)
         self._before.append(job.driver)
         spoilt = hunted.outcome not in ("clean", "refused") or (
@@ -130,12 +109,27 @@ class Bench:
             self._drop()
         return row
 
+    def _with_evidence(self, job: Job, hunted: Hunted, row: dict[str, Any]) -> dict[str, Any]:
+        if self._settings.bundle and row["outcome"] in BAD and self._vm is not None:
+            row["bundle"] = write_bundle(
+                self._settings.bundle,
+                self._settings,
+                job,
+                row,
+                hunted,
+                self._vm.vm.argv,
+                self._vm.transcript,
+                self._settings.hosts,
+            )
+        return row
+
     def _alone(self, job: Job) -> dict[str, Any]:
         """Hunt a driver in a VM where nothing was before."""
         self._drop()
         hunted = self._cycle(job)
+        row = self._with_evidence(job, hunted, row_of(hunted))
         self._drop()
-        return row_of(hunted)
+        return row
 
     def _poison(self, job: Job, before: list[str]) -> list[str]:
         """Find the driver after which QEMU dies of this one, among the last ones before."""

@@ -16,9 +16,10 @@ from typing import Any, Callable, NamedTuple
 from ..errors import QmrError, UsageError
 from ..hotplug.recipes import HOSTS, recipe_for
 from ..index import printable
-from .bench import Bench, Job, Settings
+from .bench import Bench
 from .candidates import candidates
 from .drivers import OwnVm
+from .settings import Job, Settings
 from .worker import Worker, WorkerDied
 
 __all__ = ["Done", "Plan", "default_jobs", "plan", "run"]
@@ -72,7 +73,8 @@ def plan(settings: Settings, names: Sequence[str], cpus: bool = False) -> Plan:
             jobs += [Job(name, model) for model, name in sorted(models.items())]
         every = tuple(host.bus for host in HOSTS)
         return Plan(settings._replace(hosts=every), jobs, () if cpus else found.models)
-    jobs, hosts = [], set()
+    jobs: list[Job] = []
+    hosts: set[str] = set()
     for name in names:
         if name not in found.known and name not in found.names:
             raise UsageError(
@@ -97,9 +99,7 @@ def default_jobs() -> int:
     return max(1, min(cores, free // _WORKER_BYTES))
 
 
-def run(
-    settings: Settings, jobs: Sequence[tuple[int, Job]], workers: int = 1
-) -> Iterator[Done]:
+def run(settings: Settings, jobs: Sequence[tuple[int, Job]], workers: int = 1) -> Iterator[Done]:
     """Do jobs and yield what came of them, in the order in which they end.
 
     A job whose worker dies is done again by another one, once.
@@ -117,9 +117,7 @@ def run(
         todo.put((number, job, 1))
     timeout = _CYCLE_S + 10.0 * settings.cycles
     threads = [
-        threading.Thread(
-            target=_serve, args=(settings, todo, done.put, stop, timeout), daemon=True
-        )
+        threading.Thread(target=_serve, args=(settings, todo, done.put, stop, timeout), daemon=True)
         for _ in range(min(workers, len(jobs)))
     ]
     for thread in threads:

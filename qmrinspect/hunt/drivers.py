@@ -108,9 +108,14 @@ class OwnVm:
 
     @property
     def transcript(self) -> list[dict[str, object]]:
-        """What went over the monitor since the VM was started."""
+        """What went over the monitor since :meth:`forget`."""
         assert isinstance(self.monitor, RecordingMonitor)
         return self.monitor.transcript
+
+    def forget(self) -> None:
+        """Begin the transcript anew."""
+        assert isinstance(self.monitor, RecordingMonitor)
+        self.monitor.forget()
 
     def renew(self) -> None:
         """Start the VM again: it has died, or something leaked in it.

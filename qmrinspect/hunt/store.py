@@ -15,9 +15,9 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import QmrError, TargetError, UsageError
-from .bench import Job
 from .campaign import Done, Plan
 from .rows import Row, is_bad, key
+from .settings import Job
 
 __all__ = ["Store", "compare"]
 

@@ -7,6 +7,7 @@ and its VM with it, when its parent does.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -17,7 +18,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import QmrError
-from .bench import Bench, Job, Settings
+from .bench import Bench
+from .settings import Job, Settings
 
 __all__ = ["Worker", "WorkerDied", "main"]
 
@@ -99,10 +101,8 @@ class Worker:
         """End the process and wait for it."""
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            try:
+            with contextlib.suppress(OSError):
                 pipe.close()
-            except OSError:
-                pass
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:

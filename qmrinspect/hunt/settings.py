@@ -1,0 +1,33 @@
+"""What a campaign is asked to do
+-----------------------------
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Job", "Settings"]
+
+
+class Settings(NamedTuple):
+    """How a campaign hunts.
+
+    :param guest: ``none``, or the kernel and initramfs of a Linux guest joined by a colon.
+    :param hosts: what the VM is started with, by the names of :data:`HOSTS`.
+    :param bundle: directory for the evidence of findings, or "".
+    """
+
+    qemu: str = "qemu-system-x86_64"
+    machine: str = "pc"
+    accel: str = "tcg"
+    cycles: int = 1
+    guest: str = "none"
+    hosts: tuple[str, ...] = ()
+    bundle: str = ""
+
+
+class Job(NamedTuple):
+    """One driver; ``cpu`` is the CPU model that the VM must be started with, or ""."""
+
+    driver: str
+    cpu: str = ""

@@ -1,0 +1,138 @@
+"""Reading a live process leaves it running, whatever happens to the reader."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Qmr
+
+from qmrinspect.errors import TargetError
+from qmrinspect.hotplug.vm import Vm
+from qmrinspect.reading import Reader
+from qmrinspect.target.process import Process
+
+READ_FOREVER = """
+import sys
+from qmrinspect.reading import Reader
+from qmrinspect.target.process import Process
+reader = Reader(Process(int(sys.argv[1])))
+reader.read()
+print("reading", flush=True)
+while True:
+    reader.read()
+"""
+
+STOP_FOREVER = """
+import sys
+from qmrinspect.target.process import _Stopped
+stopped = _Stopped(int(sys.argv[1]))
+stopped.stop()
+print("stopped", flush=True)
+sys.stdin.read()
+"""
+
+
+def states(pid: int) -> set[str]:
+    """The state letters of all threads: ``t`` is a thread that a tracer holds."""
+    out = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        stat = (task / "stat").read_text()
+        out.add(stat.rpartition(")")[2].split()[0])
+    return out
+
+
+def runs(vm: Vm) -> bool:
+    """Whether no thread stands, nobody traces it, and its monitor answers."""
+    status = Path(f"/proc/{vm.pid}/status").read_text()
+    with vm.monitor() as monitor:
+        answer = monitor.execute("query-status")
+    return not states(vm.pid) & {"t", "T"} and "TracerPid:\t0" in status and bool(answer)
+
+
+def test_the_vm_runs_after_a_reading(fresh_vm: Vm) -> None:
+    Reader(Process(fresh_vm.pid)).read()
+    assert runs(fresh_vm)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_reader_that_is_killed_leaves_the_vm_running(fresh_vm: Vm, seed: int) -> None:
+    command = [sys.executable, "-c", READ_FOREVER, str(fresh_vm.pid)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None and reader.stdout.readline() == "reading\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            reader.wait(random.Random(seed).uniform(0.0, 0.2))
+        reader.kill()
+    assert runs(fresh_vm)
+
+
+def test_a_reader_that_is_killed_while_the_vm_stands_leaves_it_running(fresh_vm: Vm) -> None:
+    command = [sys.executable, "-c", STOP_FOREVER, str(fresh_vm.pid)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as reader:  # type: ignore[call-overload]
+        assert reader.stdout.readline() == "stopped\n"
+        assert states(fresh_vm.pid) == {"t"}
+        reader.kill()
+    assert runs(fresh_vm)
+
+
+def test_a_process_that_was_stopped_stays_stopped(fresh_vm: Vm) -> None:
+    os.kill(fresh_vm.pid, signal.SIGSTOP)
+    os.waitpid(fresh_vm.pid, os.WUNTRACED)
+    snapshot = Reader(Process(fresh_vm.pid)).read()
+    assert len(snapshot.objects) > 200
+    assert states(fresh_vm.pid) == {"T"}
+    os.kill(fresh_vm.pid, signal.SIGCONT)
+    assert runs(fresh_vm)
+
+
+def test_who_debugs_it_is_named(fresh_vm: Vm) -> None:
+    command = [sys.executable, "-c", STOP_FOREVER, str(fresh_vm.pid)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as other:  # type: ignore[call-overload]
+        assert other.stdout.readline() == "stopped\n"
+        with pytest.raises(TargetError, match=rf"\(pid {other.pid}\) is debugging it"):
+            Reader(Process(fresh_vm.pid)).read()
+        other.kill()
+    assert runs(fresh_vm)
+
+
+def test_another_user_is_told_whose_it_is(fresh_vm: Vm) -> None:
+    told, tell = os.pipe()
+    # Root becomes somebody else; who is not root looks at what is root's.
+    pid = fresh_vm.pid if os.geteuid() == 0 else 1
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            Process(pid)
+        except TargetError as error:
+            os.write(tell, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(tell)
+    os.waitpid(child, 0)
+    with os.fdopen(told) as answer:
+        assert "it belongs to uid 0: run qmr as that user or as root" in answer.read()
+
+
+def test_an_ended_process(qmr: Qmr) -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    done = qmr(str(gone.pid), "check")
+    assert done.code == 2
+    assert done.err.startswith(f"qmr: there is no process {gone.pid}")
+
+
+def test_what_is_no_qemu_is_told(qmr: Qmr) -> None:
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
+        done = qmr(str(sleeper.pid), "check")
+        sleeper.kill()
+    assert done.code == 2
+    assert "is not a QEMU system emulator" in done.err
