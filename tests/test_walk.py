@@ -322,7 +322,11 @@ def _nbd(m: FakeMachine) -> FakeObject:
 def _netdev(m: FakeMachine) -> FakeObject:
     socket = m.new("qio-channel-socket")
     netdev = m.make("NetStreamState", ioc=socket.address)
-    # It is linked by the NetClientState at its start.
+    # It is linked and described by the NetClientState at its start.
+    size = m.layout.size("NetStreamState")
+    info = BASE + BSS + 0x900
+    m.pokes.append((info + m.layout.offset("NetClientInfo", "size"), 8, size))
+    m.poke("NetClientState", netdev, info=info)
     link = netdev + m.layout.offset("NetClientState", "next")
     m.pokes.append((link + 8, 8, m.array(netdev, 0)))
     return socket

@@ -94,6 +94,7 @@ class Engine:
         word, rest = first_word(command.text)
         if word == "source":
             return self._source(rest.strip(), output)
+        code = 0
         with _opened(command, output) as out:
             outcome, as_json = self._outcome(word, rest, command.text)
             try:

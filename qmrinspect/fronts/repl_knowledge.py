@@ -97,7 +97,7 @@ class Knowledge:
     def __init__(self, vm: Callable[[], Vm | None]) -> None:
         self._vm = vm
         self._kept: dict[tuple[int, str], tuple[float, object]] = {}
-        self._asking = threading.Lock()
+        self._asking = threading.RLock()
 
     def _ask(self, key: str, question: Callable[[Monitor], T], keep_s: float, none: T) -> T:
         """Return what is kept under a key, or ask; what cannot be asked is ``none``."""

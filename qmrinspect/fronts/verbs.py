@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..index import printable
 from . import (
     repl_verbs,
+    verbs_campaign,
     verbs_check,
     verbs_files,
     verbs_hunt,
@@ -37,6 +38,7 @@ VERBS: dict[str, Verb] = {
         verbs_check,
         verbs_files,
         verbs_hunt,
+        verbs_campaign,
         verbs_monitor,
         verbs_repl,
         repl_verbs,

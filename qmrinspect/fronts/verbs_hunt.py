@@ -162,6 +162,7 @@ def _attached(pid: int) -> Driver:
 
 def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Outcome:
     from ..hunt.campaign import plan
+    from ..hunt.guest import find_guest
     from ..hunt.settings import Settings
 
     settings = Settings(
@@ -169,7 +170,7 @@ def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Ou
         machine=args.machine,
         accel=args.accel,
         cycles=args.cycles,
-        guest=args.guest,
+        guest=find_guest(args.guest),
         bundle=os.path.abspath(args.bundle) if args.bundle else "",
     )
     planned = plan(settings, names, args.cpus)

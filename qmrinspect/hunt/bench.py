@@ -20,6 +20,7 @@ from .bundle import write_bundle
 from .cycle import Hunt, Hunted
 from .drivers import OwnVm
 from .growth import Growth
+from .guest import GUEST_PATIENCE_S, Guest
 from .rows import BAD, row_of
 from .settings import Job, Settings
 
@@ -39,6 +40,7 @@ class Bench:
         self._settings = settings
         self._vm: OwnVm | None = None
         self._hunt: Hunt | None = None
+        self._guest: Guest | None = None
         self._cpu = ""
         self._before: list[str] = []
         self._known: Mapping[str, Driver] = {}
@@ -153,6 +155,8 @@ class Bench:
             self._cpu = job.cpu
             self._vm = self._start(job)
             self._hunt = Hunt(self._vm)
+            if self._guest is not None:
+                self._hunt = Hunt(self._vm, GUEST_PATIENCE_S, self._guest.use)
             self._known = self._vm.drive(drivers)
             self._before = []
             self._number = 0
@@ -161,13 +165,21 @@ class Bench:
     def _start(self, job: Job) -> OwnVm:
         settings = self._settings
         recipes = [Recipe("", "PCI", hosts=settings.hosts)]
-        extra = ("-cpu", job.cpu) if job.cpu else ()
-        return OwnVm(recipes, settings.qemu, settings.machine, extra, settings.accel)
+        extra = ["-cpu", job.cpu] if job.cpu else []
+        if settings.guest == "none":
+            return OwnVm(recipes, settings.qemu, settings.machine, extra, settings.accel)
+        self._guest = Guest(settings.guest)
+        extra += self._guest.arguments
+        return OwnVm(
+            recipes, settings.qemu, settings.machine, extra, settings.accel, self._guest.wait
+        )
 
     def _drop(self) -> None:
         if self._vm is not None:
             self._vm.close()
-        self._vm = self._hunt = None
+        if self._guest is not None:
+            self._guest.close()
+        self._vm = self._hunt = self._guest = None
 
     def close(self) -> None:
         """End the VM."""

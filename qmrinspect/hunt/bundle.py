@@ -17,8 +17,8 @@ from typing import Any
 
 from ..errors import TargetError
 from ..store import save
-from .settings import Job, Settings
 from .cycle import Hunted
+from .settings import Job, Settings
 
 __all__ = ["FORMAT", "read_bundle", "write_bundle"]
 

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Callable, NamedTuple
 
 from ..errors import QmrError, UsageError
+from ..hotplug.plainqmp import PlainMonitor
 from ..hotplug.recipes import HOSTS, recipe_for
+from ..hotplug.vm import Vm
 from ..index import printable
 from .bench import Bench
 from .candidates import candidates
-from .drivers import OwnVm
 from .settings import Job, Settings
 from .worker import Worker, WorkerDied
 
@@ -32,6 +33,9 @@ _CYCLE_S = 120.0
 _WORKER_BYTES = 512 << 20
 
 _ATTEMPTS = 2
+
+# With room for a CPU, so that the machine says which it takes.
+_PLANNING = ("-smp", "1,maxcpus=2")
 
 
 class Plan(NamedTuple):
@@ -64,16 +68,19 @@ def plan(settings: Settings, names: Sequence[str], cpus: bool = False) -> Plan:
     :raises UsageError: QEMU has no such driver.
     :raises TargetError: it does not start.
     """
-    with OwnVm([], settings.qemu, settings.machine, accel=settings.accel) as vm:
-        found = vm.drive(candidates)
+    with (
+        Vm(settings.qemu, settings.machine, settings.accel, _PLANNING) as vm,
+        vm.monitor(PlainMonitor) as monitor,
+    ):
+        found = candidates(monitor)
     models = {_model(name): name for name in found.models}
+    jobs = [Job(name) for name in found.names]
     if not names:
-        jobs = [Job(name) for name in found.names]
         if cpus:
             jobs += [Job(name, model) for model, name in sorted(models.items())]
         every = tuple(host.bus for host in HOSTS)
         return Plan(settings._replace(hosts=every), jobs, () if cpus else found.models)
-    jobs: list[Job] = []
+    jobs = []
     hosts: set[str] = set()
     for name in names:
         if name not in found.known and name not in found.names:

@@ -7,6 +7,7 @@ job whose worker dies is done by another one.
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -34,13 +35,13 @@ def run_on(address: str, settings: Settings, jobs: Sequence[tuple[int, Job]]) ->
     :raises TargetError: no scheduler answers there.
     """
     try:
-        from distributed import Client, as_completed
+        dask = importlib.import_module("distributed")
     except ImportError:
         raise UsageError(
             "--dask needs dask.distributed", "pip install 'qmrinspect[dask]'"
         ) from None
     try:
-        client = Client(address, timeout=_CONNECT_S, set_as_default=False)
+        client = dask.Client(address, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, ValueError) as error:
         raise TargetError(
             f"no dask scheduler answers at {address}: {error}", "dask scheduler starts one"
@@ -53,16 +54,14 @@ def run_on(address: str, settings: Settings, jobs: Sequence[tuple[int, Job]]) ->
             )
             for number, job in jobs
         }
-        for future in as_completed(futures):
+        for future in dask.as_completed(futures):
             number, job = futures[future]
             if future.status == "finished":
                 rows, failure = future.result()
-                error = _failure(*failure) if failure else None
-                yield Done(number, job, rows, error)
+                yield Done(number, job, rows, _failure(*failure) if failure else None)
             else:
-                error = QmrError(f"the cluster lost the job: {future.exception()}")
-                error.exit_code = 3
-                yield Done(number, job, (), error)
+                lost = f"the cluster lost the job: {future.exception()}"
+                yield Done(number, job, (), _failure(lost, "run it again", 3))
             future.release()
 
 

@@ -53,6 +53,7 @@ class Hunted(NamedTuple):
     :param finalized_us: when the device was seen to be no more, since 1970; 0 for never.
     :param books: before the plug, with the device, and after the unplug, as far as
         they were made.
+    :param used: links and disks that the guest used while it was plugged.
     """
 
     recipe: Recipe
@@ -66,17 +67,25 @@ class Hunted(NamedTuple):
     after: Book | None
     finalized_us: int = 0
     books: tuple[Book, ...] = ()
+    used: tuple[str, ...] = ()
 
 
 class Hunt:
     """Cycles on one VM; what is known of it is kept from one to the next.
 
     :param guest: seconds that the VM's guest has to let a device go; 0 when nobody is there.
+    :param use: has the guest use what was plugged, and returns the names of what it used.
     """
 
-    def __init__(self, driver: Driver, guest: float = 0.0) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        guest: float = 0.0,
+        use: Callable[[Plugged], tuple[str, ...]] | None = None,
+    ) -> None:
         self._driver = driver
         self._guest = guest
+        self._use = use
         self._policy: Policy | None = None
         self._last: Book | None = None
         self._spoiled: set[int] = set()
@@ -117,6 +126,7 @@ class Hunt:
     def _judge(self, before: Book, plugged: Plugged, machine: str) -> Hunted:
         driver, recipe = self._driver, plugged.recipe
         cycle = Cycle(driver=recipe.driver, id=plugged.id)
+        used = self._use(plugged) if self._use is not None else ()
         try:
             with_it = self._book()
         except (ReadingError, TargetError) as error:
@@ -159,6 +169,7 @@ class Hunt:
             looked.after,
             finalized_us,
             (before, with_it, looked.after),
+            used,
         )
 
     def _died(

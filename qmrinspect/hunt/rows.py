@@ -16,7 +16,7 @@ from ..index import Index
 from ..ledger import Edge
 from .cycle import Hunted
 
-__all__ = ["BAD", "FORMAT", "Row", "is_bad", "key", "pluggable", "row_of"]
+__all__ = ["BAD", "FORMAT", "Row", "edge_json", "is_bad", "key", "pluggable", "row_of"]
 
 FORMAT = "qmr-hunt/1"
 
@@ -72,7 +72,7 @@ def row_of(hunted: Hunted, number: int = 1) -> dict[str, Any]:
                 "type": left.type,
                 "was": left.was,
                 "observed": left.observed,
-                "references": [_edge(index, edge) for edge in left.references] if index else [],
+                "references": [edge_json(index, edge) for edge in left.references] if index else [],
             }
             for left in judgement.left
         ],
@@ -81,7 +81,7 @@ def row_of(hunted: Hunted, number: int = 1) -> dict[str, Any]:
                 "cause": cause.name,
                 "object": hex(cause.object),
                 "text": cause.text,
-                "references": [_edge(index, edge) for edge in cause.edges] if index else [],
+                "references": [edge_json(index, edge) for edge in cause.edges] if index else [],
             }
             for cause in judgement.causes
         ],
@@ -100,6 +100,7 @@ def row_of(hunted: Hunted, number: int = 1) -> dict[str, Any]:
         "hotpluggable": pluggable(hunted),
         "outside": hunted.recipe.outside if hunted.outcome == "refused" else "",
         "kept": list(cycle.kept),
+        "used_by_guest": list(hunted.used),
         "qemu_version": target.qemu_version if target else "",
         "build_id": target.build_id if target else "",
         "policy": hunted.after.policy.name if hunted.after else "",
@@ -116,7 +117,7 @@ def stable(text: str) -> str:
     return _ADDRESS.sub("0x..", text).replace(os.sep + os.sep, os.sep)
 
 
-def _edge(index: Index, edge: Edge) -> dict[str, Any]:
+def edge_json(index: Index, edge: Edge) -> dict[str, Any]:
     """Return a reference as the contract writes it."""
     objects = index.snapshot.objects
     holder = edge.holder if edge.holder in objects else edge.owner

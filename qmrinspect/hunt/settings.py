@@ -12,7 +12,7 @@ __all__ = ["Job", "Settings"]
 class Settings(NamedTuple):
     """How a campaign hunts.
 
-    :param guest: ``none``, or the kernel and initramfs of a Linux guest joined by a colon.
+    :param guest: ``none``, or the paths of a Linux guest's kernel and initramfs, joined by a colon.
     :param hosts: what the VM is started with, by the names of :data:`HOSTS`.
     :param bundle: directory for the evidence of findings, or "".
     """

@@ -70,7 +70,8 @@ SCHEMA: dict[str, str] = {
     "NBDClient": "sioc ioc next",
     "TPMBackend": "tpmif",
     "NetStreamState": "nc listener listen_ioc ioc",
-    "NetClientState": "next",
+    "NetClientState": "info next",
+    "NetClientInfo": "size",
     # SR-IOV: include/hw/pci/pcie_sriov.h
     "PCIDevice": "devfn exp",
     "PCIExpressDevice": "sriov_pf sriov_vf",

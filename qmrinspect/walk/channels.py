@@ -63,7 +63,20 @@ def _on_queue(link: str, base: str = "") -> Callable[[Context, int, str], bool]:
     return holds
 
 
-_NETDEV = _on_queue("next", "NetClientState")
+_linked = _on_queue("next", "NetClientState")
+
+
+def _is_stream(context: Context, address: int, struct: str) -> bool:
+    """Whether there is a netdev whose description has the size of ``struct``."""
+    layout, image = context.layout, context.image
+    if not layout.has("NetClientInfo", "size") or not _linked(context, address, struct):
+        return False
+    low, high = context.statics.program
+    info = image.u64(address + layout.offset("NetClientState", "info"))
+    if not low <= info < high:
+        return False
+    return image.u64(info + layout.offset("NetClientInfo", "size")) == layout.size(struct)
+
 
 _SHAPES = (
     _Shape("watch", "QIOChannelFDSource", "ioc", "qio-channel", _is_source),
@@ -75,9 +88,9 @@ _SHAPES = (
     _Shape("vnc-display", "VncDisplay", "listener", "qio-net-listener", _on_queue("next")),
     _Shape("vnc-display", "VncDisplay", "wslistener", "qio-net-listener", _on_queue("next")),
     _Shape("vnc-display", "VncDisplay", "tlscreds", "tls-creds", _on_queue("next")),
-    _Shape("netdev", "NetStreamState", "listener", "qio-net-listener", _NETDEV),
-    _Shape("netdev", "NetStreamState", "listen_ioc", "qio-channel", _NETDEV),
-    _Shape("netdev", "NetStreamState", "ioc", "qio-channel", _NETDEV),
+    _Shape("netdev", "NetStreamState", "listener", "qio-net-listener", _is_stream),
+    _Shape("netdev", "NetStreamState", "listen_ioc", "qio-channel", _is_stream),
+    _Shape("netdev", "NetStreamState", "ioc", "qio-channel", _is_stream),
     _Shape("nbd-client", "NBDClient", "sioc", "qio-channel-socket", _on_queue("next")),
     _Shape("nbd-client", "NBDClient", "ioc", "qio-channel", _on_queue("next")),
 )
@@ -112,10 +125,23 @@ def read_channels(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot
         for shape in _shapes(context, objects[target].type):
             start = word - context.layout.offset(shape.struct, shape.field)
             try:
-                if shape.holds(context, start, shape.struct):
+                if shape.holds(context, start, shape.struct) and _whole(
+                    context, start, shape.struct, objects
+                ):
                     yield Slot(shape.kind, start, f"{shape.struct}.{shape.field}", target)
             except Unreadable:
                 continue
+
+
+def _whole(context: Context, start: int, struct: str, objects: Mapping[int, Obj]) -> bool:
+    """Whether all fields of a structure that point to objects do, or are NULL."""
+    for shape in _SHAPES:
+        if shape.struct == struct and context.layout.has(struct, shape.field):
+            target = context.image.u64(start + context.layout.offset(struct, shape.field))
+            obj = objects.get(target)
+            if target and (obj is None or not context.is_a(obj.type, shape.target)):
+                return False
+    return True
 
 
 def _shapes(context: Context, type_name: str) -> Sequence[_Shape]:

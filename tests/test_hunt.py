@@ -1,0 +1,286 @@
+"""The hunt: candidates, recipes, verdicts on a real QEMU, growth, and a guest."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Qmr
+from qmrinspect.errors import UsageError
+from qmrinspect.hotplug.monitor import Monitor, MonitorLost
+from qmrinspect.hotplug.plainqmp import PlainMonitor
+from qmrinspect.hotplug.recipes import HOSTS, recipe_for
+from qmrinspect.hotplug.servers import PLACES, open_place
+from qmrinspect.hotplug.vm import Vm
+from qmrinspect.hunt.bench import Bench
+from qmrinspect.hunt.candidates import candidates
+from qmrinspect.hunt.cycle import Hunt
+from qmrinspect.hunt.drivers import Attached
+from qmrinspect.hunt.guest import find_guest
+from qmrinspect.hunt.settings import Job, Settings
+from qmrinspect.reading import Reader
+from qmrinspect.target.process import Process
+
+EVERY = tuple(host.bus for host in HOSTS)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with Bench(Settings(hosts=EVERY)) as opened:
+        yield opened
+
+
+def do(bench: Bench, driver: str) -> dict[str, Any]:
+    (row,) = bench.do(Job(driver))
+    return row
+
+
+# Candidates ------------------------------------------------------------------------
+
+
+def test_the_candidates_come_from_qemu_itself() -> None:
+    with Vm(extra=["-smp", "1,maxcpus=2"]) as vm, vm.monitor() as monitor:
+        found = candidates(monitor)
+    names = set(found.names)
+    assert {"virtio-net-pci", "usb-tablet", "scsi-hd", "virtserialport", "pc-dimm"} <= names
+    assert {"object:iothread", "chardev:pty", "netdev:user", "block:throttle"} <= names
+    assert "qemu64-x86_64-cpu" in names
+    assert "EPYC-x86_64-cpu" in found.models
+    assert "EPYC-x86_64-cpu" not in names
+    assert "hpet" not in names  # not creatable by a user
+    assert len(names) == len(found.names)
+
+
+# Verdicts --------------------------------------------------------------------------
+
+CLEAN = [
+    "virtio-net-pci",
+    "virtio-9p-pci",
+    "virtio-crypto-pci",
+    "vhost-user-blk-pci",
+    "vhost-user-fs-pci",
+    "pci-ipmi-kcs",
+    "kvaser_pci",
+    "usb-mtp",
+    "usb-storage",
+    "scsi-hd",
+    "virtserialport",
+    "ccid-card-passthru",
+    "pc-dimm",
+    "object:iothread",
+    "object:memory-backend-ram",
+    "object:filter-mirror",
+    "chardev:pty",
+    "netdev:vhost-user",
+    "block:throttle",
+    # Last: its descriptor handlers outlive it, and may hit who comes next.
+    "ivshmem-doorbell",
+]
+
+
+@pytest.mark.parametrize("driver", CLEAN)
+def test_a_sound_one_is_clean(bench: Bench, driver: str) -> None:
+    row = do(bench, driver)
+    assert (row["outcome"], row["text"]) == (
+        "clean",
+        f"{driver} was finalized with all that came with it",
+    )
+    assert not row["kept"]
+    times = row["states"]
+    assert 0 < times["requested_us"] <= times["unparented_us"]
+    assert times["requested_us"] <= times["finalized_us"]
+
+
+LEAKS = {
+    "intel-hda": ("leak", {"same-owner-subregions"}),
+    "bochs-display": ("leak", {"same-owner-subregions"}),
+    "cxl-downstream": ("leak", {"same-owner-subregions"}),
+    "cxl-type3": ("leak", {"same-owner-subregions"}),
+    "qemu-xhci": ("leak", {"link-cycle", "same-owner-subregions"}),
+    "i82801b11-bridge": ("leak", {"foreign-container"}),
+    "qxl": ("leak", {"held-by-link"}),
+    "piix3-usb-uhci": ("partial-leak", {"unbalanced"}),
+}
+
+
+@pytest.mark.parametrize("driver", LEAKS)
+def test_a_leak_is_found_with_its_cause(bench: Bench, driver: str) -> None:
+    row = do(bench, driver)
+    outcome, causes = LEAKS[driver]
+    assert row["outcome"] == outcome
+    assert causes <= set(row["causes"])
+    assert row["objects_left"]
+    assert row["states"]["unparented_us"]
+    if outcome == "leak":
+        assert not row["event"]
+        assert not row["states"]["finalized_us"]
+
+
+def test_a_crash_is_a_result_and_the_hunt_goes_on(bench: Bench) -> None:
+    row = do(bench, "rocker")
+    assert row["outcome"] == "crash"
+    assert "SIGABRT" in row["text"]
+    assert "msix_vector_unuse" in row["text"]
+    assert do(bench, "edu")["outcome"] == "clean"
+
+
+def test_who_dies_of_what_was_there_before_is_cleared(bench: Bench) -> None:
+    # am53c974 leaves a migration state behind that the next one of its name trips over.
+    do(bench, "edu")
+    assert do(bench, "am53c974")["outcome"] == "clean"
+    row = do(bench, "dc390")
+    if row["outcome"] == "clean" and "note" not in row:
+        row = do(bench, "am53c974")
+    assert row["outcome"] == "clean"
+    assert "came before" in row["note"]
+    assert row["after"]
+
+
+def test_what_qemu_refuses_has_a_named_reason(bench: Bench) -> None:
+    row = do(bench, "vfio-pci")
+    assert row["outcome"] == "refused"
+    assert row["text"].startswith("needs a PCI device of the host (QEMU says: ")
+    assert row["hotpluggable"]
+    assert not do(bench, "isa-serial")["hotpluggable"]
+    unplug = do(bench, "nvdimm")
+    assert (unplug["outcome"], unplug["step"]) == ("refused", "device_del")
+    assert do(bench, "edu")["outcome"] == "clean"
+
+
+def test_a_cpu_comes_and_goes(bench: Bench) -> None:
+    row = do(bench, "qemu64-x86_64-cpu")
+    assert row["acknowledged_by"] == "acpi"
+    assert row["states"]["unparented_us"]
+    # On 7.2 a CPU's own containers hold it; later the flat view's cache does, for a while.
+    assert row["outcome"] in ("leak", "delayed", "clean")
+
+
+# Growth ----------------------------------------------------------------------------
+
+
+def test_growth_tells_once_from_every_time() -> None:
+    with Bench(Settings(hosts=(), cycles=4)) as bench:
+        row = list(bench.do(Job("bochs-display")))[-1]
+        sound = list(bench.do(Job("virtio-net-pci")))[-1]
+    growth = row["growth"]
+    assert growth["cycles"] == 4
+    assert growth["types"]["bochs-display"] == {
+        "total": 4,
+        "once": 0,
+        "per_cycle": 1,
+        "exact": True,
+    }
+    assert growth["types"]["qemu-console"]["per_cycle"] == 0
+    assert growth["types"]["qemu-console"]["once"] == 1
+    assert growth["references"]["subregion"]["per_cycle"] == 3
+    assert [sample[0] for sample in growth["samples"]] == [0, 1, 2, 3, 4]
+    assert sound["outcome"] == "clean"
+    assert sound["cycle"] == 4
+    assert not sound["growth"]["types"]
+
+
+# Places ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_a_place_is_there_and_goes(kind: str) -> None:
+    place = open_place(kind)
+    assert os.path.exists(place.path)
+    place.close()
+    place.close()
+    assert not os.path.exists(place.path)
+
+
+def test_a_vhost_user_backend_answers_and_closes_on_nonsense() -> None:
+    place = open_place("vhost-user")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(5)
+        client.connect(place.path)
+        client.sendall(struct.pack("=III", 1, 1, 0))
+        request, flags, size = struct.unpack("=III", client.recv(12, socket.MSG_WAITALL))
+        assert (request, flags, size) == (1, 5, 8)
+        assert struct.unpack("=Q", client.recv(8))[0] & 1 << 30
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert client.recv(1) == b""
+    place.close()
+
+
+# The monitor ------------------------------------------------------------------------
+
+
+class Failing(PlainMonitor):
+    """Fails at ``device_del``."""
+
+    def execute(self, command: str, *arguments: Any, **options: Any) -> object:
+        if command == "device_del":
+            self._socket.close()
+        return super().execute(command, *arguments, **options)
+
+
+def attached(vm: Vm, monitor: Monitor) -> Attached:
+    return Attached(Reader(Process(vm.pid)).read, monitor)
+
+
+def test_a_lost_monitor_is_no_crash() -> None:
+    with Vm() as vm, vm.monitor(Failing) as monitor:
+        with pytest.raises(MonitorLost) as failed:
+            Hunt(attached(vm, monitor)).one(recipe_for("edu"), "dut1")
+        assert "monitor" in failed.value.text
+        assert vm.alive()
+
+
+def test_a_flood_of_events_does_not_stop_a_hunt() -> None:
+    with Vm() as vm, vm.monitor(PlainMonitor) as monitor:
+        for _ in range(600):
+            monitor.execute("stop")
+            monitor.execute("cont")
+        monitor.execute("stop")
+        assert Hunt(attached(vm, monitor)).one(recipe_for("edu"), "dut1").outcome == "clean"
+
+
+def test_a_running_vm_is_hunted_on_named_devices_only(fresh_vm: Vm, qmr: Qmr) -> None:
+    assert qmr(fresh_vm.pid, "hunt").code == 2
+    found = qmr("hunt", "usb-kbd", "--guest", fresh_vm.pid, "--json")
+    rows = [json.loads(line) for line in found.out.splitlines()]
+    assert [row.get("outcome") for row in rows] == ["clean", None]
+    assert found.code == 0
+    again = qmr(fresh_vm.pid, "hunt", "bochs-display", "--cycles", 2, "--json")
+    rows = [json.loads(line) for line in again.out.splitlines()]
+    assert [row.get("outcome") for row in rows] == ["leak", "leak", None]
+    assert rows[1]["growth"]["types"]["bochs-display"]["per_cycle"] == 1
+    assert again.code == 1
+
+
+# A guest ----------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(180)
+def test_a_linux_guest_uses_a_device_and_lets_it_go() -> None:
+    settings = Settings(machine="q35", guest=find_guest("linux"))
+    with Bench(settings) as bench:
+        row = do(bench, "virtio-blk-pci")
+    assert row["machine"].startswith("pc-q35")
+    assert row["acknowledged_by"] == "guest"
+    assert row["used_by_guest"] == ["vda"]
+    assert row["outcome"] == "clean"
+    assert row["event"]
+
+
+def test_a_guest_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        find_guest(f"{tmp_path}/kernel:{tmp_path}/initrd")
+
+
+def test_an_attached_vm_that_died_is_said_to_have() -> None:
+    with Vm() as vm, vm.monitor(PlainMonitor) as monitor:
+        driver = attached(vm, monitor)
+        hunted = Hunt(driver).one(recipe_for("rocker"), "dut1")
+    assert hunted.outcome == "crash"
+    assert str(vm.pid) in hunted.judgement.text
