@@ -70,7 +70,7 @@ read_disks() {
     done >/dev/null 2>&1
 }
 send() {
-    ip neighbour add "10.9.$1.2" lladdr 52:54:00:ff:ff:fe dev "$2"
+    arp -i "$2" -s "10.9.$1.2" 52:54:00:ff:ff:fe
     while :; do
         arping -b -c 1 -w 1 -I "$2" "10.9.$1.3"
         dd if=/dev/zero bs=1400 count=32 | nc -u -w 1 "10.9.$1.2" 9

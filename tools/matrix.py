@@ -110,6 +110,8 @@ class Matrix:
         if cell.load == "linux":
             kernel, initrd = make_guest.make(self._flavour)
             extra += ["-kernel", str(kernel), "-initrd", str(initrd), "-no-reboot"]
+            # The firmware is to boot the kernel, not to look for one on every disk.
+            extra += ["-boot", "strict=on"]
             extra += ["-append", "console=ttyS0 quiet panic=-1 intel_iommu=off qmr.io=1"]
         with tempfile.TemporaryDirectory(prefix="qmr-serial-") as place:
             return self._boot(cell, extra, Path(place) / "serial")

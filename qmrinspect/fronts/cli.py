@@ -16,17 +16,16 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..errors import MonitorError, QmrError, TargetError, UsageError
 from ..index import Index, printable
-from ..snapshot import Obj, Pointer, Snapshot
 from . import render
-from .table import Outcome, Verb, parser_for
-from .verbs import VERBS, find_verb
 
 if TYPE_CHECKING:
     from ..audit.check import Report
     from ..hotplug.monitor import Monitor
     from ..hunt.cycle import Driver
     from ..reading import Reader
+    from ..snapshot import Obj, Pointer, Snapshot
     from ..target.image import Target
+    from .table import Outcome, Verb
 
 __all__ = ["Options", "ShellSession", "main", "show", "target_options"]
 
@@ -82,6 +81,8 @@ class Options:
 
 def _split(words: Sequence[str]) -> tuple[Options, str, list[str]]:
     """Return the options, the verb (empty for none) and the verb's own words."""
+    from .verbs import VERBS, find_verb
+
     options = Options()
     places: list[str] = []
     rest = list(words)
@@ -118,6 +119,25 @@ def _split(words: Sequence[str]) -> tuple[Options, str, list[str]]:
     verb = places[-1]
     find_verb(verb)
     return options, verb, own
+
+
+def _repl_options(words: Sequence[str]) -> Options | None:
+    """Return the options of a plain ``qmr [TARGET] repl``, None for anything else.
+
+    The prompt is to be there at once, so that this looks into no verb.
+    """
+    options = Options()
+    rest = list(words)
+    while len(rest) > 1:
+        if not _take(options, rest, _VALUED, own=True):
+            # A name might be a verb's.
+            if options.name or not (rest[0].isdigit() or rest[0].startswith("libvirt:")):
+                return None
+            options.name = rest.pop(0)
+    if rest != ["repl"]:
+        return None
+    options.check()
+    return options
 
 
 def target_options(words: Sequence[str]) -> Options:
@@ -421,6 +441,14 @@ def _one_runs() -> bool:
 
 
 def _run(words: Sequence[str]) -> int:
+    repl = _repl_options(words)
+    if repl is not None:
+        from .repl import start
+
+        return start(repl, None, True)
+    from .table import parser_for
+    from .verbs import VERBS
+
     options, name, own = _split(words)
     if options.version:
         print(f"qmr {__version__}")
@@ -483,6 +511,8 @@ def _traceback() -> None:
 
 
 def _help() -> Iterable[str]:
+    from .verbs import VERBS
+
     yield "usage: qmr [TARGET] VERB ..."
     yield ""
     yield "Shows which field holds each reference of every QOM object in a running QEMU."

@@ -93,7 +93,7 @@ class Engine:
             return 0
         word, rest = first_word(command.text)
         if word == "source":
-            return self._source(rest.strip(), output)
+            return self._source(rest.strip().strip("'\""), output)
         code = 0
         with _opened(command, output) as out:
             outcome, as_json = self._outcome(word, rest, command.text)
@@ -163,6 +163,10 @@ class Engine:
             from .repl_help import topic
 
             return Outcome(None, topic(self.session, verb.name)), False
+        if verb.name == "attach":
+            # What it takes are options of qmr, not of a verb.
+            as_json, rest = _json_option(rest)
+            return verb.run(self.session, argparse.Namespace(target=words_of.split(rest))), as_json
         try:
             args = words_of.parse(verb, rest).args
         except UsageError as error:

@@ -66,7 +66,9 @@ def topic(session: ReplSession, name: str) -> Iterator[str]:
     if verb is not None and "repl" in verb.fronts:
         parser = parser_for(repl_verb(verb), "")
         # The prompt is qmr's already.
-        yield from parser.format_help().replace("qmr ", "").replace(":  ", ": ", 1).rstrip().splitlines()
+        yield from (
+            parser.format_help().replace("qmr ", "").replace(":  ", ": ", 1).rstrip().splitlines()
+        )
         return
     yield from _command(session, name)
 

@@ -203,7 +203,7 @@ class Knowledge:
 
         def ask_types(monitor: Monitor) -> dict[str, str]:
             text = monitor.hmp("info qdm", _PATIENCE_S)
-            return dict(re.findall(r'^name "([^"]+)", bus ([^,\n]+)', text, re.M))
+            return dict(re.findall(r'^name "([^"]+)", bus ([^,\r\n]+)', text, re.M))
 
         kinds: dict[str, str] = self._ask("qdm", ask_types, _FOREVER, {})
         found: Sequence[Bus] = self._ask("qtree", ask, _SHORT_S, ())

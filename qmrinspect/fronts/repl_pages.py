@@ -156,7 +156,7 @@ class Runner:
             line, work = self._queue.popleft()
             job = self._job = Job(line)
         threading.Thread(target=self._work, args=(job, work), name="command", daemon=True).start()
-        self._screen.redraw()
+        self._screen.redraw_later()
 
     def _work(self, job: Job, work: Callable[[Job], None]) -> None:
         try:

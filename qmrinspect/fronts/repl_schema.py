@@ -155,7 +155,7 @@ class Schema:
         missing = [m.name for m in members.values() if not m.optional and m.name not in out]
         if missing:
             wanted = " ".join(f"{name}=" for name in missing)
-            raise UsageError(f"{command} needs {wanted}", f"see help {command}")
+            raise UsageError(f"{command} needs {wanted}", _meant(missing, tree, command))
         return out
 
     def _convert(self, kind: str, value: str | Tree, key: str, depth: int) -> Any:
@@ -199,6 +199,8 @@ class Schema:
 
     def _alternate(self, entry: Mapping[str, Any], value: str | Tree, key: str, depth: int) -> Any:
         options = sorted(_options(entry), key=self._strictness)
+        if isinstance(value, dict):
+            options = [option for option in options if self._object_of(option)] or options
         for option in options:
             try:
                 return self._convert(option, value, key, depth + 1)
@@ -299,6 +301,11 @@ def _loose(value: str | Tree) -> Any:
 
 def _options(entry: Mapping[str, Any]) -> list[str]:
     return [str(member["type"]) for member in entry.get("members", ())]
+
+
+def _meant(missing: Sequence[str], given: Mapping[str, Any], command: str) -> str:
+    near = [name for name in missing if difflib.get_close_matches(name, list(given), 1, 0.6)]
+    return f"did you mean {' and '.join(near)}?" if near else f"see help {command}"
 
 
 def _near(name: str, members: Mapping[str, Member], command: str = "") -> str:

@@ -15,30 +15,35 @@ import shutil
 import subprocess
 import threading
 from collections import deque
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.lexers import Lexer
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.styles import Style
 
-from ..hotplug.monitor import Event
 from ..index import printable
 from . import render
-from .cli import Options
-from .repl_engine import Engine
 from .repl_line import unfinished
-from .repl_look import LineLexer, MenuCompleter
-from .repl_pages import Runner
-from .repl_session import ReplSession, Vm
-from .repl_status import event_text, flood_text, status
+
+if TYPE_CHECKING:
+    from ..hotplug.monitor import Event
+    from .cli import Options
+    from .repl_engine import Engine
+    from .repl_look import LineLexer, MenuCompleter
+    from .repl_pages import Runner
+    from .repl_session import ReplSession, Vm
 
 __all__ = ["Screen"]
 
@@ -78,10 +83,15 @@ class Screen:
 
     def __init__(self, options: Options, startup: Path | None) -> None:
         self._options, self._startup = options, startup
-        self.session = ReplSession(self.notify, self.redraw, self._heard)
-        self.engine = Engine(self.session)
-        self.runner = Runner(self)
-        self._completer = MenuCompleter(self.session)
+        #: The session and what drives it; there are none before :meth:`_build` is through.
+        self.session: ReplSession
+        self.engine: Engine
+        self.runner: Runner
+        self._lexer: LineLexer
+        self._completer: MenuCompleter
+        self._ready = threading.Event()
+        self._early: list[str] = []
+        self._history = _history()
         self._output: deque[tuple[str, bool]] = deque()
         self._events: deque[tuple[Vm, Event]] = deque()
         self._lock = threading.Lock()
@@ -100,11 +110,11 @@ class Screen:
         self._loop = asyncio.get_running_loop()
         prompt: PromptSession[str] = PromptSession(
             message=self._message,
-            history=_history(self.session.history),
-            completer=self._completer,
+            history=self._history,
+            completer=_Late(self),
             complete_in_thread=True,
             complete_while_typing=False,
-            lexer=LineLexer(self.session),
+            lexer=_LateLexer(self),
             multiline=Condition(lambda: unfinished(prompt.default_buffer.text)),
             auto_suggest=AutoSuggestFromHistory(),
             bottom_toolbar=self._toolbar,
@@ -114,55 +124,101 @@ class Screen:
             reserve_space_for_menu=6,
         )
         self._prompt = prompt
+        # The prompt comes first; what takes time begins when it is there.
+        prompt.app.after_render += self._begin
         try:
             with patch_stdout(raw=True):
-                # The prompt comes first; what takes time begins when it is there.
-                asyncio.get_running_loop().call_later(0, self._begin)
                 await self._read_lines(prompt)
                 await self._flush_all()
         finally:
             self._closing = True
-            self.runner.cancel()
-            self.session.close()
+            if self._ready.is_set():
+                self.runner.cancel()
+                self.session.close()
         return 0
 
     async def _read_lines(self, prompt: PromptSession[str]) -> None:
-        while not self.session.over:
+        while not self._ready.is_set() or not self.session.over:
             try:
                 line = await prompt.prompt_async()
             except KeyboardInterrupt:
                 continue
             except EOFError:
-                if self.session.over:
-                    # The last command has something to say, maybe.
-                    return
-                self.runner.cancel()
+                if not self._ready.is_set() or not self.session.over:
+                    self._cancel()
                 return
-            if not line.strip():
-                continue
-            self.session.history.append(line)
-            self.runner.submit(line)
+            if line.strip():
+                self._submit(line)
 
-    def _begin(self) -> None:
+    def _begin(self, app: Any) -> None:
+        app.after_render -= self._begin
+        threading.Thread(target=self._build, name="build", daemon=True).start()
+
+    def _build(self) -> None:
+        from .repl_engine import Engine
+        from .repl_look import LineLexer, MenuCompleter
+        from .repl_pages import Runner
+        from .repl_session import ReplSession
+
+        self.session = ReplSession(self.notify, self.redraw, self._heard)
+        # The newest come first.
+        self.session.history += reversed(list(self._history.load_history_strings()))
+        self.engine = Engine(self.session)
+        self.runner = Runner(self)
+        self._completer = MenuCompleter(self.session)
+        self._lexer = LineLexer(self.session)
         self.runner.start(self._options, self._startup)
+        self._soon(self._built)
+
+    def _built(self) -> None:
+        self._ready.set()
+        for line in self._early:
+            self._submit(line)
+        self.redraw()
+
+    def _submit(self, line: str) -> None:
+        if not self._ready.is_set():
+            self._early.append(line)
+            return
+        self.session.history.append(line)
+        self.runner.submit(line)
+
+    def _cancel(self) -> str:
+        self._early.clear()
+        return self.runner.cancel() if self._ready.is_set() else ""
+
+    def _busy(self) -> bool:
+        return self._ready.is_set() and self.runner.busy
+
+    def completer(self) -> MenuCompleter:
+        """Return what completes a line; waits until it is there."""
+        self._ready.wait()
+        return self._completer
+
+    def lexer(self) -> LineLexer | None:
+        """Return what colours a line, None when it is not there yet."""
+        return self._lexer if self._ready.is_set() else None
 
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()
 
-        @keys.add("c-c", filter=Condition(lambda: self.runner.busy), eager=True)
-        def _cancel(event: KeyPressEvent) -> None:
-            cancelled = self.runner.cancel()
+        @keys.add("c-c", filter=Condition(self._busy), eager=True)
+        def _give_up(event: KeyPressEvent) -> None:
+            cancelled = self._cancel()
             if cancelled:
                 self.notify(f"cancelled: {printable(cancelled)}", "warning")
 
         return keys
 
     def _message(self) -> StyleAndTextTuples:
-        vm = self.session.vm
-        name = vm.name if vm is not None else "qmr"
-        return [("class:prompt", f"{name}> ")]
+        vm = self.session.vm if self._ready.is_set() else None
+        return [("class:prompt", f"{vm.name if vm is not None else 'qmr'}> ")]
 
     def _toolbar(self) -> StyleAndTextTuples:
+        if not self._ready.is_set():
+            return [("class:bar.dim", " ...")]
+        from .repl_status import status
+
         return [*status(self.session, self.runner.running(), self.runner.waiting())]
 
     # What other threads have to say.
@@ -180,6 +236,14 @@ class Screen:
         """Show the status bar anew."""
         if self._prompt is not None:
             self._prompt.app.invalidate()
+
+    def redraw_later(self) -> None:
+        """Show the status bar anew when a command that began now is worth a word."""
+        loop = self._loop
+        if loop is not None:
+            from .repl_status import WORTH_A_WORD_S
+
+            self._soon(lambda: loop.call_later(WORTH_A_WORD_S, self.redraw))
 
     def notify(self, text: str, look: str) -> None:
         """Print one line above the prompt."""
@@ -268,7 +332,38 @@ class Screen:
         self._loop.call_later(_EVENTS_S, self._tell_events)
 
 
+class _Late(Completer):
+    """The completer, which is made when the prompt is there."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+
+    def get_completions(
+        self, document: Document, complete_event: CompleteEvent
+    ) -> Iterable[Completion]:
+        return self._screen.completer().get_completions(document, complete_event)
+
+
+class _LateLexer(Lexer):
+    """The colours of a line, which come when the prompt is there."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+
+    def lex_document(self, document: Document) -> Callable[[int], StyleAndTextTuples]:
+        lexer = self._screen.lexer()
+        if lexer is not None:
+            return lexer.lex_document(document)
+        lines = document.lines
+        return lambda number: [("", lines[number])] if number < len(lines) else []
+
+    def invalidation_hash(self) -> int:
+        return id(self._screen.lexer())
+
+
 def _event_lines(events: list[Event]) -> list[str]:
+    from .repl_status import event_text, flood_text
+
     if len(events) <= _EVENTS_AT_ONCE:
         return [event_text(event) for event in events]
     return flood_text(events, _EVENTS_AT_ONCE)
@@ -289,16 +384,14 @@ def _page(text: str) -> None:
         subprocess.run(words, input=text.encode("utf-8", "replace") + b"\n", env=env, check=False)
 
 
-def _history(kept: list[str]) -> History:
+def _history() -> History:
     base = os.environ.get("XDG_STATE_HOME") or os.path.join(
         os.path.expanduser("~"), ".local", "state"
     )
     path = Path(base) / "qmr" / "history"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        history = FileHistory(str(path))
-        # The newest come first.
-        kept.extend(reversed(list(history.load_history_strings())))
-        return history
+        path.touch()
     except OSError:
         return InMemoryHistory()
+    return FileHistory(str(path))

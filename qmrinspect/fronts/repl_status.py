@@ -8,18 +8,21 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ..hotplug.monitor import Event
 from ..index import printable
 from . import render
 from .repl_events import looks
-from .repl_session import ReplSession
 
-__all__ = ["event_text", "flood_text", "status"]
+if TYPE_CHECKING:
+    from ..hotplug.monitor import Event
+    from .repl_session import ReplSession
+
+__all__ = ["WORTH_A_WORD_S", "event_text", "flood_text", "status"]
 
 _DATA_MAX = 300
-# A command that is shorter than this is not worth a word.
-_QUICK_S = 0.15
+#: A command that takes fewer seconds is not worth a word.
+WORTH_A_WORD_S = 0.2
 
 _STATES = {"running": "good", "ended": "error", "guest-panicked": "error", "shutdown": "warning"}
 
@@ -73,7 +76,7 @@ def status(
                 add(f"stop {render.duration(stop_us)}")
         else:
             add("no reading yet", "dim")
-    if running is not None and running[1] > _QUICK_S:
+    if running is not None and running[1] >= WORTH_A_WORD_S - 0.01:
         line = printable(running[0].split("\n")[0], 40)
         more = f", {waiting} waiting" if waiting else ""
         doing = session.activity or line

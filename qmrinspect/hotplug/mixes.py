@@ -180,14 +180,16 @@ _PCI = (
     Part("-device scsi-hd,id=shd1,bus=mega0.0,drive=disk6"),
     Part("-device lsi53c895a,id=lsi0,bus=br0,addr=7"),
     Part("-device scsi-hd,id=shd2,bus=lsi0.0,drive=disk7"),
+    Part("-device scsi-hd,id=shd5,bus=lsi0.0,drive=null-disk"),
     Part("-device mptsas1068,id=mpt0,{root}"),
     Part("-device scsi-hd,id=shd3,bus=mpt0.0,drive=disk8"),
     Part("-device pvscsi,id=pvs0,{root}"),
     Part("-device scsi-hd,id=shd4,bus=pvs0.0,drive=disk9"),
+    # Bookworm's SeaBIOS never returns from a disk behind this one, nor from a hard disk on an
+    # AHCI port, when it runs on a QEMU 10.
     Part("-device am53c974,id=am0,bus=br0,addr=8"),
-    Part("-device scsi-hd,id=shd5,bus=am0.0,drive=null-disk"),
     Part("-device ich9-ahci,id=ahci0,{root}"),
-    Part("-device ide-hd,id=ihd0,bus=ahci0.0,drive=disk10"),
+    Part("-device ide-hd,id=ihd0,bus=ide.0,drive=disk10", ("pc",)),
     Part("-device ide-cd,id=icd0,bus=ahci0.1,drive=disk11"),
     Part("-device sdhci-pci,id=sdhci0,bus=br0,addr=9"),
     Part("-device sd-card,id=sd0,drive=disk12"),

@@ -74,6 +74,7 @@ class Vm:
         firmware: Iterable[str] | None = None,
         timeout: float = 20.0,
     ) -> None:
+        extra = tuple(extra)
         program = shutil.which(qemu)
         if program is None:
             raise TargetError(
@@ -95,6 +96,7 @@ class Vm:
             *(word for place in _firmware(program, firmware) for word in ("-L", place)),
             *extra,
         ]
+        self._again = (qemu, machine, accel, tuple(extra), stopped, firmware, timeout)
         self._last_words = ""
         self._process: subprocess.Popen[bytes] | None = None
         try:
@@ -104,6 +106,10 @@ class Vm:
         except BaseException:
             _clean(self._process, self.directory)
             raise
+
+    def another(self) -> Vm:
+        """Start one like this."""
+        return Vm(*self._again)
 
     @property
     def pid(self) -> int:

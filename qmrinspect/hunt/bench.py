@@ -16,6 +16,7 @@ from ..errors import QmrError, ReadingError, TargetError
 from ..hotplug.kinds import Driver, Recipe
 from ..hotplug.recipes import recipe_for
 from ..hotplug.unplug import drivers
+from .backtrace import backtrace
 from .bundle import write_bundle
 from .cycle import Hunt, Hunted
 from .drivers import OwnVm
@@ -112,6 +113,8 @@ class Bench:
         return row
 
     def _with_evidence(self, job: Job, hunted: Hunted, row: dict[str, Any]) -> dict[str, Any]:
+        if row["outcome"] == "crash" and not self._before and self._guest is None:
+            row["backtrace"] = backtrace(self._vm.vm, hunted.recipe) if self._vm else []
         if self._settings.bundle and row["outcome"] in BAD and self._vm is not None:
             row["bundle"] = write_bundle(
                 self._settings.bundle,

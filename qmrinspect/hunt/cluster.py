@@ -19,7 +19,7 @@ from .settings import Job, Settings
 
 __all__ = ["run_on"]
 
-_CONNECT_S = 10.0
+_CONNECT_S = 5.0
 _RETRIES = 2
 
 # One bench a thread: dask may run several tasks of a process at once, and the VM of a
@@ -54,7 +54,7 @@ def run_on(address: str, settings: Settings, jobs: Sequence[tuple[int, Job]]) ->
             )
             for number, job in jobs
         }
-        for future in dask.as_completed(futures):
+        for future in dask.as_completed(futures, loop=client.loop):
             number, job = futures[future]
             if future.status == "finished":
                 rows, failure = future.result()

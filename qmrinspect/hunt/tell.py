@@ -13,6 +13,7 @@ from .rows import Row
 __all__ = ["growth_lines", "verdict_lines"]
 
 _EDGES_SHOWN = 12
+_FRAMES_SHOWN = 12
 
 
 def verdict_lines(row: Row) -> Iterator[str]:
@@ -38,8 +39,8 @@ def verdict_lines(row: Row) -> Iterator[str]:
     elif row.get("kept"):
         yield f"    {printable(row['text'], 400)}"
     if row.get("backtrace"):
-        for line in row["backtrace"]:
-            yield f"    {printable(line)}"
+        for line in row["backtrace"][:_FRAMES_SHOWN]:
+            yield f"        {printable(line, 120)}"
     yield from growth_lines(row.get("growth"))
     if row.get("bundle"):
         yield f"    evidence: {printable(row['bundle'])}"

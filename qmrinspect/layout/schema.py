@@ -99,6 +99,8 @@ SCHEMA: dict[str, str] = {
     "VirtIOSCSIReq": "elem dev vq",
     "VirtIOBalloon": "stats_vq_elem iothread free_page_bh",
     "VirtIOSerialPort": "elem",
+    "VirtIOGPU": "reslist",
+    "virtio_gpu_simple_resource": "iov iov_cnt next",
     "VirtIONet": "vqs max_queue_pairs",
     "VirtIONetQueue": "async_tx",
     "vhost_dev": "memory_listener n_mem_sections mem_sections vqs nvqs",

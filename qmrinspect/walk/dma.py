@@ -73,6 +73,7 @@ def read_maps(
         ("virtio-balloon-device", _balloon),
         ("virtio-serial-port", _port),
         ("virtio-net-device", _net),
+        ("virtio-gpu-device", _gpu),
         ("ich9-ahci", _ahci_pci),
         ("sysbus-ahci", _ahci_sysbus),
     )
@@ -261,6 +262,25 @@ def _net(context: Context, ram: RamMap, device: int) -> Iterator[Slot]:
         if element:
             field = f"VirtIONetQueue[{i}].async_tx.elem"
             yield from _buffers(context, ram, device, field, element)
+
+
+def _gpu(context: Context, ram: RamMap, device: int) -> Iterator[Slot]:
+    """The backing pages of resources (hw/display/virtio-gpu.c virtio_gpu_create_mapping_iov)."""
+    layout = context.layout
+    struct = "virtio_gpu_simple_resource"
+    if not layout.has("VirtIOGPU", "reslist") or not layout.has(struct, "iov"):
+        return
+    first = context.image.u64(device + layout.offset("VirtIOGPU", "reslist"))
+    for at in context.queue(first, layout.offset(struct, "next"), "GPU resources"):
+        row = context.record(struct, at)
+        count = row["iov_cnt"] if row["iov"] else 0
+        if count > LIST_MAX:
+            context.note(at, f"a GPU resource claims {count} pieces")
+            continue
+        for i in range(count):
+            region = ram.region(context.image.u64(row["iov"] + 16 * i))
+            if region:
+                yield Slot("dma-map", device, f"{struct}.iov[{i}]", region)
 
 
 def _ahci_pci(context: Context, ram: RamMap, device: int) -> Iterator[Slot]:

@@ -1,0 +1,85 @@
+"""Where QEMU crashed
+------------------
+
+Runs the cycle once more, under GDB, and takes the backtrace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import threading
+
+from ..errors import QmrError
+from ..hotplug.kinds import Recipe
+from ..hotplug.plainqmp import PlainMonitor
+from ..hotplug.unplug import run_cycle
+from ..hotplug.vm import Vm
+
+__all__ = ["backtrace"]
+
+# Seconds that GDB may take for its start and for the backtrace.
+_GDB_S = 30.0
+_FRAMES = 24
+
+
+def backtrace(vm: Vm, recipe: Recipe) -> list[str]:
+    """Return the frames of the crash, innermost first; nothing without GDB.
+
+    :param vm: the one that crashed; another like it is started.
+    """
+    gdb = shutil.which("gdb")
+    if gdb is None:
+        return []
+    try:
+        with vm.another() as again:
+            return _under(gdb, again, recipe)
+    except (QmrError, OSError):
+        return []
+
+
+def _under(gdb: str, vm: Vm, recipe: Recipe) -> list[str]:
+    commands = (
+        "set pagination off",
+        "set debuginfod enabled off",
+        "handle SIGUSR1 SIGPIPE nostop noprint pass",
+        "echo qmr-attached\\n",
+        "continue",
+        f"backtrace {_FRAMES}",
+        "kill",
+    )
+    words = [word for command in commands for word in ("-ex", command)]
+    with subprocess.Popen(
+        [gdb, "-nx", "-q", "-batch", "-p", str(vm.pid), *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+    ) as process:
+        watch = threading.Timer(_GDB_S, process.kill)
+        watch.start()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("qmr-attached"):
+                    break
+            else:
+                return []
+            cycle = threading.Thread(target=_cycle, args=(vm, recipe), daemon=True)
+            cycle.start()
+            frames = [line.rstrip() for line in process.stdout if line.startswith("#")]
+            cycle.join(1.0)
+            return frames
+        finally:
+            watch.cancel()
+            process.kill()
+
+
+def _cycle(vm: Vm, recipe: Recipe) -> None:
+    with contextlib.suppress(QmrError), vm.monitor(PlainMonitor) as monitor:
+        cycle = run_cycle(monitor, recipe, "dut1")
+        if not cycle.crash and not cycle.hang:
+            # Without a crash GDB would wait for ever.
+            monitor.execute("quit")

@@ -1,0 +1,491 @@
+"""Campaigns: kept, resumed, compared, spread over processes, reported and replayed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Qmr
+
+from qmrinspect.errors import TargetError, UsageError
+from qmrinspect.hunt.campaign import Done, Plan, default_jobs, run
+from qmrinspect.hunt.expect import Expectations
+from qmrinspect.hunt.page import page
+from qmrinspect.hunt.rows import key
+from qmrinspect.hunt.settings import Job, Settings
+from qmrinspect.hunt.store import Store, baseline_rows, compare
+from qmrinspect.hunt.worker import Worker, WorkerDied
+
+SOME = ("usb-kbd", "intel-hda", "virtio-net-pci", "rocker", "edu", "usb-tablet")
+PLAN = Plan(Settings(hosts=("usb-bus",)), [Job(name) for name in SOME])
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def verdicts(rows: list[dict[str, Any]]) -> dict[str, str]:
+    return {row["device"]: row["outcome"] for row in rows if "device" in row}
+
+
+EXPECTED = {
+    "usb-kbd": "clean",
+    "intel-hda": "leak",
+    "virtio-net-pci": "clean",
+    "rocker": "crash",
+    "edu": "clean",
+    "usb-tablet": "clean",
+}
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory, qmr: Qmr) -> Path:
+    """Return a directory with a campaign that was done by two workers."""
+    place = tmp_path_factory.mktemp("campaign")
+    done = qmr(
+        *("hunt", *SOME, "--jobs", 2, "--json", "--campaign", place / "c.sqlite"),
+        *("--bundle", place / "bundles", "--junit", place / "junit.xml"),
+    )
+    assert done.code == 1
+    assert done.err == ""
+    assert verdicts(lines(done.out)) == EXPECTED
+    (place / "hunt.jsonl").write_text(done.out)
+    return place
+
+
+# Kept and resumed ------------------------------------------------------------------
+
+
+def test_a_campaign_that_is_done_is_not_done_again(campaign: Path, qmr: Qmr) -> None:
+    again = qmr("hunt", *SOME, "--json", "--campaign", campaign / "c.sqlite")
+    assert verdicts(lines(again.out)) == EXPECTED
+    assert again.code == 1
+    with Store(str(campaign / "c.sqlite")) as store:
+        assert store.left() == 0
+        assert len(list(store.rows())) == len(SOME)
+
+
+def test_a_campaign_with_other_settings_is_refused(campaign: Path, qmr: Qmr) -> None:
+    other = qmr("hunt", "edu", "--campaign", campaign / "c.sqlite")
+    assert other.code == 2
+    assert "other settings" in other.err
+
+
+def test_a_campaign_survives_kill_and_goes_on(tmp_path: Path, qmr: Qmr) -> None:
+    file = tmp_path / "killed.sqlite"
+    command = [sys.executable, "-m", "qmrinspect", "hunt", *SOME, "--jobs", "2", "--json"]
+    process = subprocess.Popen(
+        [*command, "--campaign", str(file)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        first = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with Store(str(file)) as store:
+        kept = list(store.rows())
+        left = store.left()
+    assert first["device"] in {row["device"] for row in kept}
+    assert len(kept) + left == len(SOME)
+    done = qmr("hunt", *SOME, "--json", "--campaign", file)
+    rows = [row for row in lines(done.out) if "device" in row]
+    assert verdicts(rows) == EXPECTED
+    assert len(rows) == len(SOME)
+    # What was there before is the same, to the microsecond.
+    assert kept[0]["states"] in [row["states"] for row in rows]
+
+
+def test_nothing_is_judged_twice(tmp_path: Path) -> None:
+    row = {"device": "edu", "outcome": "clean", "causes": [], "cycle": 1}
+    with Store(str(tmp_path / "s.sqlite")) as store:
+        assert len(store.begin(PLAN)) == len(SOME)
+        assert store.add(Done(4, Job("edu"), [row]))
+        assert not store.add(Done(4, Job("edu"), [row]))
+        assert len(list(store.rows())) == 1
+        failed = Done(0, Job("usb-kbd"), [], TargetError("no VM"))
+        assert store.add(failed)
+        assert [job.driver for _, job in store.begin(PLAN)] == [n for n in SOME if n != "edu"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all, and longer than a header" * 9])
+def test_what_is_no_campaign_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "x"
+    if not content:
+        with pytest.raises(TargetError, match="there is no campaign"):
+            Store(str(file), create=False)
+        return
+    file.write_bytes(content)
+    with pytest.raises(TargetError, match="cannot be used as a campaign"):
+        Store(str(file))
+    with pytest.raises(TargetError, match="neither a campaign"):
+        baseline_rows(str(file))
+
+
+# Workers ---------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_killed_loses_nothing() -> None:
+    killed: list[int] = []
+
+    class Mortal(Worker):
+        def do(self, job: Job, timeout: float) -> Iterator[dict[str, Any]]:
+            if job.driver == "intel-hda" and not killed:
+                killed.append(self.pid)
+                os.kill(self.pid, signal.SIGKILL)
+            return super().do(job, timeout)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qmrinspect.hunt.campaign.Worker", Mortal)
+        done = list(run(PLAN.settings, list(enumerate(PLAN.jobs)), workers=2))
+    assert killed
+    assert sorted(one.number for one in done) == list(range(len(SOME)))
+    assert {one.job.driver: one.rows[-1]["outcome"] for one in done} == EXPECTED
+
+
+def test_a_worker_that_is_silent_is_given_up() -> None:
+    worker = Worker(Settings())
+    os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(WorkerDied):
+        list(worker.do(Job("edu"), timeout=0.3))
+    worker.close()
+
+
+def test_the_vm_of_a_worker_ends_with_its_parent(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from qmrinspect.hunt.worker import Worker\n"
+        "from qmrinspect.hunt.settings import Job, Settings\n"
+        "worker = Worker(Settings())\n"
+        "print(next(worker.do(Job('edu'), 60))['outcome'], worker.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    parent = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False
+    )
+    outcome, pid = parent.stdout.split()
+    assert outcome == "clean"
+    handle = None
+    try:
+        handle = os.pidfd_open(int(pid))
+    except ProcessLookupError:
+        return
+    import select
+
+    assert select.select([handle], [], [], 10)[0]
+    os.close(handle)
+
+
+def test_the_machine_limits_the_jobs() -> None:
+    assert 1 <= default_jobs() <= len(os.sched_getaffinity(0))
+
+
+# Compared --------------------------------------------------------------------------
+
+
+def found(device: str, outcome: str = "leak", *causes: str) -> dict[str, Any]:
+    return {"device": device, "outcome": outcome, "causes": list(causes), "cycle": 1}
+
+
+def test_findings_are_new_fixed_or_known() -> None:
+    before = [found("a", "leak", "x"), found("b", "crash"), found("c"), found("d", "clean")]
+    now = [found("a", "leak", "x"), found("b", "clean"), found("d", "leak", "y"), found("e")]
+    compared = compare(now, before)
+    assert [row["device"] for row in compared["known"]] == ["a"]
+    assert [row["device"] for row in compared["fixed"]] == ["b"]  # c was not hunted again
+    assert [row["device"] for row in compared["new"]] == ["d", "e"]
+
+
+def test_only_new_findings_fail(campaign: Path, qmr: Qmr) -> None:
+    for baseline in ("c.sqlite", "hunt.jsonl"):
+        known = qmr("hunt", "intel-hda", "--json", "--baseline", campaign / baseline)
+        rows = lines(known.out)
+        assert rows[0]["status"] == "known"
+        assert rows[-1]["compared"]["new"] == []
+        assert known.code == 0
+    new = qmr("hunt", "bochs-display", "--baseline", campaign / "c.sqlite")
+    assert new.code == 1
+    assert "1 new" in new.out
+
+
+def test_expected_findings_have_a_reason_and_unused_rules_are_reported(
+    tmp_path: Path, qmr: Qmr
+) -> None:
+    rules = tmp_path / "expect.json"
+    rules.write_text(
+        json.dumps(
+            [
+                {"device": "intel-*", "cause": "same-owner-*", "reason": "fixed by ac7a892fd3"},
+                {"device": "gone", "reason": "was fixed long ago"},
+            ]
+        )
+    )
+    done = qmr("hunt", "intel-hda", "--expect", rules)
+    assert done.code == 0
+    assert "expected: fixed by ac7a892fd3" in done.out
+    assert "was fixed long ago" in done.out
+    assert done.out.count("no finding matches") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "no JSON"),
+        ("{}", "no list"),
+        ('[{"device": "x"}]', "has no reason"),
+        ('[{"devise": "x", "reason": "y"}]', "no use for devise"),
+    ],
+)
+def test_a_wrong_rule_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    file = tmp_path / "rules"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=words):
+        Expectations(str(file))
+
+
+# Taken away ------------------------------------------------------------------------
+
+
+def test_junit_counts_what_failed(campaign: Path) -> None:
+    suite = ElementTree.parse(campaign / "junit.xml").getroot()
+    assert {name: suite.get(name) for name in ("tests", "failures", "skipped")} == {
+        "tests": "6",
+        "failures": "2",
+        "skipped": "0",
+    }
+    failures = {case.get("name"): case.find("failure") for case in suite}
+    assert {name for name, failure in failures.items() if failure is not None} == {
+        "intel-hda",
+        "rocker",
+    }
+    assert "intel-hda-alias" in (failures["intel-hda"].text or "")  # type: ignore[union-attr]
+
+
+def test_a_bundle_has_the_evidence(campaign: Path, qmr: Qmr) -> None:
+    bundles = campaign / "bundles"
+    assert {place.name for place in bundles.iterdir()} == {"intel-hda-leak", "rocker-crash"}
+    leak = bundles / "intel-hda-leak"
+    assert "qemu-system-x86_64" in (leak / "command").read_text()
+    sent = [m["execute"] for m in lines((leak / "transcript.jsonl").read_text()) if "execute" in m]
+    assert sent.index("device_add") < sent.index("device_del")
+    after = qmr("--snapshot", leak / "after.jsonl.gz", "orphans", "--json")
+    assert after.code == 1
+    assert "intel-hda" in after.out
+    assert qmr("--snapshot", leak / "before.jsonl.gz", "orphans").code == 0
+
+
+def test_the_script_reproduces_with_qemu_alone(campaign: Path) -> None:
+    bundles = campaign / "bundles"
+    crash = subprocess.run(
+        ["sh", bundles / "rocker-crash" / "reproduce.sh"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert crash.returncode == 128 + signal.SIGABRT
+    assert "msix_vector_unuse" in crash.stderr
+    leak = subprocess.run(
+        ["sh", bundles / "intel-hda-leak" / "reproduce.sh"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert leak.returncode == 0
+    assert "DEVICE_DELETED" not in leak.stdout
+
+
+def test_replay_suits_git_bisect(campaign: Path, qmr: Qmr, tmp_path: Path) -> None:
+    leak = campaign / "bundles" / "intel-hda-leak"
+    assert qmr("replay", leak).code == 1
+    broken = qmr("replay", leak, "--qemu", "/nonexistent/qemu", "--json")
+    assert broken.code == 125
+    assert broken.json["verdict"] == "skip"
+    # A build in which the device is sound: another device under its name.
+    fixed = tmp_path / "bundle"
+    shutil.copytree(leak, fixed)
+    verdict = json.loads((fixed / "verdict.json").read_text())
+    verdict["job"]["driver"] = "edu"
+    (fixed / "verdict.json").write_text(json.dumps(verdict))
+    good = qmr("replay", fixed)
+    assert good.code == 0
+    assert "good" in good.out
+    assert qmr("replay", tmp_path).code == 2
+
+
+# The page --------------------------------------------------------------------------
+
+
+def chromium(url: str) -> str:
+    """Return the page's DOM after Chromium has loaded it with the network away."""
+    with tempfile.TemporaryDirectory() as profile:
+        done = subprocess.run(
+            [
+                *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
+                *("--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND"),
+                *(f"--user-data-dir={profile}", url),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=50,
+        )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_page_works_in_a_browser_without_a_network(campaign: Path, qmr: Qmr) -> None:
+    file = campaign / "report.html"
+    made = qmr("report", campaign / "c.sqlite", "-o", file, "--baseline", campaign / "c.sqlite")
+    assert made.code == 0
+    text = file.read_text()
+    assert not re.search(r'(src|href)="(?!#)', text)
+    measure = (
+        "<script>addEventListener('load', () => { const seen = {};"
+        "for (const s of document.querySelectorAll('svg.graph')) {"
+        "const b = s.getBBox(), v = s.viewBox.baseVal;"
+        "seen[s.closest('section').id] = [s.querySelectorAll('rect').length,"
+        "s.querySelectorAll('.arrow').length, b.x >= v.x - 1 && b.y >= v.y - 1 &&"
+        "b.x + b.width <= v.x + v.width + 1 && b.y + b.height <= v.y + v.height + 1]; }"
+        "document.title = JSON.stringify(seen); })</script></body>"
+    )
+    file.write_text(text.replace("</body>", measure))
+    dom = chromium(file.as_uri())
+    rows = re.findall(r'<td class="mono">(?:<a href="#finding-\d+">)?([\w:-]+)', dom)
+    assert set(SOME) <= set(rows)
+    title = re.search(r"<title>(\{.*?\})</title>", dom)
+    assert title is not None
+    graphs = json.loads(title[1].replace("&quot;", '"'))
+    assert len(graphs) == 1  # a crash leaves no references to draw
+    ((nodes, arrows, inside),) = graphs.values()
+    assert nodes >= 2
+    assert arrows >= 2
+    assert inside
+
+
+def test_the_page_plots_growth_and_escapes_what_the_vm_says() -> None:
+    row = {
+        **found("<script>alert(1)</script>", "leak", "same-owner-subregions"),
+        "bus": "PCI",
+        "machine": "pc",
+        "qemu_version": "7.2",
+        "text": "a & b",
+        "case": [],
+        "objects_left": [],
+        "plug_us": 1,
+        "unplug_us": 1,
+        "growth": {
+            "cycles": 2,
+            "types": {"x": {"total": 2, "once": 0, "per_cycle": 1, "exact": True}},
+            "references": {},
+            "samples": [[0, 10, 20], [1, 11, 23], [2, 12, 26]],
+        },
+    }
+    text = page("a <title>", [row])
+    assert "<script>" not in text
+    assert text.count("<polyline") == 2
+    assert "Growth in 2 cycles" in text
+
+
+def test_a_check_becomes_a_page(campaign: Path, qmr: Qmr) -> None:
+    file = campaign / "check.html"
+    leak = campaign / "bundles" / "intel-hda-leak" / "after.jsonl.gz"
+    assert qmr("--snapshot", leak, "report", "-o", file).code == 1
+    text = file.read_text()
+    assert "intel-hda" in text
+    assert "<svg" in text
+
+
+# On a cluster ----------------------------------------------------------------------
+
+
+@pytest.mark.timeout(150)
+def test_a_cluster_loses_no_job_when_a_worker_is_killed(tmp_path: Path) -> None:
+    from distributed import Client
+
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1"),
+            *("--port", "0", "--no-dashboard", "--scheduler-file", str(tmp_path / "scheduler")),
+        ],
+        stderr=subprocess.DEVNULL,
+    ) as scheduler:
+        workers: list[subprocess.Popen[bytes]] = []
+        try:
+            client = Client(scheduler_file=str(tmp_path / "scheduler"), timeout=30)
+            address = client.scheduler.address
+            for number in range(2):
+                workers.append(
+                    subprocess.Popen(
+                        [
+                            *(sys.executable, "-m", "distributed.cli.dask_worker", address),
+                            *("--nworkers", "1", "--nthreads", "1", "--no-nanny"),
+                            *("--no-dashboard", "--name", f"w{number}"),
+                            *("--local-directory", str(tmp_path)),
+                        ],
+                        stderr=subprocess.DEVNULL,
+                    )
+                )
+            client.wait_for_workers(2, timeout=40)
+            file = tmp_path / "dask.sqlite"
+            hunt = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "qmrinspect", "hunt", *SOME, "--json"),
+                    *("--dask", address, "--campaign", str(file)),
+                ],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            assert hunt.stdout is not None
+            with hunt.stdout:
+                first = hunt.stdout.readline()
+                workers[0].kill()
+                rest = hunt.stdout.read()
+            assert hunt.wait(60) == 1
+            client.close()
+        finally:
+            for process in (*workers, scheduler):
+                process.kill()
+                process.wait()
+    rows = [row for row in lines(first + rest) if "device" in row]
+    assert verdicts(rows) == EXPECTED
+    assert len(rows) == len(SOME)
+    with sqlite3.connect(file) as base:
+        assert base.execute("select count(*) from rows").fetchone()[0] == len(SOME)
+
+
+def test_a_cluster_that_is_not_there(qmr: Qmr) -> None:
+    with socket_free() as port:
+        gone = qmr("hunt", "edu", "--dask", f"tcp://127.0.0.1:{port}")
+    assert gone.code == 2
+    assert "no dask scheduler answers" in gone.err
+
+
+class socket_free:
+    """A port that is bound and that nobody listens on."""
+
+    def __enter__(self) -> int:
+        import socket
+
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        return int(self._socket.getsockname()[1])
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+
+def test_rows_of_two_campaigns_meet_by_their_key() -> None:
+    assert key(found("a", "leak", "x", "y")) == key(found("a", "leak", "y", "x"))
