@@ -20,6 +20,8 @@ import pytest
 from conftest import Qmr
 
 from qmrinspect.errors import TargetError, UsageError
+from qmrinspect.hotplug.monitor import peer_pid
+from qmrinspect.hotplug.recording import RecordingMonitor
 from qmrinspect.hunt.campaign import Done, Plan, default_jobs, run
 from qmrinspect.hunt.expect import Expectations
 from qmrinspect.hunt.page import page
@@ -189,6 +191,63 @@ def test_the_vm_of_a_worker_ends_with_its_parent(tmp_path: Path) -> None:
 
 def test_the_machine_limits_the_jobs() -> None:
     assert 1 <= default_jobs() <= len(os.sched_getaffinity(0))
+
+
+# A monitor that fails --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"), [("closed", "monitor"), ("garbled", "does not speak QMP")]
+)
+def test_a_monitor_that_fails_is_an_error_and_the_campaign_goes_on(
+    tmp_path: Path, mode: str, words: str
+) -> None:
+    names = ("pci-testdev", "edu", "virtio-rng-pci")
+    plan = Plan(Settings(), [Job(name) for name in names])
+    failed: list[str] = []
+    execute = RecordingMonitor.execute
+
+    def fail(
+        self: RecordingMonitor, command: str, arguments: Any = None, timeout: float = 10.0
+    ) -> object:
+        if command == "device_add" and arguments["driver"] == "edu" and not failed:
+            failed.append(mode)
+            if mode == "closed":
+                self._socket.close()
+            else:
+                self._buffer += b"\xff\x00 login: \n"
+        return execute(self, command, arguments, timeout)
+
+    with pytest.MonkeyPatch.context() as patch, Store(str(tmp_path / "s")) as store:
+        patch.setattr(RecordingMonitor, "execute", fail)
+        first = list(run(plan.settings, store.begin(plan)))
+        for done in first:
+            store.add(done)
+        (lost,) = [done for done in first if done.error is not None]
+        assert lost.job.driver == "edu"
+        assert words in str(lost.error)
+        assert store.left() == 1
+        for done in run(plan.settings, store.begin(plan)):
+            store.add(done)
+        assert verdicts(list(store.rows())) == dict.fromkeys(names, "clean")
+
+
+def test_a_monitor_that_is_silent_is_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qmrinspect.hotplug.unplug.STEP_TIMEOUT", 0.3)
+    execute = RecordingMonitor.execute
+
+    def stand(
+        self: RecordingMonitor, command: str, arguments: Any = None, timeout: float = 10.0
+    ) -> object:
+        if command == "device_del":
+            os.kill(peer_pid(self._socket), signal.SIGSTOP)
+        return execute(self, command, arguments, timeout)
+
+    monkeypatch.setattr(RecordingMonitor, "execute", stand)
+    jobs = [Job("edu")]
+    (done,) = run(Settings(), list(enumerate(jobs)))
+    assert done.rows[-1]["outcome"] == "hang"
+    assert "did not answer device_del" in done.rows[-1]["text"]
 
 
 # Compared --------------------------------------------------------------------------

@@ -6,17 +6,20 @@ Usage: ``python tools/make_session.py [FILE]``.
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from qmrinspect.hotplug.vm import Vm
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(_REPOSITORY / "tests"))
 
-from terminal import Terminal  # noqa: E402
+# The terminal that the tests use; it is no part of the package.
+Terminal = importlib.import_module("terminal").Terminal
 
 _HEAD = """# A session
 
@@ -46,7 +49,7 @@ _LINES = (
 )
 
 
-def _answered(terminal: Terminal, line: str, pattern: str, begin: int) -> bool:
+def _answered(terminal: Any, line: str, pattern: str, begin: int) -> bool:
     lines = terminal.lines[begin:]
     text = "\n".join(lines)
     # The prompt is there again, and nothing runs.
@@ -80,7 +83,7 @@ def record() -> str:
         return f"{_HEAD}{body}\n```\n\nThe status bar at its end:\n\n```\n{bar}\n```\n"
 
 
-def _last_row(terminal: Terminal) -> int:
+def _last_row(terminal: Any) -> int:
     lines = terminal.lines
     return max((at for at, line in enumerate(lines) if re.match(r"\S+>", line)), default=0)
 

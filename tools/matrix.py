@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import make_guest  # noqa: E402
 
-from qmrinspect.audit import Report, check  # noqa: E402
+from qmrinspect.audit import Report  # noqa: E402
 from qmrinspect.errors import QmrError, TargetError  # noqa: E402
 from qmrinspect.hotplug.mixes import MIXES, LeftOut, MixedVm  # noqa: E402
 from qmrinspect.reading import Reader  # noqa: E402
@@ -88,8 +88,8 @@ class Matrix:
         vm = None
         try:
             vm = self._start(cell)
-            snapshot = Reader(Process(vm.vm.pid)).read()
-            report, reason = check(snapshot), ""
+            report, reason = Reader(Process(vm.vm.pid)).check(), ""
+            snapshot = report.book.index.snapshot
         except (QmrError, make_guest.GuestError) as error:
             snapshot = report = None
             # The hint of a QEMU that did not start is its command line.

@@ -31,6 +31,7 @@ __all__ = ["Options", "ShellSession", "main", "show", "target_options"]
 
 _UNEXPECTED, _INTERRUPTED = 3, 130
 _COMPLAINT_MAX = 4000
+_LIBVIRT = "libvirt:"
 _FRONTS = {"gdb": "GDB", "repl": "the REPL (qmr repl)", "shell": "the command line"}
 
 # Options before the verb, with what they take.
@@ -131,7 +132,7 @@ def _repl_options(words: Sequence[str]) -> Options | None:
     while len(rest) > 1:
         if not _take(options, rest, _VALUED, own=True):
             # A name might be a verb's.
-            if options.name or not (rest[0].isdigit() or rest[0].startswith("libvirt:")):
+            if options.name or not (rest[0].isdigit() or rest[0].startswith(_LIBVIRT)):
                 return None
             options.name = rest.pop(0)
     if rest != ["repl"]:
@@ -163,7 +164,7 @@ def target_options(words: Sequence[str]) -> Options:
 def _could_be_target(word: str, rest: Sequence[str]) -> bool:
     # With one more word it may be the verb that is misspelt.  A number, and the name
     # of a VM that runs, are targets all the same.
-    if word.isdigit():
+    if word.isdigit() or word.startswith(_LIBVIRT):
         return True
     from .processes import running
 
@@ -264,6 +265,10 @@ class ShellSession:
         text = options.get("--pid") or options.name
         if text.isdigit():
             return int(text)
+        if text.startswith(_LIBVIRT):
+            from ..hotplug.libvirt_monitor import domain_pid
+
+            return domain_pid(text)
         if text:
             return find_by_name(text)
         here = running()
@@ -337,6 +342,10 @@ class ShellSession:
         named = self._options.get("--qmp")
         if named:
             return open_monitor(named, patience)
+        if self._options.name.startswith(_LIBVIRT):
+            from ..hotplug.libvirt_monitor import LibvirtMonitor
+
+            return LibvirtMonitor(self._options.name)
         target = self.target()
         if target.kind != "process":
             raise MonitorError(

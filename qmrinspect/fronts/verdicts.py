@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["Result", "Verdicts"]
 
 
+# One broken QEMU fails them all, for the same reason.
+_FAILED_SHOWN = 5
+
+
 class Result(NamedTuple):
     """What came of a job.
 
@@ -137,7 +141,7 @@ class Verdicts:
         if self._models:
             yield f"{len(self._models)} CPU models that need a VM of their own: see --cpus"
         yield from self._comparison()
-        for result in self._failed:
+        for result in self._failed[:_FAILED_SHOWN]:
             yield f"{printable(result.driver)} was not done: {result.error}"
 
     def _comparison(self) -> Iterator[str]:

@@ -112,8 +112,8 @@ RULES: tuple[Rule, ...] = (
     Rule("pcm3680_pci", _CAN2, hosts=("can",)),
     Rule("mioe3680_pci", _CAN2, hosts=("can",)),
     Rule("ctucan_pci", _CAN2, hosts=("can",)),
-    Rule("pci-ipmi-bt", {"bmc": "qmr-bmc-bt"}, hosts=("bmc",)),
-    Rule("pci-ipmi-kcs", {"bmc": "qmr-bmc-kcs"}, hosts=("bmc",)),
+    Rule("pci-ipmi-bt", {"bmc": "qmr-bmc"}, hosts=("bmc",)),
+    Rule("pci-ipmi-kcs", {"bmc": "qmr-bmc"}, hosts=("bmc",)),
     # A file system cannot be added to a QEMU that runs.
     Rule("virtio-9p*", {"fsdev": "qmr-fs", "mount_tag": "{id}"}, hosts=("fsdev",)),
     Rule("usb-mtp", backends=(_MEMDEV_DIRECTORY,)),
@@ -381,13 +381,8 @@ HOSTS: tuple[Host, ...] = (
     Host("nvdimm", ("-machine", "nvdimm=on")),
     Host("cpu", ("-smp", "1,maxcpus=4")),
     Host("can", ("-object", "can-bus,id=qmr-can")),
-    Host(
-        "bmc",
-        (
-            *("-device", "ipmi-bmc-sim,id=qmr-bmc-bt"),
-            *("-device", "ipmi-bmc-sim,id=qmr-bmc-kcs"),
-        ),
-    ),
+    # Only one: where it has migration state, a second one is refused.
+    Host("bmc", ("-device", "ipmi-bmc-sim,id=qmr-bmc")),
     Host("fsdev", ("-fsdev", "synth,id=qmr-fs")),
 )
 

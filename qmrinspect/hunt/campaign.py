@@ -13,9 +13,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Callable, NamedTuple
 
-from ..errors import QmrError, UsageError
+from ..errors import QmrError, TargetError, UsageError
+from ..hotplug.kinds import Recipe
 from ..hotplug.plainqmp import PlainMonitor
-from ..hotplug.recipes import HOSTS, recipe_for
+from ..hotplug.recipes import HOSTS, recipe_for, vm_arguments
 from ..hotplug.vm import Vm
 from ..index import printable
 from .bench import Bench
@@ -78,8 +79,7 @@ def plan(settings: Settings, names: Sequence[str], cpus: bool = False) -> Plan:
     if not names:
         if cpus:
             jobs += [Job(name, model) for model, name in sorted(models.items())]
-        every = tuple(host.bus for host in HOSTS)
-        return Plan(settings._replace(hosts=every), jobs, () if cpus else found.models)
+        return Plan(settings._replace(hosts=_usable(settings)), jobs, () if cpus else found.models)
     jobs = []
     hosts: set[str] = set()
     for name in names:
@@ -92,6 +92,28 @@ def plan(settings: Settings, names: Sequence[str], cpus: bool = False) -> Plan:
         jobs.append(Job(name, _model(name) if name in found.models else ""))
     ordered = tuple(host.bus for host in HOSTS if host.bus in hosts)
     return Plan(settings._replace(hosts=ordered), jobs)
+
+
+def _usable(settings: Settings) -> tuple[str, ...]:
+    """Return the hosts that this QEMU starts with: a build need not have all."""
+    hosts = list(HOSTS)
+    while True:
+        names = tuple(host.bus for host in hosts)
+        words = vm_arguments([Recipe("", "PCI", hosts=names)], settings.machine)
+        try:
+            with Vm(settings.qemu, settings.machine, settings.accel, words):
+                return names
+        except TargetError as error:
+            # QEMU quotes the argument that it does not like.
+            refused = [host for host in hosts if _quoted(host.arguments, error.text)]
+            if not refused:
+                raise
+            hosts = [host for host in hosts if host not in refused]
+
+
+def _quoted(arguments: Sequence[str], text: str) -> bool:
+    options = zip(arguments[::2], arguments[1::2])
+    return any(f"{option} {value}:" in text for option, value in options)
 
 
 def _model(driver: str) -> str:

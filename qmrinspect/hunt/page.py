@@ -91,7 +91,7 @@ def _where(rows: Sequence[Row]) -> str:
         dict.fromkeys(
             (row["machine"], row["qemu_version"], row.get("policy", ""))
             for row in rows
-            if row.get("qemu_version")
+            if row.get("qemu_version") and row.get("policy")
         )
     )
     parts = [

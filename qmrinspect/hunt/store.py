@@ -8,6 +8,8 @@ of the process and goes on where it was.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -71,6 +73,7 @@ class Store:
         :raises UsageError: the file is of a campaign with other settings.
         """
         settings = {name: plan.settings._asdict()[name] for name in _SAME}
+        settings["build"] = _build(plan.settings.qemu)
         wanted = json.dumps({**settings, "jobs": [list(job) for job in plan.jobs]})
         known = self._meta("plan")
         if known and known != wanted:
@@ -140,6 +143,15 @@ class Store:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _build(qemu: str) -> list[object]:
+    # Another build under the same name is another campaign.
+    program = shutil.which(qemu)
+    if program is None:
+        return []  # it is on the cluster
+    stat = os.stat(program)
+    return [os.path.realpath(program), stat.st_size, stat.st_mtime_ns]
 
 
 def compare(rows: Sequence[Row], baseline: Sequence[Row]) -> dict[str, list[Row]]:

@@ -66,8 +66,7 @@ def reference_graph(row: Mapping[str, Any]) -> str:
         parts.append(
             f'<g class="{kind}"><title>{escape(label)}</title>'
             f'<rect x="{x:.0f}" y="{y:.0f}" width="{_WIDTH}" height="{_HEIGHT}" rx="5"/>'
-            f'<text x="{x + _WIDTH / 2:.0f}" y="{y + _HEIGHT / 2 + 4:.0f}" '
-            f'text-anchor="middle">{escape(_short(label))}</text></g>'
+            f"{_label(label, x + _WIDTH / 2, y + _HEIGHT / 2)}</g>"
         )
     parts.append("</svg>")
     return "".join(parts)
@@ -77,7 +76,7 @@ def _arrows(row: Mapping[str, Any]) -> tuple[list[_Arrow], dict[str, str], str]:
     """Return the arrows, the names of the nodes, and the object to begin with."""
     case = row.get("case") or ()
     left = row.get("objects_left") or ()
-    labels = {item["address"]: f"{item['type']} {item['was']}" for item in left}
+    labels = {item["address"]: f"{item['was']}\n{item['type']}" for item in left}
     head = case[0]["object"] if case else (left[0]["address"] if left else "")
     fields: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     edges = [edge for item in (*case, *left) for edge in item["references"]]
@@ -129,6 +128,15 @@ def _draw(arrow: _Arrow, place: Mapping[str, tuple[float, float]], height: float
         f'<g class="arrow"><title>{tip}</title><path d="{path}"/><polygon points="{head}"/>'
         f'<text x="{text_x:.0f}" y="{text_y:.0f}" text-anchor="middle">'
         f"{escape(arrow.kind + count)}</text></g>"
+    )
+
+
+def _label(label: str, x: float, y: float) -> str:
+    lines = [escape(_short(line)) for line in label.split("\n") if line][:2]
+    y += 4 if len(lines) == 1 else -3
+    return "".join(
+        f'<text x="{x:.0f}" y="{y + 15 * number:.0f}" text-anchor="middle">{line}</text>'
+        for number, line in enumerate(lines)
     )
 
 
