@@ -20,7 +20,8 @@ export QEMUS
 
 RUN_PACKAGES := ca-certificates gdb ipxe-qemu python3 python3-venv qemu-system-data \
 	qemu-system-x86 seabios
-TEST_PACKAGES := $(RUN_PACKAGES) gdbserver zstd $(shell cat tools/qemu-build-packages)
+TEST_PACKAGES := $(RUN_PACKAGES) gdbserver graphviz qemu-system-arm qemu-system-misc \
+	qemu-system-ppc zstd $(shell cat tools/qemu-build-packages)
 
 # Python's own exit status for an uncaught error is 1 as well, and would pass for
 # "leaks found".

@@ -6,12 +6,14 @@ import json
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from terminal import Terminal
 
+from qmrinspect.fronts import cli, processes, repl
 from qmrinspect.hotplug.vm import Vm
 
 DELETE_LINE = "\x15"  # Ctrl-U
@@ -268,14 +270,26 @@ def test_a_name_is_data(evil: str, tmp_path: Path) -> None:
         assert "owned" not in terminal.screen.title
 
 
-def test_qmr_alone_opens_it_on_the_one_that_runs(fresh_vm: Vm, tmp_path: Path) -> None:
-    from qmrinspect.fronts.processes import running
+def test_a_long_answer_goes_to_a_pager(fresh_vm: Vm, tmp_path: Path) -> None:
+    env = {"QMR_PAGER": "less", "LESS": ""}
+    with Terminal(fresh_vm.pid, "repl", home=tmp_path, env=env) as terminal:
+        attached(terminal)
+        terminal.enter("tree --all")
+        terminal.wait(lambda t: t.screen.display[-1].startswith(":"), "the pager's prompt")
+        assert terminal.screen.display[0].startswith("object")
+        terminal.type("q")
+        terminal.wait(lambda t: "owner-ref" in t.bar, "the status bar")
+        answered(terminal, "refs nic0", "all explained")
 
-    with Terminal(home=tmp_path) as terminal:
-        if len(running()) == 1:
-            attached(terminal)
-            terminal.type(CTRL_D)
-            assert terminal.ended() == 0
-        else:
-            # Others of this machine are seen as well: then it has to be told which one.
-            terminal.wait("no verb was given")
+
+@pytest.mark.parametrize(("count", "opens"), [(0, False), (1, True), (2, False)])
+def test_qmr_alone_opens_it_on_the_one_that_runs(
+    monkeypatch: pytest.MonkeyPatch, count: int, opens: bool
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(processes, "running", lambda: [object()] * count)
+    monkeypatch.setattr(repl, "start", lambda *words: started.append(words) or 0)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    assert cli.main([]) == (0 if opens else 2)
+    assert bool(started) is opens

@@ -27,6 +27,7 @@ from qmrinspect.hotplug.vm import Vm
 
 _ROWS, _COLUMNS = 40, 120
 _PATIENCE_S = 20.0
+_KEYS = (b"~", b"^", b"@", b"%", b";", b"!")
 _CURSOR_ASKED = b"\x1b[6n"
 
 
@@ -113,8 +114,8 @@ def _keys(repl: _Pty, count: int, before: Callable[[], None]) -> list[float]:
     taken = []
     for number in range(count):
         before()
-        # A letter that no output has alone.
-        taken.append(repl.echo(b"~" if number % 2 else b"^"))
+        # Characters that no output has: what is seen of one is its echo.
+        taken.append(repl.echo(_KEYS[number % len(_KEYS)]))
         os.write(repl.fd, b"\x7f")
         time.sleep(0.02)
     return taken
@@ -158,10 +159,13 @@ def _busy(repl: _Pty, count: int) -> list[float]:
     """Type while one check follows the other."""
     for _ in range(60):
         repl.enter(b"check > /dev/null")
-    time.sleep(2.0)
+    # All have been accepted when the last one waits for its turn.
+    repl.enter(b"zzz")
+    repl.until(rb"zzz")
+    time.sleep(1.0)
     taken = _keys(repl, count, lambda: None)
     os.write(repl.fd, b"\x03")
-    time.sleep(2.0)
+    time.sleep(1.0)
     return taken
 
 

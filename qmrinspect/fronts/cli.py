@@ -17,6 +17,7 @@ from .. import __version__
 from ..errors import MonitorError, QmrError, TargetError, UsageError
 from ..index import Index, printable
 from . import render
+from .options import ANYWHERE, TARGETS, VALUED, Options, take, target_options
 
 if TYPE_CHECKING:
     from ..audit.check import Report
@@ -34,51 +35,6 @@ _COMPLAINT_MAX = 4000
 _LIBVIRT = "libvirt:"
 _FRONTS = {"gdb": "GDB", "repl": "the REPL (qmr repl)", "shell": "the command line"}
 
-# Options before the verb, with what they take.
-_VALUED = {
-    "--pid": "N",
-    "--core": "FILE",
-    "--exe": "QEMU",
-    "--snapshot": "FILE",
-    "--remote": "HOST:PORT",
-    "--qmp": "SOCKET|HOST:PORT",
-}
-# These may stand after the verb as well; the others might be a verb's own.
-_ANYWHERE = ("--qmp", "--pid", "--core", "--exe", "--snapshot", "--remote")
-_TARGETS = ("--pid", "--core", "--snapshot", "--remote")
-
-
-class Options:
-    """What stands on the command line beside the verb and its arguments."""
-
-    def __init__(self) -> None:
-        self.name = ""
-        self.values: dict[str, str] = {}
-        self.debug = False
-        self.help = False
-        self.version = False
-        self.json = False
-
-    def get(self, option: str) -> str:
-        """Return the value of an option, empty when it was not given."""
-        return self.values.get(option, "")
-
-    def check(self) -> None:
-        """Refuse what contradicts itself.
-
-        :raises UsageError: two targets, or an option that belongs to another one.
-        """
-        given = [option for option in _TARGETS if option in self.values]
-        if self.name:
-            given.insert(0, self.name)
-        if len(given) > 1:
-            raise UsageError(f"{given[0]} and {given[1]} both name a target", "name one of them")
-        if "--exe" in self.values and "--core" not in self.values:
-            raise UsageError("--exe names the program of a core", "give the core: --core FILE")
-        pid = self.get("--pid")
-        if "--pid" in self.values and not pid.isdigit():
-            raise UsageError(f"--pid takes a number, not {printable(pid)!r}", "see qmr ps")
-
 
 def _split(words: Sequence[str]) -> tuple[Options, str, list[str]]:
     """Return the options, the verb (empty for none) and the verb's own words."""
@@ -89,7 +45,7 @@ def _split(words: Sequence[str]) -> tuple[Options, str, list[str]]:
     rest = list(words)
     while rest:
         word = rest[0]
-        if _take(options, rest, _VALUED):
+        if take(options, rest, VALUED):
             continue
         if word.startswith("-") and word != "-":
             raise UsageError(f"there is no option {printable(word)}", "see qmr --help")
@@ -105,7 +61,7 @@ def _split(words: Sequence[str]) -> tuple[Options, str, list[str]]:
         if rest[0] == "--":
             own += rest
             break
-        if not _take(options, rest, _ANYWHERE, own=True):
+        if not take(options, rest, ANYWHERE, own=True):
             own.append(rest.pop(0))
     if not places:
         return options, "", own
@@ -130,7 +86,7 @@ def _repl_options(words: Sequence[str]) -> Options | None:
     options = Options()
     rest = list(words)
     while len(rest) > 1:
-        if not _take(options, rest, _VALUED, own=True):
+        if not take(options, rest, VALUED, own=True):
             # A name might be a verb's.
             if options.name or not (rest[0].isdigit() or rest[0].startswith(_LIBVIRT)):
                 return None
@@ -138,26 +94,6 @@ def _repl_options(words: Sequence[str]) -> Options | None:
     if rest != ["repl"]:
         return None
     options.check()
-    return options
-
-
-def target_options(words: Sequence[str]) -> Options:
-    """Read a target that stands alone: a name or a pid, or an option, ``--qmp`` with it.
-
-    :raises UsageError: it is none, or more than one.
-    """
-    options = Options()
-    rest = list(words)
-    while rest:
-        if _take(options, rest, _VALUED, own=True):
-            continue
-        word = rest.pop(0)
-        if word.startswith("-") or options.name:
-            raise UsageError(f"{printable(word)} is no target", "ps lists what runs")
-        options.name = word
-    options.check()
-    if not options.name and not any(option in options.values for option in _TARGETS):
-        raise UsageError("which target?", "attach NAME; ps lists what runs")
     return options
 
 
@@ -169,34 +105,6 @@ def _could_be_target(word: str, rest: Sequence[str]) -> bool:
     from .processes import running
 
     return any(process.name == word for process in running())
-
-
-def _take(options: Options, rest: list[str], valued: Iterable[str], own: bool = False) -> bool:
-    """Take one option from the front of ``rest`` when there is one."""
-    word = rest[0]
-    flag = {"--debug": "debug"}.get(word)
-    if not own:
-        flag = flag or {
-            "-h": "help",
-            "--help": "help",
-            "-V": "version",
-            "--version": "version",
-            "--json": "json",
-        }.get(word)
-    if flag:
-        setattr(options, flag, True)
-        rest.pop(0)
-        return True
-    name, equals, value = word.partition("=")
-    if name not in valued:
-        return False
-    rest.pop(0)
-    if not equals:
-        if not rest:
-            raise UsageError(f"{name} takes {_VALUED[name]}", "see qmr --help")
-        value = rest.pop(0)
-    options.values[name] = value
-    return True
 
 
 # The session -----------------------------------------------------------------------
@@ -226,7 +134,7 @@ class ShellSession:
 
     def has_target(self) -> bool:
         """Whether the user named a target."""
-        return bool(self._options.name) or any(o in self._options.values for o in _TARGETS)
+        return bool(self._options.name) or any(o in self._options.values for o in TARGETS)
 
     def target(self) -> Target:
         """Return the target.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .cli import Options
+    from .options import Options
 
 __all__ = ["start", "startup_file"]
 

@@ -19,7 +19,7 @@ from ..hotplug.monitor import Monitor
 from .repl_schema import Property, Schema
 
 if TYPE_CHECKING:
-    from .repl_session import Vm
+    from .repl_vm import Vm
 
 __all__ = ["Bus", "Knowledge", "Node", "parse_qtree"]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Callable
 
 from ..errors import QmrError
 from . import render
-from .cli import Options
+from .options import Options
 from .repl_engine import complaint, guarded
 from .repl_jobs import Job
 from .repl_look import highlighted

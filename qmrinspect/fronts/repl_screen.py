@@ -39,11 +39,12 @@ from .repl_line import unfinished
 
 if TYPE_CHECKING:
     from ..hotplug.monitor import Event
-    from .cli import Options
+    from .options import Options
     from .repl_engine import Engine
     from .repl_look import LineLexer, MenuCompleter
     from .repl_pages import Runner
-    from .repl_session import ReplSession, Vm
+    from .repl_session import ReplSession
+    from .repl_vm import Vm
 
 __all__ = ["Screen"]
 
@@ -146,6 +147,8 @@ class Screen:
             except EOFError:
                 if not self._ready.is_set() or not self.session.over:
                     self._cancel()
+                return
+            if line.strip() in ("exit", "quit") and not self._busy():
                 return
             if line.strip():
                 self._submit(line)

@@ -16,10 +16,11 @@ from ..errors import QmrError
 from ..hotplug.monitor import Event
 from ..index import printable
 from . import render
-from .cli import Options
+from .options import Options
 from .repl_engine import Engine, guarded, logical_lines
 from .repl_jobs import Job
-from .repl_session import ReplSession, Vm
+from .repl_session import ReplSession
+from .repl_vm import Vm
 
 __all__ = ["run_script"]
 

@@ -23,7 +23,8 @@ from .verbs_monitor import VERBS as MONITOR_VERBS
 from .verbs_monitor import event_line
 
 if TYPE_CHECKING:
-    from .repl_session import ReplSession, Vm
+    from .repl_session import ReplSession
+    from .repl_vm import Vm
 
 __all__ = ["VERBS", "repl_verb"]
 
@@ -196,7 +197,7 @@ def _patterns(text: str | None) -> tuple[str, ...]:
 
 
 def _attach(session: Session, args: argparse.Namespace) -> Outcome:
-    from .cli import target_options
+    from .options import target_options
 
     vm = _of(session).attach(target_options(args.target))
     missing = vm.monitor_missing

@@ -8,6 +8,7 @@ for the other.
 
 from __future__ import annotations
 
+import re
 import time
 from functools import partial
 from typing import Callable, NamedTuple, Protocol, TypeVar
@@ -24,9 +25,18 @@ from ..ledger import Book, Policy, open_book
 from ..snapshot import Snapshot
 from .judge import Judgement, judge, waits
 
-__all__ = ["Driver", "Hunt", "Hunted", "hunt_one", "look"]
+__all__ = ["NOT_PLUGGABLE", "Driver", "Hunt", "Hunted", "hunt_one", "look"]
 
 T = TypeVar("T")
+
+#: QEMU's own words for what it does not mark hotpluggable, or has no bus for
+#: (qdev_device_add_from_qdict(), softmmu/qdev-monitor.c); said before anything is made.
+NOT_PLUGGABLE = re.compile(
+    r"expects a pluggable device type|does not support hotplugging"
+    r"|can not be hotplugged on this machine|^No '.*' bus found for device"
+    r"|invalid object type|does not accept value|is not a valid (char|net|block)"
+    r"|'.*' is not a valid device model name"
+)
 
 # RCU's grace period takes 10 to 100 ms; what has not ended by itself after this
 # many looks, each preceded by a pause, is called delayed.
@@ -115,13 +125,32 @@ class Hunt:
             plugged = driver.drive(lambda monitor: plug(monitor, recipe, id, slot))
         except MonitorError as error:
             cycle = ended(cycle, "device_add", error)
-            self._last = before if cycle.refused else None
-            return _early(driver, recipe, machine, cycle)
+            early = _early(driver, recipe, machine, cycle)
+            return self._refused(before, early) if cycle.refused else early
         try:
             return self._judge(before, plugged, machine)
         finally:
             for place in plugged.places:
                 place.close()
+
+    def _refused(self, before: Book, hunted: Hunted) -> Hunted:
+        """Judge what a refused ``device_add`` left: the device had been made, and must be gone."""
+        if NOT_PLUGGABLE.search(hunted.cycle.refused):
+            self._last = before  # refused before anything was made
+            return hunted
+        made = self._book()
+        devices = made.index.snapshot.devices.values()
+        head = next((d.address for d in devices if d.id == hunted.cycle.id), 0)
+        after, judgement = look(self._driver, before, made, head, self._book, hunted.recipe.driver)
+        if judgement.outcome not in ("leak", "partial-leak"):
+            self._last = after
+            return hunted
+        return hunted._replace(
+            outcome=judgement.outcome,
+            judgement=judgement,
+            after=after,
+            books=(before, made, after),
+        )
 
     def _judge(self, before: Book, plugged: Plugged, machine: str) -> Hunted:
         driver, recipe = self._driver, plugged.recipe

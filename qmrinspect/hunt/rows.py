@@ -14,7 +14,7 @@ from typing import Any
 
 from ..index import Index
 from ..ledger import Edge
-from .cycle import Hunted
+from .cycle import NOT_PLUGGABLE, Hunted
 
 __all__ = ["BAD", "FORMAT", "Row", "edge_json", "is_bad", "key", "pluggable", "row_of"]
 
@@ -25,21 +25,12 @@ Row = Mapping[str, Any]
 #: Outcomes that are findings; the others say that nothing was wrong, or nothing tried.
 BAD = frozenset(("leak", "partial-leak", "crash", "hang"))
 
-# QEMU's own words for what it does not mark hotpluggable (qdev_device_add_from_qdict(),
-# softmmu/qdev-monitor.c), or has no bus for.
-_NOT_PLUGGABLE = re.compile(
-    r"expects a pluggable device type|does not support hotplugging"
-    r"|can not be hotplugged on this machine|^No '.*' bus found for device"
-    r"|invalid object type|does not accept value|is not a valid (char|net|block)"
-    r"|'.*' is not a valid device model name"
-)
-
 
 def pluggable(hunted: Hunted) -> bool:
     """Whether QEMU says of what was hunted that it can be plugged at all."""
     cycle = hunted.cycle
     refused = cycle.step == "device_add" and bool(cycle.refused)
-    return not (refused and _NOT_PLUGGABLE.search(cycle.refused))
+    return not (refused and NOT_PLUGGABLE.search(cycle.refused))
 
 
 def is_bad(row: Row) -> bool:
@@ -57,7 +48,7 @@ def row_of(hunted: Hunted, number: int = 1) -> dict[str, Any]:
     judgement, cycle = hunted.judgement, hunted.cycle
     index = hunted.after.index if hunted.after else None
     target = hunted.books[0].index.snapshot.target if hunted.books else None
-    return {
+    row = {
         "format": FORMAT,
         "device": hunted.recipe.driver,
         "bus": hunted.recipe.bus,
@@ -106,6 +97,9 @@ def row_of(hunted: Hunted, number: int = 1) -> dict[str, Any]:
         "policy": hunted.after.policy.name if hunted.after else "",
         "text": stable(judgement.text) if hunted.outcome == "crash" else judgement.text,
     }
+    if cycle.refused and hunted.outcome in BAD:
+        row["note"] = f"{cycle.step} was refused, and not all was taken back: {cycle.refused}"
+    return row
 
 
 # "rocker: 0x7f12..." and pids differ between two runs of the same crash.
