@@ -20,7 +20,8 @@ export QEMUS
 
 RUN_PACKAGES := ca-certificates gdb ipxe-qemu python3 python3-venv qemu-system-data \
 	qemu-system-x86 seabios
-TEST_PACKAGES := $(RUN_PACKAGES) gdbserver graphviz qemu-system-arm qemu-system-misc \
+TEST_PACKAGES := $(RUN_PACKAGES) chromium gdbserver graphviz less libvirt-clients \
+	libvirt-daemon-system libvirt-dev python3-dev qemu-system-arm qemu-system-misc \
 	qemu-system-ppc zstd $(shell cat tools/qemu-build-packages)
 
 # Python's own exit status for an uncaught error is 1 as well, and would pass for
@@ -121,5 +122,5 @@ $(VENV)/ready: pyproject.toml hatch_build.py $(VENV)/python
 	@touch $@
 
 $(VENV)/ready-test: pyproject.toml hatch_build.py $(VENV)/python | packages-test
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,libvirt,dask]'
 	@touch $@ $(VENV)/ready

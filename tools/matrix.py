@@ -228,22 +228,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--accel", action="append", choices=ACCELERATORS)
     parser.add_argument("--load", action="append", choices=LOADS)
     parser.add_argument("--guest", choices=sorted(make_guest.FLAVOURS), default="generic")
-    parser.add_argument("--verbose", action="store_true", help="what is not exact, and each rule")
+    parser.add_argument("--verbose", action="store_true", help="what is not exact and each rule, on stderr")
     options = parser.parse_args(arguments)
     matrix = Matrix(options.guest)
     print(row(HEAD))
     print(row("-" * len(word) for word in HEAD), flush=True)
-    outcomes = []
+    inexact = 0
     for cell in cells(options):
         outcome = matrix.run(cell)
-        outcomes.append(outcome)
         print(table_row(outcome), flush=True)
-    if options.verbose:
-        for outcome in outcomes:
-            print(f"\n{outcome.cell.title}: {outcome.reason or 'read'}")
-            for line in details(outcome):
-                print(line)
-    inexact = [o for o in outcomes if o.report and o.report.exact != o.report.objects]
+        if outcome.report is not None and outcome.report.exact != outcome.report.objects:
+            inexact += 1
+        if options.verbose:
+            lines = [f"{cell.title}: {outcome.reason or 'read'}", *details(outcome)]
+            print(*lines, sep="\n", file=sys.stderr, flush=True)
     return 1 if inexact else 0
 
 

@@ -177,6 +177,26 @@ _KEYS = Backend("", "{place}", "", {}, "", "", "keys")
 _HELPER = Backend("", "{place}", "", {}, "", "", "pr-helper")
 _NULL: dict[str, object] = {"driver": "null-co", "size": 1 << 20, "read-zeroes": True}
 
+_FILE_NODE = Backend(
+    "",
+    "{id}-file",
+    "blockdev-add",
+    {"driver": "file", "filename": "{place}"},
+    "blockdev-del",
+    "node-name",
+    "image",
+)
+
+
+def _formatted(name: str) -> tuple[Backend, tuple[Backend, ...]]:
+    # An image of a format, which QEMU itself makes.
+    options: dict[str, object] = {"driver": name, "file": "{id}-file", "size": 1 << 20}
+    if name == "vpc":
+        options["force-size"] = True  # 1 MiB is no number of cylinders
+    made = Backend("", "{id}-job", "blockdev-create", {"options": options}, "", "job-id")
+    return _block(driver=name, file="{id}-file"), (_FILE_NODE, made)
+
+
 #: What is no device: by ``KIND:TYPE``, how it is made, and what stands behind it.
 SUBJECTS: dict[str, tuple[Backend, tuple[Backend, ...]]] = {
     "object:authz-list": (_plain_object(policy="deny"), ()),
@@ -312,6 +332,10 @@ SUBJECTS: dict[str, tuple[Backend, tuple[Backend, ...]]] = {
         _block(driver="throttle", throttle_group="{id}-group", file=_NULL),
         (_object("{id}-group", qom_type="throttle-group"),),
     ),
+    **{
+        f"block:{name}": _formatted(name)
+        for name in "parallels qcow qcow2 qed vdi vhdx vmdk vpc".split()
+    },
     "block:vvfat": (_block(driver="vvfat", dir="{place}", read_only=True), (_DIRECTORY,)),
 }
 
@@ -332,7 +356,7 @@ OUTSIDE: dict[str, str] = {
     "object:tls-creds-x509": "needs X.509 certificates",
     **{
         f"block:{name}": f"needs an image of the format {name}"
-        for name in "bochs cloop dmg luks parallels qcow qcow2 qed vdi vhdx vmdk vpc".split()
+        for name in "bochs cloop dmg luks".split()
     },
     "block:compress": "needs an image of a format that compresses",
     "block:replication": "needs a replication partner",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, TypeVar, cast
 
 from .kinds import Backend, Recipe
-from .monitor import CommandError, Monitor
+from .monitor import CommandError, Event, Monitor
 from .servers import Place, open_place
 
 __all__ = ["STEP_TIMEOUT", "Plugged", "free_slots", "get_property", "now_us", "plug", "release"]
@@ -104,6 +104,20 @@ def _create(monitor: Monitor, backend: Backend, name: str, id: str, place: str) 
     arguments = {key: _named(value, id, place) for key, value in backend.arguments.items()}
     arguments[backend.delete_key] = name
     monitor.execute(backend.create, arguments, STEP_TIMEOUT)
+    if backend.delete_key == "job-id":
+        _finish_job(monitor, name)
+
+
+def _finish_job(monitor: Monitor, name: str) -> None:
+    def concluded(event: Event) -> bool:
+        return event.data.get("id") == name and event.data.get("status") == "concluded"
+
+    monitor.wait_event(concluded, STEP_TIMEOUT)
+    jobs = monitor.execute("query-jobs", timeout=STEP_TIMEOUT)
+    errors = [job.get("error") for job in jobs if job["id"] == name] if type(jobs) is list else []
+    monitor.execute("job-dismiss", {"id": name}, STEP_TIMEOUT)
+    if any(errors):
+        raise CommandError("blockdev-create", "GenericError", str(errors[0]))
 
 
 def _where(monitor: Monitor, recipe: Recipe, id: str) -> tuple[str, str, int]:
