@@ -60,15 +60,29 @@ class Reader:
         :raises LayoutError: when no known layout fits; the text says why each does not.
         :raises ReadingError: when the one that fitted before no longer does.
         """
-        snapshot = self._first() if self._fitting is None else self._take(self._fitting)
+        if self._fitting is None:
+            snapshot = self._first()
+        else:
+            snapshot = self._again(self._fitting)
         for attempt in range(1, _ATTEMPTS):
             cost = snapshot.capture
             if cost.quiescent or not self._runs or self._fitting is None:
                 break
             time.sleep(_PAUSE_S * attempt)
-            snapshot = self._take(self._fitting)
+            snapshot = self._again(self._fitting)
             snapshot = snapshot._replace(capture=_added(cost, snapshot.capture, attempt))
         return snapshot
+
+    def _again(self, layout: Layout) -> Snapshot:
+        """Read under a layout that has fitted; lists that are being changed get a second look."""
+        for attempt in range(1, _ATTEMPTS):
+            try:
+                return self._take(layout)
+            except ReadingError:
+                if not self._runs:
+                    raise
+                time.sleep(_PAUSE_S * attempt)
+        return self._take(layout)
 
     def checks(self) -> tuple[Snapshot, list[Check]]:
         """Take a reading and say how well the layout fits it.
@@ -121,21 +135,38 @@ class Reader:
         """Find the layout that fits."""
         refused = []
         for layout in self._candidates():
-            try:
-                snapshot = self._take(layout)
-            except (LayoutError, ReadingError) as error:
-                refused.append(f"{layout.source}: {error.text}")
-                continue
-            checks = validate(snapshot, layout)
-            if fits(checks):
+            snapshot, reason = self._try(layout)
+            if snapshot is not None:
                 self._fitting = layout
                 return snapshot
-            worst = next((c for c in checks if not c.ok), checks[0])
-            refused.append(f"{layout.source}: {worst.name}: {worst.detail}")
+            refused.append(f"{layout.source}: {reason}")
         raise LayoutError(
             f"no known layout fits {self.target.exe} ({'; '.join(refused)})",
             "give qmr a QEMU with debug information, or make a profile with tools/make_profile.py",
         )
+
+    def _try(self, layout: Layout) -> tuple[Snapshot | None, str]:
+        """Read under a layout; return no snapshot, and why, when it does not fit.
+
+        A VM that changes its memory topology at the instant contradicts itself under
+        the right layout as well: it is looked at again until the moment is quiet.
+        """
+        reason = ""
+        for attempt in range(_ATTEMPTS if self._runs else 1):
+            if attempt:
+                time.sleep(_PAUSE_S * attempt)
+            try:
+                snapshot = self._take(layout)
+            except (LayoutError, ReadingError) as error:
+                return None, error.text
+            checks = validate(snapshot, layout)
+            if fits(checks):
+                return snapshot, ""
+            worst = next((c for c in checks if not c.ok), checks[0])
+            reason = f"{worst.name}: {worst.detail}"
+            if snapshot.capture.quiescent or worst.exact:
+                break
+        return None, reason
 
     def _candidates(self) -> Iterable[Layout]:
         yield from self._layouts

@@ -86,12 +86,14 @@ class Matrix:
         """Start a cell's QEMU, read it, end it."""
         started = time.monotonic()
         vm = None
+        report: Report | None = None
+        snapshot: Snapshot | None = None
+        reason = ""
         try:
             vm = self._start(cell)
-            report, reason = Reader(Process(vm.vm.pid)).check(), ""
+            report = Reader(Process(vm.vm.pid)).check()
             snapshot = report.book.index.snapshot
         except (QmrError, make_guest.GuestError) as error:
-            snapshot = report = None
             # The hint of a QEMU that did not start is its command line.
             reason = error.text if isinstance(error, QmrError) else str(error)
         finally:
