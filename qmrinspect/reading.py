@@ -60,10 +60,7 @@ class Reader:
         :raises LayoutError: when no known layout fits; the text says why each does not.
         :raises ReadingError: when the one that fitted before no longer does.
         """
-        if self._fitting is None:
-            snapshot = self._first()
-        else:
-            snapshot = self._again(self._fitting)
+        snapshot = self._first() if self._fitting is None else self._again(self._fitting)
         for attempt in range(1, _ATTEMPTS):
             cost = snapshot.capture
             if cost.quiescent or not self._runs or self._fitting is None:
