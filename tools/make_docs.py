@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write docs/ledger.md from the ledger itself.
 
-    tools/make_docs.py           writes it
-    tools/make_docs.py --check   fails when it is not up to date
+tools/make_docs.py           writes it
+tools/make_docs.py --check   fails when it is not up to date
 """
 
 from __future__ import annotations

@@ -230,7 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--accel", action="append", choices=ACCELERATORS)
     parser.add_argument("--load", action="append", choices=LOADS)
     parser.add_argument("--guest", choices=sorted(make_guest.FLAVOURS), default="generic")
-    parser.add_argument("--verbose", action="store_true", help="what is not exact and each rule, on stderr")
+    parser.add_argument(
+        "--verbose", action="store_true", help="what is not exact and each rule, on stderr"
+    )
     options = parser.parse_args(arguments)
     matrix = Matrix(options.guest)
     print(row(HEAD))
