@@ -76,7 +76,7 @@ def table() -> Iterator[list[str]]:
         (ROOT / "docs" / "matrix.md").write_text(text + "\n".join(lines) + "\n")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("place", CELLS, ids=lambda place: "-".join(place).replace(" ", "-"))
 def test_every_reference_of_every_object(
     place: tuple[str, str, str, str, str], matrix: Matrix, table: list[str]
