@@ -14,12 +14,13 @@ from .audit.check import Finding, Report, check
 from .errors import LayoutError, ReadingError
 from .layout import Layout
 from .layout.find import candidates
+from .layout.names import FieldNames, field_names
 from .snapshot import Pointer, Snapshot
 from .target.image import Capture, Target
 from .walk import take, version_of
 from .walk.context import Context
 from .walk.pointers import find_pointers
-from .walk.validate import Check, fits, validate
+from .walk.validate import GAUGES, Check, fits, validate
 
 __all__ = ["Reader", "read"]
 
@@ -122,7 +123,20 @@ class Reader:
             return ()
         base, elf = self.target.base(), self.target.elf()
         variables = [(base + start, size, name) for start, size, name in elf.objects()]
-        return find_pointers(self._context, snapshot.objects, targets, variables)
+        found = find_pointers(self._context, snapshot.objects, targets, variables)
+        if all(pointer.field for pointer in found if pointer.place == "object"):
+            return found
+        names = field_names(elf, self.target.program())
+        return [self._named(names, snapshot, pointer) for pointer in found]
+
+    def _named(self, names: FieldNames, snapshot: Snapshot, pointer: Pointer) -> Pointer:
+        """Name the field that a pointer is in by the program's debug information."""
+        if pointer.place != "object" or pointer.field or self._context is None:
+            return pointer
+        chain = self._context.chain(snapshot.objects[pointer.container].type)
+        sizes = [(name, self._context.types[name].size) for name in reversed(chain)]
+        struct = names.struct_of(sizes, GAUGES)
+        return pointer._replace(field=names.name(struct, pointer.offset))
 
     def _take(self, layout: Layout) -> Snapshot:
         snapshot, self._context = take(self.target, layout)
@@ -145,8 +159,8 @@ class Reader:
     def _try(self, layout: Layout) -> tuple[Snapshot | None, str]:
         """Read under a layout; return no snapshot, and why, when it does not fit.
 
-        A VM that changes its memory topology at the instant contradicts itself under
-        the right layout as well: it is looked at again until the moment is quiet.
+        A VM that changes its memory topology, or gets new memory, at the instant
+        contradicts itself under the right layout as well: it is looked at again.
         """
         reason = ""
         for attempt in range(_ATTEMPTS if self._runs else 1):
@@ -161,8 +175,8 @@ class Reader:
                 return snapshot, ""
             worst = next((c for c in checks if not c.ok), checks[0])
             reason = f"{worst.name}: {worst.detail}"
-            if snapshot.capture.quiescent or worst.exact:
-                break
+            if worst.exact:
+                break  # sizes do not change: it is another QEMU's layout
         return None, reason
 
     def _candidates(self) -> Iterable[Layout]:

@@ -287,7 +287,9 @@ def _listener(m: FakeMachine) -> FakeObject:
 def _watch(m: FakeMachine) -> FakeObject:
     socket = m.new("qio-channel-socket")
     source = m.make("QIOChannelFDSource", ioc=socket.address)
-    m.poke("_GSource", source, source_funcs=BASE + BSS, ref_count=1, context=source)
+    polls = m.array(source + m.layout.offset("QIOChannelFDSource", "fd"), 0)
+    alive = {"source_funcs": BASE + BSS, "ref_count": 1, "context": source, "poll_fds": polls}
+    m.poke("_GSource", source, **alive)
     return socket
 
 

@@ -13,12 +13,13 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from ..errors import LayoutError
 from ..target.elf import ElfFile
 from .model import Layout, from_json
 
-__all__ = ["from_program", "has_debug_info"]
+__all__ = ["from_program", "has_debug_info", "instance_structs"]
 
 _TIMEOUT_S = 300
 _DEBUG_DIRECTORY = Path("/usr/lib/debug/.build-id")
@@ -38,15 +39,37 @@ def from_program(path: str, build_id: str, version: str) -> Layout:
     :param path: where the program can be opened, ``/proc/PID/exe`` say.
     :raises LayoutError: when there is no GDB, or no debug information.
     """
+    data = _ask_gdb(path, "dump_layout")
+    data.update(build_id=build_id, version=version)
+    layout = from_json(data, "dwarf")
+    missing = layout.missing()
+    if missing:
+        raise LayoutError(f"the debug information of {path} lacks {', '.join(missing[:5])}")
+    return layout
+
+
+def instance_structs(path: str) -> dict[str, Any]:
+    """Let GDB name every field of every structure that begins with an ``Object``.
+
+    :param path: where the program can be opened.
+    :return: by structure: ``size``, ``first`` (the structure at its start) and ``fields``
+        as [offset, size, name, stride] in bytes.
+    :raises LayoutError: when there is no GDB, or no debug information.
+    """
+    return _ask_gdb(path, "dump_instance_structs")
+
+
+def _ask_gdb(path: str, function: str) -> dict[str, Any]:
+    """Have GDB open a program and run a function of the GDB front that writes JSON."""
     gdb = shutil.which("gdb")
     if gdb is None:
         raise LayoutError("GDB is needed to read debug information", "apt-get install gdb")
     package = str(Path(__file__).resolve().parents[2])
     with tempfile.TemporaryDirectory(prefix="qmr-") as directory:
-        out = Path(directory) / "layout.json"
+        out = Path(directory) / "out.json"
         script = (
             f"import sys; sys.path.insert(0, {package!r}); "
-            f"from qmrinspect.fronts import ingdb; ingdb.dump_layout({str(out)!r})"
+            f"from qmrinspect.fronts import ingdb; ingdb.{function}({str(out)!r})"
         )
         command = [gdb, "-nx", "-batch", "-iex", "set auto-load no", "-ex", f"python {script}"]
         try:
@@ -59,15 +82,11 @@ def from_program(path: str, build_id: str, version: str) -> Layout:
                 timeout=_TIMEOUT_S,
                 check=False,
             )
-            data = json.loads(out.read_text())
+        except subprocess.TimeoutExpired:
+            raise LayoutError(f"GDB took longer than {_TIMEOUT_S} s to read {path}") from None
+        try:
+            data: dict[str, Any] = json.loads(out.read_text())
         except (OSError, ValueError):
             last = (done.stderr.strip().splitlines() or ["it wrote nothing"])[-1]
             raise LayoutError(f"GDB could not read the structures of {path}: {last}") from None
-        except subprocess.TimeoutExpired:
-            raise LayoutError(f"GDB took longer than {_TIMEOUT_S} s to read {path}") from None
-    data.update(build_id=build_id, version=version)
-    layout = from_json(data, "dwarf")
-    missing = layout.missing()
-    if missing:
-        raise LayoutError(f"the debug information of {path} lacks {', '.join(missing[:5])}")
-    return layout
+    return data

@@ -61,7 +61,7 @@ SCHEMA: dict[str, str] = {
     "QIOChannelTLS": "master",
     "QIOChannelWebsock": "master",
     "QIONetListener": "sioc io_source nsioc",
-    "QIOChannelFDSource": "ioc",
+    "QIOChannelFDSource": "ioc fd",
     "QIOChannelTLSSource": "tioc",
     "QIOChannelWebsockSource": "wioc",
     "QIOChannelBufferSource": "bioc",
@@ -139,7 +139,7 @@ SCHEMA: dict[str, str] = {
     "ESPState": "irq",
     "PIIX4PMState": "smi_irq",
     # GLib
-    "_GSource": "source_funcs ref_count context prev next",
+    "_GSource": "source_funcs ref_count context poll_fds prev next",
 }
 
 # Without these no walk can start.

@@ -14,7 +14,7 @@ from typing import Callable, NamedTuple
 
 from ..snapshot import Obj, Slot
 from ..target.image import Unreadable
-from .context import LIST_MAX, Context
+from .context import LIST_MAX, Context, Record
 from .scan import find_words
 
 __all__ = ["read_channels"]
@@ -40,13 +40,25 @@ def _is_source(context: Context, address: int, struct: str) -> bool:
     low, high = context.statics.program
     if not low <= source["source_funcs"] < high or not 0 < source["ref_count"] < 1000:
         return False
-    if not source["context"]:
+    if not source["context"] or not _polls(context, source, struct):
         return False
     layout, image = context.layout, context.image
     before, after = source["prev"], source["next"]
     if before and image.u64(before + layout.offset("_GSource", "next")) != address:
         return False
     return not after or image.u64(after + layout.offset("_GSource", "prev")) == address
+
+
+def _polls(context: Context, source: Record, struct: str) -> bool:
+    """Whether a source for a file descriptor has its own descriptor on its poll list.
+
+    The list is freed with the source, so that the remains of one are told.
+    """
+    if not context.layout.has(struct, "fd") or "poll_fds" not in source:
+        return True
+    own = source.address + context.layout.offset(struct, "fd")
+    # A GSList begins with its data.
+    return bool(source["poll_fds"]) and context.image.u64(source["poll_fds"]) == own
 
 
 def _on_queue(link: str, base: str = "") -> Callable[[Context, int, str], bool]:
