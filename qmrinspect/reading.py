@@ -28,7 +28,8 @@ __all__ = ["Reader", "read"]
 _ATTEMPTS = 8
 _PAUSE_S = 0.004
 # Looks at what was found, and the time between two: an RCU grace period is shorter.
-_LOOKS = 4
+_LOOKS = 8
+_STEADY = 2  # looks at which nothing changed any more
 _GRACE_S = 0.1
 
 
@@ -100,18 +101,18 @@ class Reader:
         :raises QmrError: as :meth:`read` does.
         """
         report = check(self.read())
+        known = _identities(report)
+        steady = 0
         for _ in range(_LOOKS):
-            if not report.failed or not self._runs:
+            if not report.failed or not self._runs or steady == _STEADY:
                 break
             time.sleep(_GRACE_S)
-            again = check(self.read())
-            known = {_identity(finding) for finding in report.findings}
-            kept = [f for f in again.findings if _identity(f) in known or f.severity == "note"]
-            settled = len(kept) == len(again.findings)
-            report = again._replace(findings=kept)
-            if settled and len(kept) == len(known):
-                break
-        return report
+            report = check(self.read())
+            still = known & _identities(report)
+            steady = steady + 1 if still == known == _identities(report) else 0
+            known = still
+        kept = [f for f in report.findings if f.severity == "note" or _identity(f) in known]
+        return report._replace(findings=kept)
 
     def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
         """Search the memory of the last reading for every word that points to an object.
@@ -195,6 +196,10 @@ def _added(before: Capture, last: Capture, retries: int) -> Capture:
         retries,
         last.quiescent,
     )
+
+
+def _identities(report: Report) -> set[tuple[str, int, int]]:
+    return {_identity(finding) for finding in report.findings if finding.severity != "note"}
 
 
 def _identity(finding: Finding) -> tuple[str, int, int]:

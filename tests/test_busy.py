@@ -41,7 +41,7 @@ def busy(tmp_path: Path) -> Iterator[Vm]:
     guest = ["-m", "256", "-kernel", kernel, "-initrd", initrd, "-serial", f"pipe:{serial}"]
     for end in (".in", ".out"):
         subprocess.run(["mkfifo", f"{serial}{end}"], check=True)
-    extra = [*guest, "-append", "console=ttyS0 no_timer_check qmr.io=1", *DISKS]
+    extra = [*guest, "-append", "console=ttyS0 tsc_early_khz=2000000 qmr.io=1", *DISKS]
     with Vm(machine="pc", extra=extra, stopped=False) as vm, open(f"{serial}.out") as console:
         # The guest says so when its disks are being read.
         for line in console:

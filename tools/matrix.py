@@ -119,6 +119,7 @@ class Matrix:
             extra += ["-kernel", str(kernel), "-initrd", str(initrd), "-no-reboot"]
             # The firmware is to boot the kernel, not to look for one on every disk.
             extra += ["-boot", "strict=on"]
+            # On a busy host the guest cannot measure an emulated clock, and then it stands still.
             words = "console=ttyS0 quiet tsc_early_khz=2000000 panic=-1 intel_iommu=off qmr.io=1"
             extra += ["-append", words]
         with tempfile.TemporaryDirectory(prefix="qmr-serial-") as place:

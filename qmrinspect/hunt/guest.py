@@ -86,7 +86,7 @@ class Guest:
         #: For QEMU.
         self.arguments = [
             *("-kernel", kernel, "-initrd", initrd, "-m", "512M"),
-            *("-append", "console=ttyS0 quiet no_timer_check panic=-1 qmr.sh=1"),
+            *("-append", "console=ttyS0 quiet tsc_early_khz=2000000 panic=-1 qmr.sh=1"),
             *("-serial", f"unix:{self._path},server=on,wait=off"),
         ]
 
