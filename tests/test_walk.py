@@ -473,6 +473,19 @@ def test_kind_is_the_only_explanation_of_a_reference(kind: Kind) -> None:
     assert {a: book.residual(a) for a in snapshot.objects if book.residual(a)} == {}
 
 
+@pytest.mark.parametrize("magic", (0xB4017CEB4FFE12ED, ~0xB4017CEB4FFE12ED & (1 << 64) - 1))
+def test_a_bounce_buffer_holds_its_region_until_it_is_freed(magic: int) -> None:
+    machine = FakeMachine()
+    ghost = _ghost_ram(machine)
+    machine.know("BounceBuffer", magic=0, mr=8)
+    buffer = machine.make("BounceBuffer", magic=magic, mr=machine.ram.address)
+    held = [
+        e for e in check(machine.snapshot()).book.on.get(ghost.address, ()) if e.kind == "dma-map"
+    ]
+    freed = magic != 0xB4017CEB4FFE12ED
+    assert [(e.holder, e.field) for e in held] == ([] if freed else [(buffer, "BounceBuffer.mr")])
+
+
 def test_every_scenario_is_of_a_kind() -> None:
     assert set(SOLE) <= {kind.name for kind in KINDS}
 

@@ -23,6 +23,7 @@ __all__ = ["RamMap", "cached_views", "read_maps"]
 _QUEUES_MAX = 1024  # VIRTIO_QUEUE_MAX, include/hw/virtio/virtio.h
 _BUFFERS_MAX = 1024  # VIRTQUEUE_MAX_SIZE
 _ELEMENT_MAX = 64 << 10  # of memory that an element and its vectors take
+_BOUNCE_MAGIC = 0xB4017CEB4FFE12ED  # BOUNCE_BUFFER_MAGIC, inverted when it is freed
 _PORTS_MAX = 32  # AHCI_MAX_PORTS
 _PARTS = ("desc", "avail", "used")
 
@@ -329,13 +330,20 @@ def _vhost(context: Context, ram: RamMap, listener: int) -> Iterator[Slot]:
 
 
 def _bounce(context: Context) -> Iterator[Slot]:
-    """The one bounce buffer of 7.2 (softmmu/physmem.c), static."""
-    if not context.layout.has("BounceBuffer", "mr") or context.layout.has("BounceBuffer", "magic"):
+    """Bounce buffers: one that is static in 7.2, later any number on the heap, with a mark."""
+    layout, image = context.layout, context.image
+    if not layout.has("BounceBuffer", "mr"):
         return
-    for variable in context.statics.symbols.get("bounce", ()):
+    at_mr = layout.offset("BounceBuffer", "mr")
+    if layout.has("BounceBuffer", "magic"):
+        at_magic = layout.offset("BounceBuffer", "magic")
+        buffers = [word - at_magic for word, _ in find_words(image, {_BOUNCE_MAGIC})]
+    else:
+        buffers = context.statics.symbols.get("bounce", [])
+    for buffer in buffers:
         try:
-            region = context.image.u64(variable + context.layout.offset("BounceBuffer", "mr"))
+            region = image.u64(buffer + at_mr)
         except Unreadable:
             continue
         if region:
-            yield Slot("dma-map", 0, "bounce.mr", region)
+            yield Slot("dma-map", buffer, "BounceBuffer.mr", region)
