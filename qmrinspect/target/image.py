@@ -145,10 +145,6 @@ class Image:
         """Return the ``uint16_t`` at ``address``."""
         return int(_U16.unpack(self.read(address, 2))[0])
 
-    def u8(self, address: int) -> int:
-        """Return the byte at ``address``."""
-        return self.read(address, 1)[0]
-
     def words(self, address: int, count: int) -> tuple[int, ...]:
         """Return ``count`` consecutive 64-bit words."""
         return struct.unpack(f"<{count}Q", self.read(address, 8 * count))
