@@ -16,9 +16,9 @@ from conftest import Qmr
 
 from qmrinspect.errors import UsageError
 from qmrinspect.hotplug.monitor import Monitor, MonitorLost
+from qmrinspect.hotplug.places import PLACES, open_place
 from qmrinspect.hotplug.plainqmp import PlainMonitor
 from qmrinspect.hotplug.recipes import HOSTS, recipe_for
-from qmrinspect.hotplug.servers import PLACES, open_place
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.hunt.bench import Bench
 from qmrinspect.hunt.candidates import candidates

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["Backend", "Driver", "Host", "Recipe", "Rule"]
+__all__ = ["Backend", "Driver", "Host", "Recipe", "Rule", "Subject"]
 
 
 class Driver(NamedTuple):
@@ -23,8 +23,9 @@ class Backend(NamedTuple):
 
     ``{id}`` in a string argument is the device's id.  ``property`` is the device's
     property that names the backend, or "" where nothing names it.  ``place`` is a
-    kind of program or file (:mod:`qmrinspect.hotplug.servers`) that must be there
-    first; its path is ``{place}``.  One without ``create`` is only that.
+    kind of program or file (:mod:`qmrinspect.hotplug.places`) that must be there
+    first; its path is ``{place}``, and ``{place:d}`` where it is a number.  One
+    without ``create`` is only that.
     """
 
     property: str
@@ -47,6 +48,8 @@ class Recipe(NamedTuple):
         kernel module), or "": the reason when QEMU refuses it.
     :ivar hosts: what the VM must have been started with, by :attr:`Host.bus`.
     :ivar subject: how to make what is no device.
+    :ivar machine: the only machine type that it is for, or "" for any.
+    :ivar accel: the only accelerator that it is for, or "" for any.
     """
 
     driver: str
@@ -56,13 +59,19 @@ class Recipe(NamedTuple):
     outside: str = ""
     hosts: tuple[str, ...] = ()
     subject: Backend | None = None
+    machine: str = ""
+    accel: str = ""
 
 
 class Host(NamedTuple):
-    """What a VM needs at its start: so that a type of bus is there, or by a name."""
+    """What a VM needs at its start: so that a type of bus is there, or by a name.
+
+    ``machine`` is the only machine type that it is for, or "" for any.
+    """
 
     bus: str
     arguments: tuple[str, ...]
+    machine: str = ""
 
 
 class Rule(NamedTuple):
@@ -73,3 +82,17 @@ class Rule(NamedTuple):
     backends: tuple[Backend, ...] = ()
     outside: str = ""
     hosts: tuple[str, ...] = ()
+    accel: str = ""
+
+
+class Subject(NamedTuple):
+    """How to make what is no device; the other fields are those of :class:`Recipe`.
+
+    ``make`` is None for one that is tried without arguments.
+    """
+
+    make: Backend | None = None
+    backends: tuple[Backend, ...] = ()
+    outside: str = ""
+    hosts: tuple[str, ...] = ()
+    machine: str = ""

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar, cast
 
 from .kinds import Backend, Recipe
 from .monitor import CommandError, Event, Monitor
-from .servers import Place, open_place
+from .places import Place, PlaceMissing, open_place
 
 __all__ = ["STEP_TIMEOUT", "Plugged", "free_slots", "get_property", "now_us", "plug", "release"]
 
@@ -62,6 +62,7 @@ def plug(monitor: Monitor, recipe: Recipe, id: str, slot: int = -1) -> Plugged:
     :param id: for the new device; backends are named after it.
     :param slot: the PCI slot to use instead of QEMU's choice.
     :raises CommandError: QEMU refused, with its own reason; nothing stays behind.
+    :raises PlaceMissing: this machine lacks what a backend needs; nothing stays behind.
     :raises MonitorLost: QEMU died of it.
     """
     made: list[str] = []
@@ -90,7 +91,7 @@ def plug(monitor: Monitor, recipe: Recipe, id: str, slot: int = -1) -> Plugged:
             _device_add(monitor, recipe, {"driver": recipe.driver, "id": id, **properties})
         plugged_us = now_us()
     except BaseException as error:
-        if isinstance(error, CommandError):
+        if isinstance(error, (CommandError, PlaceMissing)):
             _remove(monitor, recipe.backends, made)
         for opened in places:
             opened.close()
@@ -224,6 +225,8 @@ def _remove(monitor: Monitor, backends: tuple[Backend, ...], names: list[str]) -
 
 def _named(value: T, id: str, place: str = "") -> T:
     # "{id}" and "{place}" stand for the device's id and a path, at any depth.
+    if value == "{place:d}":
+        return cast(T, int(place))
     if isinstance(value, str):
         return cast(T, value.replace("{id}", id).replace("{place}", place))
     if isinstance(value, dict):

@@ -13,8 +13,9 @@ import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 
-from .catalogue import BUS_BY_NAME, HOSTS, OUTSIDE, ROOT_PORT, RULES, SUBJECTS
-from .kinds import Backend, Driver, Host, Recipe, Rule
+from .catalogue import BUS_BY_NAME, HOSTS, ROOT_PORT, RULES
+from .kinds import Backend, Driver, Host, Recipe, Rule, Subject
+from .subjects import OUTSIDE, SUBJECTS
 
 __all__ = [
     "HOSTS",
@@ -45,33 +46,36 @@ def recipe_for(driver: str, drivers: Iterable[Driver] | Mapping[str, Driver] = (
     driver, bus, _ = known.get(driver) or Driver(driver, _guess_bus(driver))
     properties: dict[str, object] = {}
     backends: dict[str, Backend] = {}
-    outside = ""
+    outside = accel = ""
     hosts: list[str] = []
     for rule in RULES:
         if fnmatch.fnmatchcase(driver, rule.pattern):
             properties.update(rule.properties)
             backends.update((backend.name, backend) for backend in rule.backends)
             outside = rule.outside or outside
+            accel = rule.accel or accel
             hosts += rule.hosts
     if driver.endswith("-cpu"):
         hosts.append("cpu")
-    return Recipe(driver, bus, properties, tuple(backends.values()), outside, tuple(hosts))
+    return Recipe(
+        driver, bus, properties, tuple(backends.values()), outside, tuple(hosts), accel=accel
+    )
 
 
 def _subject_recipe(kind: str, name: str) -> Recipe:
     # What is no device; one that the catalogue does not have is tried without arguments.
-    known = SUBJECTS.get(f"{kind}:{name}")
-    if known is None:
-        create, delete, key = _COMMANDS[kind]
-        known = Backend("", "{id}", create, {}, delete, key), ()
-    subject, backends = known
+    known = SUBJECTS.get(f"{kind}:{name}", Subject())
+    create, delete, key = _COMMANDS[kind]
+    subject = known.make or Backend("", "{id}", create, {}, delete, key)
     tag = {"object": "qom-type", "netdev": "type", "block": "driver"}.get(kind)
     if tag:
         subject = subject._replace(arguments={tag: name, **subject.arguments})
     elif "backend" not in subject.arguments:
         subject = subject._replace(arguments={"backend": {"type": name, "data": {}}})
-    outside = OUTSIDE.get(f"{kind}:{name}", "")
-    return Recipe(f"{kind}:{name}", kind, {}, backends, outside, (), subject)
+    outside = known.outside or OUTSIDE.get(f"{kind}:{name}", "")
+    return Recipe(
+        f"{kind}:{name}", kind, {}, known.backends, outside, known.hosts, subject, known.machine
+    )
 
 
 _COMMANDS = {
@@ -88,10 +92,11 @@ def vm_arguments(recipes: Iterable[Recipe], machine: str = "pc") -> list[str]:
     :param machine: the VM's ``-machine``.
     """
     recipes = list(recipes)
+    kind = machine.split(",")[0]
     buses = {recipe.bus for recipe in recipes}
     buses.update(name for recipe in recipes for name in recipe.hosts)
-    hosts = [host for host in HOSTS if host.bus in buses]
-    if "PCI" in buses and "q35" in machine.split(",")[0]:
+    hosts = [host for host in HOSTS if host.bus in buses and host.machine in ("", kind)]
+    if "PCI" in buses and "q35" in kind:
         hosts.append(ROOT_PORT)
     return [word for host in hosts for word in host.arguments]
 

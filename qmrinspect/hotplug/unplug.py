@@ -19,6 +19,7 @@ from typing import NamedTuple
 from ..errors import MonitorError
 from .kinds import Driver, Recipe
 from .monitor import CommandError, Event, Monitor, MonitorLost, MonitorTimeout
+from .places import PlaceMissing
 from .plugging import STEP_TIMEOUT, Plugged, get_property, now_us, plug, release
 from .recipes import parse_qdm
 
@@ -72,8 +73,8 @@ class Cycle(NamedTuple):
     ``event`` says whether ``DEVICE_DELETED`` came, ``unparented`` whether the device has
     left ``/machine/peripheral``, with the time when that was seen.  ``refused`` and
     ``crash`` are texts, "" when it did not happen; ``step`` is the step that was refused,
-    hung or crashed.  ``kept`` names the backends that QEMU would not give back, with its
-    reasons.
+    hung or crashed, ``prepare`` when this machine lacks what a backend needs.  ``kept``
+    names the backends that QEMU would not give back, with its reasons.
     """
 
     driver: str
@@ -323,7 +324,7 @@ def run_cycle(monitor: Monitor, recipe: Recipe, id: str, timeout: float = EVENT_
     """Plug, unplug and release in one go; every failure of QEMU is in the result."""
     try:
         plugged = plug(monitor, recipe, id)
-    except MonitorError as error:
+    except (MonitorError, PlaceMissing) as error:
         return ended(Cycle(recipe.driver, id), "device_add", error)
     cycle = unplug(monitor, plugged, timeout)
     try:
@@ -337,8 +338,10 @@ def run_cycle(monitor: Monitor, recipe: Recipe, id: str, timeout: float = EVENT_
             place.close()
 
 
-def ended(cycle: Cycle, step: str, error: MonitorError) -> Cycle:
-    """Put into a cycle how QEMU ended it; what is not QEMU's doing is raised."""
+def ended(cycle: Cycle, step: str, error: MonitorError | PlaceMissing) -> Cycle:
+    """Put into a cycle how QEMU ended it, or that it could not be begun; the rest is raised."""
+    if isinstance(error, PlaceMissing):
+        return cycle._replace(step="prepare", refused=error.text)
     if isinstance(error, CommandError):
         return cycle._replace(step=step, refused=error.desc)
     if isinstance(error, MonitorTimeout):

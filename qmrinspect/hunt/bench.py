@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import QmrError, ReadingError, TargetError
 from ..hotplug.kinds import Driver, Recipe
@@ -34,6 +34,14 @@ _GROWS = ("leak", "partial-leak", "delayed")
 _SUSPECTS = 3
 
 
+class _Kind(NamedTuple):
+    """What a job wants its VM to be, where that is not what the settings say."""
+
+    cpu: str = ""
+    machine: str = ""
+    accel: str = ""
+
+
 class Bench:
     """Does jobs, on a VM of its own."""
 
@@ -42,7 +50,7 @@ class Bench:
         self._vm: OwnVm | None = None
         self._hunt: Hunt | None = None
         self._guest: Guest | None = None
-        self._cpu = ""
+        self._kind = _Kind()
         self._before: list[str] = []
         self._known: Mapping[str, Driver] = {}
         self._number = 0
@@ -152,11 +160,13 @@ class Bench:
 
     def _ready(self, job: Job) -> OwnVm:
         """Return a VM that the job can be done in."""
-        if self._vm is not None and self._cpu != job.cpu:
+        recipe = recipe_for(job.driver)
+        kind = _Kind(job.cpu, recipe.machine, recipe.accel)
+        if self._vm is not None and self._kind != kind:
             self._drop()
         if self._vm is None:
-            self._cpu = job.cpu
-            self._vm = self._start(job)
+            self._kind = kind
+            self._vm = self._start_special(recipe) or self._start()
             self._hunt = Hunt(self._vm)
             if self._guest is not None:
                 self._hunt = Hunt(self._vm, GUEST_PATIENCE_S, self._guest.use)
@@ -165,10 +175,21 @@ class Bench:
             self._number = 0
         return self._vm
 
-    def _start(self, job: Job) -> OwnVm:
+    def _start_special(self, recipe: Recipe) -> OwnVm | None:
+        """Start a VM for what runs on one machine type or accelerator only, if QEMU can."""
+        settings = self._settings
+        if settings.guest != "none" or not (recipe.machine or recipe.accel):
+            return None
+        machine = recipe.machine or settings.machine
+        try:
+            return OwnVm([recipe], settings.qemu, machine, (), recipe.accel or settings.accel)
+        except TargetError:
+            return None  # and the ordinary one refuses it, with its reason
+
+    def _start(self) -> OwnVm:
         settings = self._settings
         recipes = [Recipe("", "PCI", hosts=settings.hosts)]
-        extra = ["-cpu", job.cpu] if job.cpu else []
+        extra = ["-cpu", self._kind.cpu] if self._kind.cpu else []
         if settings.guest == "none":
             return OwnVm(recipes, settings.qemu, settings.machine, extra, settings.accel)
         self._guest = Guest(settings.guest)

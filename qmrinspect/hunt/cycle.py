@@ -18,6 +18,7 @@ from ..audit.policy import choose
 from ..errors import MonitorError, ReadingError, TargetError
 from ..hotplug.kinds import Recipe
 from ..hotplug.monitor import Monitor, MonitorLost
+from ..hotplug.places import PlaceMissing
 from ..hotplug.plugging import free_slots, now_us
 from ..hotplug.unplug import Cycle, Plugged, ended, force_topology, plug, release, unplug
 from ..index import Index
@@ -123,7 +124,7 @@ class Hunt:
                     self._last = before
                     return _early(driver, recipe, machine, cycle._replace(refused=text))
             plugged = driver.drive(lambda monitor: plug(monitor, recipe, id, slot))
-        except MonitorError as error:
+        except (MonitorError, PlaceMissing) as error:
             cycle = ended(cycle, "device_add", error)
             early = _early(driver, recipe, machine, cycle)
             return self._refused(before, early) if cycle.refused else early
@@ -135,7 +136,7 @@ class Hunt:
 
     def _refused(self, before: Book, hunted: Hunted) -> Hunted:
         """Judge what a refused ``device_add`` left: the device had been made, and must be gone."""
-        if NOT_PLUGGABLE.search(hunted.cycle.refused):
+        if hunted.cycle.step == "prepare" or NOT_PLUGGABLE.search(hunted.cycle.refused):
             self._last = before  # refused before anything was made
             return hunted
         made = self._book()

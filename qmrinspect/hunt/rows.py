@@ -33,6 +33,12 @@ def pluggable(hunted: Hunted) -> bool:
     return not (refused and NOT_PLUGGABLE.search(cycle.refused))
 
 
+def _outside(hunted: Hunted) -> str:
+    if hunted.outcome != "refused":
+        return ""
+    return hunted.cycle.refused if hunted.cycle.step == "prepare" else hunted.recipe.outside
+
+
 def is_bad(row: Row) -> bool:
     """Whether a row is a finding."""
     return row.get("outcome") in BAD
@@ -89,7 +95,7 @@ def row_of(hunted: Hunted, number: int = 1) -> dict[str, Any]:
         "judge_us": hunted.judge_us,
         "step": cycle.step,
         "hotpluggable": pluggable(hunted),
-        "outside": hunted.recipe.outside if hunted.outcome == "refused" else "",
+        "outside": _outside(hunted),
         "kept": list(cycle.kept),
         "used_by_guest": list(hunted.used),
         "qemu_version": target.qemu_version if target else "",

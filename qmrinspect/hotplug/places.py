@@ -1,0 +1,128 @@
+"""What stands behind a backend
+----------------------------
+
+Files, directories, and programs at the other end of a socket, as far as QEMU needs
+them to make a backend.  They are there before the backend is made and go after it.
+
+What can be played is played (:mod:`qmrinspect.hotplug.servers`); where only a program of
+the host will do and it is not installed, the refusal says which.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import Callable
+
+from ..errors import QmrError
+from . import servers
+
+__all__ = ["PLACES", "Place", "PlaceMissing", "SocketPlace", "open_place"]
+
+_IMAGE_BYTES = 1 << 20
+
+
+class PlaceMissing(QmrError):
+    """This machine does not have what a backend needs; the text begins with "needs"."""
+
+
+class Place:
+    """A directory with what a backend needs; :meth:`close` takes it away.
+
+    :param name: of the file in it that the backend is told, or "" for the directory.
+    :ivar path: what stands for ``{place}``.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="qmr-place-"))
+        self.path = str(self.directory / name) if name else str(self.directory)
+
+    def close(self) -> None:
+        """End what runs there and remove the files; harmless when repeated."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class SocketPlace(Place):
+    """A server in threads of this process, which ends with it.
+
+    :param serve: talks to one client; what it raises when the client goes is ignored.
+    :param family: ``AF_UNIX``, so that ``path`` is the socket's; or ``AF_INET`` on the
+        loopback address, so that it is the number of the port.
+    """
+
+    def __init__(
+        self,
+        serve: Callable[[socket.socket], None],
+        family: socket.AddressFamily = socket.AF_UNIX,
+    ) -> None:
+        super().__init__("socket")
+        self._serve = serve
+        self._clients: list[socket.socket] = []
+        self._listener = socket.socket(family, socket.SOCK_STREAM)
+        if family == socket.AF_INET:
+            self._listener.bind(("127.0.0.1", 0))
+            self.path = str(self._listener.getsockname()[1])
+        else:
+            self._listener.bind(self.path)
+        self._listener.listen(8)
+        threading.Thread(target=self._accept, name="qmr-place", daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client = self._listener.accept()[0]
+                self._clients.append(client)
+                threading.Thread(target=self._talk, args=(client,), daemon=True).start()
+
+    def _talk(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError, EOFError), client:
+            self._serve(client)
+
+    def close(self) -> None:
+        # A close alone would not wake the thread that waits in accept().
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for client in self._clients:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        super().close()
+
+
+def open_place(kind: str) -> Place:
+    """Make a place of a kind that :data:`PLACES` names.
+
+    :raises PlaceMissing: this machine does not have what it takes.
+    """
+    try:
+        return PLACES[kind]()
+    except OSError as error:
+        raise PlaceMissing(f"needs a {kind} of the host ({error})") from None
+
+
+def _image() -> Place:
+    place = Place("image")
+    Path(place.path).write_bytes(bytes(_IMAGE_BYTES))
+    return place
+
+
+def _keys() -> Place:
+    # As psktool writes it: a user, and a key in hexadecimal.
+    place = Place()
+    Path(place.path, "keys.psk").write_text("qemu:0123456789abcdef0123456789abcdef\n")
+    return place
+
+
+#: How a place of each kind is made.
+PLACES: dict[str, Callable[[], Place]] = {
+    "directory": Place,
+    "image": _image,
+    "ivshmem": lambda: SocketPlace(servers.ivshmem),
+    "keys": _keys,
+    "pr-helper": lambda: SocketPlace(servers.pr_helper),
+    "vhost-user": lambda: SocketPlace(servers.vhost_user),
+}
