@@ -17,7 +17,7 @@ from .layout.find import candidates
 from .layout.names import FieldNames, field_names
 from .snapshot import Pointer, Snapshot
 from .target.image import Capture, Target
-from .walk import take, version_of
+from .walk import Program, program_of, take, version_of
 from .walk.context import Context
 from .walk.pointers import find_pointers
 from .walk.validate import GAUGES, Check, fits, validate
@@ -49,6 +49,7 @@ class Reader:
         self._layouts = tuple(layouts)
         self._fitting: Layout | None = None
         self._context: Context | None = None
+        self._program: Program | None = None
 
     @property
     def layout(self) -> Layout | None:
@@ -140,7 +141,8 @@ class Reader:
         return pointer._replace(field=names.name(struct, pointer.offset))
 
     def _take(self, layout: Layout) -> Snapshot:
-        snapshot, self._context = take(self.target, layout)
+        self._program = self._program or program_of(self.target)
+        snapshot, self._context = take(self.target, layout, self._program)
         return snapshot
 
     def _first(self) -> Snapshot:

@@ -31,6 +31,7 @@ __all__ = [
     "acknowledge",
     "drivers",
     "force_topology",
+    "late_event",
     "plug",
     "release",
     "request_unplug",
@@ -260,6 +261,15 @@ def wait_deleted(
     return monitor.wait_event(ours, timeout)
 
 
+def late_event(monitor: Monitor, plugged: Plugged, cycle: Cycle, timeout: float = 0.0) -> Cycle:
+    """Note a ``DEVICE_DELETED`` that has come, or comes within ``timeout`` seconds.
+
+    :raises MonitorLost: QEMU died meanwhile.
+    """
+    event = None if cycle.event else wait_deleted(monitor, plugged, timeout)
+    return cycle if event is None else cycle._replace(event=True, event_us=event.timestamp_us)
+
+
 def unplug(
     monitor: Monitor,
     plugged: Plugged,
@@ -297,10 +307,7 @@ def unplug(
         step = "wait"
         gone = unparented(monitor, plugged.id)
         cycle = cycle._replace(unparented=gone, unparented_us=now_us() if gone else 0)
-        event = wait_deleted(monitor, plugged, timeout)
-        cycle = cycle._replace(
-            event=event is not None, event_us=event.timestamp_us if event is not None else 0
-        )
+        cycle = late_event(monitor, plugged, cycle, timeout)
         if gone:
             return cycle
         gone = unparented(monitor, plugged.id)

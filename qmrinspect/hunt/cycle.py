@@ -20,7 +20,16 @@ from ..hotplug.kinds import Recipe
 from ..hotplug.monitor import Monitor, MonitorLost
 from ..hotplug.places import PlaceMissing
 from ..hotplug.plugging import free_slots, now_us
-from ..hotplug.unplug import Cycle, Plugged, ended, force_topology, plug, release, unplug
+from ..hotplug.unplug import (
+    Cycle,
+    Plugged,
+    ended,
+    force_topology,
+    late_event,
+    plug,
+    release,
+    unplug,
+)
 from ..index import Index
 from ..ledger import Book, Policy, open_book
 from ..snapshot import Snapshot
@@ -43,6 +52,10 @@ NOT_PLUGGABLE = re.compile(
 # many looks, each preceded by a pause, is called delayed.
 _LOOKS = 5
 _PAUSE_S = 0.05
+
+# A finalized device has said so by then, mostly.  The memory is the proof, so that an
+# event which comes while it is read is soon enough.
+_EVENT_S = 0.1
 
 
 class Driver(Protocol):
@@ -163,7 +176,9 @@ class Hunt:
             return self._died(recipe, machine, cycle._replace(step="device_add"), error)
         device = with_it.index.resolve(plugged.path).address if plugged.path else 0
         try:
-            cycle = driver.drive(lambda monitor: unplug(monitor, plugged, guest=self._guest))
+            cycle = driver.drive(
+                lambda monitor: unplug(monitor, plugged, _EVENT_S, guest=self._guest)
+            )
         except MonitorError as error:
             return _early(driver, recipe, machine, ended(cycle, "device_del", error))
         if cycle.crash or cycle.hang or cycle.refused:
@@ -174,14 +189,15 @@ class Hunt:
             looked = self._look(before, with_it, device, name)
         except (ReadingError, TargetError) as error:
             return self._died(recipe, machine, cycle._replace(step="judge"), error)
-        judge_us = (time.perf_counter_ns() - begin) // 1000
-        finalized_us = 0
-        if looked.judgement.outcome in ("clean", "partial-leak") or looked.ended:
-            finalized_us = cycle.event_us or now_us()
+        judge_us, seen_us = (time.perf_counter_ns() - begin) // 1000, now_us()
         try:
+            cycle = driver.drive(lambda monitor: late_event(monitor, plugged, cycle))
             kept = driver.drive(lambda monitor: release(monitor, plugged))
         except MonitorError as error:
             return _early(driver, recipe, machine, ended(cycle, "release", error))
+        finalized_us = 0
+        if looked.judgement.outcome in ("clean", "partial-leak") or looked.ended:
+            finalized_us = cycle.event_us or seen_us
         if looked.judgement.outcome == "clean" and not recipe.backends:
             # Nothing was taken away since: what is there now is there before the next.
             self._last = looked.after

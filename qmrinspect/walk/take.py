@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from ..errors import LayoutError, ReadingError, TargetError
 from ..layout import Layout
@@ -17,9 +18,35 @@ from .context import Context, Statics
 from .glib import probe
 from .validate import GAUGES
 
-__all__ = ["capture", "decode", "open_context", "statics_of", "take", "version_of"]
+__all__ = [
+    "Program",
+    "capture",
+    "decode",
+    "open_context",
+    "program_of",
+    "statics_of",
+    "take",
+    "version_of",
+]
 
 _VERSION = re.compile(rb"QEMU emulator version ([^\n\0]{1,120})")
+
+
+class Program(NamedTuple):
+    """What the program's file says, the same for every reading of a process.
+
+    ``info`` lacks what a reading adds: the machine and the layout.
+    """
+
+    statics: Statics
+    info: TargetInfo
+
+
+def program_of(target: Target) -> Program:
+    """Read the program's file; raises as :func:`statics_of` does."""
+    statics, elf = statics_of(target), target.elf()
+    info = TargetInfo(target.kind, target.pid, target.exe, elf.build_id(), version_of(elf), "", "")
+    return Program(statics, info)
 
 
 def statics_of(target: Target) -> Statics:
@@ -167,17 +194,16 @@ def _views(context: Context, current: list[int]) -> dict[int, View]:
     return views
 
 
-def take(target: Target, layout: Layout) -> tuple[Snapshot, Context]:
+def take(
+    target: Target, layout: Layout, program: Program | None = None
+) -> tuple[Snapshot, Context]:
     """Take a snapshot of ``target`` under a layout.
 
+    :param program: of the target, when it is known from an earlier reading.
     :raises TargetError: when the target cannot be read.
     :raises LayoutError: when the layout does not fit.
     :raises ReadingError: when no picture came out of it.
     """
-    statics = statics_of(target)
+    statics, info = program or program_of(target)
     image, cost = capture(target, layout, statics)
-    elf = target.elf()
-    info = TargetInfo(
-        target.kind, target.pid, target.exe, elf.build_id(), version_of(elf), "", layout.source
-    )
-    return decode(image, cost, layout, statics, info)
+    return decode(image, cost, layout, statics, info._replace(layout=layout.source))
