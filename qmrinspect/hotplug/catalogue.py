@@ -87,6 +87,7 @@ RULES: tuple[Rule, ...] = (
         outside="needs the kernel module vhost_scsi",
     ),
     Rule("vhost-vsock*", {"guest-cid": 4711}, outside="needs the kernel module vhost_vsock"),
+    Rule("host-*-cpu", accel="kvm", outside="needs KVM"),
     Rule("vfio-*", outside=HOST_DEVICE.format("a PCI device")),
     Rule("usb-host", outside=HOST_DEVICE.format("a USB device")),
     Rule("u2f-passthru", outside=HOST_DEVICE.format("a U2F key")),

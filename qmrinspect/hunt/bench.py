@@ -18,7 +18,7 @@ from ..hotplug.recipes import recipe_for
 from ..hotplug.unplug import drivers
 from .backtrace import backtrace
 from .bundle import write_bundle
-from .cycle import Hunt, Hunted
+from .cycle import Hunt, Hunted, not_begun
 from .drivers import OwnVm
 from .growth import Growth
 from .guest import GUEST_PATIENCE_S, Guest
@@ -84,7 +84,14 @@ class Bench:
 
     def _cycle(self, job: Job) -> Hunted:
         for attempt in (1, 2):
-            vm = self._ready(job)
+            try:
+                vm = self._ready(job)
+            except TargetError as error:
+                recipe = recipe_for(job.driver)
+                if not job.cpu or not recipe.outside:
+                    raise
+                reason = f"{recipe.outside} ({error.text})"
+                return not_begun(recipe, self._settings.machine, reason)
             recipe = recipe_for(job.driver, self._known)
             self._number += 1
             vm.forget()
@@ -181,15 +188,21 @@ class Bench:
         if settings.guest != "none" or not (recipe.machine or recipe.accel):
             return None
         machine = recipe.machine or settings.machine
+        accel = recipe.accel or settings.accel
         try:
-            return OwnVm([recipe], settings.qemu, machine, (), recipe.accel or settings.accel)
+            return OwnVm([recipe], settings.qemu, machine, self._model(), accel)
         except TargetError:
             return None  # and the ordinary one refuses it, with its reason
 
+    def _model(self) -> list[str]:
+        return ["-cpu", self._kind.cpu] if self._kind.cpu else []
+
     def _start(self) -> OwnVm:
         settings = self._settings
-        recipes = [Recipe("", "PCI", hosts=settings.hosts)]
-        extra = ["-cpu", self._kind.cpu] if self._kind.cpu else []
+        # A VM for one CPU model is for that alone.
+        hosts = ("cpu",) if self._kind.cpu else settings.hosts
+        recipes = [Recipe("", "" if self._kind.cpu else "PCI", hosts=hosts)]
+        extra = self._model()
         if settings.guest == "none":
             return OwnVm(recipes, settings.qemu, settings.machine, extra, settings.accel)
         self._guest = Guest(settings.guest)

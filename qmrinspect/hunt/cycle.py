@@ -35,7 +35,7 @@ from ..ledger import Book, Policy, open_book
 from ..snapshot import Snapshot
 from .judge import Judgement, judge, waits
 
-__all__ = ["NOT_PLUGGABLE", "Driver", "Hunt", "Hunted", "hunt_one", "look"]
+__all__ = ["NOT_PLUGGABLE", "Driver", "Hunt", "Hunted", "hunt_one", "look", "not_begun"]
 
 T = TypeVar("T")
 
@@ -268,6 +268,13 @@ def hunt_one(driver: Driver, recipe: Recipe, id: str) -> Hunted:
     return Hunt(driver).one(recipe, id)
 
 
+def not_begun(recipe: Recipe, machine: str, reason: str) -> Hunted:
+    """Return the result of a cycle for which no VM could be had."""
+    cycle = Cycle(recipe.driver, "", step="prepare", refused=reason)
+    judgement = Judgement("refused", "", (), (), reason)
+    return Hunted(recipe, machine, "refused", judgement, cycle, 0, 0, 0, None)
+
+
 def _leaked_before(book: Book, type_name: str) -> bool:
     """Whether a device of the type has been unparented and lives on.
 
@@ -295,14 +302,20 @@ def look(
     for attempt in range(1, _LOOKS):
         if judgement.outcome == "clean":
             break
-        seen = {left.address for left in judgement.left}
+        seen = _counts(judgement)
         driver.drive(partial(_pause, _PAUSE_S * attempt))
         after = take()
         judgement = judge(before, plugged, after, device, name)
-        # A finding must hold at a second look.
-        if not waits(judgement) and seen == {left.address for left in judgement.left}:
+        # A finding must hold at a second look.  What a flat view holds may end by itself, but
+        # not while nothing waits for RCU.
+        idle = after.index.snapshot.capture.quiescent or not waits(judgement)
+        if idle and seen == _counts(judgement):
             break
     return after, judgement
+
+
+def _counts(judgement: Judgement) -> dict[int, int]:
+    return {left.address: left.observed for left in judgement.left}
 
 
 def _pause(seconds: float, monitor: Monitor) -> None:
