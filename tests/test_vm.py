@@ -14,17 +14,19 @@ from pathlib import Path
 import pytest
 
 from qmrinspect.errors import TargetError
+from qmrinspect.hotplug.acknowledge import acknowledge, unparented
 from qmrinspect.hotplug.monitor import CommandError, Monitor
 from qmrinspect.hotplug.plainqmp import PlainMonitor
+from qmrinspect.hotplug.plugging import get_property
 from qmrinspect.hotplug.recipes import HOSTS, Driver, parse_qdm, recipe_for, vm_arguments
 from qmrinspect.hotplug.unplug import (
-    acknowledge,
+    Plugged,
     drivers,
     plug,
     release,
     request_unplug,
     run_cycle,
-    unparented,
+    unplug,
     wait_deleted,
 )
 from qmrinspect.hotplug.vm import Vm
@@ -330,6 +332,32 @@ def test_q35_without_acpi_hotplug_is_reset() -> None:
         assert cycle.unparented
         assert cycle.event
         assert cycle.acknowledge in ("sync", "reset")
+
+
+def test_a_pcie_slot_is_switched_off() -> None:
+    # A device that was there at the start: its slot has power, and device_del only asks.
+    native = ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
+    devices = ["-device", "pcie-root-port,id=rp0", "-device", "e1000e,bus=rp0,id=dut"]
+    with Vm(machine="q35", extra=[*native, *devices]) as vm, vm.monitor() as monitor:
+        path = "/machine/peripheral/dut"
+        bus = str(get_property(monitor, path, "parent_bus"))
+        plugged = Plugged(recipe_for("e1000e"), "dut", path, bus, 0, 0, 0, ())
+        cycle = unplug(monitor, plugged, timeout=5)
+        assert cycle.acknowledge == "slot-power"
+        assert cycle.unparented
+        assert cycle.event
+
+
+def test_a_guest_that_lets_its_time_go_by_keeps_its_device() -> None:
+    # Firmware alone: nobody listens to the request.
+    with Vm(stopped=False) as vm, vm.monitor() as monitor:
+        plugged = plug(monitor, recipe_for("edu"), "dut")
+        cycle = unplug(monitor, plugged, guest=0.3)
+        assert cycle.acknowledge == "guest"
+        assert not cycle.unparented
+        cycle = unplug(monitor, plugged, guest=0.3, insist=True)
+        assert cycle.acknowledge == "acpi"
+        assert cycle.unparented
 
 
 def test_q35_without_a_root_port_refuses() -> None:

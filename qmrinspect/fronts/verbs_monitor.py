@@ -20,6 +20,7 @@ from ..audit.diff import diff
 from ..audit.graph import source
 from ..errors import MonitorError, TargetError, UsageError
 from ..hotplug.monitor import Event, Monitor
+from ..hotplug.plugging import parse_devfn
 from ..hotplug.recipes import Recipe, recipe_for
 from ..hotplug.unplug import Cycle, Plugged, drivers, plug, unplug
 from ..hunt.cycle import look
@@ -33,8 +34,9 @@ from .verbs_files import difference_json
 
 __all__ = ["VERBS", "assignments", "event_line"]
 
-# Looks at what may still end by itself (RCU's grace period takes 10 to 100 ms).
 _EVENT_POLL_S = 0.5
+# Seconds that the guest of a VM that runs has to let a device go before its part is played.
+_GUEST_S = 3.0
 _TYPES_SHOWN = 8
 
 
@@ -201,7 +203,7 @@ def _unplug(session: Session, args: argparse.Namespace) -> Outcome:
     with_it = choose(Index(driver.read()))[1]
     device = _plugged_device(session, with_it.index, args.id)
     plugged = driver.drive(lambda monitor: _as_plugged(monitor, with_it.index, device))
-    cycle = driver.drive(lambda monitor: unplug(monitor, plugged))
+    cycle = driver.drive(lambda monitor: unplug(monitor, plugged, guest=_GUEST_S, insist=True))
     if cycle.refused:
         raise MonitorError(f"QEMU refused to unplug {device.id}: {printable(cycle.refused)}")
     if cycle.crash or cycle.hang:
@@ -235,20 +237,9 @@ def _as_plugged(monitor: Monitor, index: Index, device: Device) -> Plugged:
     path = index.path(device.address)
     devfn = -1
     if recipe.bus == "PCI":
-        devfn = _devfn(monitor.execute("qom-get", {"path": path, "property": "addr"}))
+        devfn = parse_devfn(monitor.execute("qom-get", {"path": path, "property": "addr"}))
     bus = index.path(device.parent_bus) if device.parent_bus else ""
     return Plugged(recipe, device.id, path, bus, devfn, 0, 0, ())
-
-
-def _devfn(value: object) -> int:
-    # A string in QEMUs that print it ("03.0"), a number in the others.
-    if isinstance(value, int):
-        return value
-    slot, _, function = str(value).partition(".")
-    try:
-        return int(slot, 16) << 3 | int(function or "0", 16)
-    except ValueError:
-        return -1
 
 
 def _without(book: Book, device: int) -> Book:
@@ -356,7 +347,8 @@ VERBS = (
     ),
     Verb(
         "unplug",
-        "unplug a device, acknowledge it in the guest's place, and say what stayed",
+        "unplug a device, acknowledge it in the guest's place if the guest does not, and say "
+        "what stayed",
         (Argument(("id",), {"metavar": "ID", "help": "the device's id"}, "device"),),
         _unplug,
         example="The exit code is 1 when something leaked, or QEMU crashed.",

@@ -15,7 +15,16 @@ from .kinds import Backend, Recipe
 from .monitor import CommandError, Event, Monitor
 from .places import Place, PlaceMissing, open_place
 
-__all__ = ["STEP_TIMEOUT", "Plugged", "free_slots", "get_property", "now_us", "plug", "release"]
+__all__ = [
+    "STEP_TIMEOUT",
+    "Plugged",
+    "free_slots",
+    "get_property",
+    "now_us",
+    "parse_devfn",
+    "plug",
+    "release",
+]
 
 #: Seconds that one command of a cycle may take; more is a hang.
 STEP_TIMEOUT = 10.0
@@ -128,9 +137,7 @@ def _where(monitor: Monitor, recipe: Recipe, id: str) -> tuple[str, str, int]:
     path = f"/machine/peripheral/{id}"
     bus = get_property(monitor, path, "parent_bus")
     devfn = get_property(monitor, path, "addr") if recipe.bus == "PCI" else None
-    # A string in QEMUs that print it ("03.0"), a number in the others.
-    number = devfn if isinstance(devfn, int) else _devfn(devfn)
-    return path, bus if isinstance(bus, str) else "", number
+    return path, bus if isinstance(bus, str) else "", parse_devfn(devfn)
 
 
 def _free_cpu(monitor: Monitor, driver: str) -> dict[str, object]:
@@ -244,7 +251,10 @@ def get_property(monitor: Monitor, path: str, name: str) -> object:
         return None
 
 
-def _devfn(text: object) -> int:
+def parse_devfn(text: object) -> int:
+    """Return slot times 8 plus function, of "03.0" or of a number; -1 for what is neither."""
+    if isinstance(text, int):
+        return text
     slot, _, function = str(text).partition(".")
     try:
         return int(slot, 16) << 3 | int(function or "0", 16)

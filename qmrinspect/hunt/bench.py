@@ -16,6 +16,7 @@ from ..errors import QmrError, ReadingError, TargetError
 from ..hotplug.kinds import Driver, Recipe
 from ..hotplug.recipes import recipe_for
 from ..hotplug.unplug import drivers
+from ..layout import Layout
 from .backtrace import backtrace
 from .bundle import write_bundle
 from .cycle import Hunt, Hunted, not_begun
@@ -54,6 +55,7 @@ class Bench:
         self._before: list[str] = []
         self._known: Mapping[str, Driver] = {}
         self._number = 0
+        self._layout: Layout | None = None
 
     def do(self, job: Job) -> Iterator[dict[str, Any]]:
         """Run the cycles of a job and yield the rows of those that say something new.
@@ -190,7 +192,9 @@ class Bench:
         machine = recipe.machine or settings.machine
         accel = recipe.accel or settings.accel
         try:
-            return OwnVm([recipe], settings.qemu, machine, self._model(), accel)
+            return OwnVm(
+                [recipe], settings.qemu, machine, self._model(), accel, layout=self._layout
+            )
         except TargetError:
             return None  # and the ordinary one refuses it, with its reason
 
@@ -204,15 +208,18 @@ class Bench:
         recipes = [Recipe("", "" if self._kind.cpu else "PCI", hosts=hosts)]
         extra = self._model()
         if settings.guest == "none":
-            return OwnVm(recipes, settings.qemu, settings.machine, extra, settings.accel)
-        self._guest = Guest(settings.guest)
-        extra += self._guest.arguments
+            ready = None
+        else:
+            self._guest = Guest(settings.guest)
+            extra += self._guest.arguments
+            ready = self._guest.wait
         return OwnVm(
-            recipes, settings.qemu, settings.machine, extra, settings.accel, self._guest.wait
+            recipes, settings.qemu, settings.machine, extra, settings.accel, ready, self._layout
         )
 
     def _drop(self) -> None:
         if self._vm is not None:
+            self._layout = self._vm.layout
             self._vm.close()
         if self._guest is not None:
             self._guest.close()

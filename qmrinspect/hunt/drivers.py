@@ -16,6 +16,7 @@ from ..hotplug.monitor import Monitor
 from ..hotplug.recipes import Recipe, vm_arguments
 from ..hotplug.recording import RecordingMonitor
 from ..hotplug.vm import Vm
+from ..layout import Layout
 from ..reading import Reader
 from ..snapshot import Snapshot
 from ..target.process import Process
@@ -78,6 +79,7 @@ class OwnVm:
     :param extra: more arguments for QEMU.
     :param accel: QEMU's accelerator.
     :param ready: waits for the guest of a VM that has one, and makes the VM run.
+    :param layout: what fitted an earlier VM of this QEMU; it is tried first.
     """
 
     def __init__(
@@ -88,9 +90,12 @@ class OwnVm:
         extra: Sequence[str] = (),
         accel: str = "tcg",
         ready: Callable[[Vm], None] | None = None,
+        layout: Layout | None = None,
     ) -> None:
         self._qemu, self._machine, self._accel, self._ready = qemu, machine, accel, ready
         self._extra = [*vm_arguments(recipes, machine), *extra]
+        #: What fitted.
+        self.layout = layout
         self._start()
 
     def _start(self) -> None:
@@ -104,7 +109,7 @@ class OwnVm:
         except BaseException:
             self.vm.kill()
             raise
-        self._reader = Reader(self._process)
+        self._reader = Reader(self._process, [self.layout] if self.layout else [])
 
     @property
     def transcript(self) -> list[dict[str, object]]:
@@ -128,7 +133,9 @@ class OwnVm:
 
     def read(self) -> Snapshot:
         """Take a reading."""
-        return self._reader.read()
+        snapshot = self._reader.read()
+        self.layout = self._reader.layout
+        return snapshot
 
     def drive(self, step: Callable[[Monitor], T]) -> T:
         """Run ``step``; the VM runs anyway."""
