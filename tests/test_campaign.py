@@ -250,6 +250,7 @@ def test_a_monitor_that_is_silent_is_a_hang(monkeypatch: pytest.MonkeyPatch) -> 
     (done,) = run(Settings(), list(enumerate(jobs)))
     assert done.rows[-1]["outcome"] == "hang"
     assert "did not answer device_del" in done.rows[-1]["text"]
+    assert any(line.startswith("Thread ") for line in done.rows[-1]["backtrace"])
 
 
 # Compared --------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""Where QEMU crashed
-------------------
+"""Where QEMU crashed, or stands
+-----------------------------
 
-Runs the cycle once more, under GDB, and takes the backtrace.
+After a crash the cycle is run once more, under GDB; a QEMU that hangs is looked at where
+it is.
 """
 
 from __future__ import annotations
@@ -17,11 +18,41 @@ from ..hotplug.plainqmp import PlainMonitor
 from ..hotplug.unplug import run_cycle
 from ..hotplug.vm import Vm
 
-__all__ = ["backtrace"]
+__all__ = ["backtrace", "stacks"]
 
 # Seconds that GDB may take for its start and for the backtrace.
 _GDB_S = 30.0
 _FRAMES = 24
+
+
+_QUIET = ("set pagination off", "set debuginfod enabled off")
+
+
+def stacks(pid: int) -> list[str]:
+    """Return the frames of every thread of a process that hangs; nothing without GDB."""
+    gdb = shutil.which("gdb")
+    if gdb is None:
+        return []
+    words = _words(*_QUIET, f"thread apply all backtrace {_FRAMES}")
+    try:
+        done = subprocess.run(
+            [gdb, "-nx", "-q", "-batch", "-p", str(pid), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            timeout=_GDB_S,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    lines = (line.rstrip() for line in done.stdout.splitlines())
+    return [line for line in lines if line.startswith(("#", "Thread "))]
+
+
+def _words(*commands: str) -> list[str]:
+    return [word for command in commands for word in ("-ex", command)]
 
 
 def backtrace(vm: Vm, recipe: Recipe) -> list[str]:
@@ -40,16 +71,14 @@ def backtrace(vm: Vm, recipe: Recipe) -> list[str]:
 
 
 def _under(gdb: str, vm: Vm, recipe: Recipe) -> list[str]:
-    commands = (
-        "set pagination off",
-        "set debuginfod enabled off",
+    words = _words(
+        *_QUIET,
         "handle SIGUSR1 SIGPIPE nostop noprint pass",
         "echo qmr-attached\\n",
         "continue",
         f"backtrace {_FRAMES}",
         "kill",
     )
-    words = [word for command in commands for word in ("-ex", command)]
     with subprocess.Popen(
         [gdb, "-nx", "-q", "-batch", "-p", str(vm.pid), *words],
         stdin=subprocess.DEVNULL,

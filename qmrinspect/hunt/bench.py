@@ -17,7 +17,7 @@ from ..hotplug.kinds import Driver, Recipe
 from ..hotplug.recipes import recipe_for
 from ..hotplug.unplug import drivers
 from ..layout import Layout
-from .backtrace import backtrace
+from .backtrace import backtrace, stacks
 from .bundle import write_bundle
 from .cycle import Hunt, Hunted, not_begun
 from .drivers import OwnVm
@@ -132,6 +132,8 @@ class Bench:
     def _with_evidence(self, job: Job, hunted: Hunted, row: dict[str, Any]) -> dict[str, Any]:
         if row["outcome"] == "crash" and not self._before and self._guest is None:
             row["backtrace"] = backtrace(self._vm.vm, hunted.recipe) if self._vm else []
+        if row["outcome"] == "hang" and self._vm is not None:
+            row["backtrace"] = stacks(self._vm.vm.pid)
         if self._settings.bundle and row["outcome"] in BAD and self._vm is not None:
             row["bundle"] = write_bundle(
                 self._settings.bundle,
