@@ -22,8 +22,10 @@ from conftest import Qmr
 from qmrinspect.errors import TargetError, UsageError
 from qmrinspect.hotplug.monitor import peer_pid
 from qmrinspect.hotplug.recording import RecordingMonitor
-from qmrinspect.hunt.campaign import Done, Plan, default_jobs, run
+from qmrinspect.hunt import limits
+from qmrinspect.hunt.campaign import Done, Plan, run
 from qmrinspect.hunt.expect import Expectations
+from qmrinspect.hunt.limits import workers_for
 from qmrinspect.hunt.page import page
 from qmrinspect.hunt.rows import key
 from qmrinspect.hunt.settings import Job, Settings
@@ -191,8 +193,23 @@ def test_the_vm_of_a_worker_ends_with_its_parent(tmp_path: Path) -> None:
     os.close(handle)
 
 
-def test_the_machine_limits_the_jobs() -> None:
-    assert 1 <= default_jobs() <= len(os.sched_getaffinity(0))
+def test_the_machine_limits_the_jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert 1 <= workers_for(Settings()) <= len(os.sched_getaffinity(0))
+    assert workers_for(Settings(), 10_000) < 10_000
+    monkeypatch.setattr(limits, "_available", lambda: 3 << 30)
+    assert workers_for(Settings(), 64) == 6
+    assert workers_for(Settings(guest="kernel:initrd"), 64) == 2
+    # A container with one processor and 1 GiB of which half is taken.
+    own = Path("/proc/self/cgroup").read_text().rpartition("0::/")[2].strip()
+    group = tmp_path / own
+    group.mkdir(parents=True, exist_ok=True)
+    (group / "cpu.max").write_text("100000 100000\n")
+    (group / "memory.max").write_text(f"{1 << 30}\n")
+    (group / "memory.current").write_text(f"{1 << 29}\n")
+    monkeypatch.setattr(limits, "_CGROUP", tmp_path)
+    assert limits.cores() == 1
+    assert limits.free_bytes() == 1 << 29
+    assert workers_for(Settings(), 64) == 1
 
 
 # A monitor that fails --------------------------------------------------------------

@@ -83,9 +83,10 @@ def _cycles(
 
 
 def _on_own_vms(plan: Plan, args: argparse.Namespace, session: Session) -> Iterator[Result]:
-    from ..hunt.campaign import default_jobs, run
+    from ..hunt.campaign import run
+    from ..hunt.limits import workers_for
 
-    workers = args.jobs or (default_jobs() if not args.driver else 1)
+    workers = workers_for(plan.settings, args.jobs or (1 if args.driver else 0))
     store = None
     jobs = list(enumerate(plan.jobs))
     if args.campaign:
@@ -213,7 +214,12 @@ _CAMPAIGN = (
     ),
     Argument(
         ("--jobs",),
-        {"type": int, "default": 0, "metavar": "N", "help": "VMs at once (default: one a core)"},
+        {
+            "type": int,
+            "default": 0,
+            "metavar": "N",
+            "help": "VMs at once, if there is memory for them (default: one a core)",
+        },
     ),
     Argument(
         ("--dask",),

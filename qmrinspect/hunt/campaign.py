@@ -7,7 +7,6 @@ as they are done.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,14 +23,11 @@ from .candidates import candidates
 from .settings import Job, Settings
 from .worker import Worker, WorkerDied
 
-__all__ = ["Done", "Plan", "default_jobs", "plan", "run"]
+__all__ = ["Done", "Plan", "plan", "run"]
 
 # Seconds that a cycle may take at most before its worker is given up: the longest
 # is one in which every step hangs, tried again alone.
 _CYCLE_S = 120.0
-
-# A worker, its VM and what it reads need that much at most, in bytes.
-_WORKER_BYTES = 512 << 20
 
 _ATTEMPTS = 2
 
@@ -119,13 +115,6 @@ def _quoted(arguments: Sequence[str], text: str) -> bool:
 def _model(driver: str) -> str:
     # "qemu64-x86_64-cpu" is made by -cpu qemu64.
     return driver.rsplit("-", 2)[0]
-
-
-def default_jobs() -> int:
-    """Return how many workers this machine has the cores and the memory for."""
-    cores = len(os.sched_getaffinity(0))
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(cores, free // _WORKER_BYTES))
 
 
 def run(settings: Settings, jobs: Sequence[tuple[int, Job]], workers: int = 1) -> Iterator[Done]:
