@@ -140,6 +140,10 @@ class SharedMonitor(Monitor):
         check_cancelled()
         return self._inner.execute(command, arguments, timeout)
 
+    def pass_descriptor(self, name: str, descriptor: int, timeout: float = COMMAND_TIMEOUT) -> None:
+        check_cancelled()
+        self._inner.pass_descriptor(name, descriptor, timeout)
+
     def events(self) -> list[Event]:
         return self._queue.drain()
 

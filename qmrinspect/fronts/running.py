@@ -167,6 +167,9 @@ class RunningMonitor(Monitor):
     ) -> object:
         return self.drive(lambda monitor: monitor.execute(command, arguments, timeout))
 
+    def pass_descriptor(self, name: str, descriptor: int, timeout: float = COMMAND_TIMEOUT) -> None:
+        self.drive(lambda monitor: monitor.pass_descriptor(name, descriptor, timeout))
+
     def events(self) -> list[Event]:
         return self.drive(lambda monitor: monitor.events())
 

@@ -99,7 +99,13 @@ def acknowledge(
     if isinstance(bsel, int) and isinstance(base, int) and base:
         _write_port(monitor, base + _SELECT, bsel)
         now = now_us()
-        _write_port(monitor, base + _EJECT, 1 << plugged.slot)
+        try:
+            _write_port(monitor, base + _EJECT, 1 << plugged.slot)
+        except CommandError:
+            # A device may complain as it goes, as x-pci-proxy-dev does: it closes its socket
+            # before its memory listener is gone (pci_proxy_dev_exit(), hw/remote/proxy.c).
+            if not unparented(monitor, plugged.id):
+                raise
         return Acknowledged("acpi", now)
     now = now_us()
     if isinstance(handler, str) and _switch_off(monitor, handler):

@@ -14,10 +14,12 @@ __all__ = [
     "CRYPTO",
     "CXL_LABELS",
     "CXL_MEMORY",
+    "DESCRIPTOR",
     "DRIVE",
     "HOST_DEVICE",
     "MEMORY",
     "ROOTDIR",
+    "SMART_CARD",
     "VHOST_USER",
     "chardev_backend",
     "client",
@@ -84,4 +86,7 @@ CXL_LABELS = object_backend(
     mem_path="{place}/lsa",
 )
 CRYPTO = object_backend("{id}-crypto", "cryptodev", qom_type="cryptodev-backend-builtin")
+# One end of a socket, which the device takes; the other end is the place's.
+DESCRIPTOR = Backend("fd", "{id}-fd", "getfd", {}, "closefd", "fdname", "remote-device")
+SMART_CARD = Backend("db", "{place}", "", {}, "", "", "smart-card")
 ROOTDIR = Backend("rootdir", "{place}", "", {}, "", "", "directory")

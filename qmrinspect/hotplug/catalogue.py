@@ -15,10 +15,12 @@ from .backends import (
     CRYPTO,
     CXL_LABELS,
     CXL_MEMORY,
+    DESCRIPTOR,
     DRIVE,
     HOST_DEVICE,
     MEMORY,
     ROOTDIR,
+    SMART_CARD,
     VHOST_USER,
     client,
 )
@@ -80,7 +82,7 @@ RULES: tuple[Rule, ...] = (
     Rule("vhost-user-scsi*", backends=(VHOST_USER,)),
     Rule("vhost-user-snd*", backends=(VHOST_USER,)),
     Rule("vhost-user-vsock*", backends=(VHOST_USER,)),
-    Rule("vhost-user-input*", backends=(VHOST_USER,), outside="needs KVM"),
+    Rule("vhost-user-input*", backends=(VHOST_USER,), outside="needs KVM", accel="kvm"),
     Rule(
         "vhost-scsi*",
         {"wwpn": "naa.5001405bc4a3f5d4"},
@@ -91,12 +93,23 @@ RULES: tuple[Rule, ...] = (
     Rule("vfio-*", outside=HOST_DEVICE.format("a PCI device")),
     Rule("usb-host", outside=HOST_DEVICE.format("a USB device")),
     Rule("u2f-passthru", outside=HOST_DEVICE.format("a U2F key")),
-    Rule("scsi-block", outside=HOST_DEVICE.format("a SCSI disk")),
-    Rule("scsi-generic", outside=HOST_DEVICE.format("a SCSI device")),
-    Rule("virtio-input-host*", outside=HOST_DEVICE.format("an input device")),
-    Rule("ccid-card-emulated", outside=HOST_DEVICE.format("a smart card")),
+    # The drive is there, but answers no SG_IO.
+    Rule("scsi-block", backends=(DRIVE,), outside=HOST_DEVICE.format("a SCSI disk")),
+    Rule("scsi-generic", backends=(DRIVE,), outside=HOST_DEVICE.format("a SCSI device")),
+    Rule(
+        "virtio-input-host*",
+        {"evdev": "/dev/input/event0"},
+        outside=HOST_DEVICE.format("an input device"),
+    ),
+    # The three certificates of a card (docs/ccid.txt) may be one.
+    Rule(
+        "ccid-card-emulated",
+        {"backend": "certificates", "cert1": "qmr", "cert2": "qmr", "cert3": "qmr"},
+        (SMART_CARD,),
+    ),
     Rule("pvrdma", outside=HOST_DEVICE.format("an RDMA device")),
-    Rule("x-pci-proxy-dev", outside="needs the process of a remote device, and its descriptor"),
+    # The remote process maps the memory of the VM (docs/system/multi-process.rst).
+    Rule("x-pci-proxy-dev", backends=(DESCRIPTOR,), hosts=("shared-memory",)),
 )
 
 #: What no machine has by itself.  The ids begin with ``qmr-``.
@@ -120,6 +133,17 @@ HOSTS: tuple[Host, ...] = (
     # Only one: where it has migration state, a second one is refused.
     Host("bmc", ("-device", "ipmi-bmc-sim,id=qmr-bmc")),
     Host("fsdev", ("-fsdev", "synth,id=qmr-fs")),
+    Host("remote", ("-device", "lsi53c895a,id=qmr-remote"), machine="x-remote"),
+    Host(
+        "shared-memory",
+        (
+            *("-m", "128M", "-object", "memory-backend-memfd,id=qmr-ram,size=128M,share=on"),
+            *("-machine", "memory-backend=qmr-ram"),
+        ),
+        apart=True,
+    ),
+    # A server for every display of the VM; without a port it listens nowhere.
+    Host("spice", ("-spice", "port=0,addr=127.0.0.1,disable-ticketing=on"), apart=True),
 )
 
 #: pcie.0 of q35 does not support hotplug: a root port does, and takes one device.

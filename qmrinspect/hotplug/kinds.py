@@ -25,7 +25,7 @@ class Backend(NamedTuple):
     property that names the backend, or "" where nothing names it.  ``place`` is a
     kind of program or file (:mod:`qmrinspect.hotplug.places`) that must be there
     first; its path is ``{place}``, and ``{place:d}`` where it is a number.  One
-    without ``create`` is only that.
+    without ``create`` is only that, and ``getfd`` gives QEMU the place's descriptor.
     """
 
     property: str
@@ -66,12 +66,14 @@ class Recipe(NamedTuple):
 class Host(NamedTuple):
     """What a VM needs at its start: so that a type of bus is there, or by a name.
 
-    ``machine`` is the only machine type that it is for, or "" for any.
+    ``machine`` is the only machine type that it is for, or "" for any.  One that is
+    ``apart`` changes what other devices are or do, and is not in the VM that is for all.
     """
 
     bus: str
     arguments: tuple[str, ...]
     machine: str = ""
+    apart: bool = False
 
 
 class Rule(NamedTuple):

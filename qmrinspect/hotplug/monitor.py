@@ -215,6 +215,13 @@ class Monitor(ABC):
         :raises MonitorLost: QEMU died, or sent what is no QMP.
         """
 
+    def pass_descriptor(self, name: str, descriptor: int, timeout: float = COMMAND_TIMEOUT) -> None:
+        """Give QEMU a copy of a file descriptor, under a name (``getfd``).
+
+        :raises CommandError: QEMU refused, or this monitor is no unix socket of our own.
+        """
+        raise CommandError("getfd", "GenericError", "this monitor passes no file descriptors")
+
     @abstractmethod
     def events(self) -> list[Event]:
         """Take all events that have arrived, oldest first."""

@@ -11,19 +11,43 @@ the host will do and it is not installed, the refusal says which.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import shutil
 import socket
 import tempfile
 import threading
+import time
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
-from ..errors import QmrError
+from ..errors import QmrError, TargetError
 from . import servers
 
-__all__ = ["PLACES", "Place", "PlaceMissing", "SocketPlace", "open_place"]
+if TYPE_CHECKING:
+    import subprocess
+
+__all__ = [
+    "PLACES",
+    "Place",
+    "PlaceMissing",
+    "ProgramPlace",
+    "SocketPlace",
+    "find_program",
+    "last_line",
+    "open_place",
+]
 
 _IMAGE_BYTES = 1 << 20
+
+# How often a program that starts is looked at, in seconds.
+_START_POLL = 0.005
+
+# The Debian packages of programs that are not named like theirs.
+_PACKAGES = {
+    "certutil": "libnss3-tools",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "vde_switch": "vde-switch",
+}
 
 
 class PlaceMissing(QmrError):
@@ -35,7 +59,10 @@ class Place:
 
     :param name: of the file in it that the backend is told, or "" for the directory.
     :ivar path: what stands for ``{place}``.
+    :ivar descriptor: the file descriptor that QEMU is given, or -1.
     """
+
+    descriptor = -1
 
     def __init__(self, name: str = "") -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="qmr-place-"))
@@ -52,14 +79,17 @@ class SocketPlace(Place):
     :param serve: talks to one client; what it raises when the client goes is ignored.
     :param family: ``AF_UNIX``, so that ``path`` is the socket's; or ``AF_INET`` on the
         loopback address, so that it is the number of the port.
+    :param path: of the socket, where it must be a certain one.
     """
 
     def __init__(
         self,
         serve: Callable[[socket.socket], None],
         family: socket.AddressFamily = socket.AF_UNIX,
+        path: str = "",
     ) -> None:
         super().__init__("socket")
+        self.path = path or self.path
         self._serve = serve
         self._clients: list[socket.socket] = []
         self._listener = socket.socket(family, socket.SOCK_STREAM)
@@ -93,6 +123,97 @@ class SocketPlace(Place):
         super().close()
 
 
+class ProgramPlace(Place):
+    """A program of the host, which ends with this place, and with this process at the latest.
+
+    :param argv: its command line, for the directory of the place.
+    :param ready: whether it serves already, for that directory.
+    :param timeout: seconds that it has for that.
+    :param pass_fds: descriptors that it inherits.
+    :raises PlaceMissing: it is not installed, or does not come up.
+    """
+
+    def __init__(
+        self,
+        argv: Callable[[Path], list[str]],
+        ready: Callable[[Path], bool],
+        name: str = "",
+        timeout: float = 5.0,
+        pass_fds: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(name)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._failure = ""
+        self._stderr = self.directory / "stderr"
+        try:
+            words = argv(self.directory)
+            started = threading.Event()
+            # It dies with the thread that starts it, and ours may be one of GDB's steps.
+            command = [find_program(words[0]), *words[1:]]
+            threading.Thread(
+                target=self._keep, args=(command, pass_fds, started), daemon=True
+            ).start()
+            started.wait()
+            self._wait(words[0], ready, timeout)
+        except BaseException:
+            self.close()
+            raise
+
+    def _keep(self, argv: list[str], pass_fds: tuple[int, ...], started: threading.Event) -> None:
+        import subprocess
+
+        from .spawn import spawn
+
+        try:
+            # Some end when there is nobody to give them commands.
+            self._process = spawn(argv, self._stderr, pass_fds, subprocess.PIPE)
+        except TargetError as error:
+            self._failure = error.text
+        finally:
+            started.set()
+        if self._process is not None:
+            self._process.wait()
+
+    def _wait(self, name: str, ready: Callable[[Path], bool], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while self._process is not None and self._process.poll() is None:
+            if ready(self.directory):
+                return
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_START_POLL)
+        with contextlib.suppress(OSError):
+            self._failure = self._failure or last_line(self._stderr.read_bytes())
+        raise PlaceMissing(f"needs the program {name} to run ({self._failure or 'it does not'})")
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        super().close()
+
+
+def find_program(name: str) -> str:
+    """Return the path of a program of the host.
+
+    :raises PlaceMissing: it is not installed.
+    """
+    # Daemons may be where only root's PATH leads.
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if found is None:
+        package = _PACKAGES.get(name, name)
+        raise PlaceMissing(f"needs the program {name} (Debian: apt-get install {package})")
+    return found
+
+
+def last_line(output: bytes) -> str:
+    """Return the last line of what a program wrote, or ""."""
+    lines = output.decode("utf-8", "replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
 def open_place(kind: str) -> Place:
     """Make a place of a kind that :data:`PLACES` names.
 
@@ -117,12 +238,32 @@ def _keys() -> Place:
     return place
 
 
+def _of(module: str, name: str) -> Callable[[], Place]:
+    # What few need is imported when it is needed.
+    def make() -> Place:
+        place: Place = getattr(importlib.import_module(f".{module}", __package__), name)()
+        return place
+
+    return make
+
+
 #: How a place of each kind is made.
 PLACES: dict[str, Callable[[], Place]] = {
+    "braille": _of("braille", "braille"),
+    "bridge-helper": _of("daemons", "bridge_helper"),
+    "certificates": _of("daemons", "certificates"),
+    "connected-socket": _of("daemons", "ConnectedSocket"),
+    "d-bus": _of("daemons", "message_bus"),
     "directory": Place,
     "image": _image,
     "ivshmem": lambda: SocketPlace(servers.ivshmem),
     "keys": _keys,
+    "listener": lambda: SocketPlace(servers.sink, socket.AF_INET),
+    "pipe": _of("daemons", "pipe"),
     "pr-helper": lambda: SocketPlace(servers.pr_helper),
+    "remote-device": _of("daemons", "RemoteDevice"),
+    "secret-key": _of("keys", "SecretKey"),
+    "smart-card": _of("daemons", "smart_card"),
+    "vde-switch": _of("daemons", "vde_switch"),
     "vhost-user": lambda: SocketPlace(servers.vhost_user),
 }

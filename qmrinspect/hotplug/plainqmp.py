@@ -8,6 +8,7 @@ There is no thread: the socket is read while a method runs, and only then.
 
 from __future__ import annotations
 
+import array
 import json
 import socket
 import time
@@ -84,12 +85,26 @@ class PlainMonitor(Monitor):
         arguments: Mapping[str, object] | None = None,
         timeout: float = COMMAND_TIMEOUT,
     ) -> object:
+        return self._exchange(command, arguments, timeout)
+
+    def pass_descriptor(self, name: str, descriptor: int, timeout: float = COMMAND_TIMEOUT) -> None:
+        if self._socket.family != socket.AF_UNIX:
+            super().pass_descriptor(name, descriptor, timeout)
+        self._exchange("getfd", {"fdname": name}, timeout, descriptor)
+
+    def _exchange(
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None,
+        timeout: float,
+        descriptor: int = -1,
+    ) -> object:
         deadline = time.monotonic() + timeout
         self._last_id += 1
         request: dict[str, object] = {"execute": command, "id": self._last_id}
         if arguments:
             request["arguments"] = dict(arguments)
-        self._send(json.dumps(request).encode() + b"\r\n", command, timeout)
+        self._send(json.dumps(request).encode() + b"\r\n", command, timeout, descriptor)
         while True:
             message = self._read(deadline, command)
             if message is None:
@@ -144,11 +159,16 @@ class PlainMonitor(Monitor):
         self._socket.close()
         return error
 
-    def _send(self, data: bytes, command: str, timeout: float) -> None:
+    def _send(self, data: bytes, command: str, timeout: float, descriptor: int) -> None:
         if self._queue.failure is not None:
             raise self._queue.failure
         try:
             self._socket.settimeout(timeout)
+            if descriptor >= 0:
+                # It comes with the first byte (unix(7)).
+                rights = array.array("i", [descriptor])
+                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+                data = data[self._socket.sendmsg([data], ancillary) :]
             self._socket.sendall(data)
         except socket.timeout:
             # Part of a line may be out: nothing that follows would be understood.

@@ -84,7 +84,9 @@ def plug(monitor: Monitor, recipe: Recipe, id: str, slot: int = -1) -> Plugged:
                 places.append(open_place(backend.place))
                 place = places[-1].path
             name = _named(backend.name, id, place)
-            if backend.create:
+            if backend.create == "getfd":
+                monitor.pass_descriptor(name, places[-1].descriptor, STEP_TIMEOUT)
+            elif backend.create:
                 _create(monitor, backend, name, id, place)
             made.append(name)
             if backend.property:

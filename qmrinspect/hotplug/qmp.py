@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
@@ -99,6 +100,13 @@ class QmpMonitor(Monitor):
             raise self._queue.failure
         return self._run(self._execute(command, arguments, timeout))
 
+    def pass_descriptor(self, name: str, descriptor: int, timeout: float = COMMAND_TIMEOUT) -> None:
+        if self._socket.family != socket.AF_UNIX:
+            super().pass_descriptor(name, descriptor, timeout)
+        if self._queue.failure is not None:
+            raise self._queue.failure
+        self._run(self._execute("getfd", {"fdname": name}, timeout, descriptor))
+
     def events(self) -> list[Event]:
         events = self._queue.drain()
         if not events and self._queue.failure is not None:
@@ -171,9 +179,16 @@ class QmpMonitor(Monitor):
             self._queue.fail(_mapped(self.address, error))
 
     async def _execute(
-        self, command: str, arguments: Mapping[str, object] | None, timeout: float
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None,
+        timeout: float,
+        descriptor: int = -1,
     ) -> object:
         try:
+            if descriptor >= 0:
+                # QEMU keeps it for the next command that comes.
+                self._client.send_fd_scm(descriptor)
             return await asyncio.wait_for(self._client.execute(command, arguments), timeout)
         except asyncio.TimeoutError:
             raise late_error(self.address, command, timeout) from None
@@ -185,7 +200,7 @@ class QmpMonitor(Monitor):
             if failure is None or (type(failure) is MonitorLost and "closed" in failure.text):
                 failure = lost_error(self.address, command)
             raise failure from None
-        except QMPError as error:
+        except (QMPError, OSError) as error:
             raise _mapped(self.address, error) from error
 
     async def _disconnect(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import MonitorError
-from .monitor import COMMAND_TIMEOUT, CommandError, Event
+from .monitor import CommandError, Event
 from .plainqmp import PlainMonitor
 
 __all__ = ["RecordingMonitor"]
@@ -36,18 +36,19 @@ class RecordingMonitor(PlainMonitor):
         """Begin the transcript anew."""
         self._log.clear()
 
-    def execute(
+    def _exchange(
         self,
         command: str,
-        arguments: Mapping[str, object] | None = None,
-        timeout: float = COMMAND_TIMEOUT,
+        arguments: Mapping[str, object] | None,
+        timeout: float,
+        descriptor: int = -1,
     ) -> object:
         request: dict[str, object] = {"execute": command}
         if arguments:
             request["arguments"] = dict(arguments)
         self._log.append(request)
         try:
-            answer = super().execute(command, arguments, timeout)
+            answer = super()._exchange(command, arguments, timeout, descriptor)
         except CommandError as error:
             self._log.append({"error": {"class": error.error_class, "desc": error.desc}})
             raise

@@ -2,8 +2,8 @@
 ------------------------------------
 
 The other ends of the sockets that some devices need: an ivshmem server, vhost-user
-backends, a persistent-reservation helper.  They say what makes the device come up, and
-do no work for a guest.
+backends, a persistent-reservation helper, BrlAPI.  They say what makes the device come
+up, and do no work for a guest.
 
 Each is a function that talks to one client until that goes (:class:`EOFError`,
 :class:`OSError`), for :class:`~qmrinspect.hotplug.places.SocketPlace`.
@@ -15,7 +15,7 @@ import os
 import socket
 import struct
 
-__all__ = ["ivshmem", "pr_helper", "take", "vhost_user"]
+__all__ = ["brlapi", "ivshmem", "pr_helper", "sink", "take", "vhost_user"]
 
 # docs/interop/vhost-user.rst: request, flags, size of the payload.
 _HEADER = struct.Struct("=III")
@@ -31,6 +31,10 @@ _PAYLOAD_MAX = 4096
 
 # docs/specs/ivshmem-spec.rst: protocol version 0; the memory's size is a power of two.
 _IVSHMEM_BYTES = 1 << 20
+
+# brlapi_protocol.h of BrlAPI: size and type of a packet, in network order.
+_BRLAPI_HEADER = struct.Struct("!II")
+_BRLAPI_VERSION = 8
 
 
 def take(client: socket.socket, size: int) -> bytes:
@@ -101,5 +105,18 @@ def _send_descriptor(client: socket.socket, number: int, descriptor: int) -> Non
 def pr_helper(client: socket.socket) -> None:
     # docs/interop/pr-helper.rst: each side says its features, none.
     client.sendall(bytes(4))
+    sink(client)
+
+
+def brlapi(client: socket.socket) -> None:
+    # Each side says its version; then the server says that no key is wanted.
+    client.sendall(_BRLAPI_HEADER.pack(4, ord("v")) + struct.pack("!I", _BRLAPI_VERSION))
+    size, _ = _BRLAPI_HEADER.unpack(take(client, _BRLAPI_HEADER.size))
+    take(client, min(size, _PAYLOAD_MAX))
+    client.sendall(_BRLAPI_HEADER.pack(4, ord("a")) + struct.pack("!I", ord("N")))
+    sink(client)
+
+
+def sink(client: socket.socket) -> None:
     while client.recv(_PAYLOAD_MAX):
         pass

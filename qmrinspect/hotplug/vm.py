@@ -8,12 +8,10 @@ whatever happens.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import weakref
@@ -24,11 +22,9 @@ from typing import Callable
 
 from ..errors import MonitorError, TargetError
 from .monitor import Monitor, open_monitor
+from .spawn import spawn
 
 __all__ = ["Vm"]
-
-# PR_SET_PDEATHSIG of <linux/prctl.h>.
-_PR_SET_PDEATHSIG = 1
 
 # sockaddr_un.sun_path, with its final NUL (unix(7)).
 _SUN_PATH = 108
@@ -41,8 +37,6 @@ _FIRMWARE = ("/usr/share/seabios", "/usr/share/qemu", "/usr/lib/ipxe/qemu")
 
 # How many of QEMU's last messages are quoted.
 _LAST_LINES = 4
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Vm:
@@ -100,7 +94,7 @@ class Vm:
         self._last_words = ""
         self._process: subprocess.Popen[bytes] | None = None
         try:
-            self._process = _spawn(self.argv, self._stderr)
+            self._process = spawn(self.argv, self._stderr)
             self._cleanup = weakref.finalize(self, _clean, self._process, self.directory)
             self._wait_started(timeout)
         except BaseException:
@@ -217,30 +211,6 @@ class Vm:
                 f"QEMU did not open its monitor within {timeout:g} s",
                 self.last_words() or "start it by hand: " + " ".join(self.argv),
             ) from cause
-
-
-def _spawn(argv: list[str], stderr: Path) -> subprocess.Popen[bytes]:
-    parent = os.getpid()
-
-    def die_with_parent() -> None:
-        # Runs between fork and exec: nothing here may take a lock.
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(127)
-
-    try:
-        with open(stderr, "wb") as errors:
-            return subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=errors,
-                stderr=errors,
-                # Ctrl-C in a terminal is for us, and must not reach QEMU.
-                start_new_session=True,
-                preexec_fn=die_with_parent if sys.platform == "linux" else None,
-            )
-    except OSError as error:
-        raise TargetError(f"cannot start {argv[0]}: {error.strerror}") from error
 
 
 def _clean(process: subprocess.Popen[bytes] | None, directory: Path) -> None:

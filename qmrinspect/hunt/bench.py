@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..errors import QmrError, ReadingError, TargetError
 from ..hotplug.kinds import Driver, Recipe
-from ..hotplug.recipes import recipe_for
+from ..hotplug.recipes import HOSTS, recipe_for
 from ..hotplug.unplug import drivers
 from ..layout import Layout
 from .backtrace import backtrace, stacks
@@ -41,6 +41,7 @@ class _Kind(NamedTuple):
     cpu: str = ""
     machine: str = ""
     accel: str = ""
+    hosts: tuple[str, ...] = ()
 
 
 class Bench:
@@ -172,7 +173,8 @@ class Bench:
     def _ready(self, job: Job) -> OwnVm:
         """Return a VM that the job can be done in."""
         recipe = recipe_for(job.driver)
-        kind = _Kind(job.cpu, recipe.machine, recipe.accel)
+        apart = tuple(host.bus for host in HOSTS if host.apart and host.bus in recipe.hosts)
+        kind = _Kind(job.cpu, recipe.machine, recipe.accel, apart)
         if self._vm is not None and self._kind != kind:
             self._drop()
         if self._vm is None:
@@ -187,9 +189,12 @@ class Bench:
         return self._vm
 
     def _start_special(self, recipe: Recipe) -> OwnVm | None:
-        """Start a VM for what runs on one machine type or accelerator only, if QEMU can."""
-        settings = self._settings
-        if settings.guest != "none" or not (recipe.machine or recipe.accel):
+        """Start a VM for what needs a machine type, an accelerator or a host of its own.
+
+        :return: None where nothing needs that, or this QEMU cannot.
+        """
+        settings, kind = self._settings, self._kind
+        if settings.guest != "none" or not (kind.machine or kind.accel or kind.hosts):
             return None
         machine = recipe.machine or settings.machine
         accel = recipe.accel or settings.accel

@@ -86,13 +86,13 @@ def plan(settings: Settings, names: Sequence[str], cpus: bool = False) -> Plan:
         recipe = recipe_for(name, found.known)
         hosts.update((recipe.bus, *recipe.hosts))
         jobs.append(Job(name, _model(name) if name in found.models else ""))
-    ordered = tuple(host.bus for host in HOSTS if host.bus in hosts)
+    ordered = tuple(host.bus for host in HOSTS if host.bus in hosts and not host.apart)
     return Plan(settings._replace(hosts=ordered), jobs)
 
 
 def _usable(settings: Settings) -> tuple[str, ...]:
     """Return the hosts that this QEMU starts with: a build need not have all."""
-    hosts = list(HOSTS)
+    hosts = [host for host in HOSTS if not host.apart]
     while True:
         names = tuple(host.bus for host in hosts)
         words = vm_arguments([Recipe("", "PCI", hosts=names)], settings.machine)

@@ -1,0 +1,247 @@
+"""What programs, files and keys of the host stand behind: verdicts, and nothing left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qmrinspect.hotplug import braille, places
+from qmrinspect.hotplug.monitor import CommandError, Monitor
+from qmrinspect.hotplug.places import Place, PlaceMissing, ProgramPlace, open_place
+from qmrinspect.hotplug.plainqmp import PlainMonitor
+from qmrinspect.hotplug.qmp import QmpMonitor
+from qmrinspect.hotplug.recording import RecordingMonitor
+from qmrinspect.hotplug.vm import Vm
+from qmrinspect.hunt.bench import Bench
+from qmrinspect.hunt.settings import Job, Settings
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with Bench(Settings(hosts=("ccid-bus", "can"))) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail when a place leaves a file."""
+    monkeypatch.setattr(places.tempfile, "tempdir", str(tmp_path))
+    yield
+    assert not list(tmp_path.glob("qmr-place-*"))
+
+
+def do(bench: Bench, driver: str) -> dict[str, Any]:
+    (row,) = bench.do(Job(driver))
+    return row
+
+
+# Verdicts --------------------------------------------------------------------------
+
+CLEAN = [
+    "object:dbus-vmstate",
+    "object:input-barrier",
+    "object:secret_keyring",
+    "object:sev-guest",
+    "object:tls-creds-x509",
+    "chardev:dbus",
+    "chardev:pipe",
+    "chardev:spicevmc",
+    "netdev:bridge",
+    "netdev:l2tpv3",
+    "netdev:tap",
+    "netdev:vde",
+    "ccid-card-emulated",
+    # Each in a VM of its own kind.
+    "chardev:spiceport",
+    "vhost-user-input-pci",
+    # Last: its descriptor handler outlives it (chardev/baum.c), and may hit who comes next.
+    "chardev:braille",
+]
+
+
+@pytest.mark.parametrize("driver", CLEAN)
+def test_it_is_plugged_and_clean(bench: Bench, driver: str) -> None:
+    row = do(bench, driver)
+    assert (row["outcome"], row["text"]) == (
+        "clean",
+        f"{driver} was finalized with all that came with it",
+    )
+    assert row["kept"] == []
+
+
+def test_the_proxy_of_a_remote_device_leaves_its_channel(bench: Bench) -> None:
+    # pci_proxy_dev_exit() closes the channel and keeps its reference (hw/remote/proxy.c).
+    row = do(bench, "x-pci-proxy-dev")
+    assert row["outcome"] == "partial-leak"
+    assert [left["type"] for left in row["objects_left"]] == ["qio-channel-socket"]
+    assert row["kept"] == []
+
+
+def test_a_remote_object_that_is_plugged_kills_qemu(bench: Bench) -> None:
+    # It looks for its device before it was told which (remote_object_init()).
+    row = do(bench, "object:x-remote-object")
+    assert row["outcome"] == "crash"
+    assert "SIGSEGV" in row["text"]
+    assert row["machine"].startswith("x-remote")
+
+
+OUTSIDE = {
+    "chardev:parallel": "needs a parallel port of the host (QEMU says: ",
+    "object:can-host-socketcan": "needs a CAN interface of the host (QEMU says: ",
+    "object:input-linux": "needs an input device of the host (QEMU says: ",
+    "scsi-block": "needs a SCSI disk of the host (QEMU says: ",
+}
+
+
+@pytest.mark.parametrize("driver", OUTSIDE)
+def test_qemu_confirms_what_lies_outside(driver: str) -> None:
+    with Bench(Settings(hosts=("can", "SCSI"))) as bench:
+        row = do(bench, driver)
+    assert row["outcome"] == "refused"
+    assert row["text"].startswith(OUTSIDE[driver])
+    assert "missing" not in row["text"]
+    assert "not set" not in row["text"]
+
+
+# Descriptors -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [PlainMonitor, QmpMonitor, RecordingMonitor])
+def test_a_descriptor_is_passed(kind: Callable[[str], Monitor]) -> None:
+    reader, writer = os.pipe()
+    with Vm() as vm, vm.monitor(kind) as monitor:
+        monitor.pass_descriptor("passed", writer)
+        os.close(writer)
+        os.set_blocking(reader, False)
+        with pytest.raises(BlockingIOError):
+            os.read(reader, 1)  # QEMU has the only other end
+        monitor.execute("closefd", {"fdname": "passed"})
+        assert os.read(reader, 1) == b""
+        with pytest.raises(CommandError, match="not found"):
+            monitor.execute("closefd", {"fdname": "passed"})
+        if isinstance(monitor, RecordingMonitor):
+            request = {"execute": "getfd", "arguments": {"fdname": "passed"}}
+            assert request in monitor.transcript
+    os.close(reader)
+
+
+@pytest.mark.parametrize("kind", [PlainMonitor, QmpMonitor])
+def test_a_monitor_over_the_network_passes_none(kind: Callable[[str], Monitor]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    extra = ["-qmp", f"tcp:127.0.0.1:{port},server=on,wait=off"]
+    with Vm(extra=extra), kind(f"127.0.0.1:{port}") as monitor:
+        with pytest.raises(CommandError, match="passes no file descriptors"):
+            monitor.pass_descriptor("passed", 0)
+        monitor.execute("query-status")
+
+
+# Programs --------------------------------------------------------------------------
+
+
+def serving(directory: Path) -> bool:
+    return (directory / "ready").exists()
+
+
+def shell(script: str) -> Callable[[Path], list[str]]:
+    return lambda directory: ["sh", "-c", f"cd {directory}; {script}"]
+
+
+def test_a_program_ends_with_its_place() -> None:
+    place = ProgramPlace(shell("echo $$ > pid; touch ready; exec sleep 60"), serving)
+    pid = int((place.directory / "pid").read_text())
+    os.kill(pid, 0)
+    place.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_program_that_is_not_there_is_named_with_its_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(places.shutil, "which", lambda *names, **options: None)
+    with pytest.raises(PlaceMissing) as missing:
+        open_place("vde-switch")
+    assert missing.value.text == (
+        "needs the program vde_switch (Debian: apt-get install vde-switch)"
+    )
+
+
+@pytest.mark.parametrize(
+    "script, text",
+    [
+        ("echo one >&2; echo two >&2; exit 1", "needs the program sh to run (two)"),
+        ("exec sleep 60", "needs the program sh to run (it does not)"),
+    ],
+)
+def test_a_program_that_does_not_come_up_is_quoted(script: str, text: str) -> None:
+    with pytest.raises(PlaceMissing) as missing:
+        ProgramPlace(shell(script), serving, timeout=0.3)
+    assert missing.value.text == text
+
+
+def test_no_program_outlives_a_kill(tmp_path: Path) -> None:
+    script = "from qmrinspect.hotplug.places import open_place\n"
+    script += "place = open_place('d-bus')\n"
+    script += "print(place._process.pid, flush=True)\n"
+    script += "input()\n"
+    (tmp_path / "killed").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path / "killed")},
+        cwd=tmp_path,
+    ) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# Keys, and the one socket that all share --------------------------------------------
+
+
+def test_a_key_goes_with_its_place() -> None:
+    place = open_place("secret-key")
+    number = f"{int(place.path):08x}"
+    assert number in Path("/proc/keys").read_text()
+    place.close()
+    deadline = time.monotonic() + 5
+    while number in Path("/proc/keys").read_text():  # the kernel collects it a little later
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_braille_server_that_runs_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(braille, "_SOCKETS", tmp_path)
+    monkeypatch.setattr(braille, "_SOCKET", tmp_path / "0")
+    monkeypatch.setattr(braille, "_PATIENCE_S", 0.1)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(str(tmp_path / "0"))
+        server.listen()
+        used = braille.braille()
+        assert type(used) is Place
+        used.close()
+        assert (tmp_path / "0").exists()
+    # Now nobody listens there.
+    played = braille.braille()
+    with pytest.raises(PlaceMissing, match="in use"):
+        braille.braille()
+    played.close()
+    assert not (tmp_path / "0").exists()
+    braille.braille().close()
