@@ -15,15 +15,15 @@ import shutil
 import socket
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Callable
 
 from ..errors import QmrError
-from . import servers
+from . import iscsi, servers, storage
+from .images import IMAGES
 
 __all__ = ["PLACES", "Place", "PlaceMissing", "SocketPlace", "open_place"]
-
-_IMAGE_BYTES = 1 << 20
 
 
 class PlaceMissing(QmrError):
@@ -104,10 +104,21 @@ def open_place(kind: str) -> Place:
         raise PlaceMissing(f"needs a {kind} of the host ({error})") from None
 
 
-def _image() -> Place:
+def _image(content: Callable[[], bytes]) -> Place:
     place = Place("image")
-    Path(place.path).write_bytes(bytes(_IMAGE_BYTES))
+    Path(place.path).write_bytes(content())
     return place
+
+
+def _port(serve: Callable[[socket.socket], None]) -> Place:
+    return SocketPlace(serve, socket.AF_INET)
+
+
+def _tls_port(serve: Callable[[socket.socket], None]) -> Place:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        raise PlaceMissing("needs the program openssl (Debian: apt-get install openssl)")
+    return _port(storage.behind_tls(storage.certified(openssl), serve))
 
 
 def _keys() -> Place:
@@ -119,10 +130,16 @@ def _keys() -> Place:
 
 #: How a place of each kind is made.
 PLACES: dict[str, Callable[[], Place]] = {
+    **{name: partial(_image, content) for name, content in IMAGES.items()},
     "directory": Place,
-    "image": _image,
+    "ftp": lambda: _port(storage.ftp),
+    "ftps": lambda: _tls_port(storage.ftp),
+    "http": lambda: _port(storage.http),
+    "https": lambda: _tls_port(storage.http),
+    "iscsi": lambda: _port(iscsi.iscsi),
     "ivshmem": lambda: SocketPlace(servers.ivshmem),
     "keys": _keys,
+    "nbd": lambda: SocketPlace(storage.nbd),
     "pr-helper": lambda: SocketPlace(servers.pr_helper),
     "vhost-user": lambda: SocketPlace(servers.vhost_user),
 }

@@ -10,6 +10,7 @@ program or file that stands behind a backend.
 
 from __future__ import annotations
 
+from . import iscsi
 from .backends import HOST_DEVICE, VHOST_USER, chardev_backend, object_backend
 from .kinds import Backend, Subject
 
@@ -57,13 +58,39 @@ _FILE_NODE = Backend(
 )
 
 
-def _formatted(name: str) -> tuple[Backend, tuple[Backend, ...]]:
+def _formatted(name: str, **more: object) -> tuple[Backend, tuple[Backend, ...]]:
     # An image of a format, which QEMU itself makes.
-    options: dict[str, object] = {"driver": name, "file": "{id}-file", "size": 1 << 20}
+    options: dict[str, object] = {"driver": name, "file": "{id}-file", "size": 1 << 20, **more}
     if name == "vpc":
         options["force-size"] = True  # 1 MiB is no number of cylinders
     made = Backend("", "{id}-job", "blockdev-create", {"options": options}, "", "job-id")
     return _block(driver=name, file="{id}-file"), (_FILE_NODE, made)
+
+
+def _luks() -> Subject:
+    # As few rounds of the key derivation as there may be: they are timed otherwise.
+    key = {"key-secret": "{id}-secret"}
+    make, backends = _formatted("luks", **key, **{"iter-time": 10})
+    secret = object_backend("{id}-secret", qom_type="secret", data="secret")
+    return Subject(make._replace(arguments={**make.arguments, **key}), (secret, *backends))
+
+
+def _stored(name: str) -> Subject:
+    # An image of a format that QEMU only reads.
+    node = {"driver": "file", "filename": "{place}"}
+    place = Backend("", "{place}", "", {}, "", "", name)
+    return Subject(_block(driver=name, file=node, read_only=True), (place,))
+
+
+def _served(name: str, **arguments: object) -> Subject:
+    # A disk at a server.
+    place = Backend("", "{place}", "", {}, "", "", name)
+    return Subject(_block(driver=name, read_only=True, **arguments), (place,))
+
+
+def _above_qcow2() -> tuple[Backend, ...]:
+    make, backends = _formatted("qcow2")
+    return *backends, make._replace(name="{id}-format")
 
 
 #: What is no device: by ``KIND:TYPE``, how it is made, and what stands behind it.
@@ -182,16 +209,37 @@ SUBJECTS: dict[str, Subject] = {
     "block:blkverify": Subject(_block(driver="blkverify", test=_NULL, raw=_NULL)),
     "block:blklogwrites": Subject(_block(driver="blklogwrites", file=_NULL, log=_NULL)),
     "block:blkreplay": Subject(_block(driver="blkreplay", image=_NULL)),
+    "block:bochs": _stored("bochs"),
+    "block:cloop": _stored("cloop"),
+    "block:compress": Subject(_block(driver="compress", file="{id}-format"), _above_qcow2()),
     "block:copy-before-write": Subject(
         _block(driver="copy-before-write", file=_NULL, target=_NULL)
     ),
     "block:copy-on-read": Subject(_block(driver="copy-on-read", file=_NULL)),
+    "block:dmg": _stored("dmg"),
     "block:file": Subject(_block(driver="file", filename="{place}"), (_IMAGE,)),
+    "block:ftp": _served("ftp", url="ftp://127.0.0.1:{place}/image"),
+    "block:ftps": _served("ftps", url="ftps://127.0.0.1:{place}/image", sslverify=False),
+    # Any character device opens (hdev_open() and cdrom_open(), block/file-posix.c).
+    "block:host_cdrom": Subject(_block(driver="host_cdrom", filename="/dev/null", read_only=True)),
+    "block:host_device": Subject(_block(driver="host_device", filename="/dev/null")),
+    "block:http": _served("http", url="http://127.0.0.1:{place}/image"),
+    "block:https": _served("https", url="https://127.0.0.1:{place}/image", sslverify=False),
+    "block:iscsi": _served("iscsi", transport="tcp", portal="127.0.0.1:{place}", target=iscsi.NAME),
+    "block:luks": _luks(),
+    "block:nbd": _served("nbd", server={"type": "unix", "path": "{place}"}),
     "block:null-aio": Subject(_block(driver="null-aio")),
     "block:null-co": Subject(_block(driver="null-co")),
     "block:preallocate": Subject(_block(driver="preallocate", file=_NULL)),
     "block:quorum": Subject(_block(driver="quorum", vote_threshold=1, children=[_NULL, _NULL])),
     "block:raw": Subject(_block(driver="raw", file=_NULL)),
+    "block:replication": Subject(_block(driver="replication", mode="primary", file=_NULL)),
+    "block:snapshot-access": Subject(
+        _block(
+            driver="snapshot-access",
+            file={"driver": "copy-before-write", "file": _NULL, "target": _NULL},
+        )
+    ),
     "block:throttle": Subject(
         _block(driver="throttle", throttle_group="{id}-group", file=_NULL),
         (object_backend("{id}-group", qom_type="throttle-group"),),
@@ -218,13 +266,6 @@ OUTSIDE: dict[str, str] = {
     "object:secret_keyring": "needs a key in the kernel's keyring",
     "object:sev-guest": HOST_DEVICE.format("the SEV processor"),
     "object:tls-creds-x509": "needs X.509 certificates",
-    **{
-        f"block:{name}": f"needs an image of the format {name}"
-        for name in "bochs cloop dmg luks".split()
-    },
-    "block:compress": "needs an image of a format that compresses",
-    "block:replication": "needs a replication partner",
-    "block:snapshot-access": "needs a node that has snapshots",
     "object:x-remote-object": "needs a machine x-remote",
     "object:x-vfio-user-server": "needs a machine x-remote",
     "chardev:braille": _DAEMON.format("brltty"),
@@ -241,12 +282,10 @@ OUTSIDE: dict[str, str] = {
     "netdev:tap": HOST_DEVICE.format("a tap interface"),
     "netdev:vde": _DAEMON.format("vde_switch"),
     "netdev:vhost-vdpa": HOST_DEVICE.format("a vDPA device"),
-    **{
-        f"block:{name}": _SERVER.format(name)
-        for name in "ftp ftps gluster http https iscsi nbd nfs rbd ssh".split()
-    },
+    **{f"block:{name}": f"needs a storage cluster ({name})" for name in "gluster rbd".split()},
+    **{f"block:{name}": _SERVER.format(name) for name in "nfs ssh".split()},
     **{
         f"block:{name}": HOST_DEVICE.format("a disk")
-        for name in "host_cdrom host_device nvme io_uring virtio-blk-vhost-vdpa".split()
+        for name in "nvme io_uring virtio-blk-vhost-vdpa".split()
     },
 }
