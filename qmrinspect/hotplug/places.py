@@ -11,6 +11,7 @@ the host will do and it is not installed, the refusal says which.
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import socket
 import tempfile
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Callable
 
 from ..errors import QmrError
-from . import iscsi, servers, storage
+from . import iscsi, nfs, servers, storage
 from .images import IMAGES
 
 __all__ = ["PLACES", "Place", "PlaceMissing", "SocketPlace", "open_place"]
@@ -58,17 +59,20 @@ class SocketPlace(Place):
         self,
         serve: Callable[[socket.socket], None],
         family: socket.AddressFamily = socket.AF_UNIX,
+        address: tuple[str, int] = ("127.0.0.1", 0),
     ) -> None:
         super().__init__("socket")
         self._serve = serve
         self._clients: list[socket.socket] = []
         self._listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self._listener.bind(address if family == socket.AF_INET else self.path)
+            self._listener.listen(8)
+        except OSError:
+            self.close()
+            raise
         if family == socket.AF_INET:
-            self._listener.bind(("127.0.0.1", 0))
             self.path = str(self._listener.getsockname()[1])
-        else:
-            self._listener.bind(self.path)
-        self._listener.listen(8)
         threading.Thread(target=self._accept, name="qmr-place", daemon=True).start()
 
     def _accept(self) -> None:
@@ -114,6 +118,18 @@ def _port(serve: Callable[[socket.socket], None]) -> Place:
     return SocketPlace(serve, socket.AF_INET)
 
 
+def _nfs() -> Place:
+    # At an address of the loopback network that nobody else has.
+    host = f"127.{random.randint(1, 254)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
+    try:
+        place = SocketPlace(nfs.nfs, socket.AF_INET, (host, nfs.PORT))
+    except OSError as error:
+        text = f"needs port {nfs.PORT} of {host} for an NFS server ({error.strerror})"
+        raise PlaceMissing(text) from None
+    place.path = host
+    return place
+
+
 def _tls_port(serve: Callable[[socket.socket], None]) -> Place:
     openssl = shutil.which("openssl")
     if openssl is None:
@@ -139,6 +155,7 @@ PLACES: dict[str, Callable[[], Place]] = {
     "iscsi": lambda: _port(iscsi.iscsi),
     "ivshmem": lambda: SocketPlace(servers.ivshmem),
     "keys": _keys,
+    "nfs": _nfs,
     "nbd": lambda: SocketPlace(storage.nbd),
     "pr-helper": lambda: SocketPlace(servers.pr_helper),
     "vhost-user": lambda: SocketPlace(servers.vhost_user),

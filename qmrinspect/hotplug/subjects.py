@@ -228,6 +228,7 @@ SUBJECTS: dict[str, Subject] = {
     "block:iscsi": _served("iscsi", transport="tcp", portal="127.0.0.1:{place}", target=iscsi.NAME),
     "block:luks": _luks(),
     "block:nbd": _served("nbd", server={"type": "unix", "path": "{place}"}),
+    "block:nfs": _served("nfs", server={"type": "inet", "host": "{place}"}, path="/dir/file"),
     "block:null-aio": Subject(_block(driver="null-aio")),
     "block:null-co": Subject(_block(driver="null-co")),
     "block:preallocate": Subject(_block(driver="preallocate", file=_NULL)),
@@ -283,7 +284,7 @@ OUTSIDE: dict[str, str] = {
     "netdev:vde": _DAEMON.format("vde_switch"),
     "netdev:vhost-vdpa": HOST_DEVICE.format("a vDPA device"),
     **{f"block:{name}": f"needs a storage cluster ({name})" for name in "gluster rbd".split()},
-    **{f"block:{name}": _SERVER.format(name) for name in "nfs ssh".split()},
+    **{f"block:{name}": _SERVER.format(name) for name in "ssh".split()},
     **{
         f"block:{name}": HOST_DEVICE.format("a disk")
         for name in "nvme io_uring virtio-blk-vhost-vdpa".split()
