@@ -21,8 +21,8 @@ export QEMUS
 RUN_PACKAGES := ca-certificates gdb ipxe-qemu python3 python3-venv qemu-system-data \
 	qemu-system-x86 seabios
 TEST_PACKAGES := $(RUN_PACKAGES) chromium gdbserver graphviz less libvirt-clients \
-	libvirt-daemon-system libvirt-dev python3-dev qemu-system-arm qemu-system-misc \
-	qemu-system-ppc zstd $(shell cat tools/qemu-build-packages)
+	libvirt-daemon-system libvirt-dev openssl python3-dev qemu-block-extra qemu-system-arm \
+	qemu-system-misc qemu-system-ppc zstd $(shell cat tools/qemu-build-packages)
 
 # Python's own exit status for an uncaught error is 1 as well, and would pass for
 # "leaks found".

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -193,10 +192,10 @@ def test_growth_tells_once_from_every_time() -> None:
 @pytest.mark.parametrize("kind", PLACES)
 def test_a_place_is_there_and_goes(kind: str) -> None:
     place = open_place(kind)
-    assert os.path.exists(place.path)
+    assert place.directory.exists()
     place.close()
     place.close()
-    assert not os.path.exists(place.path)
+    assert not place.directory.exists()
 
 
 def test_a_vhost_user_backend_answers_and_closes_on_nonsense() -> None:

@@ -1,8 +1,7 @@
 """Images that nothing else makes
 ------------------------------
 
-The smallest disk images that QEMU opens of the formats that it reads and does not write.
-All of them read as zeros.
+Small disk images that QEMU opens, of the formats that it does not write, or not reliably.
 """
 
 from __future__ import annotations
@@ -12,10 +11,17 @@ import struct
 import zlib
 from typing import Callable
 
-__all__ = ["IMAGES", "SIZE", "bochs", "cloop", "dmg", "plain"]
+__all__ = ["IMAGES", "LUKS_SECRET", "SIZE", "bochs", "cloop", "dmg", "luks", "plain"]
 
 #: Bytes of a disk, here and at the servers.
 SIZE = 1 << 20
+
+#: What opens :func:`luks`.
+LUKS_SECRET = "secret"
+
+# PBKDF2-HMAC-SHA256 of the master key, with a salt of zeros.
+_LUKS_DIGEST = bytes.fromhex("a2a31f05b22c1439650b60a2cbd5d628335d3612")
+_LUKS_ROUNDS = 1000
 
 _SECTOR = 512
 _EXTENT = 1 << 16
@@ -66,10 +72,27 @@ def dmg() -> bytes:
     return plist + trailer
 
 
+def luks() -> bytes:
+    # LUKS1 (crypto/block-luks.c), with a key slot of zeros: decrypted with its secret they
+    # are the parts of some master key, whose digest is below.  QEMU 7.2 makes such an
+    # image only where it can measure how long a hash takes, and often it cannot
+    # (qcrypto_pbkdf2_count_iters(), crypto/pbkdf.c).
+    head, slots, room = 8, 8, 128  # in sectors, but for the number of slots
+    payload = head + slots * room
+    names = struct.pack("32s32s32s", b"aes", b"cbc-plain64", b"sha256")
+    key = struct.pack(">II20s32xI40x", payload, 16, _LUKS_DIGEST, _LUKS_ROUNDS)
+    header = b"LUKS\xba\xbe\0\1" + names + key
+    for number in range(slots):
+        state = 0x0000DEAD if number else 0x00AC71F3
+        header += struct.pack(">II32xII", state, _LUKS_ROUNDS, head + number * room, 4000)
+    return header.ljust(payload * _SECTOR + SIZE, b"\0")
+
+
 #: What makes the content of an image, by the name of its place.
 IMAGES: dict[str, Callable[[], bytes]] = {
     "bochs": bochs,
     "cloop": cloop,
     "dmg": dmg,
     "image": plain,
+    "luks": luks,
 }

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Callable
 
 from ..errors import QmrError
-from . import iscsi, nfs, servers, storage
+from . import iscsi, nfs, servers, ssh, storage
 from .images import IMAGES
 
 __all__ = ["PLACES", "Place", "PlaceMissing", "SocketPlace", "open_place"]
@@ -130,6 +130,14 @@ def _nfs() -> Place:
     return place
 
 
+def _ssh() -> Place:
+    try:
+        ssh.library()
+    except OSError:
+        raise PlaceMissing("needs the library libssh (Debian: apt-get install libssh-4)") from None
+    return _port(ssh.ssh)
+
+
 def _tls_port(serve: Callable[[socket.socket], None]) -> Place:
     openssl = shutil.which("openssl")
     if openssl is None:
@@ -155,8 +163,9 @@ PLACES: dict[str, Callable[[], Place]] = {
     "iscsi": lambda: _port(iscsi.iscsi),
     "ivshmem": lambda: SocketPlace(servers.ivshmem),
     "keys": _keys,
-    "nfs": _nfs,
     "nbd": lambda: SocketPlace(storage.nbd),
+    "nfs": _nfs,
     "pr-helper": lambda: SocketPlace(servers.pr_helper),
+    "ssh": _ssh,
     "vhost-user": lambda: SocketPlace(servers.vhost_user),
 }

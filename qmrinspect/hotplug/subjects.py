@@ -1,7 +1,7 @@
 """The catalogue of what is no device
 ----------------------------------
 
-How each object, chardev, netdev and block node is made, what stands behind it, and why
+How each object, chardev and netdev is made, what stands behind it, and why
 QEMU may refuse it, by ``KIND:TYPE``.
 
 In strings, ``{id}`` is the id of what is plugged and ``{place}`` the path of the
@@ -10,8 +10,8 @@ program or file that stands behind a backend.
 
 from __future__ import annotations
 
-from . import iscsi
 from .backends import HOST_DEVICE, VHOST_USER, chardev_backend, object_backend
+from .blocks import BLOCKS, BLOCKS_OUTSIDE
 from .kinds import Backend, Subject
 
 __all__ = ["OUTSIDE", "SUBJECTS"]
@@ -35,63 +35,11 @@ def _net(**arguments: object) -> Backend:
     return _subject("netdev_add", "netdev_del", "id", **arguments)
 
 
-def _block(**arguments: object) -> Backend:
-    return _subject("blockdev-add", "blockdev-del", "node-name", **arguments)
-
-
 _NETDEV = Backend("", "{id}-net", "netdev_add", {"type": "hubport", "hubid": 7}, "netdev_del", "id")
 _FILTERED = (_NETDEV,)
 _DIRECTORY = Backend("", "{place}", "", {}, "", "", "directory")
-_IMAGE = Backend("", "{place}", "", {}, "", "", "image")
 _KEYS = Backend("", "{place}", "", {}, "", "", "keys")
 _HELPER = Backend("", "{place}", "", {}, "", "", "pr-helper")
-_NULL: dict[str, object] = {"driver": "null-co", "size": 1 << 20, "read-zeroes": True}
-
-_FILE_NODE = Backend(
-    "",
-    "{id}-file",
-    "blockdev-add",
-    {"driver": "file", "filename": "{place}"},
-    "blockdev-del",
-    "node-name",
-    "image",
-)
-
-
-def _formatted(name: str, **more: object) -> tuple[Backend, tuple[Backend, ...]]:
-    # An image of a format, which QEMU itself makes.
-    options: dict[str, object] = {"driver": name, "file": "{id}-file", "size": 1 << 20, **more}
-    if name == "vpc":
-        options["force-size"] = True  # 1 MiB is no number of cylinders
-    made = Backend("", "{id}-job", "blockdev-create", {"options": options}, "", "job-id")
-    return _block(driver=name, file="{id}-file"), (_FILE_NODE, made)
-
-
-def _luks() -> Subject:
-    # As few rounds of the key derivation as there may be: they are timed otherwise.
-    key = {"key-secret": "{id}-secret"}
-    make, backends = _formatted("luks", **key, **{"iter-time": 10})
-    secret = object_backend("{id}-secret", qom_type="secret", data="secret")
-    return Subject(make._replace(arguments={**make.arguments, **key}), (secret, *backends))
-
-
-def _stored(name: str) -> Subject:
-    # An image of a format that QEMU only reads.
-    node = {"driver": "file", "filename": "{place}"}
-    place = Backend("", "{place}", "", {}, "", "", name)
-    return Subject(_block(driver=name, file=node, read_only=True), (place,))
-
-
-def _served(name: str, **arguments: object) -> Subject:
-    # A disk at a server.
-    place = Backend("", "{place}", "", {}, "", "", name)
-    return Subject(_block(driver=name, read_only=True, **arguments), (place,))
-
-
-def _above_qcow2() -> tuple[Backend, ...]:
-    make, backends = _formatted("qcow2")
-    return *backends, make._replace(name="{id}-format")
-
 
 #: What is no device: by ``KIND:TYPE``, how it is made, and what stands behind it.
 SUBJECTS: dict[str, Subject] = {
@@ -205,56 +153,11 @@ SUBJECTS: dict[str, Subject] = {
         _net(type="vhost-user", chardev="{id}-chardev"),
         (VHOST_USER._replace(property=""),),
     ),
-    "block:blkdebug": Subject(_block(driver="blkdebug", image=_NULL)),
-    "block:blkverify": Subject(_block(driver="blkverify", test=_NULL, raw=_NULL)),
-    "block:blklogwrites": Subject(_block(driver="blklogwrites", file=_NULL, log=_NULL)),
-    "block:blkreplay": Subject(_block(driver="blkreplay", image=_NULL)),
-    "block:bochs": _stored("bochs"),
-    "block:cloop": _stored("cloop"),
-    "block:compress": Subject(_block(driver="compress", file="{id}-format"), _above_qcow2()),
-    "block:copy-before-write": Subject(
-        _block(driver="copy-before-write", file=_NULL, target=_NULL)
-    ),
-    "block:copy-on-read": Subject(_block(driver="copy-on-read", file=_NULL)),
-    "block:dmg": _stored("dmg"),
-    "block:file": Subject(_block(driver="file", filename="{place}"), (_IMAGE,)),
-    "block:ftp": _served("ftp", url="ftp://127.0.0.1:{place}/image"),
-    "block:ftps": _served("ftps", url="ftps://127.0.0.1:{place}/image", sslverify=False),
-    # Any character device opens (hdev_open() and cdrom_open(), block/file-posix.c).
-    "block:host_cdrom": Subject(_block(driver="host_cdrom", filename="/dev/null", read_only=True)),
-    "block:host_device": Subject(_block(driver="host_device", filename="/dev/null")),
-    "block:http": _served("http", url="http://127.0.0.1:{place}/image"),
-    "block:https": _served("https", url="https://127.0.0.1:{place}/image", sslverify=False),
-    "block:iscsi": _served("iscsi", transport="tcp", portal="127.0.0.1:{place}", target=iscsi.NAME),
-    "block:luks": _luks(),
-    "block:nbd": _served("nbd", server={"type": "unix", "path": "{place}"}),
-    "block:nfs": _served("nfs", server={"type": "inet", "host": "{place}"}, path="/dir/file"),
-    "block:null-aio": Subject(_block(driver="null-aio")),
-    "block:null-co": Subject(_block(driver="null-co")),
-    "block:preallocate": Subject(_block(driver="preallocate", file=_NULL)),
-    "block:quorum": Subject(_block(driver="quorum", vote_threshold=1, children=[_NULL, _NULL])),
-    "block:raw": Subject(_block(driver="raw", file=_NULL)),
-    "block:replication": Subject(_block(driver="replication", mode="primary", file=_NULL)),
-    "block:snapshot-access": Subject(
-        _block(
-            driver="snapshot-access",
-            file={"driver": "copy-before-write", "file": _NULL, "target": _NULL},
-        )
-    ),
-    "block:throttle": Subject(
-        _block(driver="throttle", throttle_group="{id}-group", file=_NULL),
-        (object_backend("{id}-group", qom_type="throttle-group"),),
-    ),
-    **{
-        f"block:{name}": Subject(*_formatted(name))
-        for name in "parallels qcow qcow2 qed vdi vhdx vmdk vpc".split()
-    },
-    "block:vvfat": Subject(_block(driver="vvfat", dir="{place}", read_only=True), (_DIRECTORY,)),
+    **BLOCKS,
 }
 
 _DAEMON = "needs a daemon of the host ({})"
 _DISPLAY = "needs a display of the host"
-_SERVER = "needs a storage server ({})"
 
 #: Reasons why QEMU may refuse what is no device.
 OUTSIDE: dict[str, str] = {
@@ -283,10 +186,5 @@ OUTSIDE: dict[str, str] = {
     "netdev:tap": HOST_DEVICE.format("a tap interface"),
     "netdev:vde": _DAEMON.format("vde_switch"),
     "netdev:vhost-vdpa": HOST_DEVICE.format("a vDPA device"),
-    **{f"block:{name}": f"needs a storage cluster ({name})" for name in "gluster rbd".split()},
-    **{f"block:{name}": _SERVER.format(name) for name in "ssh".split()},
-    **{
-        f"block:{name}": HOST_DEVICE.format("a disk")
-        for name in "nvme io_uring virtio-blk-vhost-vdpa".split()
-    },
+    **BLOCKS_OUTSIDE,
 }

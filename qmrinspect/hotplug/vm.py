@@ -235,6 +235,8 @@ def _spawn(argv: list[str], stderr: Path) -> subprocess.Popen[bytes]:
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
+                # The servers that it is to find are on this machine (block/curl.c).
+                env={**os.environ, "no_proxy": "127.0.0.1"},
                 # Ctrl-C in a terminal is for us, and must not reach QEMU.
                 start_new_session=True,
                 preexec_fn=die_with_parent if sys.platform == "linux" else None,
