@@ -124,7 +124,7 @@ def _nfs() -> Place:
     try:
         place = SocketPlace(nfs.nfs, socket.AF_INET, (host, nfs.PORT))
     except OSError as error:
-        text = f"needs port {nfs.PORT} of {host} for an NFS server ({error.strerror})"
+        text = f"needs port {nfs.PORT} for an NFS server on this machine ({error.strerror})"
         raise PlaceMissing(text) from None
     place.path = host
     return place
