@@ -22,7 +22,8 @@ RUN_PACKAGES := ca-certificates gdb ipxe-qemu python3 python3-venv qemu-system-d
 	qemu-system-x86 seabios
 TEST_PACKAGES := $(RUN_PACKAGES) brltty chromium dbus-daemon gdbserver graphviz less \
 	libnss3-tools libvirt-clients libvirt-daemon-system libvirt-dev openssl python3-dev \
-	qemu-system-arm qemu-system-misc qemu-system-ppc vde-switch zstd $(shell cat tools/qemu-build-packages)
+	qemu-block-extra qemu-system-arm qemu-system-misc qemu-system-ppc vde-switch zstd \
+	$(shell cat tools/qemu-build-packages)
 
 # Python's own exit status for an uncaught error is 1 as well, and would pass for
 # "leaks found".

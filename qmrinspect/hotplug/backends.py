@@ -24,6 +24,7 @@ __all__ = [
     "chardev_backend",
     "client",
     "object_backend",
+    "only",
 ]
 
 HOST_DEVICE = "needs {} of the host"
@@ -61,6 +62,11 @@ CHARDEV = chardev_backend({"type": "null", "data": {}})
 _UNIX: dict[str, object] = {"type": "unix", "data": {"path": "{place}"}}
 
 
+def only(place: str) -> Backend:
+    """Return a place behind a device, with nothing made in QEMU."""
+    return Backend("", "{place}", "", {}, "", "", place)
+
+
 def client(place: str) -> Backend:
     """Return a chardev that connects to the socket of a place."""
     return chardev_backend(
@@ -88,5 +94,5 @@ CXL_LABELS = object_backend(
 CRYPTO = object_backend("{id}-crypto", "cryptodev", qom_type="cryptodev-backend-builtin")
 # One end of a socket, which the device takes; the other end is the place's.
 DESCRIPTOR = Backend("fd", "{id}-fd", "getfd", {}, "closefd", "fdname", "remote-device")
-SMART_CARD = Backend("db", "{place}", "", {}, "", "", "smart-card")
-ROOTDIR = Backend("rootdir", "{place}", "", {}, "", "", "directory")
+SMART_CARD = only("smart-card")._replace(property="db")
+ROOTDIR = only("directory")._replace(property="rootdir")

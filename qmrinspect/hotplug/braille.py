@@ -69,11 +69,8 @@ def _lock() -> int:
 
 class _Braille(SocketPlace):
     def __init__(self, lock: int) -> None:
-        try:
-            super().__init__(servers.brlapi, path=str(_SOCKET))
-        except OSError:
-            Place.close(self)
-            raise
+        self._lock = -1
+        super().__init__(servers.brlapi, str(_SOCKET))
         self._lock = lock
 
     def close(self) -> None:

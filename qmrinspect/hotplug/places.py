@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Callable
 
 from ..errors import QmrError, TargetError
 from . import servers
+from .images import IMAGES
 
 if TYPE_CHECKING:
     import subprocess
 
 __all__ = [
+    "LOOPBACK",
     "PLACES",
     "Place",
     "PlaceMissing",
@@ -37,7 +39,8 @@ __all__ = [
     "open_place",
 ]
 
-_IMAGE_BYTES = 1 << 20
+#: A port of this machine that the kernel chooses, for :class:`SocketPlace`.
+LOOPBACK = ("127.0.0.1", 0)
 
 # How often a program that starts is looked at, in seconds.
 _START_POLL = 0.005
@@ -77,28 +80,29 @@ class SocketPlace(Place):
     """A server in threads of this process, which ends with it.
 
     :param serve: talks to one client; what it raises when the client goes is ignored.
-    :param family: ``AF_UNIX``, so that ``path`` is the socket's; or ``AF_INET`` on the
-        loopback address, so that it is the number of the port.
-    :param path: of the socket, where it must be a certain one.
+    :param address: the path of a unix socket, by default one in the directory of the place;
+        or the host and the port of an internet one, whose port ``path`` is then.
+    :raises OSError: there can be no such socket.
     """
 
     def __init__(
         self,
         serve: Callable[[socket.socket], None],
-        family: socket.AddressFamily = socket.AF_UNIX,
-        path: str = "",
+        address: str | tuple[str, int] = "",
     ) -> None:
         super().__init__("socket")
-        self.path = path or self.path
         self._serve = serve
         self._clients: list[socket.socket] = []
-        self._listener = socket.socket(family, socket.SOCK_STREAM)
-        if family == socket.AF_INET:
-            self._listener.bind(("127.0.0.1", 0))
-            self.path = str(self._listener.getsockname()[1])
-        else:
-            self._listener.bind(self.path)
-        self._listener.listen(8)
+        inet = isinstance(address, tuple)
+        self._listener = socket.socket(socket.AF_INET if inet else socket.AF_UNIX)
+        try:
+            self._listener.bind(address or self.path)
+            self._listener.listen(8)
+        except OSError:
+            self.close()
+            raise
+        name = self._listener.getsockname()
+        self.path = str(name[1]) if inet else name
         threading.Thread(target=self._accept, name="qmr-place", daemon=True).start()
 
     def _accept(self) -> None:
@@ -225,12 +229,6 @@ def open_place(kind: str) -> Place:
         raise PlaceMissing(f"needs a {kind} of the host ({error})") from None
 
 
-def _image() -> Place:
-    place = Place("image")
-    Path(place.path).write_bytes(bytes(_IMAGE_BYTES))
-    return place
-
-
 def _keys() -> Place:
     # As psktool writes it: a user, and a key in hexadecimal.
     place = Place()
@@ -238,10 +236,10 @@ def _keys() -> Place:
     return place
 
 
-def _of(module: str, name: str) -> Callable[[], Place]:
+def _of(module: str, name: str, *arguments: str) -> Callable[[], Place]:
     # What few need is imported when it is needed.
     def make() -> Place:
-        place: Place = getattr(importlib.import_module(f".{module}", __package__), name)()
+        place: Place = getattr(importlib.import_module(f".{module}", __package__), name)(*arguments)
         return place
 
     return make
@@ -249,21 +247,29 @@ def _of(module: str, name: str) -> Callable[[], Place]:
 
 #: How a place of each kind is made.
 PLACES: dict[str, Callable[[], Place]] = {
+    **{name: _of("disks", "image", name) for name in IMAGES},
     "braille": _of("braille", "braille"),
     "bridge-helper": _of("daemons", "bridge_helper"),
     "certificates": _of("daemons", "certificates"),
     "connected-socket": _of("daemons", "ConnectedSocket"),
     "d-bus": _of("daemons", "message_bus"),
     "directory": Place,
-    "image": _image,
+    "ftp": _of("disks", "port", "ftp"),
+    "ftps": _of("disks", "tls_port", "ftp"),
+    "http": _of("disks", "port", "http"),
+    "https": _of("disks", "tls_port", "http"),
+    "iscsi": _of("disks", "iscsi_target"),
     "ivshmem": lambda: SocketPlace(servers.ivshmem),
     "keys": _keys,
-    "listener": lambda: SocketPlace(servers.sink, socket.AF_INET),
+    "listener": lambda: SocketPlace(servers.sink, LOOPBACK),
+    "nbd": _of("disks", "nbd_server"),
+    "nfs": _of("disks", "nfs_server"),
     "pipe": _of("daemons", "pipe"),
     "pr-helper": lambda: SocketPlace(servers.pr_helper),
     "remote-device": _of("daemons", "RemoteDevice"),
     "secret-key": _of("keys", "SecretKey"),
     "smart-card": _of("daemons", "smart_card"),
+    "ssh": _of("disks", "ssh_server"),
     "vde-switch": _of("daemons", "vde_switch"),
     "vhost-user": lambda: SocketPlace(servers.vhost_user),
 }

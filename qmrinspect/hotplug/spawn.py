@@ -50,6 +50,8 @@ def spawn(
                 stdin=stdin,
                 stdout=errors,
                 stderr=errors,
+                # The servers that QEMU is to find are on this machine (block/curl.c).
+                env={**os.environ, "no_proxy": "127.0.0.1"},
                 # Ctrl-C in a terminal is for us, and must not reach the program.
                 start_new_session=True,
                 preexec_fn=die_with_parent if sys.platform == "linux" else None,

@@ -1,7 +1,7 @@
 """The catalogue of what is no device
 ----------------------------------
 
-How each object, chardev, netdev and block node is made, what stands behind it, and why
+How each object, chardev and netdev is made, what stands behind it, and why
 QEMU may refuse it, by ``KIND:TYPE``.
 
 In strings, ``{id}`` is the id of what is plugged and ``{place}`` the path of the
@@ -10,7 +10,8 @@ program or file that stands behind a backend.
 
 from __future__ import annotations
 
-from .backends import HOST_DEVICE, VHOST_USER, chardev_backend, object_backend
+from .backends import HOST_DEVICE, VHOST_USER, chardev_backend, object_backend, only
+from .blocks import BLOCKS, BLOCKS_OUTSIDE
 from .kinds import Backend, Subject
 
 __all__ = ["OUTSIDE", "SUBJECTS"]
@@ -34,46 +35,10 @@ def _net(**arguments: object) -> Backend:
     return _subject("netdev_add", "netdev_del", "id", **arguments)
 
 
-def _block(**arguments: object) -> Backend:
-    return _subject("blockdev-add", "blockdev-del", "node-name", **arguments)
-
-
 _NETDEV = Backend("", "{id}-net", "netdev_add", {"type": "hubport", "hubid": 7}, "netdev_del", "id")
 _FILTERED = (_NETDEV,)
-_DIRECTORY = Backend("", "{place}", "", {}, "", "", "directory")
-_IMAGE = Backend("", "{place}", "", {}, "", "", "image")
-_KEYS = Backend("", "{place}", "", {}, "", "", "keys")
-_HELPER = Backend("", "{place}", "", {}, "", "", "pr-helper")
-_CERTIFICATES = Backend("", "{place}", "", {}, "", "", "certificates")
-_BUS = Backend("", "{place}", "", {}, "", "", "d-bus")
-_LISTENER = Backend("", "{place}", "", {}, "", "", "listener")
-_SECRET_KEY = Backend("", "{place}", "", {}, "", "", "secret-key")
-_PIPE = Backend("", "{place}", "", {}, "", "", "pipe")
-_BRAILLE = Backend("", "{place}", "", {}, "", "", "braille")
-_BRIDGE = Backend("", "{place}", "", {}, "", "", "bridge-helper")
-_SWITCH = Backend("", "{place}", "", {}, "", "", "vde-switch")
+_DIRECTORY = only("directory")
 _CONNECTED = Backend("", "{id}-fd", "getfd", {}, "closefd", "fdname", "connected-socket")
-_NULL: dict[str, object] = {"driver": "null-co", "size": 1 << 20, "read-zeroes": True}
-
-_FILE_NODE = Backend(
-    "",
-    "{id}-file",
-    "blockdev-add",
-    {"driver": "file", "filename": "{place}"},
-    "blockdev-del",
-    "node-name",
-    "image",
-)
-
-
-def _formatted(name: str) -> tuple[Backend, tuple[Backend, ...]]:
-    # An image of a format, which QEMU itself makes.
-    options: dict[str, object] = {"driver": name, "file": "{id}-file", "size": 1 << 20}
-    if name == "vpc":
-        options["force-size"] = True  # 1 MiB is no number of cylinders
-    made = Backend("", "{id}-job", "blockdev-create", {"options": options}, "", "job-id")
-    return _block(driver=name, file="{id}-file"), (_FILE_NODE, made)
-
 
 #: What is no device: by ``KIND:TYPE``, how it is made, and what stands behind it.
 SUBJECTS: dict[str, Subject] = {
@@ -115,7 +80,7 @@ SUBJECTS: dict[str, Subject] = {
             object_backend("{id}-thread", qom_type="iothread"),
         ),
     ),
-    "object:dbus-vmstate": Subject(_plain_object(addr="unix:path={place}"), (_BUS,)),
+    "object:dbus-vmstate": Subject(_plain_object(addr="unix:path={place}"), (only("d-bus"),)),
     "object:filter-buffer": Subject(_plain_object(netdev="{id}-net", interval=1000), _FILTERED),
     "object:filter-dump": Subject(
         _plain_object(netdev="{id}-net", file="{place}/dump"),
@@ -132,7 +97,7 @@ SUBJECTS: dict[str, Subject] = {
     "object:filter-replay": Subject(_plain_object(netdev="{id}-net"), _FILTERED),
     "object:filter-rewriter": Subject(_plain_object(netdev="{id}-net"), _FILTERED),
     "object:input-barrier": Subject(
-        _plain_object(name="qmr", server="127.0.0.1", port="{place}"), (_LISTENER,)
+        _plain_object(name="qmr", server="127.0.0.1", port="{place}"), (only("listener"),)
     ),
     "object:input-linux": Subject(_plain_object(evdev="/dev/input/event0")),
     "object:iothread": Subject(_plain_object()),
@@ -144,7 +109,7 @@ SUBJECTS: dict[str, Subject] = {
     "object:memory-backend-memfd": Subject(_plain_object(size=1 << 20)),
     "object:memory-backend-ram": Subject(_plain_object(size=1 << 20)),
     "object:memory-backend-shm": Subject(_plain_object(size=1 << 20)),
-    "object:pr-manager-helper": Subject(_plain_object(path="{place}"), (_HELPER,)),
+    "object:pr-manager-helper": Subject(_plain_object(path="{place}"), (only("pr-helper"),)),
     "object:qtest": Subject(
         _plain_object(chardev="{id}-chardev"),
         (chardev_backend({"type": "null", "data": {}}, ""),),
@@ -156,7 +121,7 @@ SUBJECTS: dict[str, Subject] = {
     ),
     "object:rng-random": Subject(_plain_object(filename="/dev/urandom")),
     "object:secret": Subject(_plain_object(data="secret")),
-    "object:secret_keyring": Subject(_plain_object(serial="{place:d}"), (_SECRET_KEY,)),
+    "object:secret_keyring": Subject(_plain_object(serial="{place:d}"), (only("secret-key"),)),
     # Only a VM that is started with it asks the processor.
     "object:sev-guest": Subject(_plain_object(cbitpos=51, reduced_phys_bits=1)),
     "object:sev-snp-guest": Subject(_plain_object(cbitpos=51, reduced_phys_bits=1)),
@@ -164,9 +129,11 @@ SUBJECTS: dict[str, Subject] = {
     "object:throttle-group": Subject(_plain_object()),
     "object:tls-cipher-suites": Subject(_plain_object(priority="NORMAL")),
     "object:tls-creds-anon": Subject(_plain_object(endpoint="client")),
-    "object:tls-creds-psk": Subject(_plain_object(endpoint="client", dir="{place}"), (_KEYS,)),
+    "object:tls-creds-psk": Subject(
+        _plain_object(endpoint="client", dir="{place}"), (only("keys"),)
+    ),
     "object:tls-creds-x509": Subject(
-        _plain_object(endpoint="server", dir="{place}", verify_peer=False), (_CERTIFICATES,)
+        _plain_object(endpoint="server", dir="{place}", verify_peer=False), (only("certificates"),)
     ),
     "object:x-remote-object": Subject(
         _plain_object(fd="{id}-fd", devid="qmr-remote"),
@@ -174,7 +141,7 @@ SUBJECTS: dict[str, Subject] = {
         hosts=("remote",),
         machine="x-remote",
     ),
-    "chardev:braille": Subject(_character("braille"), (_BRAILLE,)),
+    "chardev:braille": Subject(_character("braille"), (only("braille"),)),
     "chardev:dbus": Subject(_character("dbus", name="org.qemu.qmr")),
     "chardev:file": Subject(_character("file", out="{place}/out"), (_DIRECTORY,)),
     "chardev:hub": Subject(
@@ -188,7 +155,7 @@ SUBJECTS: dict[str, Subject] = {
     ),
     "chardev:null": Subject(_character("null")),
     "chardev:parallel": Subject(_character("parallel", device="/dev/parport0")),
-    "chardev:pipe": Subject(_character("pipe", device="{place}"), (_PIPE,)),
+    "chardev:pipe": Subject(_character("pipe", device="{place}"), (only("pipe"),)),
     "chardev:pty": Subject(_character("pty")),
     "chardev:qemu-vdagent": Subject(_character("qemu-vdagent")),
     "chardev:ringbuf": Subject(_character("ringbuf", size=4096)),
@@ -206,7 +173,9 @@ SUBJECTS: dict[str, Subject] = {
     "chardev:wctablet": Subject(_character("wctablet")),
     "chardev:msmouse": Subject(_character("msmouse")),
     # The tap interface of the helper is on no bridge.
-    "netdev:bridge": Subject(_net(type="bridge", helper="/bin/sh {place}", br="qmr"), (_BRIDGE,)),
+    "netdev:bridge": Subject(
+        _net(type="bridge", helper="/bin/sh {place}", br="qmr"), (only("bridge-helper"),)
+    ),
     "netdev:dgram": Subject(
         _net(
             type="dgram",
@@ -237,38 +206,15 @@ SUBJECTS: dict[str, Subject] = {
     # The kernel chooses the interface's name.
     "netdev:tap": Subject(_net(type="tap", script="no", downscript="no")),
     "netdev:user": Subject(_net(type="user")),
-    "netdev:vde": Subject(_net(type="vde", sock="{place}"), (_SWITCH,)),
+    "netdev:vde": Subject(_net(type="vde", sock="{place}"), (only("vde-switch"),)),
     "netdev:vhost-vdpa": Subject(_net(type="vhost-vdpa", vhostdev="/dev/vhost-vdpa-0")),
     "netdev:vhost-user": Subject(
         _net(type="vhost-user", chardev="{id}-chardev"),
         (VHOST_USER._replace(property=""),),
     ),
-    "block:blkdebug": Subject(_block(driver="blkdebug", image=_NULL)),
-    "block:blkverify": Subject(_block(driver="blkverify", test=_NULL, raw=_NULL)),
-    "block:blklogwrites": Subject(_block(driver="blklogwrites", file=_NULL, log=_NULL)),
-    "block:blkreplay": Subject(_block(driver="blkreplay", image=_NULL)),
-    "block:copy-before-write": Subject(
-        _block(driver="copy-before-write", file=_NULL, target=_NULL)
-    ),
-    "block:copy-on-read": Subject(_block(driver="copy-on-read", file=_NULL)),
-    "block:file": Subject(_block(driver="file", filename="{place}"), (_IMAGE,)),
-    "block:null-aio": Subject(_block(driver="null-aio")),
-    "block:null-co": Subject(_block(driver="null-co")),
-    "block:preallocate": Subject(_block(driver="preallocate", file=_NULL)),
-    "block:quorum": Subject(_block(driver="quorum", vote_threshold=1, children=[_NULL, _NULL])),
-    "block:raw": Subject(_block(driver="raw", file=_NULL)),
-    "block:throttle": Subject(
-        _block(driver="throttle", throttle_group="{id}-group", file=_NULL),
-        (object_backend("{id}-group", qom_type="throttle-group"),),
-    ),
-    **{
-        f"block:{name}": Subject(*_formatted(name))
-        for name in "parallels qcow qcow2 qed vdi vhdx vmdk vpc".split()
-    },
-    "block:vvfat": Subject(_block(driver="vvfat", dir="{place}", read_only=True), (_DIRECTORY,)),
+    **BLOCKS,
 }
 
-_SERVER = "needs a storage server ({})"
 
 #: Reasons why QEMU may refuse what is no device.
 OUTSIDE: dict[str, str] = {
@@ -276,25 +222,11 @@ OUTSIDE: dict[str, str] = {
     "object:cryptodev-backend-lkcf": "needs the kernel's crypto keyring",
     "object:input-linux": HOST_DEVICE.format("an input device"),
     "object:memory-backend-epc": HOST_DEVICE.format("the SGX enclaves"),
-    **{
-        f"block:{name}": f"needs an image of the format {name}"
-        for name in "bochs cloop dmg luks".split()
-    },
-    "block:compress": "needs an image of a format that compresses",
-    "block:replication": "needs a replication partner",
-    "block:snapshot-access": "needs a node that has snapshots",
     "object:x-vfio-user-server": "needs a machine x-remote with vfio-user",
     "chardev:parallel": HOST_DEVICE.format("a parallel port"),
     "chardev:spiceport": "needs a VM with a SPICE server",
     "netdev:netmap": HOST_DEVICE.format("the kernel module netmap"),
     "netdev:tap": HOST_DEVICE.format("a tap interface"),
     "netdev:vhost-vdpa": HOST_DEVICE.format("a vDPA device"),
-    **{
-        f"block:{name}": _SERVER.format(name)
-        for name in "ftp ftps gluster http https iscsi nbd nfs rbd ssh".split()
-    },
-    **{
-        f"block:{name}": HOST_DEVICE.format("a disk")
-        for name in "host_cdrom host_device nvme io_uring virtio-blk-vhost-vdpa".split()
-    },
+    **BLOCKS_OUTSIDE,
 }

@@ -40,12 +40,13 @@ __all__ = ["NOT_PLUGGABLE", "Driver", "Hunt", "Hunted", "hunt_one", "look", "not
 T = TypeVar("T")
 
 #: QEMU's own words for what it does not mark hotpluggable, or has no bus for
-#: (qdev_device_add_from_qdict(), softmmu/qdev-monitor.c); said before anything is made.
+#: (qdev_device_add_from_qdict(), softmmu/qdev-monitor.c), or only knows by name
+#: (bdrv_open_inherit(), block.c); said before anything is made.
 NOT_PLUGGABLE = re.compile(
     r"expects a pluggable device type|does not support hotplugging"
     r"|can not be hotplugged on this machine|^No '.*' bus found for device"
     r"|invalid object type|does not accept value|is not a valid (char|net|block)"
-    r"|'.*' is not a valid device model name"
+    r"|'.*' is not a valid device model name|^Unknown driver '"
 )
 
 # RCU's grace period takes 10 to 100 ms; what has not ended by itself after this

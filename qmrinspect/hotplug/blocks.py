@@ -1,0 +1,131 @@
+"""The catalogue of block nodes
+----------------------------
+
+How each is made and what stands behind it, by ``block:TYPE``; as in
+:mod:`qmrinspect.hotplug.subjects`.
+"""
+
+from __future__ import annotations
+
+from . import iscsi
+from .backends import HOST_DEVICE, object_backend, only
+from .images import LUKS_SECRET
+from .kinds import Backend, Subject
+
+__all__ = ["BLOCKS", "BLOCKS_OUTSIDE"]
+
+
+def _block(**arguments: object) -> Backend:
+    data = {name.replace("_", "-"): value for name, value in arguments.items()}
+    return Backend("", "{id}", "blockdev-add", data, "blockdev-del", "node-name")
+
+
+_DIRECTORY = only("directory")
+_IMAGE = only("image")
+_NULL: dict[str, object] = {"driver": "null-co", "size": 1 << 20, "read-zeroes": True}
+
+_SECRET = object_backend("{id}-secret", qom_type="secret", data=LUKS_SECRET)
+_FILE_NODE = Backend(
+    "",
+    "{id}-file",
+    "blockdev-add",
+    {"driver": "file", "filename": "{place}"},
+    "blockdev-del",
+    "node-name",
+    "image",
+)
+
+
+def _formatted(name: str) -> tuple[Backend, tuple[Backend, ...]]:
+    # An image of a format, which QEMU itself makes.
+    options: dict[str, object] = {"driver": name, "file": "{id}-file", "size": 1 << 20}
+    if name == "vpc":
+        options["force-size"] = True  # 1 MiB is no number of cylinders
+    made = Backend("", "{id}-job", "blockdev-create", {"options": options}, "", "job-id")
+    return _block(driver=name, file="{id}-file"), (_FILE_NODE, made)
+
+
+def _stored(name: str, *behind: Backend, **arguments: object) -> Subject:
+    # An image of a format that QEMU need not make.
+    node = {"driver": "file", "filename": "{place}"}
+    place = only(name)
+    make = _block(driver=name, file=node, read_only=True, **arguments)
+    return Subject(make, (*behind, place))
+
+
+def _served(name: str, **arguments: object) -> Subject:
+    # A disk at a server.
+    place = only(name)
+    return Subject(_block(driver=name, read_only=True, **arguments), (place,))
+
+
+def _above_qcow2() -> tuple[Backend, ...]:
+    make, backends = _formatted("qcow2")
+    return *backends, make._replace(name="{id}-format")
+
+
+#: How each block node is made, and what stands behind it.
+BLOCKS: dict[str, Subject] = {
+    "block:blkdebug": Subject(_block(driver="blkdebug", image=_NULL)),
+    "block:blkverify": Subject(_block(driver="blkverify", test=_NULL, raw=_NULL)),
+    "block:blklogwrites": Subject(_block(driver="blklogwrites", file=_NULL, log=_NULL)),
+    "block:blkreplay": Subject(_block(driver="blkreplay", image=_NULL)),
+    "block:bochs": _stored("bochs"),
+    "block:cloop": _stored("cloop"),
+    "block:compress": Subject(_block(driver="compress", file="{id}-format"), _above_qcow2()),
+    "block:copy-before-write": Subject(
+        _block(driver="copy-before-write", file=_NULL, target=_NULL)
+    ),
+    "block:copy-on-read": Subject(_block(driver="copy-on-read", file=_NULL)),
+    "block:dmg": _stored("dmg"),
+    "block:file": Subject(_block(driver="file", filename="{place}"), (_IMAGE,)),
+    "block:ftp": _served("ftp", url="ftp://127.0.0.1:{place}/image"),
+    "block:ftps": _served("ftps", url="ftps://127.0.0.1:{place}/image", sslverify=False),
+    # Any character device opens (hdev_open() and cdrom_open(), block/file-posix.c).
+    "block:host_cdrom": Subject(_block(driver="host_cdrom", filename="/dev/null", read_only=True)),
+    "block:host_device": Subject(_block(driver="host_device", filename="/dev/null")),
+    "block:http": _served("http", url="http://127.0.0.1:{place}/image"),
+    "block:https": _served("https", url="https://127.0.0.1:{place}/image", sslverify=False),
+    "block:iscsi": _served("iscsi", transport="tcp", portal="127.0.0.1:{place}", target=iscsi.NAME),
+    "block:luks": _stored("luks", _SECRET, key_secret="{id}-secret"),
+    "block:nbd": _served("nbd", server={"type": "unix", "path": "{place}"}),
+    "block:nfs": _served("nfs", server={"type": "inet", "host": "{place}"}, path="/dir/file"),
+    "block:null-aio": Subject(_block(driver="null-aio")),
+    "block:null-co": Subject(_block(driver="null-co")),
+    "block:preallocate": Subject(_block(driver="preallocate", file=_NULL)),
+    "block:quorum": Subject(_block(driver="quorum", vote_threshold=1, children=[_NULL, _NULL])),
+    "block:raw": Subject(_block(driver="raw", file=_NULL)),
+    "block:replication": Subject(_block(driver="replication", mode="primary", file=_NULL)),
+    "block:snapshot-access": Subject(
+        _block(
+            driver="snapshot-access",
+            file={"driver": "copy-before-write", "file": _NULL, "target": _NULL},
+        )
+    ),
+    "block:ssh": _served(
+        "ssh",
+        server={"host": "127.0.0.1", "port": "{place}"},
+        path="/file",
+        user="qmr",
+        host_key_check={"mode": "none"},
+    ),
+    "block:throttle": Subject(
+        _block(driver="throttle", throttle_group="{id}-group", file=_NULL),
+        (object_backend("{id}-group", qom_type="throttle-group"),),
+    ),
+    **{
+        f"block:{name}": Subject(*_formatted(name))
+        for name in "parallels qcow qcow2 qed vdi vhdx vmdk vpc".split()
+    },
+    "block:vvfat": Subject(_block(driver="vvfat", dir="{place}", read_only=True), (_DIRECTORY,)),
+}
+
+#: Reasons why QEMU may refuse a block node.
+BLOCKS_OUTSIDE: dict[str, str] = {
+    "block:luks": "needs a QEMU that was built with a library for cryptography",
+    **{f"block:{name}": f"needs a storage cluster ({name})" for name in "gluster rbd".split()},
+    **{
+        f"block:{name}": HOST_DEVICE.format("a disk")
+        for name in "nvme io_uring virtio-blk-vhost-vdpa".split()
+    },
+}

@@ -1,0 +1,173 @@
+"""What stands behind block nodes: servers and images that QEMU opens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from qmrinspect.hotplug import nfs, ssh
+from qmrinspect.hotplug.images import SIZE
+from qmrinspect.hotplug.places import Place, PlaceMissing, open_place
+from qmrinspect.hotplug.plainqmp import PlainMonitor
+from qmrinspect.hotplug.plugging import plug, release
+from qmrinspect.hotplug.recipes import recipe_for
+from qmrinspect.hotplug.vm import Vm
+from qmrinspect.hunt.bench import Bench
+from qmrinspect.hunt.settings import Job, Settings
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with Bench(Settings(hosts=())) as opened:
+        yield opened
+
+
+def do(bench: Bench, driver: str) -> dict[str, Any]:
+    (row,) = bench.do(Job(driver))
+    return row
+
+
+# Verdicts --------------------------------------------------------------------------
+
+BLOCKS = (
+    "bochs cloop compress dmg ftp ftps host_cdrom host_device http https iscsi luks nbd "
+    "replication snapshot-access ssh"
+).split()
+
+
+def may_serve_nfs() -> bool:
+    with contextlib.suppress(PlaceMissing):
+        open_place("nfs").close()
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", [*BLOCKS, "nfs"])
+def test_a_block_node_comes_and_goes(bench: Bench, name: str) -> None:
+    row = do(bench, f"block:{name}")
+    if name == "nfs" and not may_serve_nfs():
+        assert (row["outcome"], row["step"]) == ("refused", "prepare")
+        assert row["text"].startswith("needs port 111 for an NFS server ")
+        return
+    assert row["text"] == f"block:{name} was finalized with all that came with it"
+    assert (row["outcome"], row["kept"]) == ("clean", [])
+
+
+def test_qemu_sees_the_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Servers on this machine are no matter for a proxy.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with Vm() as vm, vm.monitor(PlainMonitor) as monitor:
+        for name in "bochs cloop dmg ftps http iscsi luks nbd ssh".split():
+            plugged = plug(monitor, recipe_for(f"block:{name}"), name)
+            nodes: Any = monitor.execute("query-named-block-nodes")
+            (node,) = (node for node in nodes if node["node-name"] == name)
+            assert (node["drv"], node["image"]["virtual-size"]) == (name, SIZE)
+            monitor.execute("blockdev-del", {"node-name": name})
+            assert release(monitor, plugged) == ()
+
+
+@pytest.mark.parametrize("name", ["gluster", "rbd"])
+def test_a_cluster_is_not_played(bench: Bench, name: str) -> None:
+    row = do(bench, f"block:{name}")
+    assert row["outcome"] == "refused"
+    assert row["text"].startswith(f"needs a storage cluster ({name}) (QEMU says: ")
+
+
+# Servers ---------------------------------------------------------------------------
+
+SERVERS = "ftp ftps http https iscsi nbd ssh".split()
+
+
+def connect(place: Place) -> socket.socket:
+    unix = os.path.exists(place.path)
+    client = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
+    client.settimeout(10)
+    client.connect(place.path if unix else ("127.0.0.1", int(place.path)))
+    return client
+
+
+def running() -> set[threading.Thread]:
+    # What is about to start is listed as well.
+    return {thread for thread in threading.enumerate() if thread.is_alive()}
+
+
+def read_all(client: socket.socket) -> bytes:
+    data = b""
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        while piece := client.recv(4096):
+            data += piece
+    return data
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_a_server_closes_on_nonsense(kind: str) -> None:
+    place = open_place(kind)
+    with connect(place) as client:
+        client.sendall(b"\xff" * 256 + b"\r\n\r\n")
+        read_all(client)
+    place.close()
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_a_server_lets_go_of_a_silent_client(kind: str) -> None:
+    before = running()
+    place = open_place(kind)
+    with connect(place) as client:
+        # One that accepts, and one that talks.
+        while len(new := running() - before) < 2:
+            time.sleep(0.01)
+        place.close()
+        read_all(client)
+    for thread in new:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in new)
+
+
+def test_an_nfs_server_refuses_what_it_does_not_know() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        serving = threading.Thread(target=talk, args=(theirs,))
+        serving.start()
+        # WRITE of NFS 3, without who calls.
+        call = struct.pack(">10I", 7, 0, 2, 100003, 3, 7, 0, 0, 0, 0)
+        ours.sendall(struct.pack(">I", 1 << 31 | len(call)) + call)
+        assert ours.recv(28, socket.MSG_WAITALL)[4:] == struct.pack(">6I", 7, 1, 0, 0, 0, 3)
+        ours.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert read_all(ours) == b""
+        serving.join(10)
+    assert not serving.is_alive()
+
+
+def talk(client: socket.socket) -> None:
+    with contextlib.suppress(OSError, EOFError), client:
+        nfs.nfs(client)
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise OSError
+
+    monkeypatch.setattr(ssh, "library", missing)
+    monkeypatch.setattr(shutil, "which", lambda *names, **options: None)
+    with pytest.raises(PlaceMissing, match=r"needs the library libssh \(Debian: "):
+        open_place("ssh")
+    with pytest.raises(PlaceMissing, match=r"needs the program openssl \(Debian: "):
+        open_place("https")
+
+
+def test_a_port_that_is_taken_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setattr(nfs, "PORT", taken.getsockname()[1])
+        monkeypatch.setattr("random.randint", lambda low, high: low)
+        with socket.create_server(("127.1.0.1", nfs.PORT)), pytest.raises(PlaceMissing) as failed:
+            open_place("nfs")
+    assert failed.value.text.startswith(f"needs port {nfs.PORT} for an NFS server ")
