@@ -9,6 +9,7 @@ the earlier ones may have poisoned it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from .cycle import Hunt, Hunted, not_begun
 from .drivers import OwnVm
 from .growth import Growth
 from .guest import GUEST_PATIENCE_S, Guest
-from .rows import BAD, row_of
+from .rows import BAD, pluggable, row_of
 from .settings import Job, Settings
 
 __all__ = ["Bench", "Job", "Settings"]
@@ -31,8 +32,9 @@ __all__ = ["Bench", "Job", "Settings"]
 # Outcomes after which more cycles in the same VM say how much comes with each.
 _GROWS = ("leak", "partial-leak", "delayed")
 
-# As many devices before a victim are suspected of having poisoned its VM.
-_SUSPECTS = 3
+# So many of the devices before a victim, the last ones and its relatives, are suspected of
+# having poisoned its VM.
+_SUSPECTS = 2
 
 
 class _Kind(NamedTuple):
@@ -118,12 +120,13 @@ class Bench:
         if hunted.cycle.kept and hunted.outcome == "clean":
             row["text"] += "; it keeps " + "; ".join(hunted.cycle.kept)
             spoilt = True
-        if hunted.outcome == "crash" and before and number == 1:
+        if before and number == 1 and (hunted.outcome == "crash" or _odd(hunted)):
             alone = self._alone(job)
-            if alone["outcome"] != "crash":
-                alone["after"] = self._poison(job, before)
+            if alone["outcome"] != hunted.outcome:
+                alone["after"] = self._poison(job, before, alone["outcome"])
                 who = " and ".join(alone["after"]) or f"{len(before)} others, {before[-1]} last,"
-                alone["note"] = f"QEMU dies of it where {who} came before: {row['text']}"
+                what = "dies of" if hunted.outcome == "crash" else "refuses"
+                alone["note"] = f"QEMU {what} it where {who} came before: {row['text']}"
             return alone
         # Many cycles go on in the same VM: the hunt avoids the slots that are spoilt.
         if spoilt and (self._settings.cycles == 1 or hunted.outcome not in _GROWS):
@@ -156,17 +159,20 @@ class Bench:
         self._drop()
         return row
 
-    def _poison(self, job: Job, before: list[str]) -> list[str]:
-        """Find the driver after which QEMU dies of this one, among the last ones before."""
-        for suspect in list(dict.fromkeys(reversed(before)))[:_SUSPECTS]:
+    def _poison(self, job: Job, before: list[str], alone: str) -> list[str]:
+        """Find the driver after which a job does not end as it does alone."""
+        # Relatives share code, and what was last is fresh in memory.
+        related = get_close_matches(job.driver, list(dict.fromkeys(before)), _SUSPECTS, 0.0)
+        suspects = [*related, *reversed(before[-_SUSPECTS:])]
+        for suspect in dict.fromkeys(suspects):
             self._drop()
             try:
                 self._cycle(Job(suspect, job.cpu))
-                died = self._cycle(job).outcome == "crash"
+                found = self._cycle(job).outcome != alone
             except QmrError:
-                died = True
+                found = True
             self._drop()
-            if died:
+            if found:
                 return [suspect]
         return []
 
@@ -246,6 +252,12 @@ class Bench:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _odd(hunted: Hunted) -> bool:
+    """Whether QEMU refused a device that nothing outside speaks against."""
+    refused = hunted.outcome == "refused" and hunted.cycle.step == "device_add"
+    return refused and not hunted.recipe.outside and pluggable(hunted)
 
 
 def _gist(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,9 @@ from .bench import Bench
 from .settings import Job, Settings
 
 __all__ = ["Worker", "WorkerDied", "main"]
+
+# Seconds that a job has to come to its end when nobody waits for it any more.
+_LEAVE_S = 2.0
 
 
 class WorkerDied(QmrError):
@@ -110,13 +114,19 @@ class Worker:
             self._process.wait()
 
 
-def _lines() -> queue.Queue[str]:
+def _lines(bench: Bench) -> queue.Queue[str]:
+    """Return the lines that come in, and an empty one when the parent wants no more.
+
+    A job that is still under way some time after that is given up.
+    """
     lines: queue.Queue[str] = queue.Queue()
 
     def read() -> None:
         for line in sys.stdin:
             lines.put(line)
-        # The parent has gone, or wants no more.  The VM is killed by the kernel.
+        lines.put("")
+        time.sleep(_LEAVE_S)
+        bench.close()
         os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
@@ -125,15 +135,18 @@ def _lines() -> queue.Queue[str]:
 
 def main() -> None:
     """Do jobs until the parent closes the pipe."""
-    lines = _lines()
-    settings = json.loads(lines.get())
+    settings = json.loads(sys.stdin.readline())
     settings["hosts"] = tuple(settings["hosts"])
     # What a library prints must not get between the rows.
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     with Bench(Settings(**settings)) as bench:
+        lines = _lines(bench)
         while True:
-            job = Job(**json.loads(lines.get()))
+            line = lines.get()
+            if not line:
+                return
+            job = Job(**json.loads(line))
             try:
                 for row in bench.do(job):
                     print(json.dumps({"row": row}), file=out)
