@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ from conftest import Qmr
 from qmrinspect.errors import TargetError
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.reading import Reader
-from qmrinspect.target.process import Process
+from qmrinspect.target.process import Process, _BatchReader
 
 READ_FOREVER = """
 import sys
@@ -89,6 +90,42 @@ def test_a_process_that_was_stopped_stays_stopped(fresh_vm: Vm) -> None:
     assert states(fresh_vm.pid) == {"T"}
     os.kill(fresh_vm.pid, signal.SIGCONT)
     assert runs(fresh_vm)
+
+
+def die_while_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the next process that is read killed while it stands."""
+    run = _BatchReader.run
+
+    def die(self: _BatchReader) -> list[tuple[int, int, int]]:
+        os.kill(self._pid, signal.SIGKILL)
+        with pytest.raises(subprocess.TimeoutExpired):
+            subprocess.run(["sleep", "1"], timeout=0.05)
+        return run(self)
+
+    monkeypatch.setattr(_BatchReader, "run", die)
+
+
+def test_a_vm_that_dies_while_it_is_read_can_be_buried(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A zombie whose threads have a tracer that takes no note of them stays one for ever.
+    with Vm() as vm:
+        reader = Reader(Process(vm.pid))
+        reader.read()
+        die_while_read(monkeypatch)
+        with pytest.raises(TargetError):
+            reader.read()
+        assert vm.wait(10)
+        assert vm.exit_text() == "killed by SIGKILL"
+
+
+def test_its_parent_learns_how_it_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "sleep 60 & echo $!; wait $!; echo $?"
+    with subprocess.Popen(["sh", "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        process = Process(int(parent.stdout.readline()))
+        die_while_read(monkeypatch)
+        with contextlib.suppress(TargetError):
+            process.capture([])
+        assert parent.stdout.readline() == "137\n"
 
 
 def test_who_debugs_it_is_named(fresh_vm: Vm) -> None:

@@ -29,6 +29,9 @@ __all__ = ["Vm"]
 # sockaddr_un.sun_path, with its final NUL (unix(7)).
 _SUN_PATH = 108
 
+# Seconds that a killed QEMU has to be gone.
+_KILL_S = 10.0
+
 # How often a starting QEMU is looked at, in seconds.
 _START_POLL = 0.002
 
@@ -216,7 +219,9 @@ class Vm:
 def _clean(process: subprocess.Popen[bytes] | None, directory: Path) -> None:
     if process is not None:
         process.kill()
-        process.wait()
+        # One that waits in the kernel is a zombie of ours until we end.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_KILL_S)
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -10,6 +10,7 @@ that dies, and a seized thread is not stopped by that, so that even a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -293,6 +294,8 @@ class _Stopped:
         self._pid = pid
         self._seized: list[int] = []
         self._halted: dict[int, int] = {}  # thread id to the signal it must still get
+        self._lost: list[int] = []  # threads that ended while they were ours
+        self._ours = _parent(pid) == os.getpid()
         self._begin = 0
 
     def stop(self) -> None:
@@ -331,18 +334,18 @@ class _Stopped:
 
     def _interrupt(self, tid: int) -> None:
         if _libc.ptrace(_PTRACE_INTERRUPT, tid, None, None) != 0:
-            self._halted[tid] = 0  # it ended; nothing to wait for
+            self._halted[tid] = 0  # it ended; there is no stop to wait for
 
     def _wait(self, deadline: float) -> None:
         for tid in self._seized:
             spins = 0
             while tid not in self._halted:
                 try:
-                    got, status = os.waitpid(tid, os.WNOHANG | _WALL)
+                    status = self._status(tid)
                 except ChildProcessError:
                     self._halted[tid] = 0
                     break
-                if got == tid:
+                if status is not None:
                     self._note(tid, status)
                     break
                 spins += 1
@@ -374,18 +377,53 @@ class _Stopped:
             _libc.ptrace(_PTRACE_INTERRUPT, tid, None, None)
             while tid not in self._halted and time.monotonic() < deadline:
                 try:
-                    got, status = os.waitpid(tid, os.WNOHANG | _WALL)
+                    status = self._status(tid)
                 except ChildProcessError:
                     break
-                if got == tid:
+                if status is not None:
                     self._note(tid, status)
                     self._detach(tid)
                 else:
                     time.sleep(0.001)
+        # The first thread ends when all others have.
+        for tid in sorted(self._lost, key=lambda tid: tid == self._pid):
+            self._bury(tid, deadline)
         return stop_us
 
     def _detach(self, tid: int) -> None:
-        _libc.ptrace(_PTRACE_DETACH, tid, None, self._halted[tid] or None)
+        if _libc.ptrace(_PTRACE_DETACH, tid, None, self._halted[tid] or None) != 0:
+            self._lost.append(tid)
+
+    def _bury(self, tid: int, deadline: float) -> None:
+        """Take note that a thread has ended: until its tracer has, nobody can of its process."""
+        with contextlib.suppress(ChildProcessError):
+            while time.monotonic() < deadline:
+                status = self._status(tid)
+                if status is not None and not os.WIFSTOPPED(status):
+                    return
+                time.sleep(0.001)
+
+    def _status(self, tid: int) -> int | None:
+        """Return what has become of a thread, None while there is no news.
+
+        :raises ChildProcessError: it is none of ours any more; or it is our child that has
+            ended, whose exit status belongs to whoever started it.
+        """
+        if tid == self._pid and self._ours:
+            peek = os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL
+            if os.waitid(os.P_PID, tid, peek) is not None:
+                raise ChildProcessError
+        got, status = os.waitpid(tid, os.WNOHANG | _WALL)
+        return status if got == tid else None
+
+
+def _parent(pid: int) -> int:
+    """Return the parent of a process, 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def _ended(pid: int) -> TargetError:
