@@ -87,8 +87,13 @@ def _leak(after: Book, device: int, lost: Sequence[int], rows: Sequence[Left]) -
 
 
 def _came(before: Book, plugged: Book) -> set[int]:
-    """Objects that were not there before, or are others now at the same address."""
-    return {a for a in plugged.index.snapshot.objects if not _same(before, plugged, a)}
+    """Objects that were not there before, or are others now at the same address.
+
+    What comes has a reference; the remains of what went before may look like an object
+    without one, when their memory is used again.
+    """
+    objects = plugged.index.snapshot.objects
+    return {a for a, obj in objects.items() if obj.ref and not _same(before, plugged, a)}
 
 
 def _same(one: Book, two: Book, address: int) -> bool:
