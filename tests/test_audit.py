@@ -453,10 +453,10 @@ def test_a_part_that_outlives_its_device_is_a_partial_leak() -> None:
 
 
 def test_remains_without_a_reference_did_not_come_with_the_device() -> None:
-    """A region that was finalized long ago may look like one when its memory is used again."""
+    """What was finalized long ago may look alive when its memory is used again."""
     machine = FakeMachine()
     device = machine.device("dut", "core")
-    remains = machine.new("memory-region")
+    remains = machine.new("core")
     remains.ref = 0
     before, plugged, after = unplug(machine, device)
     assert remains.address in plugged.index.snapshot.objects
