@@ -171,8 +171,8 @@ def _portio(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot]:
         yield Slot("portio-region", portio, "MemoryRegionPortioList.mr", region)
     if not ranges or not layout.has("PortioList", "regions"):
         return
-    entries = {word: region for word, region in find_words(image, ranges)}
-    arrays = {entry - 8 * i for entry in entries for i in range(_PORTIO_MAX)}
+    # An array begins with one of them.
+    arrays = {word for word, _ in find_words(image, ranges)}
     at_regions, at_count = layout.offset("PortioList", "regions"), layout.offset("PortioList", "nr")
     for word, array in find_words(image, arrays):
         try:
