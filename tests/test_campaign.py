@@ -476,6 +476,10 @@ def test_the_page_plots_growth_and_escapes_what_the_vm_says() -> None:
     assert "<script>" not in text
     assert text.count("<polyline") == 2
     assert "Growth in 2 cycles" in text
+    still = {**row, "outcome": "clean", "growth": {**row["growth"], "types": {}}}
+    text = page("many cycles", [still])
+    assert text.count("<polyline") == 2
+    assert "Nothing grew" in text
 
 
 def test_a_check_becomes_a_page(campaign: Path, qmr: Qmr) -> None:

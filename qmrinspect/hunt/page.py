@@ -75,6 +75,13 @@ def _page(
         yield "<h2>Findings</h2>"
     for number, row in enumerate(findings):
         yield from _finding(number, row)
+    steady = [row for row in tried if row.get("growth") and not is_bad(row)]
+    if steady:
+        yield "<h2>Many cycles</h2>"
+    for row in steady:
+        yield f"<details><summary>{escape(row['device'])}</summary>"
+        yield from _growth(row["growth"])
+        yield "</details>"
     yield '<h2>Devices</h2><div class="scroll"><table id="devices"><thead><tr>'
     for head in ("device", "bus", "outcome", "cause"):
         yield f"<th>{head}</th>"
@@ -161,6 +168,9 @@ def _finding(number: int, row: Row) -> Iterator[str]:
 def _growth(growth: Mapping[str, Any]) -> Iterator[str]:
     yield f"<h4>Growth in {growth['cycles']} cycles</h4>"
     yield growth_plot(growth["samples"])
+    if not growth["types"] and not growth["references"]:
+        yield "<p>Nothing grew.</p>"
+        return
     yield "<table><thead><tr><th>what</th><th class=num>a cycle</th><th class=num>once</th>"
     yield "</tr></thead><tbody>"
     for what in ("types", "references"):
