@@ -527,6 +527,7 @@ def test_a_cluster_loses_no_job_when_a_worker_is_killed(tmp_path: Path) -> None:
                 [
                     *(sys.executable, "-m", "qmrinspect", "hunt", *SOME, "--json"),
                     *("--dask", address, "--campaign", str(file)),
+                    *("--bundle", str(tmp_path / "bundles")),
                 ],
                 stdout=subprocess.PIPE,
                 text=True,
@@ -545,6 +546,11 @@ def test_a_cluster_loses_no_job_when_a_worker_is_killed(tmp_path: Path) -> None:
     rows = [row for row in lines(first + rest) if "device" in row]
     assert verdicts(rows) == EXPECTED
     assert len(rows) == len(SOME)
+    # The evidence comes home from the workers.
+    (leak,) = [row for row in rows if row["device"] == "intel-hda"]
+    assert leak["bundle"] == str(tmp_path / "bundles" / "intel-hda-leak")
+    assert (tmp_path / "bundles" / "intel-hda-leak" / "after.jsonl.gz").is_file()
+    assert (tmp_path / "bundles" / "rocker-crash" / "reproduce.sh").is_file()
     with sqlite3.connect(file) as base:
         assert base.execute("select count(*) from rows").fetchone()[0] == len(SOME)
 

@@ -8,23 +8,51 @@ job whose worker dies is done by another one.
 from __future__ import annotations
 
 import importlib
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Optional
 
 from ..errors import QmrError, TargetError, UsageError
 from .bench import Bench
 from .campaign import Done
 from .settings import Job, Settings
 
-__all__ = ["run_on"]
+__all__ = ["do_job", "run_on"]
 
 _CONNECT_S = 5.0
 _RETRIES = 2
 
-# One bench a thread: dask may run several tasks of a process at once, and the VM of a
+# One desk a thread: dask may run several tasks of a process at once, and the VM of a
 # thread ends with that thread.
-_benches = threading.local()
+_desks = threading.local()
+
+# What a worker sends back: rows, the files of their bundles, and how it failed if it did.
+Answer = tuple[list[dict[str, Any]], dict[str, bytes], Optional[tuple[str, str, int]]]
+
+
+class _Desk:
+    """A bench, and a directory for the bundles that it writes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._place = tempfile.TemporaryDirectory(prefix="qmr-bundles-")
+        self.directory = Path(self._place.name)
+        own = str(self.directory) if settings.bundle else ""
+        self.bench = Bench(settings._replace(bundle=own))
+
+    def files(self) -> dict[str, bytes]:
+        """Take the files of all bundles, by their names in the directory."""
+        files = [path for path in self.directory.rglob("*") if path.is_file()]
+        taken = {str(path.relative_to(self.directory)): path.read_bytes() for path in files}
+        for path in files:
+            path.unlink()
+        return taken
+
+    def close(self) -> None:
+        self.bench.close()
+        self._place.cleanup()
 
 
 def run_on(address: str, settings: Settings, jobs: Sequence[tuple[int, Job]]) -> Iterator[Done]:
@@ -57,7 +85,8 @@ def run_on(address: str, settings: Settings, jobs: Sequence[tuple[int, Job]]) ->
         for future in dask.as_completed(futures, loop=client.loop):
             number, job = futures[future]
             if future.status == "finished":
-                rows, failure = future.result()
+                rows, files, failure = future.result()
+                _unpack(settings.bundle, rows, files)
                 yield Done(number, job, rows, _failure(*failure) if failure else None)
             else:
                 lost = f"the cluster lost the job: {future.exception()}"
@@ -65,22 +94,35 @@ def run_on(address: str, settings: Settings, jobs: Sequence[tuple[int, Job]]) ->
             future.release()
 
 
-def do_job(
-    settings: tuple[Any, ...], job: tuple[str, str]
-) -> tuple[list[dict[str, Any]], tuple[str, str, int] | None]:
-    """Do one job; runs on a worker.  Returns rows, or how it failed."""
+def do_job(settings: tuple[Any, ...], job: tuple[str, str]) -> Answer:
+    """Do one job; runs on a worker."""
     wanted = Settings(*settings)
-    known = getattr(_benches, "bench", None)
-    if known is None or known[0] != wanted:
-        if known is not None:
-            known[1].close()
-        known = _benches.bench = (wanted, Bench(wanted))
-    bench = known[1]
+    desk = getattr(_desks, "desk", None)
+    if desk is None or desk.settings != wanted:
+        if desk is not None:
+            desk.close()
+        desk = _desks.desk = _Desk(wanted)
     try:
-        return list(bench.do(Job(*job))), None
+        return list(desk.bench.do(Job(*job))), desk.files(), None
     except QmrError as error:
-        bench.close()
-        return [], (error.text, error.hint, error.exit_code)
+        desk.bench.close()
+        return [], {}, (error.text, error.hint, error.exit_code)
+
+
+def _unpack(directory: str, rows: list[dict[str, Any]], files: dict[str, bytes]) -> None:
+    """Write the bundles that came from a worker where the user wants them."""
+    place = Path(directory)
+    for name, content in files.items():
+        path = place / name
+        if ".." in path.parts or Path(name).is_absolute():
+            raise TargetError(f"a worker sent a file named {name!r}", "look at that worker")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        if path.suffix == ".sh":
+            path.chmod(0o755)
+    for row in rows:
+        if row.get("bundle"):
+            row["bundle"] = str(place / Path(row["bundle"]).name)
 
 
 def _failure(text: str, hint: str, code: int) -> QmrError:
