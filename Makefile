@@ -20,14 +20,15 @@ export QEMUS
 
 RUN_PACKAGES := ca-certificates gdb ipxe-qemu python3 python3-venv qemu-system-data \
 	qemu-system-x86 seabios
-TEST_PACKAGES := $(RUN_PACKAGES) brltty chromium dbus-daemon gdbserver graphviz less \
-	libnss3-tools libvirt-clients libvirt-daemon-system libvirt-dev openssl python3-dev \
-	qemu-block-extra qemu-system-arm qemu-system-misc qemu-system-ppc vde-switch zstd \
-	$(shell cat tools/qemu-build-packages)
+# What stands behind some of what is hunted.
+HUNT_PACKAGES := $(RUN_PACKAGES) dbus-daemon libnss3-tools openssl qemu-block-extra vde-switch
+TEST_PACKAGES := $(HUNT_PACKAGES) chromium gdbserver graphviz less libvirt-clients \
+	libvirt-daemon-system libvirt-dev python3-dev qemu-system-arm qemu-system-misc \
+	qemu-system-ppc zstd $(shell cat tools/qemu-build-packages)
 
 # Python's own exit status for an uncaught error is 1 as well, and would pass for
 # "leaks found".
-define DEMO
+define QMR
 import sys, traceback
 sys.argv[0] = "qmr"
 try:
@@ -38,7 +39,17 @@ except Exception:
     status = 70
 sys.exit(status)
 endef
-export DEMO
+export QMR
+
+# Runs a verb that finds leaks, as it should.
+define find
+	status=0; $(VENV)/bin/python -I -c "$$QMR" $(1) || status=$$?; \
+	if (( status == 1 )); then \
+		echo "(qmr's exit status was 1: it found leaks, as it should here)"; \
+		status=0; \
+	fi; \
+	exit $$status
+endef
 
 # Installs what is missing of the packages given, or says how to.
 define install
@@ -60,18 +71,17 @@ define install
 	fi
 endef
 
-.PHONY: help demo test setup setup-test lint format check qemus packages packages-test clean
+.PHONY: help demo hunt test setup setup-test lint format check qemus packages packages-hunt \
+	packages-test clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## set up, then find the leaks of the distribution's own QEMU
-	@status=0; $(VENV)/bin/python -I -c "$$DEMO" demo || status=$$?; \
-	if (( status == 1 )); then \
-		echo "(qmr's exit status was 1: it found leaks, as it should here)"; \
-		status=0; \
-	fi; \
-	exit $$status
+	@$(call find,demo)
+
+hunt: packages-hunt setup ## set up, then hunt all that the distribution's QEMU can hotplug
+	@$(call find,hunt)
 
 test: lint qemus check ## set up, then run all checks and all tests
 
@@ -100,6 +110,9 @@ setup-test: packages-test $(VENV)/ready-test
 
 packages:
 	@$(call install,$(RUN_PACKAGES))
+
+packages-hunt:
+	@$(call install,$(HUNT_PACKAGES))
 
 packages-test:
 	@$(call install,$(TEST_PACKAGES))

@@ -34,7 +34,7 @@ def braille() -> Place:
 
     :raises PlaceMissing: the socket cannot be made.
     """
-    lock = _lock()
+    lock, made = _lock()
     try:
         if answers(_SOCKET):
             os.close(lock)
@@ -42,34 +42,38 @@ def braille() -> Place:
         # What nobody listens on was left by a server that was killed.
         with contextlib.suppress(FileNotFoundError):
             _SOCKET.unlink()
-        return _Braille(lock)
+        return _Braille(lock, made)
     except OSError as error:
         os.close(lock)
         raise PlaceMissing(f"needs BrlAPI's socket {_SOCKET} ({error.strerror})") from None
 
 
-def _lock() -> int:
-    try:
-        lock = os.open(_SOCKETS, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        raise PlaceMissing(
-            f"needs BrlAPI's directory {_SOCKETS} (Debian: apt-get install brltty)"
-        ) from None
+def _lock() -> tuple[int, bool]:
+    """Return a descriptor of the sockets' directory, locked, and whether it was made for us."""
     deadline = time.monotonic() + _PATIENCE_S
+    made = False
     while True:
         try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(_SOCKETS)
+                made = True
+            lock = os.open(_SOCKETS, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise PlaceMissing(f"needs BrlAPI's directory {_SOCKETS} ({error.strerror})") from None
+        with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        except OSError:
-            if time.monotonic() > deadline:
-                os.close(lock)
-                raise PlaceMissing(f"needs BrlAPI's socket {_SOCKET}, which is in use") from None
+            # Whoever had it before may have removed the directory.
+            if os.fstat(lock).st_nlink:
+                return lock, made
+        os.close(lock)
+        if time.monotonic() > deadline:
+            raise PlaceMissing(f"needs BrlAPI's socket {_SOCKET}, which is in use")
         time.sleep(_POLL_S)
 
 
 class _Braille(SocketPlace):
-    def __init__(self, lock: int) -> None:
-        self._lock = -1
+    def __init__(self, lock: int, made: bool) -> None:
+        self._lock, self._made = -1, made
         super().__init__(servers.brlapi, str(_SOCKET))
         self._lock = lock
 
@@ -78,4 +82,7 @@ class _Braille(SocketPlace):
         lock, self._lock = self._lock, -1
         if lock >= 0:
             _SOCKET.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                if self._made:
+                    _SOCKETS.rmdir()
             os.close(lock)
