@@ -76,8 +76,10 @@ def _answer(request: int, payload: bytes) -> bytes | None:
     if request == _GET_VRING_BASE:
         return payload[:4] + bytes(4)
     if request == _GET_CONFIG:
-        # The device's configuration, all ones: numbers of queues must not be zero.
-        return payload[:12] + b"\1" * (len(payload) - 12)
+        # The device's configuration, mostly ones: numbers of queues must not be zero.  A disk
+        # of no size (struct virtio_blk_config) is one that no guest reads.
+        content = bytes(8) + b"\1" * len(payload)
+        return payload[:12] + content[: len(payload) - 12]
     return None
 
 

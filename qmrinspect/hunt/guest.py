@@ -30,6 +30,8 @@ GUEST_PATIENCE_S = 12.0
 _BOOT_S = 120.0
 _USE_S = 20.0
 
+_MEMORY = "512M"
+
 _READY = b"QMR-GUEST-READY"
 _USED = b"QMR-USED-"
 
@@ -85,7 +87,10 @@ class Guest:
         self._uses = 0
         #: For QEMU.
         self.arguments = [
-            *("-kernel", kernel, "-initrd", initrd, "-m", "512M"),
+            *("-kernel", kernel, "-initrd", initrd, "-m", _MEMORY),
+            # A vhost-user backend wants the guest's memory.
+            *("-object", f"memory-backend-memfd,id=qmr-ram,size={_MEMORY},share=on"),
+            *("-machine", "memory-backend=qmr-ram"),
             *("-append", "console=ttyS0 quiet tsc_early_khz=2000000 panic=-1 qmr.sh=1"),
             *("-serial", f"unix:{self._path},server=on,wait=off"),
         ]
