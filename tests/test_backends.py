@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from qmrinspect.hotplug import nfs, ssh
-from qmrinspect.hotplug.images import SIZE
-from qmrinspect.hotplug.places import Place, PlaceMissing, open_place
+from qmrinspect.hotplug.places import Place, PlaceMissing, nfs, open_place, ssh
+from qmrinspect.hotplug.places.images import SIZE
 from qmrinspect.hotplug.plainqmp import PlainMonitor
 from qmrinspect.hotplug.plugging import plug, release
 from qmrinspect.hotplug.recipes import recipe_for

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from qmrinspect.hotplug import braille, places
 from qmrinspect.hotplug.monitor import CommandError, Monitor
-from qmrinspect.hotplug.places import Place, PlaceMissing, ProgramPlace, open_place
+from qmrinspect.hotplug.places import Place, PlaceMissing, braille, open_place, place
+from qmrinspect.hotplug.places.place import ProgramPlace
 from qmrinspect.hotplug.plainqmp import PlainMonitor
 from qmrinspect.hotplug.qmp import QmpMonitor
 from qmrinspect.hotplug.recording import RecordingMonitor
@@ -34,7 +34,7 @@ def bench() -> Iterator[Bench]:
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fail when a place leaves a file."""
-    monkeypatch.setattr(places.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(place.tempfile, "tempdir", str(tmp_path))
     yield
     assert not list(tmp_path.glob("qmr-place-*"))
 
@@ -168,7 +168,7 @@ def test_a_program_ends_with_its_place() -> None:
 def test_a_program_that_is_not_there_is_named_with_its_package(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(places.shutil, "which", lambda *names, **options: None)
+    monkeypatch.setattr(place.shutil, "which", lambda *names, **options: None)
     with pytest.raises(PlaceMissing) as missing:
         open_place("vde-switch")
     assert missing.value.text == (

@@ -5,7 +5,7 @@ The other ends of QEMU's network disks, each a disk of zeros: NBD, HTTP and FTP,
 the latter two behind TLS.  They say what makes QEMU open the disk, and give nothing
 to read.
 
-Each is a function that talks to one client, as in :mod:`qmrinspect.hotplug.servers`.
+Each is a function that talks to one client, as in :mod:`qmrinspect.hotplug.places.servers`.
 """
 
 from __future__ import annotations

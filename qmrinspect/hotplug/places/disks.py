@@ -13,7 +13,7 @@ from pathlib import Path
 from . import iscsi, nfs, ssh, storage
 from .daemons import certificates
 from .images import IMAGES
-from .places import LOOPBACK, Place, PlaceMissing, SocketPlace
+from .place import LOOPBACK, Place, PlaceMissing, SocketPlace
 
 __all__ = [
     "image",
@@ -29,7 +29,7 @@ _PROTOCOLS = {"ftp": storage.ftp, "http": storage.http}
 
 
 def image(name: str) -> Place:
-    """Return a file with an image of a format of :data:`~qmrinspect.hotplug.images.IMAGES`."""
+    """Return a file with an image: one of those that :mod:`.images` makes, by its name."""
     place = Place("image")
     Path(place.path).write_bytes(IMAGES[name]())
     return place

@@ -6,7 +6,7 @@ backends, a persistent-reservation helper, BrlAPI.  They say what makes the devi
 up, and do no work for a guest.
 
 Each is a function that talks to one client until that goes (:class:`EOFError`,
-:class:`OSError`), for :class:`~qmrinspect.hotplug.places.SocketPlace`.
+:class:`OSError`), for :class:`~qmrinspect.hotplug.places.place.SocketPlace`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import servers
 from .daemons import answers
-from .places import Place, PlaceMissing, SocketPlace
+from .place import Place, PlaceMissing, SocketPlace
 
 __all__ = ["braille"]
 

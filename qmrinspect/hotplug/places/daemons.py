@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 from typing import Callable
 
-from ..errors import MonitorError
+from ...errors import MonitorError
+from ..plainqmp import PlainMonitor
 from . import bridge_helper as helper
-from .places import Place, PlaceMissing, ProgramPlace, find_program, last_line
-from .plainqmp import PlainMonitor
+from .place import Place, PlaceMissing, ProgramPlace, find_program, last_line
 
 __all__ = [
     "ConnectedSocket",

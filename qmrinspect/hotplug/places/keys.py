@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-from .places import Place, PlaceMissing
+from .place import Place, PlaceMissing
 
 __all__ = ["SecretKey"]
 
