@@ -11,6 +11,7 @@ from __future__ import annotations
 __all__ = [
     "LayoutError",
     "MonitorError",
+    "NotStopping",
     "ObjectNotFound",
     "QmrError",
     "ReadingError",
@@ -43,6 +44,10 @@ class UsageError(QmrError):
 
 class TargetError(QmrError):
     """The process, core, snapshot or gdbserver cannot be used."""
+
+
+class NotStopping(TargetError):
+    """A thread of the process waits in the kernel and cannot be stopped for now."""
 
 
 class MonitorError(QmrError):

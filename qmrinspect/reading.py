@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 
 from .audit.check import Finding, Report, check
-from .errors import LayoutError, ReadingError
+from .errors import LayoutError, NotStopping, ReadingError
 from .layout import Layout
 from .layout.find import candidates
 from .layout.names import FieldNames, field_names
@@ -142,8 +142,16 @@ class Reader:
 
     def _take(self, layout: Layout) -> Snapshot:
         self._program = self._program or program_of(self.target)
-        snapshot, self._context = take(self.target, layout, self._program)
-        return snapshot
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                snapshot, self._context = take(self.target, layout, self._program)
+                return snapshot
+            except NotStopping:
+                # A disk that is busy holds a thread up for a while.
+                if attempt == _ATTEMPTS:
+                    raise
+                time.sleep(_GRACE_S)
+        raise AssertionError
 
     def _first(self) -> Snapshot:
         """Find the layout that fits."""

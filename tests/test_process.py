@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from conftest import Qmr
 
-from qmrinspect.errors import TargetError
+from qmrinspect.errors import NotStopping, TargetError
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.reading import Reader
-from qmrinspect.target.process import Process, _BatchReader
+from qmrinspect.target.process import Process, _BatchReader, _Stopped
 
 READ_FOREVER = """
 import sys
@@ -126,6 +126,23 @@ def test_its_parent_learns_how_it_died(monkeypatch: pytest.MonkeyPatch) -> None:
         with contextlib.suppress(TargetError):
             process.capture([])
         assert parent.stdout.readline() == "137\n"
+
+
+def test_a_thread_that_does_not_stop_at_once_is_tried_again(
+    fresh_vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, failed = _Stopped.stop, []
+
+    def wait(self: _Stopped) -> None:
+        if len(failed) < 3:
+            failed.append(1)
+            raise NotStopping("it waits in the kernel")
+        stop(self)
+
+    monkeypatch.setattr(_Stopped, "stop", wait)
+    assert Reader(Process(fresh_vm.pid)).read().objects
+    assert len(failed) == 3
+    assert runs(fresh_vm)
 
 
 def test_who_debugs_it_is_named(fresh_vm: Vm) -> None:

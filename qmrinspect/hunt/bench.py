@@ -111,9 +111,8 @@ class Bench:
         raise AssertionError
 
     def _row(self, job: Job, hunted: Hunted, number: int) -> dict[str, Any]:
-        row = self._with_evidence(job, hunted, row_of(hunted, number))
+        row = row_of(hunted, number)
         before = list(self._before)
-        self._before.append(job.driver)
         spoilt = hunted.outcome not in ("clean", "refused") or (
             hunted.outcome == "refused" and hunted.cycle.step != "device_add"
         )
@@ -128,6 +127,8 @@ class Bench:
                 what = "dies of" if hunted.outcome == "crash" else "refuses"
                 alone["note"] = f"QEMU {what} it where {who} came before: {row['text']}"
             return alone
+        row = self._with_evidence(job, hunted, row)
+        self._before.append(job.driver)
         # Many cycles go on in the same VM: the hunt avoids the slots that are spoilt.
         if spoilt and (self._settings.cycles == 1 or hunted.outcome not in _GROWS):
             self._drop()

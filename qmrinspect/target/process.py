@@ -18,7 +18,7 @@ import os
 import time
 from pathlib import Path
 
-from ..errors import TargetError
+from ..errors import NotStopping, TargetError
 from .elf import ElfFile
 from .image import Capture, Image, Mapping
 
@@ -200,6 +200,7 @@ class Process:
         """Stop all threads, copy ``ranges``, let them run on.
 
         :raises TargetError: when the process may not be stopped, or has ended.
+        :raises NotStopping: when it does not stop; it runs on.
         """
         begin = time.perf_counter_ns()
         ranges = present_ranges(self.pid, ranges)
@@ -352,7 +353,7 @@ class _Stopped:
                 if spins > 50:
                     time.sleep(0.0002)
                 if time.monotonic() > deadline:
-                    raise TargetError(
+                    raise NotStopping(
                         f"thread {tid} of process {self._pid} does not stop",
                         "it waits in the kernel (a disk, a network file system); try again",
                     )
