@@ -162,6 +162,16 @@ def test_a_cpu_comes_and_goes(bench: Bench) -> None:
     assert row["outcome"] in ("leak", "delayed", "clean")
 
 
+def test_a_cpu_model_has_a_vm_of_its_own(bench: Bench) -> None:
+    (row,) = bench.do(Job("EPYC-x86_64-cpu", "EPYC"))
+    assert row["outcome"] == "leak"
+    assert "same-owner-subregions" in row["causes"]
+    # The model of this processor is KVM's, and KVM need not be able to.
+    (row,) = bench.do(Job("host-x86_64-cpu", "host"))
+    assert row["outcome"] == "leak" or row["outside"].startswith("needs KVM")
+    assert do(bench, "edu")["outcome"] == "clean"
+
+
 # Growth ----------------------------------------------------------------------------
 
 

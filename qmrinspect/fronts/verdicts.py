@@ -128,7 +128,8 @@ class Verdicts:
 
     def _lines(self, results: Iterator[Result]) -> Iterator[str]:
         for row in self._take(results):
-            if row.get("hotpluggable", True):
+            # What was named is answered for.
+            if row.get("hotpluggable", True) or self._args.driver:
                 yield from verdict_lines(row)
         total = sum(self._counts.values())
         parts = ", ".join(f"{n} {outcome}" for outcome, n in sorted(self._counts.items()))
