@@ -278,9 +278,12 @@ def test_a_linux_guest_uses_a_device_and_lets_it_go() -> None:
     settings = Settings(machine="q35", guest=find_guest("linux"))
     with Bench(settings) as bench:
         row = do(bench, "virtio-blk-pci")
+        # Its driver asks for its targets, and waits until our backend has answered.
+        played = do(bench, "vhost-user-scsi-pci")
     assert row["machine"].startswith("pc-q35")
     assert row["acknowledged_by"] == "guest"
     assert row["used_by_guest"] == ["vda"]
+    assert played["outcome"] == "clean", played["text"]
     assert row["outcome"] == "clean"
     assert row["event"]
 

@@ -14,7 +14,7 @@ import importlib
 from pathlib import Path
 from typing import Callable
 
-from . import servers
+from . import servers, vhost_user
 from .images import IMAGES
 from .place import LOOPBACK, Place, PlaceMissing, SocketPlace
 
@@ -74,5 +74,5 @@ PLACES: dict[str, Callable[[], Place]] = {
     "smart-card": _of("daemons", "smart_card"),
     "ssh": _of("disks", "ssh_server"),
     "vde-switch": _of("daemons", "vde_switch"),
-    "vhost-user": lambda: SocketPlace(servers.vhost_user),
+    "vhost-user": lambda: SocketPlace(vhost_user.vhost_user),
 }

@@ -1,8 +1,8 @@
 """Programs that stand behind a device
 ------------------------------------
 
-The other ends of the sockets that some devices need: an ivshmem server, vhost-user
-backends, a persistent-reservation helper, BrlAPI.  They say what makes the device come
+The other ends of the sockets that some devices need: an ivshmem server, a
+persistent-reservation helper, BrlAPI.  They say what makes the device come
 up, and do no work for a guest.
 
 Each is a function that talks to one client until that goes (:class:`EOFError`,
@@ -15,22 +15,13 @@ import os
 import socket
 import struct
 
-__all__ = ["brlapi", "ivshmem", "pr_helper", "sink", "take", "vhost_user"]
-
-# docs/interop/vhost-user.rst: request, flags, size of the payload.
-_HEADER = struct.Struct("=III")
-_VERSION, _REPLY, _NEED_REPLY = 1, 4, 8
-# VHOST_USER_F_PROTOCOL_FEATURES and VIRTIO_F_VERSION_1.
-_FEATURES = 1 << 30 | 1 << 32
-# MQ, REPLY_ACK and CONFIG.
-_PROTOCOL_FEATURES = 1 << 0 | 1 << 3 | 1 << 9
-_QUEUES = 64
-_GET_FEATURES, _GET_VRING_BASE, _GET_PROTOCOL_FEATURES = 1, 11, 15
-_GET_QUEUE_NUM, _GET_CONFIG, _GET_MAX_MEM_SLOTS = 17, 24, 36
-_PAYLOAD_MAX = 4096
+__all__ = ["brlapi", "ivshmem", "pr_helper", "sink", "take"]
 
 # docs/specs/ivshmem-spec.rst: protocol version 0; the memory's size is a power of two.
 _IVSHMEM_BYTES = 1 << 20
+
+# Of a packet whose content does not matter.
+_PAYLOAD_MAX = 4096
 
 # brlapi_protocol.h of BrlAPI: size and type of a packet, in network order.
 _BRLAPI_HEADER = struct.Struct("!II")
@@ -51,36 +42,6 @@ def take(client: socket.socket, size: int) -> bytes:
             raise EOFError
         data += piece
     return data
-
-
-def vhost_user(client: socket.socket) -> None:
-    while True:
-        request, flags, size = _HEADER.unpack(take(client, _HEADER.size))
-        if flags & 3 != _VERSION or size > _PAYLOAD_MAX:
-            return  # no vhost-user
-        payload = take(client, size)
-        answer = _answer(request, payload)
-        if answer is None and flags & _NEED_REPLY:
-            answer = struct.pack("=Q", 0)
-        if answer is not None:
-            client.sendall(_HEADER.pack(request, _VERSION | _REPLY, len(answer)) + answer)
-
-
-def _answer(request: int, payload: bytes) -> bytes | None:
-    if request == _GET_FEATURES:
-        return struct.pack("=Q", _FEATURES)
-    if request == _GET_PROTOCOL_FEATURES:
-        return struct.pack("=Q", _PROTOCOL_FEATURES)
-    if request in (_GET_QUEUE_NUM, _GET_MAX_MEM_SLOTS):
-        return struct.pack("=Q", _QUEUES)
-    if request == _GET_VRING_BASE:
-        return payload[:4] + bytes(4)
-    if request == _GET_CONFIG:
-        # The device's configuration, mostly ones: numbers of queues must not be zero.  A disk
-        # of no size (struct virtio_blk_config) is one that no guest reads.
-        content = bytes(8) + b"\1" * len(payload)
-        return payload[:12] + content[: len(payload) - 12]
-    return None
 
 
 def ivshmem(client: socket.socket) -> None:
