@@ -28,6 +28,7 @@ __all__ = ["Done", "Plan", "plan", "run"]
 # Seconds that a cycle may take at most before its worker is given up: the longest
 # is one in which every step hangs, tried again alone.
 _CYCLE_S = 120.0
+_GUEST_S = 120.0  # more, where it has to boot and to act
 
 _ATTEMPTS = 2
 
@@ -134,6 +135,8 @@ def run(settings: Settings, jobs: Sequence[tuple[int, Job]], workers: int = 1) -
     for number, job in jobs:
         todo.put((number, job, 1))
     timeout = _CYCLE_S + 10.0 * settings.cycles
+    if settings.guest != "none":
+        timeout += _GUEST_S
     threads = [
         threading.Thread(target=_serve, args=(settings, todo, done.put, stop, timeout), daemon=True)
         for _ in range(min(workers, len(jobs)))

@@ -27,7 +27,7 @@ __all__ = ["GUEST_PATIENCE_S", "Guest", "find_guest"]
 GUEST_PATIENCE_S = 12.0
 
 # Seconds that it takes to boot under TCG on a busy machine, and to use a device.
-_BOOT_S = 120.0
+_BOOT_S = 45.0
 _USE_S = 20.0
 
 _MEMORY = "512M"
