@@ -120,13 +120,12 @@ class Bench:
         if hunted.cycle.kept and hunted.outcome == "clean":
             row["text"] += "; it keeps " + "; ".join(hunted.cycle.kept)
             spoilt = True
-        if before and number == 1 and (hunted.outcome == "crash" or _odd(hunted)):
+        if before and number == 1 and _odd(hunted):
             alone = self._alone(job)
             if alone["outcome"] != hunted.outcome:
                 alone["after"] = self._poison(job, before, alone["outcome"])
                 who = " and ".join(alone["after"]) or f"{len(before)} others, {before[-1]} last,"
-                what = "dies of" if hunted.outcome == "crash" else "refuses"
-                alone["note"] = f"QEMU {what} it where {who} came before: {row['text']}"
+                alone["note"] = f"{_ODD[hunted.outcome]} where {who} came before: {row['text']}"
             return alone
         row = self._with_evidence(job, hunted, row)
         self._before.append(job.driver)
@@ -163,6 +162,8 @@ class Bench:
 
     def _poison(self, job: Job, before: list[str], alone: str) -> list[str]:
         """Find the driver after which a job does not end as it does alone."""
+        if self._settings.guest != "none":
+            return []  # it would have to boot for every suspect
         # Relatives share code, and what was last is fresh in memory.
         related = get_close_matches(job.driver, list(dict.fromkeys(before)), _SUSPECTS, 0.0)
         suspects = [*related, *reversed(before[-_SUSPECTS:])]
@@ -260,10 +261,21 @@ class Bench:
         self.close()
 
 
+# What may be due to a device that was there before.
+_ODD = {
+    "crash": "QEMU dies of it",
+    "refused": "QEMU refuses it",
+    "not-acked": "the guest keeps it",
+}
+
+
 def _odd(hunted: Hunted) -> bool:
-    """Whether QEMU refused a device that nothing outside speaks against."""
-    refused = hunted.outcome == "refused" and hunted.cycle.step == "device_add"
-    return refused and not hunted.recipe.outside and pluggable(hunted)
+    """Whether a device that was there before may be to blame for an outcome."""
+    if hunted.outcome != "refused":
+        return hunted.outcome in _ODD
+    # Of a refusal, where nothing else is.
+    tried = hunted.cycle.step == "device_add" and pluggable(hunted)
+    return tried and not hunted.recipe.outside
 
 
 def _gist(row: Mapping[str, Any]) -> tuple[Any, ...]:
