@@ -8,7 +8,7 @@ the earlier ones may have poisoned it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from types import TracebackType
@@ -36,6 +36,8 @@ _GROWS = ("leak", "partial-leak", "delayed")
 # So many of the devices before a victim, the last ones and its relatives, are suspected of
 # having poisoned its VM.
 _SUSPECTS = 2
+# Of the last ones so many are searched, by halves, when it was none of those.
+_HALVED = 16
 
 
 class _Kind(NamedTuple):
@@ -164,20 +166,29 @@ class Bench:
         """Find the driver after which a job does not end as it does alone."""
         if self._settings.guest != "none":
             return []  # it would have to boot for every suspect
+        names = list(dict.fromkeys(before))
         # Relatives share code, and what was last is fresh in memory.
-        related = get_close_matches(job.driver, list(dict.fromkeys(before)), _SUSPECTS, 0.0)
-        suspects = [*related, *reversed(before[-_SUSPECTS:])]
-        for suspect in dict.fromkeys(suspects):
-            self._drop()
-            try:
-                self._cycle(Job(suspect, job.cpu))
-                found = self._cycle(job).outcome != alone
-            except QmrError:
-                found = True
-            self._drop()
-            if found:
+        related = get_close_matches(job.driver, names, _SUSPECTS, 0.0)
+        for suspect in dict.fromkeys([*related, *reversed(names[-_SUSPECTS:])]):
+            if self._spoils([suspect], job, alone):
                 return [suspect]
-        return []
+        group = names[-_HALVED:]
+        while len(group) > 1:
+            half = group[: len(group) // 2]
+            group = half if self._spoils(half, job, alone) else group[len(half) :]
+        return group if self._spoils(group, job, alone) else []
+
+    def _spoils(self, names: Sequence[str], job: Job, alone: str) -> bool:
+        """Whether a job ends otherwise in a VM in which these drivers were."""
+        self._drop()
+        try:
+            for name in names:
+                self._cycle(Job(name, job.cpu))
+            return self._cycle(job).outcome != alone
+        except QmrError:
+            return True
+        finally:
+            self._drop()
 
     def _ready(self, job: Job) -> OwnVm:
         """Return a VM that the job can be done in."""
