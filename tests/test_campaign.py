@@ -386,6 +386,30 @@ def test_the_script_reproduces_with_qemu_alone(campaign: Path) -> None:
     assert "DEVICE_DELETED" not in leak.stdout
 
 
+def test_the_script_makes_directories_and_tells_of_programs(tmp_path: Path, qmr: Qmr) -> None:
+    found = qmr("hunt", "cxl-type3", "x-pci-proxy-dev", "--bundle", tmp_path)
+    assert found.code == 1
+    said = {}
+    for name in ("cxl-type3-leak", "x-pci-proxy-dev-partial-leak"):
+        said[name] = subprocess.run(
+            ["sh", tmp_path / name / "reproduce.sh"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+    leak = said["cxl-type3-leak"]
+    assert leak.returncode == 0
+    # The device that leaks keeps its memory; nothing else fails.
+    failed = [line for line in leak.stdout.splitlines() if '"error"' in line]
+    assert len(failed) == 1
+    assert "-memory' is in use" in failed[0]
+    assert "DEVICE_DELETED" not in leak.stdout
+    assert "behind it was remote-device; see qmr replay" in (
+        said["x-pci-proxy-dev-partial-leak"].stderr
+    )
+
+
 def test_replay_suits_git_bisect(campaign: Path, qmr: Qmr, tmp_path: Path) -> None:
     leak = campaign / "bundles" / "intel-hda-leak"
     assert qmr("replay", leak).code == 1

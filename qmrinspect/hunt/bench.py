@@ -194,7 +194,9 @@ class Bench:
         """Return a VM that the job can be done in."""
         recipe = recipe_for(job.driver)
         apart = tuple(host.bus for host in HOSTS if host.apart and host.bus in recipe.hosts)
-        kind = _Kind(job.cpu, recipe.machine, recipe.accel, apart)
+        kind = _Kind(job.cpu)
+        if self._settings.guest == "none":
+            kind = _Kind(job.cpu, recipe.machine, recipe.accel, apart)
         if self._vm is not None and self._kind != kind:
             self._drop()
         if self._vm is None:
@@ -214,7 +216,7 @@ class Bench:
         :return: None where nothing needs that, or this QEMU cannot.
         """
         settings, kind = self._settings, self._kind
-        if settings.guest != "none" or not (kind.machine or kind.accel or kind.hosts):
+        if not (kind.machine or kind.accel or kind.hosts):
             return None
         machine = recipe.machine or settings.machine
         accel = recipe.accel or settings.accel

@@ -30,6 +30,12 @@ _SNAPSHOTS = ("before", "plugged", "after")
 _QUESTIONS = ("qom-list", "qom-get", "query-", "qmp_capabilities", "qom-list-types")
 
 
+# The path of a place (qmrinspect.hotplug.places).
+_DIRECTORY = re.compile(r"/[^\"]*?/qmr-place-\w+")
+
+_NOT_ALONE = "echo 'QEMU alone may not do: behind it was {}; see qmr replay' >&2"
+
+
 def write_bundle(
     directory: str,
     settings: Settings,
@@ -64,7 +70,8 @@ def write_bundle(
             for message in transcript:
                 file.write(json.dumps(message) + "\n")
         script = place / "reproduce.sh"
-        script.write_text(_script(row, argv, transcript))
+        behind = [backend.place for backend in hunted.recipe.backends if backend.place]
+        script.write_text(_script(row, argv, transcript, behind))
         script.chmod(0o755)
     except OSError as error:
         raise TargetError(f"{place} cannot be written: {error.strerror}") from None
@@ -96,26 +103,42 @@ def _json(path: Path, data: object) -> None:
     path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
+def _is_question(message: Mapping[str, Any]) -> bool:
+    command = str(message["execute"])
+    line = str(message.get("arguments", {}).get("command-line", ""))
+    return command.startswith(_QUESTIONS) or line.startswith(("info ", "i/"))
+
+
 def _script(
-    row: Mapping[str, Any], argv: Sequence[str], transcript: Sequence[Mapping[str, object]]
+    row: Mapping[str, Any],
+    argv: Sequence[str],
+    transcript: Sequence[Mapping[str, object]],
+    behind: Sequence[str],
 ) -> str:
     """Return a shell script that does with QEMU alone what was done here.
 
     The leak itself shows as a ``DEVICE_DELETED`` that never comes; a crash as an exit
     status of QEMU's.
+
+    :param behind: the places that were behind the device; of these a script can make
+        directories only.
     """
     commands = [
-        message
-        for message in transcript
-        if "execute" in message and not str(message["execute"]).startswith(_QUESTIONS)
+        message for message in transcript if "execute" in message and not _is_question(message)
     ]
+    directories = sorted(set(_DIRECTORY.findall(json.dumps(commands))))
+    programs = sorted(set(behind) - {"directory"})
     qemu = _without_monitor(argv)
     lines = [
         "#!/bin/sh",
         f"# {row['device']}: {row['outcome']} {' '.join(row['causes'])}".rstrip(),
         *(f"# {line}" for line in str(row["text"]).splitlines()[:8]),
-        "# Look for DEVICE_DELETED of the device: it never comes when the device leaks.",
+        "# Look for DEVICE_DELETED of the device: it never comes when the device leaks, and",
+        "# comes in a partial leak, which only the memory shows (qmr PID check).",
+        *([_NOT_ALONE.format(", ".join(programs))] if programs else ()),
         "# Another QEMU: QEMU=path sh reproduce.sh",
+        *(f"mkdir -p {shlex.quote(path)}" for path in directories),
+        *([f"trap 'rm -rf {' '.join(directories)}' EXIT"] if directories else ()),
         "{",
         '    echo \'{"execute": "qmp_capabilities"}\'',
     ]

@@ -46,7 +46,7 @@ def take(client: socket.socket, size: int) -> bytes:
 
 def ivshmem(client: socket.socket) -> None:
     memory = os.memfd_create("qmr-ivshmem")
-    doorbell = os.pipe()[0]
+    doorbell, bell = os.pipe()
     try:
         os.ftruncate(memory, _IVSHMEM_BYTES)
         client.sendall(struct.pack("<q", 0))
@@ -55,8 +55,8 @@ def ivshmem(client: socket.socket) -> None:
         _send_descriptor(client, 0, doorbell)
         take(client, 1)
     finally:
-        os.close(memory)
-        os.close(doorbell)
+        for descriptor in (memory, doorbell, bell):
+            os.close(descriptor)
 
 
 def _send_descriptor(client: socket.socket, number: int, descriptor: int) -> None:
