@@ -612,6 +612,7 @@ class _Image:
             (glib.nnodes, len(rows)),
             (glib.noccupied, len(rows) + 1),
             (glib.flags, big_keys | big_values << 1),
+            (glib.ref_count, 1),
         ):
             self.put(address + at, struct.pack("<I", number))
         for at, pointer in (
@@ -675,6 +676,9 @@ class _Image:
             props.append(self._link(name, flags, where))
         if obj.links or obj.children:
             props.append(self._property("realized", STRING_RELEASE, 0))
+        if self.machine.is_a(obj, "memory-region"):
+            where = obj.address + self.layout.offset("MemoryRegion", "addr")
+            props.append(self._property("addr", STRING_RELEASE, where))
         self.fill(
             "Object",
             obj.address,

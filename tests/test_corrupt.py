@@ -228,6 +228,48 @@ def test_a_count_that_is_none(ref: int) -> None:
     has_others(machine, snapshot, machine.nic)
 
 
+# The remains of a region that was finalized, at which malloc has put a header since.
+HEADER = 0x35
+
+
+def test_remains_with_a_table_that_was_freed_are_no_object() -> None:
+    machine = FakeMachine()
+    remains = machine.new("memory-region")
+    remains.ref = HEADER
+    target = machine.build()
+    table = target.u64(target.field("Object", "properties", remains.address))
+    snapshot = read(target.corrupt(table + machine.glib.ref_count, bytes(4)))
+    assert remains.address not in snapshot.objects
+    has_others(machine, snapshot, remains)
+
+
+@pytest.mark.parametrize("kind", ("region", "parentless", "device", "irq"))
+def test_remains_whose_table_is_of_another_by_now_are_no_object(kind: str) -> None:
+    machine = FakeMachine()
+    heir = {
+        "region": machine.bar,
+        "parentless": machine.new("memory-region"),
+        "device": machine.nic,
+        "irq": machine.add_child(machine.nic, "line", machine.new("irq")),
+    }[kind]
+    remains = machine.new(heir.type)
+    remains.ref = HEADER
+    target = machine.build()
+    table = target.u64(target.field("Object", "properties", heir.address))
+    snapshot = read(target.set("Object", "properties", remains.address, table))
+    assert remains.address not in snapshot.objects
+    has_others(machine, snapshot, remains)
+
+
+def test_two_that_nothing_tells_apart_are_both_shown() -> None:
+    machine = FakeMachine()
+    one, other = machine.new("irq"), machine.new("irq")
+    target = machine.build()
+    table = target.u64(target.field("Object", "properties", one.address))
+    snapshot = read(target.set("Object", "properties", other.address, table))
+    has_others(machine, snapshot)
+
+
 def test_a_property_table_whose_count_is_wrong() -> None:
     machine = FakeMachine()
     target = machine.build()

@@ -694,7 +694,7 @@ def test_tables_of_sets_share_their_array() -> None:
     table = open_table(
         target.capture([(m.start, m.end - m.start) for m in target.mappings()])[0],
         machine.glib,
-        _word(target, "Object", "properties", machine.bios.address),
+        _word(target, "Object", "properties", machine.accel.address),
     )
     assert table is not None and table.keys == table.values and table.nnodes == 0
 

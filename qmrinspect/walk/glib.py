@@ -18,6 +18,8 @@ __all__ = ["HASH_VARIANTS", "HashTable", "HashVariant", "entries", "open_table",
 
 # The largest table that a QEMU with thousands of objects could make.
 _SLOTS_MAX = 1 << 20
+# QEMU takes one reference to a table; more than this is not a count.
+_REF_MAX = 1 << 10
 
 
 class HashVariant(NamedTuple):
@@ -34,14 +36,15 @@ class HashVariant(NamedTuple):
     hashes: int
     values: int
     hash_func: int
+    ref_count: int
     value_destroy: int
     bytes: int
 
 
 HASH_VARIANTS = (
-    HashVariant("glib-2.62", True, 8, 12, 16, 20, 24, 32, 40, 48, 56, 88, 96),
-    HashVariant("glib-2.60", False, 4, 8, 12, 16, 20, 24, 32, 40, 48, 80, 88),
-    HashVariant("glib-2.87", False, 4, 8, 12, 16, 20, 24, 32, 40, 48, 88, 96),
+    HashVariant("glib-2.62", True, 8, 12, 16, 20, 24, 32, 40, 48, 56, 72, 88, 96),
+    HashVariant("glib-2.60", False, 4, 8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 88),
+    HashVariant("glib-2.87", False, 4, 8, 12, 16, 20, 24, 32, 40, 48, 64, 88, 96),
 )
 
 
@@ -61,7 +64,10 @@ class HashTable(NamedTuple):
 
 
 def open_table(image: Image, variant: HashVariant, address: int) -> HashTable | None:
-    """Read the header of the ``GHashTable`` at ``address``; None when it cannot be one."""
+    """Read the header of the ``GHashTable`` at ``address``; None when it cannot be one.
+
+    One that was freed counts no reference, and keeps the rest of its header.
+    """
     try:
         raw = image.read(address, variant.bytes)
     except Unreadable:
@@ -69,11 +75,11 @@ def open_table(image: Image, variant: HashVariant, address: int) -> HashTable | 
     size = struct.unpack_from("<Q" if variant.wide else "<I", raw)[0]
     if not 8 <= size <= _SLOTS_MAX or size & (size - 1):
         return None
-    mask, nnodes, noccupied = (
+    mask, nnodes, noccupied, ref_count = (
         struct.unpack_from("<I", raw, at)[0]
-        for at in (variant.mask, variant.nnodes, variant.noccupied)
+        for at in (variant.mask, variant.nnodes, variant.noccupied, variant.ref_count)
     )
-    if mask != size - 1 or not nnodes <= noccupied <= size:
+    if mask != size - 1 or not nnodes <= noccupied <= size or not 0 < ref_count <= _REF_MAX:
         return None
     keys, hashes, values, hash_func = struct.unpack_from("<4Q", raw, variant.keys)
     if not keys or not hashes or not values or not hash_func:

@@ -9,7 +9,8 @@ to a class: so that an object which nothing names any more is found as well.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..errors import ReadingError
 from ..snapshot import Obj, Prop, TypeInfo
@@ -183,15 +184,15 @@ def read_objects(context: Context, classes: Classes) -> dict[int, Obj]:
     """Find every live object in the captured memory.
 
     A word that points to a class starts an object when a sane count and a
-    property table of QOM's own making follow.  The remains of an embedded object
-    that was finalized have a count of 0 and a table that is gone or another's by
-    now; an object with a count of 0 and a table of its own was let go of once too
-    often.
+    property table of QOM's own making follow.  The remains of an object that was
+    finalized keep such words until their memory is used again, and then their count
+    may be any number; their table is gone, or another's by now (see :func:`_owners`).
+    An object with a count of 0 and a table of its own was let go of once too often.
     """
     layout, image = context.layout, context.image
     at_class = layout.offset("Object", "class")
     out: dict[int, Obj] = {}
-    tables: dict[int, int] = {}
+    claims: dict[int, list[Obj]] = defaultdict(list)
     for word, klass in find_words(image, classes.names):
         address = word - at_class
         try:
@@ -207,13 +208,69 @@ def read_objects(context: Context, classes: Classes) -> dict[int, Obj]:
             or table.value_destroy != context.handles.property_free
         ):
             continue
-        out[address] = Obj(
-            address, classes.names[klass], head["ref"], head["parent"], bool(head["free"])
+        obj = Obj(address, classes.names[klass], head["ref"], head["parent"], bool(head["free"]))
+        out[address] = obj
+        claims[table.address].append(obj)
+    for address, those in claims.items():
+        if len(those) > 1:
+            for obj in set(those).difference(_owners(context, address, those)):
+                del out[obj.address]
+    return out
+
+
+def _owners(context: Context, address: int, claimants: Sequence[Obj]) -> Sequence[Obj]:
+    """Tell the object that has a property table from the remains of those that had it.
+
+    The table's properties point into its object, or to children whose parent that
+    is; and the object may be a child itself.  More than one is returned where
+    nothing tells them apart.
+
+    :param address: of the table.
+    """
+    live = [obj for obj in claimants if obj.ref]
+    if len(live) < 2:
+        return live or claimants[:1]
+    at_parent = context.layout.offset("Object", "parent")
+    parents, inside = set(), set()
+    for _, release, opaque in _properties_at(context, address):
+        if release == context.handles.child:
+            parents.add(_word(context, opaque + at_parent))
+        else:
+            inside.add(opaque)
+
+    def shown(obj: Obj) -> bool:
+        end = obj.address + context.types[obj.type].size
+        return (
+            obj.address in parents
+            or any(obj.address <= opaque < end for opaque in inside)
+            or _is_child(context, obj)
         )
-        if head["ref"] or head["properties"] not in tables:
-            tables[head["properties"]] = address
-    owners = set(tables.values())
-    return {address: obj for address, obj in out.items() if obj.ref or address in owners}
+
+    return [obj for obj in live if shown(obj)] or live
+
+
+def _is_child(context: Context, obj: Obj) -> bool:
+    """Whether the object that an object names as its parent has it as a child."""
+    if not obj.parent:
+        return False
+    table = _word(context, obj.parent + context.layout.offset("Object", "properties"))
+    return any(
+        release == context.handles.child and opaque == obj.address
+        for _, release, opaque in _properties_at(context, table)
+    )
+
+
+def _properties_at(context: Context, address: int) -> Iterator[tuple[str, int, int]]:
+    table = context.table(address)
+    return _properties(context, table) if table is not None else iter(())
+
+
+def _word(context: Context, address: int) -> int:
+    """Return the word at an address, 0 when it is not there."""
+    try:
+        return context.image.u64(address)
+    except Unreadable:
+        return 0
 
 
 def read_props(context: Context, classes: Classes, objects: Mapping[int, Obj]) -> Iterator[Prop]:
