@@ -20,7 +20,7 @@ import pytest
 from conftest import Qmr
 
 from qmrinspect.errors import TargetError, UsageError
-from qmrinspect.hotplug.monitor import peer_pid
+from qmrinspect.hotplug.connecting import peer_pid
 from qmrinspect.hotplug.recording import RecordingMonitor
 from qmrinspect.hunt import limits
 from qmrinspect.hunt.campaign import Done, Plan, run

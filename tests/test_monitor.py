@@ -17,14 +17,8 @@ from typing import Callable, Union
 import pytest
 
 from qmrinspect.errors import MonitorError, UsageError
-from qmrinspect.hotplug.monitor import (
-    CommandError,
-    MonitorBusy,
-    MonitorLost,
-    MonitorTimeout,
-    monitor_addresses,
-    parse_address,
-)
+from qmrinspect.hotplug.addresses import monitor_addresses, parse_address
+from qmrinspect.hotplug.monitor import CommandError, MonitorBusy, MonitorLost, MonitorTimeout
 from qmrinspect.hotplug.plainqmp import PlainMonitor
 from qmrinspect.hotplug.qmp import QmpMonitor
 from qmrinspect.hotplug.vm import Vm

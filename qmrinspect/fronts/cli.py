@@ -239,7 +239,8 @@ class ShellSession:
         return self._monitor
 
     def _connect(self) -> Monitor:
-        from ..hotplug.monitor import MonitorBusy, monitor_addresses, open_monitor
+        from ..hotplug.addresses import monitor_addresses
+        from ..hotplug.monitor import MonitorBusy, open_monitor
 
         patience = self._patience
         if "--remote" in self._options.values:

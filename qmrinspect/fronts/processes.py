@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..errors import QmrError, TargetError
-from ..hotplug.monitor import monitor_addresses
+from ..hotplug.addresses import monitor_addresses
 from ..index import printable
 from ..target.elf import ElfFile
 from ..target.process import Process, map_file

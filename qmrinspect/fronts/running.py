@@ -15,13 +15,7 @@ from collections.abc import Mapping
 from typing import Callable, Generic, NamedTuple, Protocol, TypeVar
 
 from ..errors import QmrError
-from ..hotplug.monitor import (
-    COMMAND_TIMEOUT,
-    Event,
-    Monitor,
-    MonitorLost,
-    Wanted,
-)
+from ..hotplug.monitor import COMMAND_TIMEOUT, Event, Monitor, MonitorLost, Wanted
 
 __all__ = ["Inferior", "Interrupted", "RunningMonitor", "Stop", "run_while"]
 

@@ -146,7 +146,8 @@ def hunt(session: Session, args: argparse.Namespace) -> Outcome:
 def _attached(pid: int) -> Driver:
     """Return a VM that the user runs, by its process id."""
     from ..errors import MonitorError
-    from ..hotplug.monitor import monitor_addresses, open_monitor
+    from ..hotplug.addresses import monitor_addresses
+    from ..hotplug.monitor import open_monitor
     from ..hunt import Attached
     from ..reading import Reader
     from ..target.process import Process

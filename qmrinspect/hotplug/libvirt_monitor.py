@@ -20,6 +20,7 @@ from typing import Any
 
 from ..errors import MonitorError, TargetError
 from ..index import printable
+from .connecting import closed_error, late_error, reply_error
 from .monitor import (
     COMMAND_TIMEOUT,
     Event,
@@ -27,9 +28,6 @@ from .monitor import (
     Monitor,
     MonitorLost,
     Wanted,
-    closed_error,
-    late_error,
-    reply_error,
 )
 
 __all__ = ["LibvirtMonitor", "domain_pid"]

@@ -16,15 +16,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import MonitorError
-from .monitor import (
-    COMMAND_TIMEOUT,
-    GREETING_TIMEOUT,
-    Address,
-    Event,
-    EventQueue,
-    Monitor,
-    Wanted,
-    address_text,
+from .addresses import Address, address_text, parse_address
+from .connecting import (
     busy_error,
     check_greeting,
     closed_error,
@@ -32,9 +25,16 @@ from .monitor import (
     garbled_error,
     late_error,
     lost_error,
-    parse_address,
     peer_pid,
     reply_error,
+)
+from .monitor import (
+    COMMAND_TIMEOUT,
+    GREETING_TIMEOUT,
+    Event,
+    EventQueue,
+    Monitor,
+    Wanted,
 )
 
 __all__ = ["PlainMonitor"]
@@ -49,7 +49,7 @@ _PIECE = 65536
 class PlainMonitor(Monitor):
     """A QMP session on a blocking socket.
 
-    :param address: what :func:`~qmrinspect.hotplug.monitor.parse_address` takes or returns.
+    :param address: what :func:`~qmrinspect.hotplug.addresses.parse_address` takes or returns.
     :param timeout: seconds for the connection and the greeting.
     :param backlog: how many events are kept until somebody takes them.
     :raises MonitorError: it cannot be reached, is held, or is no QMP monitor.

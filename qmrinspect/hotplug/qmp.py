@@ -28,17 +28,8 @@ from qemu.qmp import (
 )
 
 from ..errors import MonitorError
-from .monitor import (
-    COMMAND_TIMEOUT,
-    GREETING_TIMEOUT,
-    Address,
-    CommandError,
-    Event,
-    EventQueue,
-    Monitor,
-    MonitorLost,
-    Wanted,
-    address_text,
+from .addresses import Address, address_text, parse_address
+from .connecting import (
     busy_error,
     check_greeting,
     closed_error,
@@ -46,8 +37,17 @@ from .monitor import (
     garbled_error,
     late_error,
     lost_error,
-    parse_address,
     peer_pid,
+)
+from .monitor import (
+    COMMAND_TIMEOUT,
+    GREETING_TIMEOUT,
+    CommandError,
+    Event,
+    EventQueue,
+    Monitor,
+    MonitorLost,
+    Wanted,
 )
 
 __all__ = ["QmpMonitor"]
@@ -61,7 +61,7 @@ _CLOSE_TIMEOUT = 2.0
 class QmpMonitor(Monitor):
     """A QMP session over qemu.qmp.
 
-    :param address: what :func:`~qmrinspect.hotplug.monitor.parse_address` takes or returns.
+    :param address: what :func:`~qmrinspect.hotplug.addresses.parse_address` takes or returns.
     :param timeout: seconds for the connection and the greeting.
     :param backlog: how many events are kept until somebody takes them.
     :raises MonitorError: it cannot be reached, is held, or is no QMP monitor.

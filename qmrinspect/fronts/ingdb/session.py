@@ -13,7 +13,8 @@ import gdb
 
 from ...audit.check import Report, check
 from ...errors import MonitorError, ObjectNotFound, TargetError
-from ...hotplug.monitor import Monitor, MonitorBusy, monitor_addresses
+from ...hotplug.addresses import monitor_addresses
+from ...hotplug.monitor import Monitor, MonitorBusy
 from ...hotplug.plainqmp import PlainMonitor
 from ...hunt.cycle import Driver
 from ...index import Index

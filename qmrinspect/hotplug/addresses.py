@@ -1,0 +1,157 @@
+"""Addresses of monitors
+---------------------
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Union
+
+from ..errors import UsageError
+
+__all__ = ["Address", "address_text", "monitor_addresses", "parse_address"]
+
+#: The path of a unix socket, or host and port.
+Address = Union[str, tuple[str, int]]
+
+
+def parse_address(text: str) -> Address:
+    """Read ``HOST:PORT``, ``[IPV6]:PORT``, ``tcp:HOST:PORT``, ``unix:PATH`` or ``PATH``.
+
+    :raises UsageError: it is empty, or the port is none.
+    """
+    if text.startswith("unix:"):
+        text, kind = text[len("unix:") :], "unix"
+    elif text.startswith("tcp:"):
+        text, kind = text[len("tcp:") :], "tcp"
+    else:
+        host, colon, port = text.rpartition(":")
+        kind = "tcp" if colon and port.isdigit() and "/" not in text else "unix"
+    if kind == "unix":
+        if not text:
+            raise UsageError("the monitor's address is empty", "give a socket's path or HOST:PORT")
+        return text
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise UsageError(f"{text!r} has no valid TCP port", "give a monitor as HOST:PORT")
+    return host.strip("[]") or "localhost", int(port)
+
+
+def monitor_addresses(argv: list[str], cwd: str = "") -> list[str]:
+    """Find the QMP sockets that a QEMU listens on, from its command line.
+
+    Left out is what nobody can connect to: sockets that were handed over as file
+    descriptors (libvirt), that QEMU connects itself (no ``server``), that speak TLS,
+    telnet or websocket, and monitors for people.  Follows ``monitor_parse()`` and
+    ``qemu_chr_parse_compat()`` of QEMU.
+
+    :param argv: the whole command line, the program first.
+    :param cwd: QEMU's working directory, to which relative paths belong.
+    :return: addresses for :func:`parse_address`, in the order of the command line.
+    """
+    chardevs: dict[str, dict[str, str]] = {}
+    monitors: list[str | dict[str, str]] = []
+    words = iter(argv[1:])
+    for word in words:
+        if not word.startswith("-"):
+            continue
+        option = word[1:] if word.startswith("--") else word
+        if option not in ("-qmp", "-qmp-pretty", "-mon", "-chardev"):
+            continue
+        value = next(words, "")
+        if option == "-chardev":
+            options = _options(value, "backend")
+            if options.get("backend") == "socket" and "id" in options:
+                chardevs[options["id"]] = options
+        elif option == "-mon":
+            options = _options(value, "chardev")
+            if options.get("mode") == "control" and "chardev" in options:
+                monitors.append(options["chardev"])
+        elif value.startswith("chardev:"):
+            monitors.append(value[len("chardev:") :])
+        elif value.startswith("unix:"):
+            monitors.append(_options(value[len("unix:") :], "path"))
+        elif value.startswith("tcp:"):
+            place, _, rest = value[len("tcp:") :].partition(",")
+            host, _, port = place.rpartition(":")
+            monitors.append({**_options(rest, ""), "host": host, "port": port})
+    addresses = []
+    for monitor in monitors:
+        options = chardevs.get(monitor, {}) if isinstance(monitor, str) else monitor
+        address = _listening_address(options, cwd)
+        if address and address not in addresses:
+            addresses.append(address)
+    return addresses
+
+
+def _options(text: str, first: str) -> dict[str, str]:
+    """Split QemuOpts (``k=v,flag,noflag``; a comma in a value is doubled) or JSON."""
+    if text.startswith("{"):
+        try:
+            found: dict[str, str] = {}
+            _flatten(json.loads(text), found)
+            return found
+        except ValueError:
+            return {}
+    options: dict[str, str] = {}
+    parts = text.replace(",,", "\0").split(",") if text else []
+    for index, part in enumerate(part.replace("\0", ",") for part in parts):
+        key, equals, value = part.partition("=")
+        if equals:
+            options[key] = value
+        elif index == 0 and first:
+            options[first] = part
+        elif part.startswith("no") and part != "nodelay":
+            options[part[2:]] = "off"
+        else:
+            options[part] = "on"
+    return options
+
+
+def _flatten(value: object, found: dict[str, str]) -> None:
+    # ChardevBackend nests {"backend": {"type": "socket", "data": {"addr": {"data": ..}}}}.
+    if not isinstance(value, dict):
+        return
+    for key, item in value.items():
+        if key == "backend" and isinstance(item, dict):
+            found["backend"] = str(item.get("type", ""))
+            _flatten(item.get("data"), found)
+        elif isinstance(item, dict):
+            _flatten(item, found)
+        elif isinstance(item, bool):
+            found[key] = "on" if item else "off"
+        elif isinstance(item, (str, int)) and key != "type":
+            found[key] = str(item)
+
+
+def _listening_address(options: Mapping[str, str], cwd: str) -> str:
+    off = ("off", "no", "false", "n")
+    if options.get("server", "off") in off:
+        return ""
+    if any(options.get(key, "off") not in off for key in ("telnet", "tn3270", "websocket")):
+        return ""
+    if "tls-creds" in options or "fd" in options:
+        return ""
+    if options.get("path"):
+        if options.get("abstract", "off") not in off:
+            return ""
+        path = os.path.join(cwd, options["path"])
+        # A path must not be taken for HOST:PORT.
+        return path if "/" in path else "./" + path
+    port = options.get("port", "")
+    if not port.isdigit() or not int(port):
+        return ""
+    host = {"": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(
+        options.get("host", "").strip("[]"), options.get("host", "").strip("[]")
+    )
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def address_text(address: Address) -> str:
+    """Return the address as people write it."""
+    if isinstance(address, str):
+        return address
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
