@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from fakes import LINK_STRONG, FakeMachine, FakeObject
+from fakeimage import LINK_STRONG
+from fakes import FakeMachine, FakeObject
 
 from qmrinspect.audit import Finding, Report, check, choose, components, orphan_groups, why
 from qmrinspect.audit.cause import causes

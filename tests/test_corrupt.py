@@ -6,7 +6,8 @@ import random
 import time
 
 import pytest
-from fakes import (
+from fakes import FakeMachine
+from faketarget import (
     BASE,
     CURRENT_MACHINE,
     DATA,
@@ -14,7 +15,6 @@ from fakes import (
     RCU_HEAD,
     SPACE_MEMORY,
     SPACES,
-    FakeMachine,
     FakeTarget,
 )
 

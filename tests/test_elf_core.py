@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from fakes import elf_file
+from faketarget import elf_file
 
 from qmrinspect.audit import check
 from qmrinspect.errors import QmrError, TargetError

@@ -6,21 +6,9 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from fakes import (
-    BASE,
-    BSS,
-    CONSOLES,
-    GUEST,
-    LAYOUTS,
-    LINK_DIRECT,
-    LINK_STRONG,
-    NEWEST,
-    FakeMachine,
-    FakeObject,
-    FakeTarget,
-    books,
-    shifted,
-)
+from fakeimage import LINK_DIRECT, LINK_STRONG
+from fakes import LAYOUTS, NEWEST, FakeMachine, FakeObject, books, shifted
+from faketarget import BASE, BSS, CONSOLES, GUEST, FakeTarget
 
 from qmrinspect.audit import check, choose
 from qmrinspect.errors import LayoutError, ReadingError, TargetError
