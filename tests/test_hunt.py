@@ -288,6 +288,12 @@ def test_a_linux_guest_uses_a_device_and_lets_it_go() -> None:
     assert row["event"]
 
 
+def test_what_needs_a_vm_of_its_own_has_one_without_the_guest() -> None:
+    with Bench(Settings(machine="q35", guest=find_guest("linux"))) as bench:
+        (row,) = bench.do(Job("chardev:spiceport"))
+    assert (row["outcome"], row["acknowledged_by"]) == ("clean", "sync")
+
+
 def test_a_guest_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         find_guest(f"{tmp_path}/kernel:{tmp_path}/initrd")

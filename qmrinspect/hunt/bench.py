@@ -24,7 +24,7 @@ from .bundle import write_bundle
 from .cycle import Hunt, Hunted, not_begun
 from .drivers import OwnVm
 from .growth import Growth
-from .guest import GUEST_PATIENCE_S, Guest
+from .guest import GUEST_HOSTS, GUEST_PATIENCE_S, Guest
 from .rows import BAD, pluggable, row_of
 from .settings import Job, Settings
 
@@ -193,10 +193,11 @@ class Bench:
     def _ready(self, job: Job) -> OwnVm:
         """Return a VM that the job can be done in."""
         recipe = recipe_for(job.driver)
-        apart = tuple(host.bus for host in HOSTS if host.apart and host.bus in recipe.hosts)
-        kind = _Kind(job.cpu)
-        if self._settings.guest == "none":
-            kind = _Kind(job.cpu, recipe.machine, recipe.accel, apart)
+        needed = set(recipe.hosts)
+        if self._settings.guest != "none":
+            needed.difference_update(GUEST_HOSTS)
+        apart = tuple(host.bus for host in HOSTS if host.apart and host.bus in needed)
+        kind = _Kind(job.cpu, recipe.machine, recipe.accel, apart)
         if self._vm is not None and self._kind != kind:
             self._drop()
         if self._vm is None:
@@ -212,6 +213,8 @@ class Bench:
 
     def _start_special(self, recipe: Recipe) -> OwnVm | None:
         """Start a VM for what needs a machine type, an accelerator or a host of its own.
+
+        It has no guest: a guest need not boot on that.
 
         :return: None where nothing needs that, or this QEMU cannot.
         """
