@@ -21,7 +21,8 @@ export QEMUS
 RUN_PACKAGES := ca-certificates gdb ipxe-qemu python3 python3-venv qemu-system-data \
 	qemu-system-x86 seabios
 # What stands behind some of what is hunted.
-HUNT_PACKAGES := $(RUN_PACKAGES) dbus-daemon libnss3-tools openssl qemu-block-extra vde-switch
+HUNT_PACKAGES := $(RUN_PACKAGES) ceph-mon ceph-osd dbus-daemon glusterfs-common libnss3-tools \
+	openssl qemu-block-extra vde-switch
 TEST_PACKAGES := $(HUNT_PACKAGES) chromium gdbserver graphviz less libvirt-clients \
 	libvirt-daemon-system libvirt-dev python3-dev qemu-system-arm qemu-system-misc \
 	qemu-system-ppc zstd $(shell cat tools/qemu-build-packages)

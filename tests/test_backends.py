@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from qmrinspect.hotplug.places import Place, PlaceMissing, nfs, open_place, ssh
+from qmrinspect.hotplug.places import Place, PlaceMissing, disks, nfs, open_place, ssh
 from qmrinspect.hotplug.places.images import SIZE
 from qmrinspect.hotplug.plainqmp import PlainMonitor
 from qmrinspect.hotplug.plugging import plug, release
@@ -38,8 +38,8 @@ def do(bench: Bench, driver: str) -> dict[str, Any]:
 # Verdicts --------------------------------------------------------------------------
 
 BLOCKS = (
-    "bochs cloop compress dmg ftp ftps host_cdrom host_device http https iscsi luks nbd "
-    "replication snapshot-access ssh"
+    "bochs cloop compress dmg ftp ftps gluster host_cdrom host_device http https iscsi luks nbd "
+    "rbd replication snapshot-access ssh"
 ).split()
 
 
@@ -65,7 +65,7 @@ def test_qemu_sees_the_disks(monkeypatch: pytest.MonkeyPatch) -> None:
     # Servers on this machine are no matter for a proxy.
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     with Vm() as vm, vm.monitor(PlainMonitor) as monitor:
-        for name in "bochs cloop dmg ftps http iscsi luks nbd ssh".split():
+        for name in "bochs cloop dmg ftps http iscsi luks nbd rbd ssh".split():
             plugged = plug(monitor, recipe_for(f"block:{name}"), name)
             nodes: Any = monitor.execute("query-named-block-nodes")
             (node,) = (node for node in nodes if node["node-name"] == name)
@@ -74,16 +74,9 @@ def test_qemu_sees_the_disks(monkeypatch: pytest.MonkeyPatch) -> None:
             assert release(monitor, plugged) == ()
 
 
-@pytest.mark.parametrize("name", ["gluster", "rbd"])
-def test_a_cluster_is_not_played(bench: Bench, name: str) -> None:
-    row = do(bench, f"block:{name}")
-    assert row["outcome"] == "refused"
-    assert row["text"].startswith(f"needs a storage cluster ({name}) (QEMU says: ")
-
-
 # Servers ---------------------------------------------------------------------------
 
-SERVERS = "ftp ftps http https iscsi nbd ssh".split()
+SERVERS = "ftp ftps gluster http https iscsi nbd ssh".split()
 
 
 def connect(place: Place) -> socket.socket:
@@ -161,6 +154,11 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         open_place("ssh")
     with pytest.raises(PlaceMissing, match=r"needs the program openssl \(Debian: "):
         open_place("https")
+    with pytest.raises(PlaceMissing, match=r"needs the program monmaptool \(Debian: .* ceph-osd"):
+        open_place("ceph")
+    monkeypatch.setattr(disks.Path, "glob", lambda *_: ())
+    with pytest.raises(PlaceMissing, match=r"needs the translators of GlusterFS \(Debian: "):
+        open_place("gluster")
 
 
 def test_a_port_that_is_taken_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .backends import HOST_DEVICE, object_backend, only
 from .kinds import Backend, Subject
-from .places import iscsi
+from .places import ceph, gluster, iscsi
 from .places.images import LUKS_SECRET
 
 __all__ = ["BLOCKS", "BLOCKS_OUTSIDE"]
@@ -81,6 +81,12 @@ BLOCKS: dict[str, Subject] = {
     "block:file": Subject(_block(driver="file", filename="{place}"), (_IMAGE,)),
     "block:ftp": _served("ftp", url="ftp://127.0.0.1:{place}/image"),
     "block:ftps": _served("ftps", url="ftps://127.0.0.1:{place}/image", sslverify=False),
+    "block:gluster": _served(
+        "gluster",
+        volume=gluster.VOLUME,
+        path=gluster.PATH,
+        server=[{"type": "inet", "host": "127.0.0.1", "port": "{place}"}],
+    ),
     # Any character device opens (hdev_open() and cdrom_open(), block/file-posix.c).
     "block:host_cdrom": Subject(_block(driver="host_cdrom", filename="/dev/null", read_only=True)),
     "block:host_device": Subject(_block(driver="host_device", filename="/dev/null")),
@@ -95,6 +101,10 @@ BLOCKS: dict[str, Subject] = {
     "block:preallocate": Subject(_block(driver="preallocate", file=_NULL)),
     "block:quorum": Subject(_block(driver="quorum", vote_threshold=1, children=[_NULL, _NULL])),
     "block:raw": Subject(_block(driver="raw", file=_NULL)),
+    "block:rbd": Subject(
+        _block(driver="rbd", pool=ceph.POOL, image=ceph.IMAGE, conf="{place}", read_only=True),
+        (only("ceph"),),
+    ),
     "block:replication": Subject(_block(driver="replication", mode="primary", file=_NULL)),
     "block:snapshot-access": Subject(
         _block(
@@ -123,7 +133,6 @@ BLOCKS: dict[str, Subject] = {
 #: Reasons why QEMU may refuse a block node.
 BLOCKS_OUTSIDE: dict[str, str] = {
     "block:luks": "needs a QEMU that was built with a library for cryptography",
-    **{f"block:{name}": f"needs a storage cluster ({name})" for name in "gluster rbd".split()},
     **{
         f"block:{name}": HOST_DEVICE.format("a disk")
         for name in "nvme io_uring virtio-blk-vhost-vdpa".split()

@@ -29,6 +29,7 @@ __all__ = [
     "certificates",
     "message_bus",
     "pipe",
+    "run",
     "smart_card",
     "vde_switch",
 ]
@@ -51,7 +52,11 @@ def answers(path: Path) -> bool:
         return True
 
 
-def _run(argv: list[str], directory: Path) -> None:
+def run(argv: list[str], directory: Path) -> None:
+    """Run a program of the host in a directory, for 20 s at most.
+
+    :raises PlaceMissing: it is not installed, fails, or does not end.
+    """
     command = [find_program(argv[0]), *argv[1:]]
     try:
         done = subprocess.run(
@@ -92,12 +97,12 @@ def certificates() -> Place:
 def _certify(directory: Path) -> None:
     new = "openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes".split()
     words = f"-x509 -subj /CN=qmr -days {_DAYS} -keyout ca-key.pem -out ca-cert.pem"
-    _run([*new, *words.split()], directory)
+    run([*new, *words.split()], directory)
     words = "-subj /CN=localhost -keyout server-key.pem -out server.csr"
-    _run([*new, *words.split()], directory)
+    run([*new, *words.split()], directory)
     words = "openssl x509 -req -in server.csr -CA ca-cert.pem -CAkey ca-key.pem"
     words += f" -set_serial 2 -days {_DAYS} -out server-cert.pem"
-    _run(words.split(), directory)
+    run(words.split(), directory)
 
 
 def smart_card() -> Place:
@@ -107,9 +112,9 @@ def smart_card() -> Place:
 
 def _imprint(directory: Path) -> None:
     (directory / "noise").write_bytes(os.urandom(64))
-    _run("certutil -N -d sql:. --empty-password".split(), directory)
+    run("certutil -N -d sql:. --empty-password".split(), directory)
     words = "certutil -S -d sql:. -s CN=qmr -n qmr -x -t CT,CT,CT -k rsa -g 2048 -z noise"
-    _run(words.split(), directory)
+    run(words.split(), directory)
 
 
 def pipe() -> Place:

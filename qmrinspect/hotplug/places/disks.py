@@ -10,12 +10,13 @@ import random
 import ssl
 from pathlib import Path
 
-from . import iscsi, nfs, ssh, storage
+from . import gluster, iscsi, nfs, ssh, storage
 from .daemons import certificates
 from .images import IMAGES
 from .place import LOOPBACK, Place, PlaceMissing, SocketPlace
 
 __all__ = [
+    "gluster_server",
     "image",
     "iscsi_target",
     "nbd_server",
@@ -58,6 +59,18 @@ def tls_port(protocol: str) -> Place:
 def nbd_server() -> Place:
     """Return an NBD server; ``path`` is its socket."""
     return SocketPlace(storage.nbd)
+
+
+def gluster_server() -> Place:
+    """Return a GlusterFS server; ``path`` is its port.
+
+    :raises PlaceMissing: the translators, which QEMU's library loads, are not installed.
+    """
+    if not any(Path("/usr").glob("lib*/**/glusterfs/*/xlator/mount/api.so")):
+        raise PlaceMissing(
+            "needs the translators of GlusterFS (Debian: apt-get install glusterfs-common)"
+        )
+    return SocketPlace(gluster.gluster, LOOPBACK)
 
 
 def iscsi_target() -> Place:

@@ -12,15 +12,13 @@ import socket
 import struct
 
 from .images import SIZE
-from .servers import take
+from .rpc import serve
 
 __all__ = ["PORT", "nfs"]
 
 #: Where libnfs asks which port a server is at; QEMU cannot tell it another.
 PORT = 111
 
-_CALL_MAX = 8192
-_LAST_FRAGMENT = 1 << 31
 _PORTMAP, _NFS, _MOUNT = 100000, 100003, 100005
 
 _DIRECTORY, _FILE = b"/dir", b"file"
@@ -36,32 +34,10 @@ _GETATTR, _LOOKUP, _ACCESS, _GET_FSINFO = 1, 3, 4, 19
 
 
 def nfs(client: socket.socket) -> None:
-    while True:
-        (size,) = struct.unpack(">I", take(client, 4))
-        size ^= _LAST_FRAGMENT
-        if size > _CALL_MAX:
-            return  # a call in fragments, which nobody sends here, or no call
-        number, answer = _call(take(client, size))
-        # Accepted, with no verifier: success, or no such procedure.
-        head = struct.pack(">IIIIII", number, 1, 0, 0, 0, 3 if answer is None else 0)
-        reply = head + (answer or b"")
-        client.sendall(struct.pack(">I", _LAST_FRAGMENT | len(reply)) + reply)
-
-
-def _call(call: bytes) -> tuple[int, bytes | None]:
-    if len(call) < 40:
-        raise EOFError
-    number, _, _, program, _, procedure = struct.unpack_from(">6I", call)
-    begin = 24
-    for _ in range(2):  # what says who calls, and what proves it
-        begin += 8 + int.from_bytes(call[begin + 4 : begin + 8], "big")
-    return number, _answer(program, procedure, call[begin:])
+    serve(client, _answer)
 
 
 def _answer(program: int, procedure: int, arguments: bytes) -> bytes | None:
-    # None where there is no such procedure.
-    if procedure == 0:
-        return b""
     if program == _PORTMAP:  # asks for the port of one of the others
         return struct.pack(">I", PORT)
     if program == _MOUNT and procedure == _EXPORT:

@@ -39,6 +39,7 @@ _START_POLL = 0.005
 # The Debian packages of programs that are not named like theirs.
 _PACKAGES = {
     "certutil": "libnss3-tools",
+    "monmaptool": "ceph-mon ceph-osd",
     "qemu-system-x86_64": "qemu-system-x86",
     "vde_switch": "vde-switch",
 }
