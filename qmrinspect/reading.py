@@ -144,7 +144,8 @@ class Reader:
         self._program = self._program or program_of(self.target)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                snapshot, self._context = take(self.target, layout, self._program)
+                known = self._context.known if self._context and layout is self._fitting else None
+                snapshot, self._context = take(self.target, layout, self._program, known)
                 return snapshot
             except NotStopping:
                 # A disk that is busy holds a thread up for a while.

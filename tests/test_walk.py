@@ -18,8 +18,9 @@ from qmrinspect.ledger import KINDS, POLICIES, Kind, open_book
 from qmrinspect.reading import Reader, read
 from qmrinspect.target.image import Image
 from qmrinspect.walk import take
+from qmrinspect.walk.context import Known
 from qmrinspect.walk.glib import HASH_VARIANTS, HashVariant, entries, open_table, probe
-from qmrinspect.walk.scan import find_pointer, find_words
+from qmrinspect.walk.scan import Found, find_pointer, find_words
 
 
 @pytest.fixture(autouse=True)
@@ -701,3 +702,31 @@ def test_scan_finds_words_in_every_chunk() -> None:
     assert [a for a, _ in find_words(image, {value, value + (1 << 20)})] == places
     assert list(find_pointer(image, value)) == places
     assert list(find_words(image, ())) == []
+
+
+def test_a_scan_that_knows_what_was_before_finds_the_same() -> None:
+    value, other = 0x555555556000, 0x555555557000
+    found = Found()
+    memory = bytearray(0x40000)
+    for start, at, word, values in (
+        (0x10000, 0x8, value, {value, other}),
+        (0x10000, 0x20000, other, {value, other}),  # a piece changed
+        (0x13000, 0x20008, value, {value, other}),  # the segment begins elsewhere
+        (0x13000, 0x8, 0, {value, other}),  # one is gone
+        (0x13000, 0x30000, other, {other}),  # others are wanted
+    ):
+        memory[at : at + 8] = word.to_bytes(8, "little")
+        image = Image([(start, bytes(memory[start - 0x10000 :]))])
+        assert list(find_words(image, values, found)) == list(find_words(image, values))
+
+
+def test_a_reading_that_knows_an_earlier_one_sees_the_same() -> None:
+    machine, known = FakeMachine(), Known()
+    take(machine.build(), machine.layout, known=known)
+    assert known.types and known.variables.keys() == {"type_table", "flat_views"}
+    late = machine.device("late")
+    machine.define("newest", "device", machine.types["device"][1])
+    for change in (lambda: None, lambda: machine.unparent(late), lambda: machine.new("newest")):
+        change()
+        target = machine.build()
+        assert take(target, machine.layout, known=known)[0] == take(target, machine.layout)[0]

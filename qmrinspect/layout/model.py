@@ -5,18 +5,46 @@
 from __future__ import annotations
 
 import json
+import struct as codes
 from collections.abc import Mapping
+from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from ..errors import LayoutError
 from .schema import REQUIRED
 
-__all__ = ["FORMAT", "Layout", "Struct", "from_json", "load", "save"]
+__all__ = ["FORMAT", "Layout", "Struct", "Unpack", "from_json", "load", "save", "unpacker"]
 
 FORMAT = "qmr-layout/1"
 # No structure of QEMU that qmr reads is larger; a file that says so is damaged.
 _SIZE_MAX = 1 << 24
+
+_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+#: Takes the bytes of a structure, and returns the unsigned values of some of its fields.
+Unpack = Callable[[bytes], tuple[int, ...]]
+
+
+@lru_cache
+def unpacker(spans: tuple[tuple[int, int], ...]) -> Unpack:
+    """Return what unpacks several fields at once, for structures of which there are many.
+
+    :param spans: (offset, size) of each field in bytes, two of them at least.
+    """
+    order = sorted(range(len(spans)), key=lambda i: spans[i])
+    text, at = "<", 0
+    for offset, size in (spans[i] for i in order):
+        if offset < at or size not in _CODES:
+            return lambda raw: tuple(int.from_bytes(raw[o : o + s], "little") for o, s in spans)
+        text += f"{offset - at}x{_CODES[size]}"
+        at = offset + size
+    unpack = codes.Struct(text).unpack_from
+    if order == sorted(order):
+        return unpack
+    pick = itemgetter(*(order.index(i) for i in range(len(spans))))
+    return lambda raw: pick(unpack(raw))
 
 
 class Struct(NamedTuple):
@@ -62,6 +90,15 @@ class Layout(NamedTuple):
             return self.structs[struct].size
         except KeyError:
             raise LayoutError(f"the layout {self.source} has no {struct}") from None
+
+    def unpacker(self, struct: str, *fields: str) -> Unpack:
+        """Return what unpacks fields of a structure, as :func:`unpacker`.
+
+        :raises LayoutError: when the layout does not know one of them.
+        """
+        for field in fields:
+            self.offset(struct, field)
+        return unpacker(tuple(self.structs[struct].fields[field] for field in fields))
 
     def missing(self) -> list[str]:
         """Return what a walk needs and this layout lacks."""

@@ -11,8 +11,9 @@ from ..layout import Layout
 from ..snapshot import Note, TypeInfo
 from ..target.image import Image, Unreadable
 from .glib import HashTable, HashVariant, entries, open_table
+from .scan import Found
 
-__all__ = ["Context", "Handles", "Record", "Statics"]
+__all__ = ["Context", "Handles", "Known", "Record", "Statics"]
 
 # A machine with more elements than this in one list is a loop or damaged memory.
 LIST_MAX = 200_000
@@ -85,21 +86,44 @@ class Handles(NamedTuple):
     property_free: int
 
 
+class Known:
+    """What one reading of a process learns for the next one, under the same layout.
+
+    :ivar types: the bytes of each ``TypeImpl``, and its name and its parent's, by address.
+        QEMU registers types and never forgets one.
+    :ivar variables: the static variables that were recognised, by what they are for.
+    :ivar classes: the words that point to a class.
+    """
+
+    def __init__(self) -> None:
+        self.types: dict[int, tuple[bytes, str, str]] = {}
+        self.variables: dict[str, int] = {}
+        self.classes = Found()
+
+
 class Context:
-    """An image, a layout, and the notes taken on the way."""
+    """An image, a layout, and the notes taken on the way.
+
+    :param known: from an earlier reading of the same process.
+    """
 
     def __init__(
-        self, image: Image, layout: Layout, statics: Statics, variant: HashVariant
+        self,
+        image: Image,
+        layout: Layout,
+        statics: Statics,
+        variant: HashVariant,
+        known: Known | None = None,
     ) -> None:
         self.image = image
         self.layout = layout
         self.statics = statics
         self.variant = variant
+        self.known = known or Known()
         self.notes: list[Note] = []
         self.types: dict[str, TypeInfo] = {}
         self._chains: dict[str, tuple[str, ...]] = {}
         self.handles = Handles(0, 0, 0, 0)
-        self.tables: list[HashTable] | None = None
 
     def record(self, struct: str, address: int) -> Record:
         """Read one structure.

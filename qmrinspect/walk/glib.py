@@ -12,6 +12,7 @@ import struct
 from typing import NamedTuple
 
 from ..errors import LayoutError
+from ..layout.model import unpacker
 from ..target.image import Image, Unreadable
 
 __all__ = ["HASH_VARIANTS", "HashTable", "HashVariant", "entries", "open_table", "probe"]
@@ -47,6 +48,20 @@ HASH_VARIANTS = (
     HashVariant("glib-2.87", False, 4, 8, 12, 16, 20, 24, 32, 40, 48, 64, 88, 96),
 )
 
+_UNPACK = {
+    v.name: unpacker(
+        (
+            (0, 8 if v.wide else 4),
+            *((at, 4) for at in (v.mask, v.nnodes, v.noccupied)),
+            (v.flags, 1),
+            *((at, 8) for at in (v.keys, v.hashes, v.values, v.hash_func)),
+            (v.ref_count, 4),
+            (v.value_destroy, 8),
+        )
+    )
+    for v in HASH_VARIANTS
+}
+
 
 class HashTable(NamedTuple):
     """A hash table that holds together: address, functions, and its arrays."""
@@ -72,29 +87,26 @@ def open_table(image: Image, variant: HashVariant, address: int) -> HashTable | 
         raw = image.read(address, variant.bytes)
     except Unreadable:
         return None
-    size = struct.unpack_from("<Q" if variant.wide else "<I", raw)[0]
+    size, mask, nnodes, noccupied, flags, keys, hashes, values, hash_func, ref_count, destroy = (
+        _UNPACK[variant.name](raw)
+    )
     if not 8 <= size <= _SLOTS_MAX or size & (size - 1):
         return None
-    mask, nnodes, noccupied, ref_count = (
-        struct.unpack_from("<I", raw, at)[0]
-        for at in (variant.mask, variant.nnodes, variant.noccupied, variant.ref_count)
-    )
     if mask != size - 1 or not nnodes <= noccupied <= size or not 0 < ref_count <= _REF_MAX:
         return None
-    keys, hashes, values, hash_func = struct.unpack_from("<4Q", raw, variant.keys)
     if not keys or not hashes or not values or not hash_func:
         return None
     return HashTable(
         address,
         nnodes,
         size,
-        bool(raw[variant.flags] & 1),
-        bool(raw[variant.flags] & 2),
+        bool(flags & 1),
+        bool(flags & 2),
         keys,
         hashes,
         values,
         hash_func,
-        struct.unpack_from("<Q", raw, variant.value_destroy)[0],
+        destroy,
     )
 
 

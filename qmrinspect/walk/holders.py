@@ -7,7 +7,7 @@ property; the others stay with a field, and here these fields are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from ..snapshot import Obj, Slot
 from ..target.image import Unreadable
@@ -30,6 +30,7 @@ _VARIABLES = {
 _FUNCTIONS_MAX = 256  # of one device, PCIE_SRIOV's TotalVFs in QEMU
 _ISA_IRQS = 16  # ISA_NUM_IRQS, include/hw/isa/isa.h
 _PORTIO_MAX = 32  # the longest list in QEMU, VGA's, has 5 ranges
+_DEVICE_MAX = 1 << 20  # bytes of a device that are looked at
 _NODES_MAX = 128  # MAX_NODES, include/sysemu/numa.h
 
 
@@ -159,31 +160,63 @@ def _portio(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot]:
     """The ranges of I/O ports (system/ioport.c portio_list_add_1), objects since 8.0.
 
     Each holds the region inside itself; it is held by the array of a ``PortioList``,
-    which has the region's address.  The list may be part of any device, so it is
-    found by the pointers to the region, and from there to the array.
+    which has the region's address.  The list is part of the device that the region is
+    a child of, or of a bus, mostly.
     """
-    layout, image = context.layout, context.image
+    layout = context.layout
     if not layout.has("MemoryRegionPortioList", "mr"):
         return
     at_mr = layout.offset("MemoryRegionPortioList", "mr")
     ranges = {a + at_mr: a for a, o in objects.items() if o.type == "memory-region-portio-list"}
     for region, portio in ranges.items():
         yield Slot("portio-region", portio, "MemoryRegionPortioList.mr", region)
-    if not ranges or not layout.has("PortioList", "regions"):
+    if not layout.has("PortioList", "regions"):
         return
-    # An array begins with one of them.
-    arrays = {word for word, _ in find_words(image, ranges)}
+    homes = {objects[region].parent for region in ranges if region in objects}
+    homes |= {a for a, o in objects.items() if ranges and context.is_a(o.type, "bus")}
+    # A bus may be part of the device, and the list is in both then.
+    found: dict[int, Sequence[int]] = {}
+    for start in homes & objects.keys():
+        found.update(_portio_lists(context, _words(context, objects[start]), ranges))
+    missing = ranges.keys() - {region for members in found.values() for region in members}
+    if missing:
+        # An array begins with one of them.
+        arrays = {word for word, _ in find_words(context.image, missing)}
+        found.update(_portio_lists(context, find_words(context.image, arrays), missing))
+    for start, members in sorted(found.items()):
+        for i, region in enumerate(members):
+            yield Slot("initial", start, f"PortioList.regions[{i}]", ranges[region])
+
+
+def _words(context: Context, obj: Obj) -> Iterator[tuple[int, int]]:
+    """Yield (address, word) for the words of an object that may be pointers."""
+    size = min(context.types[obj.type].size, _DEVICE_MAX)
+    try:
+        words = context.image.words(obj.address, size // 8)
+    except Unreadable:
+        return
+    for index, word in enumerate(words):
+        if 0x1000 < word < 1 << 47 and not word & 7:
+            yield obj.address + 8 * index, word
+
+
+def _portio_lists(
+    context: Context, words: Iterable[tuple[int, int]], ranges: Collection[int]
+) -> Iterator[tuple[int, Sequence[int]]]:
+    """Yield each ``PortioList`` of which a word is the pointer to its regions, with those."""
+    layout, image = context.layout, context.image
     at_regions, at_count = layout.offset("PortioList", "regions"), layout.offset("PortioList", "nr")
-    for word, array in find_words(image, arrays):
+    for word, array in words:
+        start = word - at_regions
         try:
-            count = image.u32(word - at_regions + at_count)
+            count = image.u32(start + at_count)
             # A list has all its regions, and each of them is a range's.
-            members = image.words(array, count) if 0 < count <= _PORTIO_MAX else ()
+            if 0 < count <= _PORTIO_MAX and image.u64(array) in ranges:
+                members = image.words(array, count)
+                if all(region in ranges for region in members):
+                    yield start, members
         except Unreadable:
             continue
-        if members and all(region in ranges for region in members):
-            for i, region in enumerate(members):
-                yield Slot("initial", word - at_regions, f"PortioList.regions[{i}]", ranges[region])
 
 
 def _pic(context: Context, machine: int, objects: Mapping[int, Obj]) -> Iterator[Slot]:

@@ -11,7 +11,8 @@ from ..errors import ReadingError
 from ..snapshot import Listener, Obj, Range, Region, Space, View
 from ..target.image import Unreadable
 from .context import Context, Record
-from .statics import static_tables
+from .glib import HashTable
+from .statics import static_table
 
 __all__ = ["read_regions", "read_spaces", "read_view", "table_views"]
 
@@ -149,12 +150,14 @@ def table_views(context: Context, current: Iterable[int]) -> list[int]:
     memory topology changes the next time.
     """
     wanted = set(current) - {0}
-    for table in static_tables(context):
-        if 0 < table.nnodes <= 4096 and table.hash_func != context.handles.string_hash:
-            rows = context.entries(table)
-            if wanted & {value for _, value in rows}:
-                return [value for _, value in rows]
-    return []
+
+    def caches(table: HashTable) -> bool:
+        if not 0 < table.nnodes <= 4096 or table.hash_func == context.handles.string_hash:
+            return False
+        return any(value in wanted for _, value in context.entries(table))
+
+    found = static_table(context, "flat_views", caches)
+    return [value for _, value in context.entries(found)] if found is not None else []
 
 
 def read_view(context: Context, address: int, found: str) -> View | None:

@@ -8,7 +8,6 @@ to a class: so that an object which nothing names any more is found as well.
 
 from __future__ import annotations
 
-import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -18,7 +17,7 @@ from ..target.image import Unreadable
 from .context import Context, Handles
 from .glib import HashTable
 from .scan import find_words
-from .statics import static_tables
+from .statics import static_table
 
 __all__ = ["Classes", "find_handles", "find_root", "read_classes", "read_objects", "read_props"]
 
@@ -27,6 +26,8 @@ _REF_MAX = 1_000_000
 _DEPTH_MAX = 64
 # QOM itself registers a few types, each emulator hundreds.
 _TYPES_MIN = 20
+# So many types are looked at to recognise their table.
+_TYPES_LOOK = 100
 _TYPE_SIZE_MAX = 64 << 20
 _LINK_STRONG, _LINK_DIRECT, _LINK_CLASS = 1, 2, 4
 
@@ -69,7 +70,7 @@ def read_classes(context: Context) -> Classes:
 
     :raises ReadingError: when there is no type table.
     """
-    table = next(_type_tables(context), None)
+    table = static_table(context, "type_table", lambda table: _holds_types(context, table))
     if table is None:
         raise ReadingError(
             "the table of QOM types was not found",
@@ -77,12 +78,11 @@ def read_classes(context: Context) -> Classes:
         )
     classes = Classes()
     properties = context.layout.offset("ObjectClass", "properties")
+    unpack = context.layout.unpacker("TypeImpl", "class", "instance_size")
     for _key, address in context.entries(table):
         try:
-            impl = context.record("TypeImpl", address)
-            name = context.image.string(impl["name"])
-            parent = context.image.string(impl["parent"]) if impl["parent"] else ""
-            klass = impl["class"]
+            raw, name, parent = _type(context, address)
+            klass, size = unpack(raw)
             own = context.image.u64(klass + properties) if klass else 0
             owner = context.image.u64(klass) if klass else address
         except Unreadable:
@@ -95,7 +95,6 @@ def read_classes(context: Context) -> Classes:
             context.note(address, f"the class of type {name} is of another one")
         elif klass:
             classes.names[klass], classes.tables[klass] = name, own
-        size = impl["instance_size"]
         if size > _TYPE_SIZE_MAX:
             context.note(address, f"type {name} claims {size} bytes")
             size = 0
@@ -104,6 +103,17 @@ def read_classes(context: Context) -> Classes:
     for name, info in list(context.types.items()):
         context.types[name] = info._replace(size=_size(context, name))
     return classes
+
+
+def _type(context: Context, address: int) -> tuple[bytes, str, str]:
+    """Return the bytes of a ``TypeImpl``, its name and its parent's name, empty for none."""
+    raw = context.image.read(address, context.layout.size("TypeImpl"))
+    known = context.known.types.get(address)
+    if known is None or known[0] != raw:
+        name, parent = context.layout.unpacker("TypeImpl", "name", "parent")(raw)
+        known = raw, context.image.string(name), context.image.string(parent) if parent else ""
+        context.known.types[address] = known
+    return known
 
 
 def _size(context: Context, name: str) -> int:
@@ -115,18 +125,15 @@ def _size(context: Context, name: str) -> int:
     return 0
 
 
-def _type_tables(context: Context) -> Iterator[HashTable]:
-    for table in static_tables(context):
-        if table.nnodes >= _TYPES_MIN and _holds_types(context, context.entries(table)):
-            yield table
-
-
-def _holds_types(context: Context, rows: list[tuple[int, int]]) -> bool:
+def _holds_types(context: Context, table: HashTable) -> bool:
     """Whether values begin with their key, and those with a class are its type.
 
-    No other table is like that, so that most of them are enough: a damaged type
-    shall not hide all others.
+    No other table is like that, so that most of some are enough: a damaged type shall
+    not hide all others.
     """
+    if table.nnodes < _TYPES_MIN:
+        return False
+    rows = context.entries(table)[:_TYPES_LOOK]
     held = classes = 0
     for key, value in rows:
         try:
@@ -191,24 +198,26 @@ def read_objects(context: Context, classes: Classes) -> dict[int, Obj]:
     """
     layout, image = context.layout, context.image
     at_class = layout.offset("Object", "class")
+    size = layout.size("Object")
+    unpack = layout.unpacker("Object", "free", "properties", "ref", "parent")
     out: dict[int, Obj] = {}
     claims: dict[int, list[Obj]] = defaultdict(list)
-    for word, klass in find_words(image, classes.names):
+    for word, klass in find_words(image, classes.names, context.known.classes):
         address = word - at_class
         try:
-            head = context.record("Object", address)
+            free, properties, ref, parent = unpack(image.read(address, size))
         except Unreadable:
             continue
-        if head["ref"] >= _REF_MAX or head["properties"] & 7 or not head["properties"]:
+        if ref >= _REF_MAX or properties & 7 or not properties:
             continue
-        table = context.table(head["properties"])
+        table = context.table(properties)
         if (
             table is None
             or table.hash_func != context.handles.string_hash
             or table.value_destroy != context.handles.property_free
         ):
             continue
-        obj = Obj(address, classes.names[klass], head["ref"], head["parent"], bool(head["free"]))
+        obj = Obj(address, classes.names[klass], ref, parent, bool(free))
         out[address] = obj
         claims[table.address].append(obj)
     for address, those in claims.items():
@@ -298,20 +307,14 @@ def read_props(context: Context, classes: Classes, objects: Mapping[int, Obj]) -
 
 def _relevant(context: Context, table: HashTable) -> Iterator[tuple[str, int, int]]:
     """As :func:`_properties`, but only children and links; the name is read last."""
-    fields = context.layout.structs["ObjectProperty"]
-    at_name, at_release, at_opaque = (
-        fields.fields[name][0] for name in ("name", "release", "opaque")
-    )
+    size = context.layout.size("ObjectProperty")
+    unpack = context.layout.unpacker("ObjectProperty", "name", "release", "opaque")
     handles, image = context.handles, context.image
     for _key, address in context.entries(table):
         try:
-            raw = image.read(address, fields.size)
-            (release,) = struct.unpack_from("<Q", raw, at_release)
-            if release != handles.child and release != handles.link:
-                continue
-            (name,) = struct.unpack_from("<Q", raw, at_name)
-            (opaque,) = struct.unpack_from("<Q", raw, at_opaque)
-            yield image.string(name), release, opaque
+            name, release, opaque = unpack(image.read(address, size))
+            if release == handles.child or release == handles.link:
+                yield image.string(name), release, opaque
         except Unreadable:
             context.note(address, "a property cannot be read")
 

@@ -9,48 +9,84 @@ every lane are looked at one by one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import sys
+from array import array
+from collections.abc import Collection, Iterator, Sequence
 
 from ..target.image import Image
 
-__all__ = ["find_pointer", "find_words"]
+__all__ = ["Found", "find_pointer", "find_words"]
 
-_CHUNK = 1 << 16
+_PIECE = 1 << 16
 
 
-def find_words(image: Image, values: Collection[int]) -> Iterator[tuple[int, int]]:
-    """Yield (address, word) for every aligned word of the image that is in ``values``."""
+class Found:
+    """What a search found in each piece of an image, for pieces that the next one has as well."""
+
+    def __init__(self) -> None:
+        self.wanted: frozenset[int] = frozenset()
+        self.pieces: dict[int, tuple[bytes, Sequence[tuple[int, int]]]] = {}
+
+
+def find_words(
+    image: Image, values: Collection[int], before: Found | None = None
+) -> Iterator[tuple[int, int]]:
+    """Yield (address, word) for every aligned word of the image that is in ``values``.
+
+    :param before: what the last search for the same values found; it is brought up to date.
+    """
     wanted = frozenset(values)
     if not wanted:
         return
     packed = [value.to_bytes(8, "little") for value in wanted]
-    # High lanes first: they tell a pointer into the heap from everything else.
-    tables = []
-    for lane in (5, 4, 3, 2, 1, 0):
+    # The middle lanes first: they tell a few values from all other pointers into the heap.
+    lanes = []
+    for lane in (2, 1, 0, 5, 4, 3):
         seen = {word[lane] for word in packed}
-        tables.append((lane, bytes(1 if b in seen else 0 for b in range(256))))
-    zero = bytes(_CHUNK)
+        lanes.append((lane, bytes(b in seen for b in range(256))))
+    known = before.pieces if before is not None and before.wanted == wanted else {}
+    pieces = {}
+    zero = bytes(_PIECE)
     for start, segment in image.segments():
-        for offset in range(0, len(segment) - 7, _CHUNK):
-            chunk = bytes(segment[offset : offset + _CHUNK])
+        at = 0
+        while at < len(segment) - 7:
+            # The borders stay where they are when a segment begins elsewhere.
+            end = at + _PIECE - (start + at) % _PIECE
+            piece, address = bytes(segment[at:end]), start + at
+            at = end
             # Half of a heap is pages of zeros.
-            if chunk == zero[: len(chunk)]:
+            if piece == zero[: len(piece)]:
                 continue
-            count = len(chunk) // 8
-            mask = -1
-            for lane, table in tables:
-                mask &= int.from_bytes(chunk[lane : count * 8 : 8].translate(table), "little")
-                if not mask:
-                    break
-            if not mask:
-                continue
-            hits = mask.to_bytes(count, "little")
-            at = hits.find(1)
-            while at >= 0:
-                word = int.from_bytes(chunk[at * 8 : at * 8 + 8], "little")
-                if word in wanted:
-                    yield start + offset + at * 8, word
-                at = hits.find(1, at + 1)
+            last = known.get(address)
+            if last is None or last[0] != piece:
+                last = piece, _matches(piece, address, lanes, wanted)
+            if before is not None:
+                pieces[address] = last
+            yield from last[1]
+    if before is not None:
+        before.wanted, before.pieces = wanted, pieces
+
+
+def _matches(
+    piece: bytes, address: int, lanes: Sequence[tuple[int, bytes]], wanted: Collection[int]
+) -> list[tuple[int, int]]:
+    count = len(piece) // 8
+    mask = -1
+    for lane, table in lanes:
+        mask &= int.from_bytes(piece[lane : count * 8 : 8].translate(table), "little")
+        if not mask:
+            return []
+    find = mask.to_bytes(count, "little").find
+    words = array("Q", piece[: count * 8])
+    if sys.byteorder == "big":
+        words.byteswap()
+    out = []
+    at = find(1)
+    while at >= 0:
+        if words[at] in wanted:
+            out.append((address + at * 8, words[at]))
+        at = find(1, at + 1)
+    return out
 
 
 def find_pointer(image: Image, target: int) -> Iterator[int]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Callable
 
 from ..target.image import Unreadable
 from .context import Context
 from .glib import HashTable
 
-__all__ = ["static_tables", "static_words"]
+__all__ = ["static_table", "static_words"]
 
 
 def static_words(context: Context, span: tuple[int, int]) -> Iterator[tuple[int, int]]:
@@ -30,16 +31,27 @@ def static_words(context: Context, span: tuple[int, int]) -> Iterator[tuple[int,
             yield start + index * 8, value
 
 
-def static_tables(context: Context) -> list[HashTable]:
-    """Return the hash tables that zero-initialised variables point to."""
-    if context.tables is not None:
-        return context.tables
-    out: dict[int, HashTable] = {}
-    for _, value in static_words(context, context.statics.bss):
-        if value & 7 or not 0x1000 < value < 1 << 47 or value in out:
+def static_table(
+    context: Context, name: str, fits: Callable[[HashTable], bool]
+) -> HashTable | None:
+    """Return the first table that fits of those that zero-initialised variables point to.
+
+    :param name: what it is for; where an earlier reading found it is tried first.
+    """
+    variable = context.known.variables.get(name, 0)
+    try:
+        table = context.table(context.image.u64(variable)) if variable else None
+    except Unreadable:
+        table = None
+    if table is not None and fits(table):
+        return table
+    seen = set()
+    for variable, value in static_words(context, context.statics.bss):
+        if value & 7 or not 0x1000 < value < 1 << 47 or value in seen:
             continue
+        seen.add(value)
         table = context.table(value)
-        if table is not None:
-            out[value] = table
-    context.tables = list(out.values())
-    return context.tables
+        if table is not None and fits(table):
+            context.known.variables[name] = variable
+            return table
+    return None

@@ -14,7 +14,7 @@ from ..snapshot import Snapshot, TargetInfo, View
 from ..target.elf import PT_LOAD, ElfFile
 from ..target.image import Capture, Image, Target, Unreadable
 from . import channels, dma, fields, holders, memory, plan, qdev, qom, quiet, rcu
-from .context import Context, Statics
+from .context import Context, Known, Statics
 from .glib import probe
 from .validate import GAUGES
 
@@ -90,7 +90,9 @@ def capture(target: Target, layout: Layout, statics: Statics) -> tuple[Image, Ca
     return target.capture(plan.ranges(target.mappings(), ram))
 
 
-def open_context(image: Image, layout: Layout, statics: Statics) -> tuple[Context, int]:
+def open_context(
+    image: Image, layout: Layout, statics: Statics, known: Known | None = None
+) -> tuple[Context, int]:
     """Find the way in: the GLib variant and the machine object.
 
     :raises LayoutError: when the layout does not fit.
@@ -108,11 +110,16 @@ def open_context(image: Image, layout: Layout, statics: Statics) -> tuple[Contex
             f"the layout {layout.source} does not fit: the machine object leads out of memory "
             f"at {error.args[0]:#x}"
         ) from None
-    return Context(image, layout, statics, variant), machine
+    return Context(image, layout, statics, variant, known), machine
 
 
 def decode(
-    image: Image, cost: Capture, layout: Layout, statics: Statics, info: TargetInfo
+    image: Image,
+    cost: Capture,
+    layout: Layout,
+    statics: Statics,
+    info: TargetInfo,
+    known: Known | None = None,
 ) -> tuple[Snapshot, Context]:
     """Walk a captured image.
 
@@ -121,7 +128,7 @@ def decode(
     :raises ReadingError: when the structures the walk starts from make no sense.
     :raises LayoutError: when the layout does not fit.
     """
-    context, machine = open_context(image, layout, statics)
+    context, machine = open_context(image, layout, statics, known)
     try:
         root = qom.find_root(context, machine)
         classes = qom.read_classes(context)
@@ -195,15 +202,16 @@ def _views(context: Context, current: list[int]) -> dict[int, View]:
 
 
 def take(
-    target: Target, layout: Layout, program: Program | None = None
+    target: Target, layout: Layout, program: Program | None = None, known: Known | None = None
 ) -> tuple[Snapshot, Context]:
     """Take a snapshot of ``target`` under a layout.
 
     :param program: of the target, when it is known from an earlier reading.
+    :param known: from an earlier reading of the target under this layout.
     :raises TargetError: when the target cannot be read.
     :raises LayoutError: when the layout does not fit.
     :raises ReadingError: when no picture came out of it.
     """
     statics, info = program or program_of(target)
     image, cost = capture(target, layout, statics)
-    return decode(image, cost, layout, statics, info._replace(layout=layout.source))
+    return decode(image, cost, layout, statics, info._replace(layout=layout.source), known)
