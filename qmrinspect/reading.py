@@ -16,8 +16,8 @@ from .layout import Layout
 from .layout.find import candidates
 from .layout.names import FieldNames, field_names
 from .snapshot import Pointer, Snapshot
-from .target.image import Capture, Target
-from .walk import Program, program_of, take, version_of
+from .target.image import Capture, Image, Target
+from .walk import Program, capture, decode, program_of, settled, version_of
 from .walk.context import Context
 from .walk.pointers import find_pointers
 from .walk.validate import GAUGES, Check, fits, validate
@@ -63,26 +63,34 @@ class Reader:
         :raises LayoutError: when no known layout fits; the text says why each does not.
         :raises ReadingError: when the one that fitted before no longer does.
         """
-        snapshot = self._first() if self._fitting is None else self._again(self._fitting)
-        for attempt in range(1, _ATTEMPTS):
-            cost = snapshot.capture
-            if cost.quiescent or not self._runs or self._fitting is None:
-                break
-            time.sleep(_PAUSE_S * attempt)
-            snapshot = self._again(self._fitting)
-            snapshot = snapshot._replace(capture=_added(cost, snapshot.capture, attempt))
-        return snapshot
+        spent: list[Capture] = []
+        if self._fitting is None:
+            snapshot = self._first()
+            if snapshot.capture.quiescent or not self._runs:
+                return snapshot
+            spent.append(snapshot.capture)
+            time.sleep(_PAUSE_S)
+        assert self._fitting is not None
+        return self._again(self._fitting, spent)
 
-    def _again(self, layout: Layout) -> Snapshot:
-        """Read under a layout that has fitted; lists that are being changed get a second look."""
-        for attempt in range(1, _ATTEMPTS):
+    def _again(self, layout: Layout, spent: list[Capture]) -> Snapshot:
+        """Read under a layout that has fitted, and look again at a moment that is not quiet.
+
+        :param spent: what earlier looks cost; of the last one, whatever it is, comes a picture.
+        """
+        while True:
+            last = len(spent) == _ATTEMPTS - 1 or not self._runs
+            image, cost = self._capture(layout)
+            statics = self._known_program().statics
+            spent.append(cost)
             try:
-                return self._take(layout)
+                if last or settled(image, layout, statics):
+                    return self._decode(image, _added(spent), layout)
             except ReadingError:
-                if not self._runs:
+                # A list that is being changed gets a second look.
+                if last:
                     raise
-                time.sleep(_PAUSE_S * attempt)
-        return self._take(layout)
+            time.sleep(_PAUSE_S * len(spent))
 
     def checks(self) -> tuple[Snapshot, list[Check]]:
         """Take a reading and say how well the layout fits it.
@@ -141,18 +149,31 @@ class Reader:
         return pointer._replace(field=names.name(struct, pointer.offset))
 
     def _take(self, layout: Layout) -> Snapshot:
-        self._program = self._program or program_of(self.target)
+        return self._decode(*self._capture(layout), layout)
+
+    def _capture(self, layout: Layout) -> tuple[Image, Capture]:
+        statics = self._known_program().statics
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                known = self._context.known if self._context and layout is self._fitting else None
-                snapshot, self._context = take(self.target, layout, self._program, known)
-                return snapshot
+                return capture(self.target, layout, statics)
             except NotStopping:
                 # A disk that is busy holds a thread up for a while.
                 if attempt == _ATTEMPTS:
                     raise
                 time.sleep(_GRACE_S)
         raise AssertionError
+
+    def _decode(self, image: Image, cost: Capture, layout: Layout) -> Snapshot:
+        statics, info = self._known_program()
+        known = self._context.known if self._context and layout is self._fitting else None
+        snapshot, self._context = decode(
+            image, cost, layout, statics, info._replace(layout=layout.source), known
+        )
+        return snapshot
+
+    def _known_program(self) -> Program:
+        self._program = self._program or program_of(self.target)
+        return self._program
 
     def _first(self) -> Snapshot:
         """Find the layout that fits."""
@@ -197,15 +218,15 @@ class Reader:
         yield from candidates(elf, self.target.program(), version_of(elf))
 
 
-def _added(before: Capture, last: Capture, retries: int) -> Capture:
-    """Add up what several readings cost; of the stops, the longest counts."""
+def _added(spent: Sequence[Capture]) -> Capture:
+    """Add up what several looks cost; of the stops, the longest counts."""
     return Capture(
-        max(before.stop_us, last.stop_us),
-        before.wall_us + last.wall_us,
-        before.reads + last.reads,
-        before.bytes + last.bytes,
-        retries,
-        last.quiescent,
+        max(cost.stop_us for cost in spent),
+        sum(cost.wall_us for cost in spent),
+        sum(cost.reads for cost in spent),
+        sum(cost.bytes for cost in spent),
+        len(spent) - 1,
+        spent[-1].quiescent,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -20,10 +21,11 @@ import pytest
 from conftest import Qmr
 
 from qmrinspect.errors import TargetError, UsageError
+from qmrinspect.fronts.verdicts import Result, Verdicts
 from qmrinspect.hotplug.connecting import peer_pid
 from qmrinspect.hotplug.recording import RecordingMonitor
 from qmrinspect.hunt import limits
-from qmrinspect.hunt.campaign import Done, Plan, run
+from qmrinspect.hunt.campaign import Done, Plan, plan, run
 from qmrinspect.hunt.expect import Expectations
 from qmrinspect.hunt.limits import workers_for
 from qmrinspect.hunt.page import page
@@ -193,8 +195,29 @@ def test_the_vm_of_a_worker_ends_with_its_parent(tmp_path: Path) -> None:
     os.close(handle)
 
 
+def test_cpu_models_have_jobs_of_their_own_or_are_named() -> None:
+    everything, own = plan(Settings(), [], cpus=True), plan(Settings(), [])
+    models = {job.driver for job in everything.jobs if job.cpu}
+    assert "EPYC-x86_64-cpu" in models
+    assert not everything.models
+    assert set(own.models) == models
+    assert not any(job.cpu for job in own.jobs)
+
+
+def test_of_cpu_models_that_end_alike_the_first_is_told() -> None:
+    jobs = [Job(f"{name}-cpu", name) for name in "abcd"]
+    args = argparse.Namespace(driver=[], expect="", baseline="", junit="")
+    rows = [found(job.driver, "leak" if job.cpu != "c" else "clean") for job in jobs]
+    results = (Result([row | {"text": "", "objects_left": []}], True) for row in rows)
+    lines = "\n".join(Verdicts(args, Plan(Settings(), jobs)).outcome(results).lines)
+    assert "a-cpu" in lines and "c-cpu" in lines
+    assert "b-cpu" not in lines and "d-cpu" not in lines
+    assert "2 more CPU models as a-cpu\n4 cycles: 1 clean, 3 leak" in lines
+
+
 def test_the_machine_limits_the_jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert 1 <= workers_for(Settings()) <= len(os.sched_getaffinity(0))
+    assert 1 <= workers_for(Settings()) <= 2 * len(os.sched_getaffinity(0))
+    assert 1 <= workers_for(Settings(guest="kernel:initrd")) <= len(os.sched_getaffinity(0))
     assert workers_for(Settings(), 10_000) < 10_000
     monkeypatch.setattr(limits, "_available", lambda: 3 << 30)
     assert workers_for(Settings(), 64) == 6

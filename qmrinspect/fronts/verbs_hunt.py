@@ -175,8 +175,9 @@ def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Ou
         guest=find_guest(args.guest),
         bundle=os.path.abspath(args.bundle) if args.bundle else "",
     )
-    planned = plan(settings, names, args.cpus)
-    return Verdicts(args, planned.models).outcome(_on_own_vms(planned, args, session))
+    all_models = (args.cpus or ("all" if settings.guest == "none" else "own")) == "all"
+    planned = plan(settings, names, all_models)
+    return Verdicts(args, planned).outcome(_on_own_vms(planned, args, session))
 
 
 def demo(session: Session, args: argparse.Namespace) -> Outcome:
@@ -211,7 +212,13 @@ _CAMPAIGN = (
         },
     ),
     Argument(
-        ("--cpus",), {"action": "store_true", "help": "every CPU model, each in a VM of its own"}
+        ("--cpus",),
+        {
+            "choices": ("all", "own"),
+            "default": "",
+            "help": "the CPU models: all, each in a VM of its own (default without a guest), or "
+            "the machine's own",
+        },
     ),
     Argument(
         ("--jobs",),
@@ -219,7 +226,8 @@ _CAMPAIGN = (
             "type": int,
             "default": 0,
             "metavar": "N",
-            "help": "VMs at once, if there is memory for them (default: one a core)",
+            "help": "VMs at once, if there is memory for them (default: two a core, or one with a "
+            "guest)",
         },
     ),
     Argument(

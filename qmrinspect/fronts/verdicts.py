@@ -20,6 +20,7 @@ from . import render
 from .table import CLEAN, FINDINGS, Outcome
 
 if TYPE_CHECKING:
+    from ..hunt.campaign import Plan
     from ..hunt.expect import Expectations
 
 __all__ = ["Result", "Verdicts"]
@@ -46,12 +47,16 @@ class Verdicts:
     """The text, or the JSON, of a hunt, made as it goes.
 
     :param args: of the verb.
-    :param models: CPU models that were left out.
+    :param plan: of a hunt on VMs of our own.
     """
 
-    def __init__(self, args: argparse.Namespace, models: Sequence[str] = ()) -> None:
+    def __init__(self, args: argparse.Namespace, plan: Plan | None = None) -> None:
         self._args = args
-        self._models = models
+        self._left_out = plan.models if plan is not None else ()
+        # Most CPU models end alike: of those the first is told.
+        jobs = plan.jobs if plan is not None and not args.driver else ()
+        self._models = {job.driver for job in jobs if job.cpu}
+        self._alike: dict[tuple[str, ...], list[str]] = {}
         self._counts: Counter[str] = Counter()
         self._rows: list[dict[str, Any]] = []
         self._failed: list[Result] = []
@@ -112,8 +117,8 @@ class Verdicts:
         yield from self._take(results)
         summary: dict[str, Any] = {"format": FORMAT, "summary": dict(self._counts)}
         summary["not_hotpluggable"] = self._unpluggable
-        if self._models:
-            summary["cpu_models_left_out"] = list(self._models)
+        if self._left_out:
+            summary["cpu_models_left_out"] = list(self._left_out)
         if self._compared is not None:
             summary["compared"] = {
                 name: [list(key(row)) for row in rows] for name, rows in self._compared.items()
@@ -129,8 +134,11 @@ class Verdicts:
     def _lines(self, results: Iterator[Result]) -> Iterator[str]:
         for row in self._take(results):
             # What was named is answered for.
-            if row.get("hotpluggable", True) or self._args.driver:
+            if (row.get("hotpluggable", True) or self._args.driver) and not self._told(row):
                 yield from verdict_lines(row)
+        for first, *others in self._alike.values():
+            if others:
+                yield f"{render.plural(len(others), 'more CPU model')} as {first}"
         total = sum(self._counts.values())
         parts = ", ".join(f"{n} {outcome}" for outcome, n in sorted(self._counts.items()))
         yield f"{render.plural(total, 'cycle')}: {parts or 'nothing was done'}"
@@ -139,11 +147,19 @@ class Verdicts:
                 f"{self._unpluggable} more that this QEMU does not mark hotpluggable, or has no "
                 "hotpluggable bus for"
             )
-        if self._models:
-            yield f"{len(self._models)} CPU models that need a VM of their own: see --cpus"
+        if self._left_out:
+            yield f"{len(self._left_out)} CPU models that need a VM of their own: see --cpus"
         yield from self._comparison()
         for result in self._failed[:_FAILED_SHOWN]:
             yield f"{printable(result.driver)} was not done: {result.error}"
+
+    def _told(self, row: dict[str, Any]) -> bool:
+        """Whether a row is of a CPU model, and one that ended alike was told."""
+        if row["device"] not in self._models:
+            return False
+        names = self._alike.setdefault((row["outcome"], *row["causes"]), [])
+        names.append(printable(row["device"]))
+        return len(names) > 1
 
     def _comparison(self) -> Iterator[str]:
         if self._compared is not None:

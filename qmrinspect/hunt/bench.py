@@ -217,6 +217,7 @@ class Bench:
         It has no guest: a guest need not boot on that.
 
         :return: None where nothing needs that, or this QEMU cannot.
+        :raises TargetError: it cannot, and an ordinary one would not either.
         """
         settings, kind = self._settings, self._kind
         if not (kind.machine or kind.accel or kind.hosts):
@@ -228,6 +229,8 @@ class Bench:
                 [recipe], settings.qemu, machine, self._model(), accel, layout=self._layout
             )
         except TargetError:
+            if kind.cpu:
+                raise
             return None  # and the ordinary one refuses it, with its reason
 
     def _model(self) -> list[str]:

@@ -22,11 +22,13 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def workers_for(settings: Settings, wanted: int = 0) -> int:
-    """Return how many workers a campaign gets: ``wanted``, or one a core; never more than
-    there is memory for, and always one.
+    """Return how many workers a campaign gets: ``wanted``, or two a core, one with a guest;
+    never more than there is memory for, and always one.
     """
-    each = _WORKER_BYTES + (_GUEST_BYTES if settings.guest != "none" else 0)
-    return max(1, min(wanted or cores(), free_bytes() // each))
+    guest = settings.guest != "none"
+    each = _WORKER_BYTES + (_GUEST_BYTES if guest else 0)
+    # Without a guest that computes, a worker waits for QEMU and for RCU half of its time.
+    return max(1, min(wanted or cores() * (1 if guest else 2), free_bytes() // each))
 
 
 def cores() -> int:

@@ -15,7 +15,7 @@ from ..target.image import Unreadable
 from .context import Context
 from .memory import read_view
 
-__all__ = ["read_pending"]
+__all__ = ["queued", "read_pending"]
 
 _CODE_MAX = 160
 _QUEUE_MAX = 100_000
@@ -40,7 +40,7 @@ def _tail_variables(context: Context) -> Iterator[int]:
             yield code + at + 7 + int.from_bytes(raw[at + 3 : at + 7], "little", signed=True)
 
 
-def _nodes(context: Context) -> list[int] | None:
+def queued(context: Context) -> list[int] | None:
     """Return the queued ``rcu_head`` addresses; None when the queue was not found.
 
     ``head`` lies next to ``tail``; the right neighbour is the one from which the
@@ -77,7 +77,7 @@ def read_pending(
 
     :return: None where the queue was not found.
     """
-    nodes = _nodes(context)
+    nodes = queued(context)
     if nodes is None:
         return None
     layout, image = context.layout, context.image

@@ -24,6 +24,7 @@ __all__ = [
     "decode",
     "open_context",
     "program_of",
+    "settled",
     "statics_of",
     "take",
     "version_of",
@@ -113,6 +114,15 @@ def open_context(
     return Context(image, layout, statics, variant, known), machine
 
 
+def settled(image: Image, layout: Layout, statics: Statics) -> bool:
+    """Whether an image is of a quiet moment, which shows before it is walked.
+
+    Raises as :func:`open_context` does.
+    """
+    context, _ = open_context(image, layout, statics)
+    return quiet.look(context).settled and not rcu.queued(context)
+
+
 def decode(
     image: Image,
     cost: Capture,
@@ -159,7 +169,7 @@ def decode(
         *channels.read_channels(context, objects),
         *dma.read_maps(context, objects, spaces, listeners),
     )
-    settled = quiet.look(context).settled and not pending
+    is_quiet = quiet.look(context).settled and not pending
     used = {obj.type for obj in objects.values()} | GAUGES.keys() & context.types.keys()
     for name in list(used):
         while name in context.types and context.types[name].parent not in used | {""}:
@@ -168,7 +178,7 @@ def decode(
     machine_type = objects[machine].type if machine in objects else ""
     snapshot = Snapshot(
         target=info._replace(machine=re.sub("-machine$", "", machine_type)),
-        capture=cost._replace(quiescent=settled),
+        capture=cost._replace(quiescent=is_quiet),
         types={name: info for name, info in context.types.items() if name in used},
         objects=objects,
         props=props,
