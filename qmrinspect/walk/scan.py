@@ -18,6 +18,8 @@ from ..target.image import Image
 __all__ = ["Found", "find_pointer", "find_words"]
 
 _PIECE = 1 << 16
+# So many are remembered: 256 MiB, ten times what an idle QEMU has.
+_PIECES_MAX = 1 << 12
 
 
 class Found:
@@ -60,7 +62,7 @@ def find_words(
             last = known.get(address)
             if last is None or last[0] != piece:
                 last = piece, _matches(piece, address, lanes, wanted)
-            if before is not None:
+            if before is not None and len(pieces) < _PIECES_MAX:
                 pieces[address] = last
             yield from last[1]
     if before is not None:
