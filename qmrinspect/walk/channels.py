@@ -128,7 +128,7 @@ def read_channels(context: Context, objects: Mapping[int, Obj]) -> Iterator[Slot
         if any(context.is_a(obj.type, name) for name in _SEARCHED)
     }
     pointed: set[int] = set()
-    for word, target in find_words(context.image, wanted):
+    for word, target in find_words(context.image, wanted, context.known.targets):
         if objects[target].type == "irq":
             if target not in pointed:
                 pointed.add(target)

@@ -92,13 +92,14 @@ class Known:
     :ivar types: the bytes of each ``TypeImpl``, and its name and its parent's, by address.
         QEMU registers types and never forgets one.
     :ivar variables: the static variables that were recognised, by what they are for.
-    :ivar classes: the words that point to a class.
+    :ivar classes: the words that point to a class, and ``targets`` those to what is
+        searched for all over memory.
     """
 
     def __init__(self) -> None:
         self.types: dict[int, tuple[bytes, str, str]] = {}
         self.variables: dict[str, int] = {}
-        self.classes = Found()
+        self.classes, self.targets = Found(), Found()
 
 
 class Context:

@@ -20,10 +20,12 @@ __all__ = ["Found", "find_pointer", "find_words"]
 _PIECE = 1 << 16
 # So many are remembered: 256 MiB, ten times what an idle QEMU has.
 _PIECES_MAX = 1 << 12
+# So many times what is wanted may be searched for.
+_WANTED_MORE = 3
 
 
 class Found:
-    """What a search found in each piece of an image, for pieces that the next one has as well."""
+    """What searches found in each piece of an image, for pieces that the next one has as well."""
 
     def __init__(self) -> None:
         self.wanted: frozenset[int] = frozenset()
@@ -35,19 +37,25 @@ def find_words(
 ) -> Iterator[tuple[int, int]]:
     """Yield (address, word) for every aligned word of the image that is in ``values``.
 
-    :param before: what the last search for the same values found; it is brought up to date.
+    :param before: what earlier searches of the kind found; it is brought up to date.
     """
     wanted = frozenset(values)
     if not wanted:
         return
-    packed = [value.to_bytes(8, "little") for value in wanted]
+    searched, known = wanted, {}
+    if before is not None:
+        # What goes may come again: what was searched for stays so, within bounds.
+        if wanted <= before.wanted:
+            searched, known = before.wanted, before.pieces
+        elif len(before.wanted) <= _WANTED_MORE * len(wanted):
+            searched = wanted | before.wanted
+    packed = [value.to_bytes(8, "little") for value in searched]
     # The middle lanes first: they tell a few values from all other pointers into the heap.
     lanes = []
     for lane in (2, 1, 0, 5, 4, 3):
         seen = {word[lane] for word in packed}
         lanes.append((lane, bytes(b in seen for b in range(256))))
-    known = before.pieces if before is not None and before.wanted == wanted else {}
-    pieces = {}
+    pieces: dict[int, tuple[bytes, Sequence[tuple[int, int]]]] = {}
     zero = bytes(_PIECE)
     for start, segment in image.segments():
         at = 0
@@ -61,12 +69,12 @@ def find_words(
                 continue
             last = known.get(address)
             if last is None or last[0] != piece:
-                last = piece, _matches(piece, address, lanes, wanted)
+                last = piece, _matches(piece, address, lanes, searched)
             if before is not None and len(pieces) < _PIECES_MAX:
                 pieces[address] = last
-            yield from last[1]
+            yield from (hit for hit in last[1] if hit[1] in wanted)
     if before is not None:
-        before.wanted, before.pieces = wanted, pieces
+        before.wanted, before.pieces = searched, pieces
 
 
 def _matches(
