@@ -585,6 +585,9 @@ def test_a_cluster_loses_no_job_when_a_worker_is_killed(tmp_path: Path) -> None:
                 workers[0].kill()
                 rest = hunt.stdout.read()
             assert hunt.wait(60) == 1
+            # The one that lives has no VM any more.
+            threads = Path(f"/proc/{workers[1].pid}/task").glob("*/children")
+            assert not "".join(path.read_text() for path in threads)
             client.close()
         finally:
             for process in (*workers, scheduler):

@@ -1,15 +1,18 @@
 """A campaign on a cluster
 -----------------------
 
-Through dask.distributed, an optional extra: each worker process keeps a bench, and a
-job whose worker dies is done by another one.
+Through dask.distributed, an optional extra: each worker process keeps a bench until
+the campaign ends, and a job whose worker dies is done by another one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import tempfile
 import threading
+import uuid
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -19,7 +22,7 @@ from .bench import Bench
 from .campaign import Done
 from .settings import Job, Settings
 
-__all__ = ["do_job", "run_on"]
+__all__ = ["do_job", "end", "run_on"]
 
 _CONNECT_S = 5.0
 _RETRIES = 2
@@ -27,6 +30,8 @@ _RETRIES = 2
 # One desk a thread: dask may run several tasks of a process at once, and the VM of a
 # thread ends with that thread.
 _desks = threading.local()
+# The desks of this process by their campaigns, whose ends other threads hear of.
+_open: dict[str, list[_Desk]] = defaultdict(list)
 
 # What a worker sends back: rows, the files of their bundles, and how it failed if it did.
 Answer = tuple[list[dict[str, Any]], dict[str, bytes], Optional[tuple[str, str, int]]]
@@ -35,8 +40,9 @@ Answer = tuple[list[dict[str, Any]], dict[str, bytes], Optional[tuple[str, str, 
 class _Desk:
     """A bench, and a directory for the bundles that it writes."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, campaign: str, settings: Settings) -> None:
+        self.campaign = campaign
+        _open[campaign].append(self)
         self._place = tempfile.TemporaryDirectory(prefix="qmr-bundles-")
         self.directory = Path(self._place.name)
         own = str(self.directory) if settings.bundle else ""
@@ -74,12 +80,13 @@ def run_on(address: str, settings: Settings, jobs: Sequence[tuple[int, Job]]) ->
         raise TargetError(
             f"no dask scheduler answers at {address}: {error}", "dask scheduler starts one"
         ) from None
-    with client:
+    campaign = str(uuid.uuid4())
+    with client, contextlib.ExitStack() as stack:
+        stack.callback(_end_on_all, client, campaign)
         futures = {
-            client.submit(do_job, tuple(settings), tuple(job), pure=False, retries=_RETRIES): (
-                number,
-                job,
-            )
+            client.submit(
+                do_job, campaign, tuple(settings), tuple(job), pure=False, retries=_RETRIES
+            ): (number, job)
             for number, job in jobs
         }
         for future in dask.as_completed(futures, loop=client.loop):
@@ -94,19 +101,30 @@ def run_on(address: str, settings: Settings, jobs: Sequence[tuple[int, Job]]) ->
             future.release()
 
 
-def do_job(settings: tuple[Any, ...], job: tuple[str, str]) -> Answer:
+def _end_on_all(client: Any, campaign: str) -> None:
+    # A cluster that is not there any more has no VMs either.
+    with contextlib.suppress(Exception):
+        client.run(end, campaign)
+
+
+def do_job(campaign: str, settings: tuple[Any, ...], job: tuple[str, str]) -> Answer:
     """Do one job; runs on a worker."""
-    wanted = Settings(*settings)
     desk = getattr(_desks, "desk", None)
-    if desk is None or desk.settings != wanted:
+    if desk is None or desk.campaign != campaign:
         if desk is not None:
             desk.close()
-        desk = _desks.desk = _Desk(wanted)
+        desk = _desks.desk = _Desk(campaign, Settings(*settings))
     try:
         return list(desk.bench.do(Job(*job))), desk.files(), None
     except QmrError as error:
         desk.bench.close()
         return [], {}, (error.text, error.hint, error.exit_code)
+
+
+def end(campaign: str) -> None:
+    """End the VMs of a campaign; runs on a worker."""
+    for desk in _open.pop(campaign, ()):
+        desk.close()
 
 
 def _unpack(directory: str, rows: list[dict[str, Any]], files: dict[str, bytes]) -> None:
