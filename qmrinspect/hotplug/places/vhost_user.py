@@ -156,6 +156,10 @@ class _Backend:
         else:
             name = "kick" if request == _SET_VRING_KICK else "call"
             self._take(ring, name, os.dup(descriptors[0]) if descriptors else -1)
+            if name == "call":
+                # An answer on its way has called by the old one, and QEMU looks at that no more
+                # (vu_set_vring_call_exec(), libvhost-user.c).
+                self._call(ring)
         return None
 
     def _take(self, ring: _Ring, name: str, descriptor: int) -> None:
@@ -181,7 +185,12 @@ class _Backend:
             (head,) = struct.unpack_from("<H", memory, at + 4 + 2 * (ring.seen % ring.size))
             ring.seen = (ring.seen + 1) & 0xFFFF
             answered = self._reply(ring, head) or answered
-        if answered and ring.call >= 0:
+        if answered:
+            self._call(ring)
+
+    @staticmethod
+    def _call(ring: _Ring) -> None:
+        if ring.call >= 0:
             os.write(ring.call, struct.pack("=Q", 1))
 
     def _reply(self, ring: _Ring, head: int) -> bool:
