@@ -20,7 +20,7 @@ from qmrinspect.target.image import Image
 from qmrinspect.walk import take
 from qmrinspect.walk.context import Known
 from qmrinspect.walk.glib import HASH_VARIANTS, HashVariant, entries, open_table, probe
-from qmrinspect.walk.scan import Found, find_pointer, find_words
+from qmrinspect.walk.scan import Found, find_words
 
 
 @pytest.fixture(autouse=True)
@@ -700,7 +700,6 @@ def test_scan_finds_words_in_every_chunk() -> None:
     image = Image([(0x1000, bytes(data))])
     places = [0x1000, 0x1008, 0x10FF8, 0x11000, 0x30FF8]
     assert [a for a, _ in find_words(image, {value, value + (1 << 20)})] == places
-    assert list(find_pointer(image, value)) == places
     assert list(find_words(image, ())) == []
 
 

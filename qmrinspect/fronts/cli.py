@@ -239,8 +239,9 @@ class ShellSession:
         return self._monitor
 
     def _connect(self) -> Monitor:
-        from ..hotplug.addresses import monitor_addresses
-        from ..hotplug.monitor import MonitorBusy, open_monitor
+        from ..hotplug.addresses import monitors_of
+        from ..hotplug.connecting import connect_first
+        from ..hotplug.monitor import open_monitor
 
         patience = self._patience
         if "--remote" in self._options.values:
@@ -260,22 +261,9 @@ class ShellSession:
             raise MonitorError(
                 f"a {target.kind} has no monitor of its own", "name one: --qmp SOCKET"
             )
-        try:
-            cwd = os.readlink(f"/proc/{target.pid}/cwd")
-        except OSError:
-            cwd = ""
-        addresses = monitor_addresses(target.argv, cwd)
-        if not addresses:
-            raise MonitorError(
-                f"QEMU {target.pid} has no QMP socket on its command line",
-                "name it with --qmp, or start QEMU with -qmp unix:FILE,server=on,wait=off",
-            )
-        for address in addresses[:-1]:
-            try:
-                return open_monitor(address, patience / len(addresses))
-            except MonitorBusy:
-                continue  # another client holds it, and there is one more
-        return open_monitor(addresses[-1], patience / len(addresses))
+        addresses = monitors_of(target.pid, target.argv)
+        each = patience / len(addresses)
+        return connect_first(addresses, lambda address: open_monitor(address, each))
 
     def drop_monitor(self) -> None:
         """Forget a monitor that was lost, so that the next use connects again."""

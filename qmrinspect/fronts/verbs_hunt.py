@@ -145,21 +145,16 @@ def hunt(session: Session, args: argparse.Namespace) -> Outcome:
 
 def _attached(pid: int) -> Driver:
     """Return a VM that the user runs, by its process id."""
-    from ..errors import MonitorError
-    from ..hotplug.addresses import monitor_addresses
+    from ..hotplug.addresses import monitors_of
+    from ..hotplug.connecting import connect_first
     from ..hotplug.monitor import open_monitor
     from ..hunt import Attached
     from ..reading import Reader
     from ..target.process import Process
 
     process = Process(pid)
-    addresses = monitor_addresses(process.argv, os.readlink(f"/proc/{pid}/cwd"))
-    if not addresses:
-        raise MonitorError(
-            f"QEMU {pid} has no QMP socket on its command line",
-            "start QEMU with -qmp unix:FILE,server=on,wait=off",
-        )
-    return Attached(Reader(process).read, open_monitor(addresses[-1]))
+    monitor = connect_first(monitors_of(pid, process.argv), open_monitor)
+    return Attached(Reader(process).read, monitor)
 
 
 def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Outcome:

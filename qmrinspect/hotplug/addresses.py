@@ -9,9 +9,9 @@ import os
 from collections.abc import Mapping
 from typing import Union
 
-from ..errors import UsageError
+from ..errors import MonitorError, UsageError
 
-__all__ = ["Address", "address_text", "monitor_addresses", "parse_address"]
+__all__ = ["Address", "address_text", "monitor_addresses", "monitors_of", "parse_address"]
 
 #: The path of a unix socket, or host and port.
 Address = Union[str, tuple[str, int]]
@@ -37,6 +37,24 @@ def parse_address(text: str) -> Address:
     if not port.isdigit() or not 0 < int(port) < 65536:
         raise UsageError(f"{text!r} has no valid TCP port", "give a monitor as HOST:PORT")
     return host.strip("[]") or "localhost", int(port)
+
+
+def monitors_of(pid: int, argv: list[str]) -> list[str]:
+    """Find the QMP sockets of a QEMU that runs here, as :func:`monitor_addresses`.
+
+    :raises MonitorError: it has none.
+    """
+    try:
+        cwd = os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        cwd = ""
+    addresses = monitor_addresses(argv, cwd)
+    if not addresses:
+        raise MonitorError(
+            f"QEMU {pid} has no QMP socket on its command line",
+            "name it with --qmp, or start QEMU with -qmp unix:FILE,server=on,wait=off",
+        )
+    return addresses
 
 
 def monitor_addresses(argv: list[str], cwd: str = "") -> list[str]:

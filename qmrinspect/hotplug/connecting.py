@@ -12,17 +12,18 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
 
 from ..errors import MonitorError
 from .addresses import Address, address_text
-from .monitor import CommandError, MonitorBusy, MonitorLost, MonitorTimeout
+from .monitor import CommandError, Monitor, MonitorBusy, MonitorLost, MonitorTimeout
 
 __all__ = [
     "busy_error",
     "check_greeting",
     "closed_error",
+    "connect_first",
     "connect_socket",
     "garbled_error",
     "late_error",
@@ -33,6 +34,19 @@ __all__ = [
 
 # Seconds between attempts to enter a socket's backlog.
 _BACKLOG_POLL = 0.01
+
+
+def connect_first(addresses: Sequence[str], connect: Callable[[str], Monitor]) -> Monitor:
+    """Connect to the first of a QEMU's monitors that no other client holds.
+
+    :raises MonitorError: as ``connect`` does for the last one, or for any that is not busy.
+    """
+    for address in addresses[:-1]:
+        try:
+            return connect(address)
+        except MonitorBusy:
+            continue
+    return connect(addresses[-1])
 
 
 def connect_socket(address: Address, timeout: float) -> socket.socket:

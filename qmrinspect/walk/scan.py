@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from ..target.image import Image
 
-__all__ = ["Found", "find_pointer", "find_words"]
+__all__ = ["Found", "find_words"]
 
 _PIECE = 1 << 16
 # So many are remembered: 256 MiB, ten times what an idle QEMU has.
@@ -97,15 +97,3 @@ def _matches(
             out.append((address + at * 8, words[at]))
         at = find(1, at + 1)
     return out
-
-
-def find_pointer(image: Image, target: int) -> Iterator[int]:
-    """Yield the address of every aligned word that holds ``target``."""
-    needle = target.to_bytes(8, "little")
-    for start, segment in image.segments():
-        data = bytes(segment)
-        at = data.find(needle)
-        while at >= 0:
-            if (start + at) % 8 == 0:
-                yield start + at
-            at = data.find(needle, at + 1)

@@ -211,17 +211,14 @@ def _views(context: Context, current: list[int]) -> dict[int, View]:
     return views
 
 
-def take(
-    target: Target, layout: Layout, program: Program | None = None, known: Known | None = None
-) -> tuple[Snapshot, Context]:
+def take(target: Target, layout: Layout, known: Known | None = None) -> tuple[Snapshot, Context]:
     """Take a snapshot of ``target`` under a layout.
 
-    :param program: of the target, when it is known from an earlier reading.
     :param known: from an earlier reading of the target under this layout.
     :raises TargetError: when the target cannot be read.
     :raises LayoutError: when the layout does not fit.
     :raises ReadingError: when no picture came out of it.
     """
-    statics, info = program or program_of(target)
+    statics, info = program_of(target)
     image, cost = capture(target, layout, statics)
     return decode(image, cost, layout, statics, info._replace(layout=layout.source), known)

@@ -12,9 +12,10 @@ from typing import Callable, TypeVar
 import gdb
 
 from ...audit.check import Report, check
-from ...errors import MonitorError, ObjectNotFound, TargetError
-from ...hotplug.addresses import monitor_addresses
-from ...hotplug.monitor import Monitor, MonitorBusy
+from ...errors import ObjectNotFound, TargetError
+from ...hotplug.addresses import monitors_of
+from ...hotplug.connecting import connect_first
+from ...hotplug.monitor import Monitor
 from ...hotplug.plainqmp import PlainMonitor
 from ...hunt.cycle import Driver
 from ...index import Index
@@ -163,9 +164,11 @@ class Session:
                 raise TargetError("a core dump has no monitor", "this needs a live QEMU")
             if runs():
                 raise Running
-            addresses = [self.qmp] if self.qmp else _monitors(target)
+            addresses = [self.qmp] if self.qmp else monitors_of(target.pid, target.argv)
             self.inferior.death = ""
-            self._monitor = RunningMonitor(self.inferior, lambda: _connect(addresses))
+            self._monitor = RunningMonitor(
+                self.inferior, lambda: connect_first(addresses, PlainMonitor)
+            )
         return self._monitor
 
     def close_monitor(self) -> None:
@@ -188,26 +191,3 @@ def address_of(value: gdb.Value) -> int:
     if kind.code in (gdb.TYPE_CODE_STRUCT, gdb.TYPE_CODE_UNION):
         return int(value.address) & ADDRESS_MASK if value.address is not None else 0
     return int(value) & ADDRESS_MASK
-
-
-def _monitors(target: Target) -> list[str]:
-    try:
-        cwd = os.readlink(f"/proc/{target.pid}/cwd")
-    except OSError:
-        cwd = ""
-    found = monitor_addresses(target.argv, cwd)
-    if not found:
-        raise MonitorError(
-            f"QEMU {target.pid} has no QMP socket on its command line",
-            "name it with --qmp, or start QEMU with -qmp unix:FILE,server=on,wait=off",
-        )
-    return found
-
-
-def _connect(addresses: list[str]) -> Monitor:
-    for address in addresses[:-1]:
-        try:
-            return PlainMonitor(address)
-        except MonitorBusy:
-            continue  # another client holds it, and there is one more
-    return PlainMonitor(addresses[-1])
