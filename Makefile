@@ -15,6 +15,8 @@ define QEMUS
 10.0
 10.0 --policy subregion-ref
 10.0 --policy owner-shared
+10.0 --policy strict
+10.0 --policy no-ref
 endef
 export QEMUS
 

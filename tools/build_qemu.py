@@ -35,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 BINARY = "qemu-system-x86_64"
 UNPATCHED = "owner-ref"
-POLICIES = (UNPATCHED, "subregion-ref", "owner-shared")
+POLICIES = (UNPATCHED, "subregion-ref", "owner-shared", "strict", "no-ref")
 
 # The source package carries no firmware; Debian's own packages install it here.
 FIRMWARE = "/usr/share/seabios:/usr/share/qemu:/usr/lib/ipxe/qemu"
