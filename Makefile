@@ -35,7 +35,7 @@ define QMR
 import sys, traceback
 sys.argv[0] = "qmr"
 try:
-    from qmrinspect.fronts.cli import main
+    from qmrinspect.fronts.shell.cli import main
     status = main()
 except Exception:
     traceback.print_exc()

@@ -21,6 +21,6 @@ if "qmrinspect" not in sys.modules:
     sys.modules["qmrinspect"] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules["qmrinspect"])
 
-from qmrinspect.fronts import ingdb  # noqa: E402
+from qmrinspect.fronts.gdb import start  # noqa: E402
 
-ingdb.register()
+start.register()

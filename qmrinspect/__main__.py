@@ -2,6 +2,6 @@
 
 import sys
 
-from .fronts.cli import main
+from .fronts.shell.cli import main
 
 sys.exit(main())

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from qmrinspect.hotplug.places import Place, PlaceMissing, disks, nfs, open_place, ssh
-from qmrinspect.hotplug.places.images import SIZE
-from qmrinspect.hotplug.plainqmp import PlainMonitor
 from qmrinspect.hotplug.plugging import plug, release
 from qmrinspect.hotplug.recipes import recipe_for
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.hunt.bench import Bench
 from qmrinspect.hunt.settings import Job, Settings
+from qmrinspect.monitor.plain import PlainMonitor
+from qmrinspect.peers import Place, PlaceMissing, disks, nfs, open_place, ssh
+from qmrinspect.peers.images import SIZE
 
 
 @pytest.fixture(scope="module")

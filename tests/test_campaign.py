@@ -21,18 +21,18 @@ import pytest
 from conftest import Qmr
 
 from qmrinspect.errors import TargetError, UsageError
-from qmrinspect.fronts.verdicts import Result, Verdicts
-from qmrinspect.hotplug.connecting import peer_pid
-from qmrinspect.hotplug.recording import RecordingMonitor
 from qmrinspect.hunt import limits
 from qmrinspect.hunt.campaign import Done, Plan, plan, run
 from qmrinspect.hunt.expect import Expectations
 from qmrinspect.hunt.limits import workers_for
-from qmrinspect.hunt.page import page
 from qmrinspect.hunt.rows import key
 from qmrinspect.hunt.settings import Job, Settings
 from qmrinspect.hunt.store import Store, baseline_rows, compare
 from qmrinspect.hunt.worker import Worker, WorkerDied
+from qmrinspect.monitor.connecting import peer_pid
+from qmrinspect.monitor.recording import RecordingMonitor
+from qmrinspect.report.page import page
+from qmrinspect.verbs.verdicts import Result, Verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from conftest import Qmr, Ran
 
-from qmrinspect.fronts import cli, render
-from qmrinspect.fronts.verbs import VERBS
-from qmrinspect.fronts.verbs_monitor import assignments
+from qmrinspect.fronts.shell import cli
 from qmrinspect.hotplug.vm import Vm
+from qmrinspect.report import render
+from qmrinspect.verbs.monitor import assignments
+from qmrinspect.verbs.table import VERBS
 
 # Reading -----------------------------------------------------------------------------
 
@@ -401,10 +402,10 @@ def test_the_gdb_script_is_there(qmr: Qmr) -> None:
 def test_verbs_need_nothing_but_the_standard_library() -> None:
     # GDB's own Python has no package of ours.
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import qmrinspect.fronts.verbs; "
+        "import sys; sys.path.insert(0, sys.argv[1]); import qmrinspect.verbs.table; "
         "print([m for m in sys.modules if m.startswith(('qemu', 'prompt_toolkit', 'pygments'))])"
     )
-    place = Path(cli.__file__).parents[2]
+    place = Path(cli.__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, str(place)],
         capture_output=True,

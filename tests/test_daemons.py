@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from qmrinspect.hotplug.monitor import CommandError, Monitor
-from qmrinspect.hotplug.places import Place, PlaceMissing, braille, open_place, place
-from qmrinspect.hotplug.places.place import ProgramPlace
-from qmrinspect.hotplug.plainqmp import PlainMonitor
-from qmrinspect.hotplug.qmp import QmpMonitor
-from qmrinspect.hotplug.recording import RecordingMonitor
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.hunt.bench import Bench
 from qmrinspect.hunt.settings import Job, Settings
+from qmrinspect.monitor.base import CommandError, Monitor
+from qmrinspect.monitor.plain import PlainMonitor
+from qmrinspect.monitor.qmp import QmpMonitor
+from qmrinspect.monitor.recording import RecordingMonitor
+from qmrinspect.peers import Place, PlaceMissing, braille, open_place, place
+from qmrinspect.peers.place import ProgramPlace
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_a_program_that_does_not_come_up_is_quoted(script: str, text: str) -> No
 
 
 def test_no_program_outlives_a_kill(tmp_path: Path) -> None:
-    script = "from qmrinspect.hotplug.places import open_place\n"
+    script = "from qmrinspect.peers import open_place\n"
     script += "place = open_place('d-bus')\n"
     script += "print(place._process.pid, flush=True)\n"
     script += "input()\n"

@@ -9,10 +9,8 @@ from typing import Callable
 import pytest
 
 from qmrinspect.errors import UsageError
-from qmrinspect.fronts.line import parse, split
-from qmrinspect.fronts.running import Inferior, Interrupted, Stop, run_while
-from qmrinspect.fronts.verbs import VERBS
-from qmrinspect.hotplug.monitor import MonitorLost
+from qmrinspect.fronts.gdb.running import Inferior, Interrupted, Stop, run_while
+from qmrinspect.monitor.base import MonitorLost
 from qmrinspect.target.debugger import (
     Signal,
     core_path,
@@ -22,6 +20,8 @@ from qmrinspect.target.debugger import (
     read_ranges,
 )
 from qmrinspect.target.image import Mapping
+from qmrinspect.verbs.line import parse, split
+from qmrinspect.verbs.table import VERBS
 
 PAGE = 4096
 ASKED = Stop("signal", "SIGINT", "")

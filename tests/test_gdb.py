@@ -19,8 +19,8 @@ import pexpect
 import pytest
 from gdbtool import PATIENCE, ROOT, SCRIPT, Gdb, complete, debug_qemu, refusal
 
-from qmrinspect.fronts.verbs import VERBS
 from qmrinspect.hotplug.vm import Vm
+from qmrinspect.verbs.table import VERBS
 
 # A TCG buffer of its default size would be a gigabyte of every core.
 SMALL = ("-m", "32", "-nodefaults")
@@ -218,7 +218,7 @@ def test_nothing_third_party_is_imported() -> None:
         gdb.run("qmr check")
         gdb.run("qmr hunt e1000e")
         loaded = {n: f for n, f in gdb.json(modules).items() if f and n not in before}
-    assert "qmrinspect.fronts.ingdb" in loaded
+    assert "qmrinspect.fronts.gdb.start" in loaded
     own = (stdlib, str(ROOT / "qmrinspect"))
     assert [f for f in loaded.values() if not f.startswith(own) or "-packages" in f] == []
 
@@ -246,7 +246,7 @@ def test_the_layout_comes_from_debug_information(typed: Gdb) -> None:
 
 def test_dump_layout_needs_no_process(tmp_path: Path) -> None:
     out = tmp_path / "layout.json"
-    code = f"from qmrinspect.fronts import ingdb; ingdb.dump_layout({str(out)!r})"
+    code = f"from qmrinspect.fronts.gdb import structs; structs.dump_layout({str(out)!r})"
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); {code}"
     subprocess.run(
         ["gdb", "-nx", "-batch", "-ex", f"python {program}", debug_qemu()],

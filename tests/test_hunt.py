@@ -14,9 +14,6 @@ import pytest
 from conftest import Qmr
 
 from qmrinspect.errors import UsageError
-from qmrinspect.hotplug.monitor import Monitor, MonitorLost
-from qmrinspect.hotplug.places import PLACES, open_place
-from qmrinspect.hotplug.plainqmp import PlainMonitor
 from qmrinspect.hotplug.recipes import HOSTS, recipe_for
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.hunt.bench import Bench
@@ -25,6 +22,9 @@ from qmrinspect.hunt.cycle import Hunt
 from qmrinspect.hunt.drivers import Attached
 from qmrinspect.hunt.guest import find_guest
 from qmrinspect.hunt.settings import Job, Settings
+from qmrinspect.monitor.base import Monitor, MonitorLost
+from qmrinspect.monitor.plain import PlainMonitor
+from qmrinspect.peers import PLACES, open_place
 from qmrinspect.reading import Reader
 from qmrinspect.target.process import Process
 

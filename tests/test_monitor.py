@@ -17,11 +17,11 @@ from typing import Callable, Union
 import pytest
 
 from qmrinspect.errors import MonitorError, UsageError
-from qmrinspect.hotplug.addresses import monitor_addresses, parse_address
-from qmrinspect.hotplug.monitor import CommandError, MonitorBusy, MonitorLost, MonitorTimeout
-from qmrinspect.hotplug.plainqmp import PlainMonitor
-from qmrinspect.hotplug.qmp import QmpMonitor
 from qmrinspect.hotplug.vm import Vm
+from qmrinspect.monitor.addresses import monitor_addresses, parse_address
+from qmrinspect.monitor.base import CommandError, MonitorBusy, MonitorLost, MonitorTimeout
+from qmrinspect.monitor.plain import PlainMonitor
+from qmrinspect.monitor.qmp import QmpMonitor
 
 Kind = type[Union[PlainMonitor, QmpMonitor]]
 Script = Callable[[socket.socket], None]
@@ -399,8 +399,9 @@ def test_monitors_in_json_are_found() -> None:
 def test_the_plain_monitor_needs_the_standard_library_only(vm: Vm) -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from qmrinspect.hotplug import plainqmp, recipes, unplug, vm\n"
-        "from qmrinspect.hotplug.monitor import open_monitor\n"
+        "from qmrinspect.hotplug import recipes, unplug, vm\n"
+        "from qmrinspect.monitor import plain\n"
+        "from qmrinspect.monitor.base import open_monitor\n"
         "monitor = open_monitor(sys.argv[2])\n"
         "print(type(monitor).__name__, monitor.execute('query-status')['running'])\n"
     )

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from terminal import Terminal
 
-from qmrinspect.fronts import cli, processes, repl
+from qmrinspect.fronts.repl import start as repl
+from qmrinspect.fronts.shell import cli
 from qmrinspect.hotplug.vm import Vm
+from qmrinspect.verbs import processes
 
 DELETE_LINE = "\x15"  # Ctrl-U
 CTRL_C, CTRL_D, CTRL_R = "\x03", "\x04", "\x12"

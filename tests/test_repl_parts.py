@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from qmrinspect.errors import MonitorError, UsageError
-from qmrinspect.fronts import render
-from qmrinspect.fronts.repl_completion import LineCompleter
-from qmrinspect.fronts.repl_engine import VERBS, logical_lines
-from qmrinspect.fronts.repl_events import EventLog, SharedMonitor
-from qmrinspect.fronts.repl_knowledge import Knowledge, parse_qtree
-from qmrinspect.fronts.repl_line import Command, expand, parse_command, unfinished
-from qmrinspect.fronts.repl_schema import Property, Schema, typed_property
-from qmrinspect.fronts.repl_session import ReplSession
-from qmrinspect.hotplug.monitor import Event, EventQueue, Monitor, Wanted
+from qmrinspect.fronts.repl.completion import LineCompleter
+from qmrinspect.fronts.repl.engine import VERBS, logical_lines
+from qmrinspect.fronts.repl.events import EventLog, SharedMonitor
+from qmrinspect.fronts.repl.knowledge import Knowledge, parse_qtree
+from qmrinspect.fronts.repl.line import Command, expand, parse_command, unfinished
+from qmrinspect.fronts.repl.schema import Property, Schema, typed_property
+from qmrinspect.fronts.repl.session import ReplSession
 from qmrinspect.hotplug.vm import Vm
+from qmrinspect.monitor.base import Event, EventQueue, Monitor, Wanted
+from qmrinspect.report import render
 
 # Lines ---------------------------------------------------------------------------------
 

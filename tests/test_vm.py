@@ -15,8 +15,6 @@ import pytest
 
 from qmrinspect.errors import TargetError
 from qmrinspect.hotplug.acknowledge import acknowledge, unparented
-from qmrinspect.hotplug.monitor import CommandError, Monitor
-from qmrinspect.hotplug.plainqmp import PlainMonitor
 from qmrinspect.hotplug.plugging import get_property
 from qmrinspect.hotplug.recipes import HOSTS, Driver, parse_qdm, recipe_for, vm_arguments
 from qmrinspect.hotplug.unplug import (
@@ -30,6 +28,8 @@ from qmrinspect.hotplug.unplug import (
     wait_deleted,
 )
 from qmrinspect.hotplug.vm import Vm
+from qmrinspect.monitor.base import CommandError, Monitor
+from qmrinspect.monitor.plain import PlainMonitor
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fcntl import ioctl
 
-from qmrinspect.hotplug.plainqmp import PlainMonitor
 from qmrinspect.hotplug.vm import Vm
+from qmrinspect.monitor.plain import PlainMonitor
 
 _ROWS, _COLUMNS = 40, 120
 _PATIENCE_S = 20.0

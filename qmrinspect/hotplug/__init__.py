@@ -1,5 +1,5 @@
 """Hotplug
 -------
 
-QEMU's monitor, the recipes of devices, and one plug/unplug cycle.
+A QEMU of our own, the recipes of devices, and one plug/unplug cycle.
 """

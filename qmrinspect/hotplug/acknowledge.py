@@ -11,8 +11,8 @@ import re
 import time
 from typing import NamedTuple
 
+from ..monitor.base import CommandError, Monitor
 from .kinds import Recipe
-from .monitor import CommandError, Monitor
 from .plugging import STEP_TIMEOUT, Plugged, get_property, now_us, parse_devfn
 
 __all__ = ["Acknowledged", "acknowledge", "prepare", "unparented"]

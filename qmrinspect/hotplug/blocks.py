@@ -7,10 +7,10 @@ How each is made and what stands behind it, by ``block:TYPE``; as in
 
 from __future__ import annotations
 
+from ..peers import ceph, gluster, iscsi
+from ..peers.images import LUKS_SECRET
 from .backends import HOST_DEVICE, object_backend, only
 from .kinds import Backend, Subject
-from .places import ceph, gluster, iscsi
-from .places.images import LUKS_SECRET
 
 __all__ = ["BLOCKS", "BLOCKS_OUTSIDE"]
 

@@ -23,7 +23,7 @@ class Backend(NamedTuple):
 
     ``{id}`` in a string argument is the device's id.  ``property`` is the device's
     property that names the backend, or "" where nothing names it.  ``place`` is a
-    kind of program or file (:mod:`qmrinspect.hotplug.places`) that must be there
+    kind of program or file (:mod:`qmrinspect.peers`) that must be there
     first; its path is ``{place}``, and ``{place:d}`` where it is a number.  One
     without ``create`` is only that, and ``getfd`` gives QEMU the place's descriptor.
     """

@@ -11,9 +11,9 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple, TypeVar, cast
 
+from ..monitor.base import CommandError, Event, Monitor
+from ..peers import Place, PlaceMissing, open_place
 from .kinds import Backend, Recipe
-from .monitor import CommandError, Event, Monitor
-from .places import Place, PlaceMissing, open_place
 
 __all__ = [
     "STEP_TIMEOUT",

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..errors import MonitorError
+from ..monitor.base import CommandError, Event, Monitor, MonitorLost, MonitorTimeout
+from ..peers import PlaceMissing
 from .acknowledge import acknowledge, prepare, unparented
 from .kinds import Driver, Recipe
-from .monitor import CommandError, Event, Monitor, MonitorLost, MonitorTimeout
-from .places import PlaceMissing
 from .plugging import STEP_TIMEOUT, Plugged, now_us, plug, release
 from .recipes import parse_qdm
 

@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Callable
 
 from ..errors import MonitorError, TargetError
-from .monitor import Monitor, open_monitor
-from .spawn import spawn
+from ..monitor.base import Monitor, open_monitor
+from ..spawn import spawn
 
 __all__ = ["Vm"]
 
@@ -191,7 +191,7 @@ class Vm:
         while not os.path.exists(self.qmp):
             self._check_start(deadline, timeout)
             time.sleep(_START_POLL)
-        from .plainqmp import PlainMonitor
+        from ..monitor.plain import PlainMonitor
 
         while True:
             try:

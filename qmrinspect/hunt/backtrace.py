@@ -14,9 +14,9 @@ import threading
 
 from ..errors import QmrError
 from ..hotplug.kinds import Recipe
-from ..hotplug.plainqmp import PlainMonitor
 from ..hotplug.unplug import run_cycle
 from ..hotplug.vm import Vm
+from ..monitor.plain import PlainMonitor
 
 __all__ = ["backtrace", "stacks"]
 

@@ -30,7 +30,7 @@ _SNAPSHOTS = ("before", "plugged", "after")
 _QUESTIONS = ("qom-list", "qom-get", "query-", "qmp_capabilities", "qom-list-types")
 
 
-# The path of a place (qmrinspect.hotplug.places).
+# The path of a place (qmrinspect.peers).
 _DIRECTORY = re.compile(r"/[^\"]*?/qmr-place-\w+")
 
 _NOT_ALONE = "echo 'QEMU alone may not do: behind it was {}; see qmr replay' >&2"

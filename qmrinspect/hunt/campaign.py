@@ -14,10 +14,10 @@ from typing import Any, Callable, NamedTuple
 
 from ..errors import QmrError, TargetError, UsageError
 from ..hotplug.kinds import Recipe
-from ..hotplug.plainqmp import PlainMonitor
 from ..hotplug.recipes import HOSTS, recipe_for, vm_arguments
 from ..hotplug.vm import Vm
 from ..index import printable
+from ..monitor.plain import PlainMonitor
 from .bench import Bench
 from .candidates import candidates
 from .settings import Job, Settings

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ..hotplug.kinds import Driver
-from ..hotplug.monitor import CommandError, Monitor
 from ..hotplug.unplug import drivers
+from ..monitor.base import CommandError, Monitor
 
 __all__ = ["Candidates", "candidates"]
 

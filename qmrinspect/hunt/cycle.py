@@ -17,8 +17,6 @@ from ..audit.graph import orphan_groups
 from ..audit.policy import choose
 from ..errors import MonitorError, ReadingError, TargetError
 from ..hotplug.kinds import Recipe
-from ..hotplug.monitor import Monitor, MonitorLost
-from ..hotplug.places import PlaceMissing
 from ..hotplug.plugging import free_slots, now_us
 from ..hotplug.unplug import (
     Cycle,
@@ -32,6 +30,8 @@ from ..hotplug.unplug import (
 )
 from ..index import Index
 from ..ledger import Book, Policy, open_book
+from ..monitor.base import Monitor, MonitorLost
+from ..peers import PlaceMissing
 from ..snapshot import Snapshot
 from .judge import Judgement, judge, waits
 

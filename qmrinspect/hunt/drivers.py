@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Callable, TypeVar
 
-from ..hotplug.monitor import Monitor
 from ..hotplug.recipes import Recipe, vm_arguments
-from ..hotplug.recording import RecordingMonitor
 from ..hotplug.vm import Vm
 from ..layout import Layout
+from ..monitor.base import Monitor
+from ..monitor.recording import RecordingMonitor
 from ..reading import Reader
 from ..snapshot import Snapshot
 from ..target.process import Process

@@ -69,7 +69,7 @@ def _ask_gdb(path: str, function: str) -> dict[str, Any]:
         out = Path(directory) / "out.json"
         script = (
             f"import sys; sys.path.insert(0, {package!r}); "
-            f"from qmrinspect.fronts import ingdb; ingdb.{function}({str(out)!r})"
+            f"from qmrinspect.fronts.gdb import structs; structs.{function}({str(out)!r})"
         )
         command = [gdb, "-nx", "-batch", "-iex", "set auto-load no", "-ex", f"python {script}"]
         try:

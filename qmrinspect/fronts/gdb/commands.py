@@ -1,0 +1,185 @@
+"""Commands
+--------
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import traceback
+from collections.abc import Iterator
+from typing import Any, Callable
+
+import gdb
+
+from ...errors import QmrError, UsageError
+from ...index import Index
+from ...report import render
+from ...verbs.complete import complete
+from ...verbs.line import parse
+from ...verbs.verb import Outcome, Verb, parser_for
+from .session import Session
+from .targets import Running, ask, inferior_kind, runs
+
+__all__ = ["Command", "Group", "errors"]
+
+
+class Group(gdb.Command):
+    """Show which field holds each reference of every QOM object in a QEMU.
+
+    An OBJ is a QOM path, a device id, the end of a path, an address, or any expression."""
+
+    def __init__(self) -> None:
+        super().__init__("qmr", gdb.COMMAND_DATA, prefix=True)
+
+    def invoke(self, argument: str, from_tty: bool) -> None:
+        if not argument:
+            gdb.execute("help qmr")
+            return
+        from ...verbs.table import find_verb
+
+        with errors(False):
+            verb = find_verb(argument.split()[0])
+            raise UsageError(f"qmr {verb.name} makes no sense inside GDB", "run it from the shell")
+
+
+class Command(gdb.Command):
+    """One verb."""
+
+    def __init__(self, session: Session, verb: Verb) -> None:
+        self._session = session
+        self._verb = verb
+        self.__doc__ = f"{_capital(verb.help)}.\n\n{parser_for(verb).format_help().rstrip()}"
+        super().__init__(f"qmr {verb.name}", gdb.COMMAND_DATA)
+
+    def invoke(self, argument: str, from_tty: bool) -> None:
+        with errors("--debug" in argument.split()):
+            if runs() and inferior_kind() != "core":
+                _when_stopped(lambda: self._run(argument))
+            else:
+                self._run(argument)
+
+    def _run(self, argument: str) -> None:
+        session = self._session
+        _code(2)
+        line = parse(self._verb, argument)
+        session.qmp = line.qmp
+        width = gdb.parameter("width")
+        render.use_style(render.Style(False, width if isinstance(width, int) else 0))
+        try:
+            outcome = self._verb.run(session, line.args)
+            _show(outcome, getattr(line.args, "json", False))
+            _code(outcome.late() if outcome.late is not None else outcome.code)
+        except QmrError as error:
+            _code(error.exit_code)
+            raise
+        finally:
+            session.progress("")
+            session.close_monitor()
+
+    def complete(self, text: str, word: str | None) -> Any:
+        try:
+            found = complete(self._verb, text, self._names)
+        except Exception:
+            # A key press is no place for errors.
+            return []
+        if found.file:
+            return gdb.COMPLETE_FILENAME
+        if word is None:
+            return []
+        # GDB's words begin behind a slash, a dash and the like.
+        cut = len(found.token) - len(word)
+        return [name[cut:] for name in found.candidates]
+
+    def _names(self) -> Index | None:
+        last = self._session.last_index()
+        if last is None:
+            with contextlib.suppress(QmrError, Running, gdb.error):
+                last = self._session.index()
+        return last
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _code(code: int) -> None:
+    """Leave the exit code where a script finds it: ``$_qmr_exitcode``."""
+    gdb.set_convenience_variable("_qmr_exitcode", code)
+
+
+def _show(outcome: Outcome, as_json: bool) -> None:
+    if as_json and outcome.stream:
+        for document in outcome.data:
+            _write(json.dumps(document))
+    elif as_json:
+        _write(json.dumps(outcome.data, indent=1))
+    else:
+        for text in outcome.lines:
+            _write(text)
+
+
+def _write(text: str) -> None:
+    # What a VM's memory says need not be text.
+    gdb.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+
+
+@contextlib.contextmanager
+def errors(debug: bool) -> Iterator[None]:
+    """Turn every failure into one sentence of GDB's."""
+    try:
+        yield
+    except SystemExit:
+        return  # --help was asked for and answered
+    except QmrError as error:
+        text = str(error)
+    except gdb.GdbError:
+        raise
+    except gdb.error as error:
+        text = f"GDB says: {error}"
+    except KeyboardInterrupt:
+        raise gdb.GdbError("Quit") from None
+    except Running:
+        text = "the inferior runs: stop it first (interrupt)"
+    except Exception as error:
+        text = f"qmr failed ({error!r}): set python print-stack full shows where"
+    else:
+        return
+    if debug or gdb.parameter("python print-stack") == "full":
+        gdb.write(traceback.format_exc(), gdb.STDERR)
+    raise gdb.GdbError(text) from None
+
+
+def _when_stopped(work: Callable[[], None]) -> None:
+    """Stop an inferior that runs in the background, do the work, let it run on."""
+    running = [t for t in gdb.selected_inferior().threads() if t.is_running()]
+
+    def stopped(_event: object) -> None:
+        if any(t.is_valid() and t.is_running() for t in running):
+            return
+        gdb.events.stop.disconnect(stopped)
+        gdb.post_event(go)
+
+    def go() -> None:
+        try:
+            with errors(False):
+                work()
+        except gdb.GdbError as error:
+            gdb.write(f"{error}\n", gdb.STDERR)
+        finally:
+            _resume(running)
+
+    gdb.events.stop.connect(stopped)
+    ask("interrupt -a" if gdb.parameter("non-stop") else "interrupt")
+
+
+def _resume(threads: list[gdb.InferiorThread]) -> None:
+    here = gdb.selected_thread()
+    for thread in threads:
+        if thread.is_valid() and thread.is_stopped():
+            thread.switch()
+            ask("continue &")
+            if not gdb.parameter("non-stop"):
+                break
+    if here is not None and here.is_valid():
+        here.switch()

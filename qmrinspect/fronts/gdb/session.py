@@ -1,0 +1,193 @@
+"""The session
+-----------
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Sequence
+from typing import Callable, TypeVar
+
+import gdb
+
+from ...audit.check import Report, check
+from ...errors import ObjectNotFound, TargetError
+from ...hunt.cycle import Driver
+from ...index import Index
+from ...monitor.addresses import monitors_of
+from ...monitor.base import Monitor
+from ...monitor.connecting import connect_first
+from ...monitor.plain import PlainMonitor
+from ...reading import Reader
+from ...snapshot import Obj, Pointer, Snapshot
+from ...target.image import Target
+from .inferior import Inferior
+from .running import RunningMonitor
+from .structs import dwarf_layout
+from .targets import Running, open_target, program, runs
+
+__all__ = ["ADDRESS_MASK", "Session"]
+
+T = TypeVar("T")
+
+ADDRESS_MASK = (1 << 64) - 1
+# What makes a text an expression even where it could be a name.
+_EXPRESSION = re.compile(r"^[$(&*]|->|[()&*]")
+
+
+class Session:
+    """What this front gives to its verbs; also the driver of a hunt."""
+
+    front = "gdb"
+
+    def __init__(self) -> None:
+        self.qmp = ""
+        self.inferior = Inferior()
+        self._key: tuple[object, ...] = ()
+        self._target: Target | None = None
+        self._reader: Reader | None = None
+        self._index: Index | None = None
+        self._monitor: RunningMonitor | None = None
+        self._drew = False
+        self._listening = False
+
+    def listen(self) -> None:
+        """Follow what happens to the inferior; harmless when repeated."""
+        if not self._listening:
+            self._listening = True
+            gdb.events.cont.connect(self._changed)
+            gdb.events.memory_changed.connect(self._changed)
+            gdb.events.inferior_call.connect(self._changed)
+            gdb.events.exited.connect(self._ended)
+
+    def target(self) -> Target:
+        inferior = gdb.selected_inferior()
+        connection = getattr(inferior, "connection", None)
+        key = (
+            inferior.num,
+            inferior.pid,
+            connection.num if connection is not None else 0,
+            program(),
+        )
+        if key != self._key or self._target is None:
+            self._forget_target()
+            self._target, self._key = open_target(), key
+        return self._target
+
+    def _forget_target(self) -> None:
+        if self._target is not None:
+            self._target.close()
+        self._target = self._reader = self._index = None
+
+    def snapshot(self) -> Snapshot:
+        return self.index().snapshot
+
+    def index(self) -> Index:
+        """Read, unless nothing can have changed since the last reading."""
+        target = self.target()
+        if runs():
+            raise Running
+        if self._index is None:
+            reader = self._reader
+            if reader is None:
+                layout = dwarf_layout()
+                reader = Reader(target, [layout] if layout is not None else [], runs=False)
+            self._index = Index(reader.read())
+            self._reader = reader
+        return self._index
+
+    def report(self) -> Report:
+        return check(self.snapshot())
+
+    def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
+        return self._reader.pointers(snapshot, targets) if self._reader is not None else ()
+
+    def last_index(self) -> Index | None:
+        """Return the last reading if it still holds."""
+        return self._index
+
+    def _changed(self, _event: object) -> None:
+        # The VM ran, or its memory was written to.
+        self._index = None
+
+    def _ended(self, _event: object) -> None:
+        self._forget_target()
+        self._key = ()
+
+    def resolve(self, index: Index, text: str) -> Obj:
+        missing: ObjectNotFound | None = None
+        if not _EXPRESSION.search(text) or text.startswith("/"):
+            try:
+                return index.resolve(text)
+            except ObjectNotFound as error:
+                missing = error
+        try:
+            address = address_of(gdb.parse_and_eval(text))
+        except gdb.error as error:
+            raise missing or ObjectNotFound(f"GDB cannot evaluate {text}: {error}") from None
+        obj = index.snapshot.objects.get(address)
+        if obj is not None:
+            return obj
+        if missing is not None:
+            raise missing
+        if not address:
+            raise ObjectNotFound(f"{text} is a NULL pointer")
+        inside = index.containing(address)
+        hint = f"it is inside {index.label(inside)}" if inside else "qmr tree lists them"
+        raise ObjectNotFound(f"there is no live object at {text} = {address:#x}", hint)
+
+    def has_target(self) -> bool:
+        return True
+
+    def driver(self) -> Driver:
+        return self
+
+    def read(self) -> Snapshot:
+        if self.inferior.death:
+            raise TargetError(f"{self.inferior.death}, and the hunt ends with it", "run it again")
+        return self.snapshot()
+
+    def drive(self, step: Callable[[Monitor], T]) -> T:
+        return self._open_monitor().drive(step)
+
+    def death(self) -> str:
+        return self.inferior.death
+
+    def monitor(self) -> Monitor:
+        return self._open_monitor()
+
+    def _open_monitor(self) -> RunningMonitor:
+        if self._monitor is None:
+            target = self.target()
+            if target.kind == "core":
+                raise TargetError("a core dump has no monitor", "this needs a live QEMU")
+            if runs():
+                raise Running
+            addresses = [self.qmp] if self.qmp else monitors_of(target.pid, target.argv)
+            self.inferior.death = ""
+            self._monitor = RunningMonitor(
+                self.inferior, lambda: connect_first(addresses, PlainMonitor)
+            )
+        return self._monitor
+
+    def close_monitor(self) -> None:
+        """Give the monitor back; QEMU serves one client at a time."""
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
+
+    def progress(self, text: str) -> None:
+        if os.isatty(2) and (text or self._drew):
+            self._drew = bool(text)
+            gdb.write(f"\r\033[K{text}", gdb.STDERR)
+            gdb.flush(gdb.STDERR)
+
+
+def address_of(value: gdb.Value) -> int:
+    kind = value.type.strip_typedefs()
+    if kind.code in (gdb.TYPE_CODE_REF, gdb.TYPE_CODE_RVALUE_REF):
+        return address_of(value.referenced_value())
+    if kind.code in (gdb.TYPE_CODE_STRUCT, gdb.TYPE_CODE_UNION):
+        return int(value.address) & ADDRESS_MASK if value.address is not None else 0
+    return int(value) & ADDRESS_MASK

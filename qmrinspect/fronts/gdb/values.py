@@ -1,0 +1,97 @@
+"""Functions and printers
+----------------------
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gdb
+import gdb.printing
+
+from ...errors import TargetError
+from ...index import printable
+from . import summaries
+from .commands import errors
+from .session import ADDRESS_MASK, Session
+from .targets import memory
+
+__all__ = ["Locate", "Printers"]
+
+
+class Locate(gdb.Function):
+    """Return the object that a QOM path, a device id or the end of a path names.
+
+    $qmr("PATH") is an Object * where the type is known, else a void *."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__("qmr")
+        self._session = session
+
+    def invoke(self, *args: Any) -> gdb.Value:
+        with errors(False):
+            if len(args) != 1:
+                raise TargetError('$qmr takes one object: $qmr("/machine/peripheral/ID")')
+            place = args[0]
+            index = self._session.index()
+            code = place.type.strip_typedefs().code
+            text = place.string() if code in (gdb.TYPE_CODE_ARRAY, gdb.TYPE_CODE_PTR) else ""
+            obj = index.resolve(text or f"{int(place):#x}")
+            return gdb.Value(obj.address).cast(_pointer_type())
+        raise AssertionError
+
+
+def _pointer_type() -> gdb.Type:
+    for name in ("Object", "struct Object", "void"):
+        try:
+            return gdb.lookup_type(name).pointer()
+        except gdb.error:
+            continue
+    return gdb.lookup_type("unsigned long")
+
+
+class _Printer:
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def to_string(self) -> str:
+        return self._text
+
+
+class Printers(gdb.printing.PrettyPrinter):
+    """The printers of :mod:`qmrinspect.fronts.gdb.summaries`, by type."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__("qmr")
+        self._session = session
+
+    def path(self, address: int) -> str:
+        index = self._session.last_index()
+        if index is None or address not in index.snapshot.objects:
+            return ""
+        return printable(index.path(address))
+
+    def bytes(self, value: gdb.Value) -> bytes:
+        address, size = value.address, value.type.sizeof
+        return (memory(int(address), size) if address is not None else None) or b""
+
+    def __call__(self, value: gdb.Value) -> _Printer | None:
+        try:
+            kind = value.type.strip_typedefs()
+            pointer = kind.code == gdb.TYPE_CODE_PTR
+            if pointer:
+                kind = kind.target().strip_typedefs()
+            name = kind.tag or ""
+            if name not in summaries.KINDS:
+                return None
+            if pointer:
+                address = int(value) & ADDRESS_MASK
+                value = value.dereference()
+            else:
+                address = int(value.address) & ADDRESS_MASK if value.address is not None else 0
+            text = summaries.summary(name, value, address, self)
+        except gdb.error:
+            return None
+        if not text:
+            return None
+        return _Printer(f"({name} *) {address:#x} <{text}>" if pointer else f"<{text}>")

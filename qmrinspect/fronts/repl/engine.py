@@ -1,0 +1,366 @@
+"""Running lines
+-------------
+
+One line of the REPL, from text to output: a verb of the table, a QMP command or a line
+of the human monitor, printed, written to a file or sent through a shell pipeline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Callable, Protocol
+
+from ...errors import QmrError, TargetError, UsageError
+from ...index import printable
+from ...report import render
+from ...verbs import line as words_of
+from ...verbs.table import VERBS as TABLE
+from ...verbs.verb import Outcome, Verb
+from .jobs import Cancelled, current
+from .line import Command, expand, first_word, parse_command, unfinished
+from .session import ReplSession
+from .verbs import repl_verb
+
+__all__ = ["VERBS", "Engine", "Output", "complaint", "guarded", "logical_lines"]
+
+#: The verbs of this front, by name.
+VERBS: Mapping[str, Verb] = {
+    name: repl_verb(verb) for name, verb in TABLE.items() if "repl" in verb.fronts
+}
+
+_UNEXPECTED = 3
+_COMPLAINT_MAX = 4000
+_SOURCE_DEPTH_MAX = 8
+
+
+class Output(Protocol):
+    """Where a line's output goes."""
+
+    def line(self, text: str) -> None:
+        """Take one line, without its end."""
+
+    def json(self, text: str) -> None:
+        """Take a JSON document, of several lines maybe."""
+
+
+def complaint(error: Exception) -> str:
+    """Return a failure as one line for people."""
+    if isinstance(error, QmrError):
+        return printable(str(error), _COMPLAINT_MAX)
+    return printable(
+        f"qmr failed unexpectedly ({type(error).__name__}: {error}): run qmr repl --debug, and "
+        "report what it prints",
+        _COMPLAINT_MAX,
+    )
+
+
+def logical_lines(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield lines with their numbers; JSON that spans several comes as one."""
+    kept, begin = "", 0
+    for number, line in enumerate(lines, 1):
+        kept = f"{kept}\n{line.rstrip()}" if kept else line.rstrip()
+        begin = begin or number
+        if not unfinished(kept):
+            yield begin, kept
+            kept, begin = "", 0
+    if kept:
+        yield begin, kept
+
+
+class Engine:
+    """Runs lines for a session."""
+
+    def __init__(self, session: ReplSession) -> None:
+        self.session = session
+        self._depth = 0
+
+    def run(self, line: str, output: Output) -> int:
+        """Run a line and return its exit code, 0 or 1.
+
+        :raises QmrError: it makes no sense, or failed.
+        """
+        command = parse_command(expand(line, self.session.aliases))
+        if not command.text or command.text.startswith("#"):
+            return 0
+        word, rest = first_word(command.text)
+        if word == "source":
+            return self._source(rest.strip().strip("'\""), output)
+        code = 0
+        with _opened(command, output) as out:
+            outcome, as_json = self._outcome(word, rest, command.text)
+            try:
+                code = _print(outcome, as_json, out)
+            finally:
+                self.session.activity = ""
+        return code
+
+    def settle(self) -> None:
+        """Sum up what a command read, for the status bar."""
+        vm = self.session.vm
+        if vm is not None:
+            with contextlib.suppress(QmrError):
+                vm.settle()
+
+    def _source(self, file: str, output: Output) -> int:
+        if not file:
+            raise UsageError("which file?", "source FILE")
+        if self._depth >= _SOURCE_DEPTH_MAX:
+            raise UsageError(f"{file} is read within itself", "it must not source itself")
+        try:
+            lines = Path(file).expanduser().read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise TargetError(f"{file} cannot be read: {error.strerror}") from None
+        self._depth += 1
+        code = 0
+        try:
+            for number, line in logical_lines(lines.splitlines()):
+                try:
+                    code = max(code, self.run(line, output))
+                except QmrError as error:
+                    if isinstance(error, Cancelled):
+                        raise
+                    where = f"{printable(file)}, line {number}: {error.text}"
+                    raise UsageError(where, error.hint) from error
+        finally:
+            self._depth -= 1
+        return code
+
+    def _outcome(self, word: str, rest: str, text: str) -> tuple[Outcome, bool]:
+        if word.startswith("{"):
+            return self._message(text), False
+        if word == "info":
+            return self._hmp(text), False
+        if word == "hmp":
+            as_json, rest = _json_option(rest)
+            if rest.strip() not in ("-h", "--help", ""):
+                return self._hmp(rest), as_json
+        if word == "qmp":
+            as_json, rest = _json_option(rest)
+            if rest.startswith("{"):
+                return self._message(rest), as_json
+            if rest.strip() not in ("-h", "--help", ""):
+                return self._command(rest), as_json
+        verb = VERBS.get(word)
+        if verb is not None:
+            return self._verb(verb, rest)
+        if word in TABLE:
+            fronts = {"shell": "the command line", "gdb": "GDB"}
+            places = " or ".join(fronts[f] for f in sorted(TABLE[word].fronts) if f in fronts)
+            raise UsageError(f"{word} makes no sense in the REPL", f"use it on {places}")
+        return self._command(text), False
+
+    def _verb(self, verb: Verb, rest: str) -> tuple[Outcome, bool]:
+        if set(rest.split()) & {"-h", "--help"}:
+            from .help import topic
+
+            return Outcome(None, topic(self.session, verb.name)), False
+        if verb.name == "attach":
+            # What it takes are options of qmr, not of a verb.
+            as_json, rest = _json_option(rest)
+            return verb.run(self.session, argparse.Namespace(target=words_of.split(rest))), as_json
+        try:
+            args = words_of.parse(verb, rest).args
+        except UsageError as error:
+            raise UsageError(error.text.replace("qmr ", "", 1), f"see help {verb.name}") from None
+        return verb.run(self.session, args), getattr(args, "json", False)
+
+    # The monitor.
+
+    def _hmp(self, line: str) -> Outcome:
+        return TABLE["hmp"].run(self.session, argparse.Namespace(line=[line.strip()], json=False))
+
+    def _message(self, text: str) -> Outcome:
+        try:
+            message = json.loads(text)
+            command, arguments = str(message["execute"]), message.get("arguments")
+            if arguments is not None and not isinstance(arguments, dict):
+                raise TypeError
+        except ValueError as error:
+            raise UsageError(f"this is no JSON: {error}", '{"execute": "NAME"}') from None
+        except (KeyError, TypeError):
+            raise UsageError(
+                "this is no QMP message", 'write {"execute": "NAME", "arguments": {...}}'
+            ) from None
+        return self._execute(command, arguments)
+
+    def _command(self, text: str) -> Outcome:
+        command, rest = first_word(text)
+        schema = self.session.knowledge.schema()
+        if schema is None:
+            vm = self.session.vm
+            if vm is None or not _like_qmp(command):
+                raise self._unknown(command, ())
+            self.session.monitor()  # says why there is none
+            schema = self.session.knowledge.schema()
+        if schema is None or command not in schema.commands:
+            raise self._unknown(command, schema.commands if schema else ())
+        words = words_of.split(rest)
+        typed = schema.typed(command, words, self.session.knowledge.properties)
+        return self._execute(command, typed)
+
+    def _unknown(self, word: str, commands: Iterable[str]) -> UsageError:
+        known = [*VERBS, *self.session.aliases, *commands]
+        near = difflib.get_close_matches(word, known, 3, 0.5)
+        hint = "did you mean " + " or ".join(near) + "?" if near else "help lists the verbs"
+        return UsageError(f"there is no verb and no QMP command {printable(word)}", hint)
+
+    def _execute(self, command: str, arguments: Mapping[str, Any] | None) -> Outcome:
+        answer = self.session.monitor().execute(command, arguments or None)
+        data = {"format": "qmr-qmp/1", "command": command, "return": answer}
+        return Outcome(data, [_JSON + json.dumps(answer, indent=2)])
+
+
+# Marks a line of text that is a JSON document; no verb prints such a character.
+_JSON = "\0"
+
+
+def _json_option(rest: str) -> tuple[bool, str]:
+    word, after = first_word(rest)
+    return (True, after) if word == "--json" else (False, rest)
+
+
+def _like_qmp(word: str) -> bool:
+    return bool(word) and word.replace("-", "").replace("_", "").isalnum()
+
+
+def _print(outcome: Outcome, as_json: bool, out: Output) -> int:
+    job = current()
+    if not as_json:
+        for text in outcome.lines:
+            if job is not None:
+                job.check()
+            if text.startswith(_JSON):
+                out.json(text[1:])
+            else:
+                out.line(render.safe(text))
+    elif outcome.stream:
+        for document in outcome.data:
+            if job is not None:
+                job.check()
+            out.json(json.dumps(document))
+    else:
+        out.json(json.dumps(outcome.data, indent=1))
+    return outcome.late() if outcome.late is not None else outcome.code
+
+
+# Files and pipelines ---------------------------------------------------------------
+
+
+class _Stream:
+    """Output into a file or a pipeline: plain, and as wide as it is."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self.lines = 0
+
+    def line(self, text: str) -> None:
+        self._stream.write(text + "\n")
+        self._stream.flush()
+        self.lines += 1
+
+    def json(self, text: str) -> None:
+        for row in text.splitlines():
+            self.line(row)
+
+
+@contextlib.contextmanager
+def _opened(command: Command, output: Output) -> Iterator[Output]:
+    if command.file:
+        mode = "a" if command.append else "w"
+        path = Path(command.file).expanduser()
+        render.use_style(render.Style(False, 0))
+        try:
+            with open(path, mode, encoding="utf-8", errors="backslashreplace") as stream:
+                yield _Stream(stream)
+        except OSError as error:
+            raise TargetError(f"{path} cannot be written: {error.strerror}") from None
+        finally:
+            render.use_style(None)
+    elif command.pipe:
+        render.use_style(render.Style(False, 0))
+        try:
+            with _piped(command.pipe, output) as sink:
+                yield sink
+        finally:
+            render.use_style(None)
+    else:
+        yield output
+
+
+class _Closed(Exception):
+    """The pipeline has read enough."""
+
+
+class _Pipe(_Stream):
+    def line(self, text: str) -> None:
+        try:
+            super().line(text)
+        except (BrokenPipeError, ValueError):
+            raise _Closed from None
+
+
+@contextlib.contextmanager
+def _piped(pipeline: str, output: Output) -> Iterator[Output]:
+    """Send what is written through a shell, and its output on."""
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", pipeline],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="backslashreplace",
+        start_new_session=True,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    reader = threading.Thread(target=_forward, args=(process.stdout, output.line), daemon=True)
+    reader.start()
+    job = current()
+    if job is not None:
+        job.on_cancel(lambda: _end(process))
+    try:
+        with contextlib.suppress(_Closed):
+            yield _Pipe(process.stdin)
+    except BaseException:
+        _end(process)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        reader.join()
+        process.wait()
+
+
+def _forward(stream: IO[str], show: Callable[[str], None]) -> None:
+    for text in stream:
+        show(render.safe(text.rstrip("\n").expandtabs()))
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGTERM)
+
+
+def guarded(engine: Engine, line: str, output: Output, complain: Callable[[str], None]) -> int:
+    """Run a line and return its exit code; what fails is told, not raised."""
+    try:
+        return engine.run(line, output)
+    except Cancelled:
+        return 130
+    except SystemExit:
+        return 0
+    except Exception as error:
+        job = current()
+        if job is None or not job.cancelled:
+            complain(complaint(error))
+        return error.exit_code if isinstance(error, QmrError) else _UNEXPECTED
+    finally:
+        engine.session.activity = ""

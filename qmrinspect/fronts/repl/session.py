@@ -1,0 +1,143 @@
+"""A session of the REPL
+---------------------
+
+What it is attached to, one VM at a time, and what it keeps for its user: marks,
+aliases, watches, lines.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Callable
+
+from ...errors import QmrError, TargetError
+from ...index import Index, printable
+from ...monitor.base import Event, Monitor
+from ...snapshot import Obj, Pointer, Snapshot
+from ...target.image import Target
+from ..options import Options
+from .jobs import check_cancelled
+from .knowledge import Knowledge
+from .vm import Notify, Vm
+
+if TYPE_CHECKING:
+    from ...audit.check import Report
+    from ...hunt.cycle import Driver
+
+__all__ = ["ReplSession"]
+
+
+class ReplSession:
+    """What the REPL gives to the verbs, as :class:`~qmrinspect.verbs.verb.Session`.
+
+    :param notify: tells what nobody asked for.
+    :param changed: called when the status bar has something new to show.
+    :param event: called for each event of the VM, by a thread of its monitor.
+    """
+
+    front = "repl"
+
+    def __init__(
+        self,
+        notify: Notify,
+        changed: Callable[[], None],
+        event: Callable[[Vm, Event], None],
+    ) -> None:
+        self.notify, self._changed, self._event = notify, changed, event
+        self.vm: Vm | None = None
+        #: What the running command says of itself.
+        self.activity = ""
+        #: Snapshots that the user gave names.
+        self.marks: dict[str, Snapshot] = {}
+        self.aliases: dict[str, str] = {}
+        #: Ends the watch of an object, by the name it was given.
+        self.watches: dict[str, threading.Event] = {}
+        #: The lines that were typed, oldest first.
+        self.history: list[str] = []
+        #: What completion and typed arguments know of the VM.
+        self.knowledge = Knowledge(lambda: self.vm)
+        #: Set when the session shall end.
+        self.over = False
+
+    def attach(self, options: Options) -> Vm:
+        """Attach to another VM, and let go of the present one when that worked.
+
+        :raises QmrError: it cannot be used; the present one stays.
+        """
+        vm = Vm(options, self.notify, self._changed, self._event)
+        self.detach()
+        self.vm = vm
+        self._changed()
+        if vm.pid and vm.live:
+            try:
+                vm.monitor()
+            except QmrError as error:
+                text = f"{error.text}; qmr reads memory only"
+                self.notify(text + (f" ({error.hint})" if error.hint else ""), "warning")
+        return vm
+
+    def detach(self) -> bool:
+        """Let go of the VM; say whether there was one."""
+        vm, self.vm = self.vm, None
+        for stop in self.watches.values():
+            stop.set()
+        self.watches.clear()
+        if vm is not None:
+            vm.close()
+            self._changed()
+        return vm is not None
+
+    def attached(self) -> Vm:
+        """Return the VM.
+
+        :raises TargetError: there is none.
+        """
+        if self.vm is None:
+            raise TargetError(
+                "the session is not attached to a VM", "ps lists what runs; attach NAME takes one"
+            )
+        return self.vm
+
+    def has_target(self) -> bool:
+        """Whether it is attached."""
+        return self.vm is not None
+
+    def target(self) -> Target:
+        """Return what is read."""
+        return self.attached().target()
+
+    def snapshot(self) -> Snapshot:
+        """Take a reading, or return the last one of a VM that has gone."""
+        return self.attached().snapshot()
+
+    def report(self) -> Report:
+        """Audit a reading."""
+        return self.attached().report()
+
+    def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
+        """Return the words that point to objects of the last reading."""
+        return self.attached().pointers(snapshot, targets)
+
+    def resolve(self, index: Index, text: str) -> Obj:
+        """Find the object that ``OBJ`` names."""
+        return index.resolve(text)
+
+    def monitor(self) -> Monitor:
+        """Return the monitor, connected."""
+        return self.attached().monitor()
+
+    def driver(self) -> Driver:
+        """Return what a hunt reads and drives the VM with."""
+        return self.attached().driver()
+
+    def progress(self, text: str) -> None:
+        """Show how far a long work is, in the status bar."""
+        check_cancelled()
+        self.activity = printable(text)
+        self._changed()
+
+    def close(self) -> None:
+        """End the session."""
+        self.over = True
+        self.detach()

@@ -1,0 +1,263 @@
+"""Monitor
+-------
+
+One synchronous face of QEMU's machine protocol (QMP), whatever carries it.
+
+Two modules implement it: :mod:`qmrinspect.monitor.qmp` over the qemu.qmp package,
+and :mod:`qmrinspect.monitor.plain` over a plain socket, for the Python inside
+GDB.  What both need to connect is in :mod:`qmrinspect.monitor.connecting`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Callable, NamedTuple, Union
+
+from ..errors import MonitorError
+from .addresses import Address
+
+__all__ = [
+    "COMMAND_TIMEOUT",
+    "GREETING_TIMEOUT",
+    "CommandError",
+    "Event",
+    "EventQueue",
+    "Monitor",
+    "MonitorBusy",
+    "MonitorLost",
+    "MonitorTimeout",
+    "open_monitor",
+]
+
+#: Seconds that QEMU has for its greeting; an idle QEMU needs a millisecond.
+GREETING_TIMEOUT = 1.0
+
+#: Seconds that a command may take when its caller does not say.
+COMMAND_TIMEOUT = 10.0
+
+Wanted = Union[str, tuple[str, ...], Callable[["Event"], bool]]
+
+
+class CommandError(MonitorError):
+    """QEMU refused a command.
+
+    :param command: the command that was sent.
+    :param error_class: QEMU's ``QapiErrorClass``, ``GenericError`` mostly.
+    :param desc: QEMU's own sentence.
+    """
+
+    def __init__(self, command: str, error_class: str, desc: str) -> None:
+        super().__init__(f"QEMU refused {command}: {desc}")
+        self.command = command
+        self.error_class = error_class
+        self.desc = desc
+
+
+class MonitorLost(MonitorError):
+    """The connection is gone: QEMU died, or closed it, or sent nonsense."""
+
+
+class MonitorBusy(MonitorError):
+    """The monitor is there, and does not greet: another client holds it."""
+
+
+class MonitorTimeout(MonitorError):
+    """QEMU did not answer in time; the connection is still good."""
+
+
+class Event(NamedTuple):
+    """One asynchronous message of QEMU.
+
+    ``timestamp_us`` is QEMU's own wall clock, in microseconds since 1970.
+    """
+
+    name: str
+    data: Mapping[str, Any]
+    timestamp_us: int
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Event:
+        """Decode a QMP message that has the key ``event``; absent parts become empty."""
+        stamp = message.get("timestamp")
+        stamp_us = 0
+        if isinstance(stamp, Mapping):
+            # QEMU sends -1 for both when its clock fails (docs/interop/qmp-spec).
+            stamp_us = int(stamp.get("seconds", 0)) * 1_000_000 + int(stamp.get("microseconds", 0))
+        data = message.get("data")
+        return cls(str(message["event"]), data if isinstance(data, Mapping) else {}, stamp_us)
+
+
+class EventQueue:
+    """Events that nobody asked for yet, bounded; the oldest go first.
+
+    One thread may fill it while another waits.
+
+    :param maxlen: how many events are kept.
+    """
+
+    def __init__(self, maxlen: int = 4096) -> None:
+        self._events: deque[Event] = deque(maxlen=maxlen)
+        self._changed = threading.Condition()
+        self._failure: MonitorError | None = None
+        #: How many events were thrown away because the queue was full.
+        self.dropped = 0
+        #: How many events are kept.
+        self.maxlen = maxlen
+
+    def put(self, event: Event) -> None:
+        """Append an event; the oldest one is dropped and counted when there is no room."""
+        with self._changed:
+            if len(self._events) == self._events.maxlen:
+                self.dropped += 1
+            self._events.append(event)
+            self._changed.notify_all()
+
+    def fail(self, error: MonitorError) -> None:
+        """Tell whoever waits that no event will come any more; the first error stays."""
+        with self._changed:
+            self._failure = self._failure or error
+            self._changed.notify_all()
+
+    @property
+    def failure(self) -> MonitorError | None:
+        """Why no event comes any more, or None."""
+        return self._failure
+
+    def drain(self) -> list[Event]:
+        """Take all events, oldest first."""
+        with self._changed:
+            events = list(self._events)
+            self._events.clear()
+            return events
+
+    def take(self, wanted: Wanted) -> Event | None:
+        """Take the oldest event that is wanted, and leave the others."""
+        with self._changed:
+            return self._take(_predicate(wanted))
+
+    def wait(self, wanted: Wanted, timeout: float) -> Event | None:
+        """Like :meth:`take`, and wait up to ``timeout`` seconds for it.
+
+        :raises MonitorError: no such event is here, and none can come any more.
+        """
+        accept = _predicate(wanted)
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                event = self._take(accept)
+                if event is not None:
+                    return event
+                if self._failure is not None:
+                    raise self._failure
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                self._changed.wait(left)
+
+    def _take(self, accept: Callable[[Event], bool]) -> Event | None:
+        for index, event in enumerate(self._events):
+            if accept(event):
+                del self._events[index]
+                return event
+        return None
+
+
+def _predicate(wanted: Wanted) -> Callable[[Event], bool]:
+    if callable(wanted):
+        return wanted
+    names = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    return lambda event: event.name in names
+
+
+class Monitor(ABC):
+    """A QMP session; a context manager that closes itself.
+
+    Every method ends within the time it was given, and raises
+    :class:`~qmrinspect.errors.MonitorError` when the connection is no more.
+    """
+
+    #: What the monitor was opened with, as text.
+    address: str
+    #: QEMU's version as it greeted, ``"7.2.22"``, or "" when it did not say.
+    version: str
+
+    @abstractmethod
+    def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        timeout: float = COMMAND_TIMEOUT,
+    ) -> object:
+        """Run a command and return what QEMU returned.
+
+        :param timeout: in seconds.
+        :raises CommandError: QEMU refused.
+        :raises MonitorTimeout: no answer in time; it is thrown away when it comes.
+        :raises MonitorLost: QEMU died, or sent what is no QMP.
+        """
+
+    def pass_descriptor(self, name: str, descriptor: int, timeout: float = COMMAND_TIMEOUT) -> None:
+        """Give QEMU a copy of a file descriptor, under a name (``getfd``).
+
+        :raises CommandError: QEMU refused, or this monitor is no unix socket of our own.
+        """
+        raise CommandError("getfd", "GenericError", "this monitor passes no file descriptors")
+
+    @abstractmethod
+    def events(self) -> list[Event]:
+        """Take all events that have arrived, oldest first."""
+
+    @abstractmethod
+    def wait_event(self, wanted: Wanted, timeout: float) -> Event | None:
+        """Take the first event that is wanted, or None after ``timeout`` seconds.
+
+        Other events stay for :meth:`events`.
+
+        :param wanted: an event's name, a tuple of names, or a predicate.
+        :raises MonitorLost: the connection ended before such an event came.
+        """
+
+    @property
+    @abstractmethod
+    def dropped(self) -> int:
+        """How many events were lost because nobody took them."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the session; QEMU then serves the next client.  Never raises."""
+
+    def hmp(self, line: str, timeout: float = COMMAND_TIMEOUT) -> str:
+        """Run a line of the human monitor and return what it printed."""
+        arguments = {"command-line": line}
+        return str(self.execute("human-monitor-command", arguments, timeout=timeout))
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_monitor(address: str | Address, timeout: float = GREETING_TIMEOUT) -> Monitor:
+    """Open a monitor over qemu.qmp where that is installed, else over a plain socket.
+
+    :param timeout: seconds for the connection and the greeting.
+    :raises MonitorError: it cannot be reached, is held, or is no QMP monitor.
+    """
+    try:
+        from .qmp import QmpMonitor
+    except ImportError:
+        from .plain import PlainMonitor
+
+        return PlainMonitor(address, timeout)
+    return QmpMonitor(address, timeout)

@@ -1,0 +1,196 @@
+"""Connecting to a monitor
+-----------------------
+
+What every way to a QMP socket shares: the connection, the greeting, and the words
+of every failure.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
+
+from ..errors import MonitorError
+from .addresses import Address, address_text
+from .base import CommandError, Monitor, MonitorBusy, MonitorLost, MonitorTimeout
+
+__all__ = [
+    "busy_error",
+    "check_greeting",
+    "closed_error",
+    "connect_first",
+    "connect_socket",
+    "garbled_error",
+    "late_error",
+    "lost_error",
+    "peer_pid",
+    "reply_error",
+]
+
+# Seconds between attempts to enter a socket's backlog.
+_BACKLOG_POLL = 0.01
+
+
+def connect_first(addresses: Sequence[str], connect: Callable[[str], Monitor]) -> Monitor:
+    """Connect to the first of a QEMU's monitors that no other client holds.
+
+    :raises MonitorError: as ``connect`` does for the last one, or for any that is not busy.
+    """
+    for address in addresses[:-1]:
+        try:
+            return connect(address)
+        except MonitorBusy:
+            continue
+    return connect(addresses[-1])
+
+
+def connect_socket(address: Address, timeout: float) -> socket.socket:
+    """Connect a stream socket.
+
+    :param timeout: in seconds.
+    :raises MonitorError: nobody listens, it is not permitted, or the queue is full.
+    """
+    try:
+        if not isinstance(address, str):
+            return socket.create_connection(address, timeout)
+        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            stream.settimeout(timeout)
+            _connect_unix(stream, address, timeout)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+    except (OSError, ValueError) as error:
+        raise _connect_error(address_text(address), timeout, error) from error
+
+
+def _connect_error(address: str, timeout: float, error: Exception) -> MonitorError:
+    if isinstance(error, (socket.timeout, BlockingIOError)):
+        return busy_error(address, timeout)
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ENOENT:
+        return MonitorError(f"there is no monitor socket {address}", "is QEMU still running?")
+    if number == errno.ECONNREFUSED:
+        return MonitorError(
+            f"nobody listens on the monitor {address}", "its QEMU has gone, or has not started"
+        )
+    if number in (errno.EACCES, errno.EPERM):
+        return MonitorError(
+            f"no permission to connect to the monitor {address}", "run qmr as QEMU's user or root"
+        )
+    if "path too long" in str(error):
+        # Python finds this one itself, and gives it no number.
+        return MonitorError(
+            f"the monitor's path is too long for a unix socket: {address}",
+            "reach it through a shorter symbolic link to its directory",
+        )
+    return MonitorError(
+        f"cannot connect to the monitor {address}: {getattr(error, 'strerror', None) or error}",
+        "check the address that was given",
+    )
+
+
+def _connect_unix(stream: socket.socket, path: str, timeout: float) -> None:
+    # EAGAIN is a full backlog (unix(7)).  QEMU's holds one or two, and clients that gave
+    # up stay in it until QEMU comes to them: right after a session this passes by itself.
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            stream.connect(path)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_BACKLOG_POLL)
+
+
+def check_greeting(message: object, address: str) -> str:
+    """Return QEMU's version out of its greeting, "" when that does not say.
+
+    :raises MonitorLost: it is no greeting.
+    """
+    if not isinstance(message, Mapping) or not isinstance(message.get("QMP"), Mapping):
+        raise garbled_error(address, json.dumps(message).encode())
+    version = message["QMP"].get("version", {})
+    number = version.get("qemu", {}) if isinstance(version, Mapping) else {}
+    if not isinstance(number, Mapping) or "major" not in number:
+        return ""
+    return ".".join(str(number.get(part, 0)) for part in ("major", "minor", "micro"))
+
+
+def busy_error(address: str, timeout: float, pid: int = 0) -> MonitorBusy:
+    """Say that a listener does not greet; a stopped process is told apart from a busy one."""
+    if pid and _stopped(pid):
+        return MonitorBusy(
+            f"the monitor {address} does not answer: process {pid} is stopped",
+            "let it run (continue in its debugger, or kill -CONT), then try again",
+        )
+    return MonitorBusy(
+        f"the monitor {address} is held by another client (no greeting within {timeout:g} s)",
+        "QEMU serves one client at a time: close the other one, or start QEMU with a second "
+        "-qmp socket" + ("" if pid else "; if a debugger has stopped QEMU, let it run"),
+    )
+
+
+def peer_pid(stream: socket.socket) -> int:
+    """Return the process that called listen(), 0 when unknown: SO_PEERCRED in unix(7)."""
+    if stream.family != socket.AF_UNIX:
+        return 0
+    try:
+        packed = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    except OSError:
+        return 0
+    return int(struct.unpack("3i", packed)[0])
+
+
+def _stopped(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] in (b"t", b"T")
+    except (OSError, IndexError):
+        return False
+
+
+def garbled_error(address: str, raw: bytes) -> MonitorLost:
+    """Say what came that is no QMP, shortly."""
+    shown = raw[:60].decode("utf-8", "replace").strip()
+    return MonitorLost(
+        f"the monitor {address} does not speak QMP: it sent {shown!r}",
+        "name a -qmp socket, not one of -monitor, -serial or -gdb",
+    )
+
+
+def lost_error(address: str, during: str = "") -> MonitorLost:
+    """Say that the other side closed the connection."""
+    where = f" during {during}" if during else ""
+    return MonitorLost(
+        f"the monitor {address} was closed by the other side{where}",
+        "QEMU has died or quit; its own last message says why",
+    )
+
+
+def closed_error(address: str) -> MonitorLost:
+    """Say that it was closed on this side."""
+    return MonitorLost(f"the monitor {address} is closed", "open it again")
+
+
+def late_error(address: str, command: str, timeout: float) -> MonitorTimeout:
+    """Say that no answer came while the connection stands."""
+    return MonitorTimeout(
+        f"QEMU did not answer {command} within {timeout:g} s on the monitor {address}",
+        "it hangs, or is stopped by a debugger",
+    )
+
+
+def reply_error(command: str, error: object) -> CommandError:
+    """Return QEMU's refusal from the ``error`` member of a reply."""
+    members: Mapping[str, Any] = error if isinstance(error, Mapping) else {}
+    return CommandError(
+        command, str(members.get("class", "GenericError")), str(members.get("desc", error))
+    )

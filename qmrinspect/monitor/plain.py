@@ -1,0 +1,208 @@
+"""QMP over a plain socket
+-----------------------
+
+The monitor for the Python inside GDB, where no third-party package can be imported.
+
+There is no thread: the socket is read while a method runs, and only then.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import MonitorError
+from .addresses import Address, address_text, parse_address
+from .base import COMMAND_TIMEOUT, GREETING_TIMEOUT, Event, EventQueue, Monitor, Wanted
+from .connecting import (
+    busy_error,
+    check_greeting,
+    closed_error,
+    connect_socket,
+    garbled_error,
+    late_error,
+    lost_error,
+    peer_pid,
+    reply_error,
+)
+
+__all__ = ["PlainMonitor"]
+
+# The longest line that is still taken for QMP; qemu.qmp and libvirt have the same.
+_LONGEST_LINE = 10 * 1024 * 1024
+
+# Sockets are read in pieces of this size.
+_PIECE = 65536
+
+
+class PlainMonitor(Monitor):
+    """A QMP session on a blocking socket.
+
+    :param address: what :func:`~qmrinspect.monitor.addresses.parse_address` takes or returns.
+    :param timeout: seconds for the connection and the greeting.
+    :param backlog: how many events are kept until somebody takes them.
+    :raises MonitorError: it cannot be reached, is held, or is no QMP monitor.
+    """
+
+    def __init__(
+        self,
+        address: str | Address,
+        timeout: float = GREETING_TIMEOUT,
+        backlog: int = 4096,
+    ) -> None:
+        place = parse_address(address) if isinstance(address, str) else address
+        self.address = address_text(place)
+        self._queue = EventQueue(backlog)
+        self._buffer = bytearray()
+        self._scanned = 0
+        self._last_id = 0
+        self._socket = connect_socket(place, timeout)
+        try:
+            deadline = time.monotonic() + timeout
+            greeting = self._read(deadline)
+            if greeting is None:
+                raise busy_error(self.address, timeout, peer_pid(self._socket))
+            self.version = check_greeting(greeting, self.address)
+            self.execute("qmp_capabilities", timeout=timeout)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def execute(
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None = None,
+        timeout: float = COMMAND_TIMEOUT,
+    ) -> object:
+        return self._exchange(command, arguments, timeout)
+
+    def pass_descriptor(self, name: str, descriptor: int, timeout: float = COMMAND_TIMEOUT) -> None:
+        if self._socket.family != socket.AF_UNIX:
+            super().pass_descriptor(name, descriptor, timeout)
+        self._exchange("getfd", {"fdname": name}, timeout, descriptor)
+
+    def _exchange(
+        self,
+        command: str,
+        arguments: Mapping[str, object] | None,
+        timeout: float,
+        descriptor: int = -1,
+    ) -> object:
+        deadline = time.monotonic() + timeout
+        self._last_id += 1
+        request: dict[str, object] = {"execute": command, "id": self._last_id}
+        if arguments:
+            request["arguments"] = dict(arguments)
+        self._send(json.dumps(request).encode() + b"\r\n", command, timeout, descriptor)
+        while True:
+            message = self._read(deadline, command)
+            if message is None:
+                raise late_error(self.address, command, timeout)
+            if "event" in message:
+                self._take_event(Event.from_message(message))
+            elif message.get("id") == self._last_id and "return" in message:
+                return message["return"]
+            elif "error" in message and message.get("id", self._last_id) == self._last_id:
+                raise reply_error(command, message["error"])
+            # Anything else is the late answer to a command that was given up.
+
+    def events(self) -> list[Event]:
+        self._pump()
+        return self._queue.drain()
+
+    def wait_event(self, wanted: Wanted, timeout: float) -> Event | None:
+        deadline = time.monotonic() + timeout
+        event = self._queue.take(wanted)
+        while event is None:
+            message = self._read(deadline)
+            if message is None:
+                return None
+            if "event" in message:
+                self._take_event(Event.from_message(message))
+                event = self._queue.take(wanted)
+        return event
+
+    @property
+    def dropped(self) -> int:
+        return self._queue.dropped
+
+    def close(self) -> None:
+        self._queue.fail(closed_error(self.address))
+        self._socket.close()
+
+    def _pump(self) -> None:
+        # At most one full queue at a time, so that a flood cannot hold us here.
+        for _ in range(self._queue.maxlen):
+            message = self._read(0.0)
+            if message is None:
+                return
+            if "event" in message:
+                self._take_event(Event.from_message(message))
+
+    def _take_event(self, event: Event) -> None:
+        self._queue.put(event)
+
+    def _fail(self, error: MonitorError) -> MonitorError:
+        # After this the session stays lost, with the first reason.
+        self._queue.fail(error)
+        self._socket.close()
+        return error
+
+    def _send(self, data: bytes, command: str, timeout: float, descriptor: int) -> None:
+        if self._queue.failure is not None:
+            raise self._queue.failure
+        try:
+            self._socket.settimeout(timeout)
+            if descriptor >= 0:
+                # It comes with the first byte (unix(7)).
+                rights = array.array("i", [descriptor])
+                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+                data = data[self._socket.sendmsg([data], ancillary) :]
+            self._socket.sendall(data)
+        except socket.timeout:
+            # Part of a line may be out: nothing that follows would be understood.
+            raise self._fail(late_error(self.address, command, timeout)) from None
+        except OSError:
+            raise self._fail(lost_error(self.address, command)) from None
+
+    def _read(self, deadline: float, during: str = "") -> dict[str, Any] | None:
+        """Return the next message, or None when none is complete at ``deadline``."""
+        while True:
+            end = self._buffer.find(b"\n", self._scanned)
+            if end >= 0:
+                line = bytes(self._buffer[:end]).strip()
+                del self._buffer[: end + 1]
+                self._scanned = 0
+                if line:
+                    return self._decode(line)
+                continue
+            self._scanned = len(self._buffer)
+            if self._queue.failure is not None:
+                raise self._queue.failure
+            if self._scanned > _LONGEST_LINE:
+                raise self._fail(garbled_error(self.address, bytes(self._buffer[:60])))
+            try:
+                self._socket.settimeout(max(0.0, deadline - time.monotonic()))
+                piece = self._socket.recv(_PIECE)
+            except (socket.timeout, BlockingIOError):
+                return None
+            except OSError:
+                piece = b""
+            if not piece:
+                if self._scanned and not during:
+                    raise self._fail(garbled_error(self.address, bytes(self._buffer)))
+                raise self._fail(lost_error(self.address, during))
+            self._buffer += piece
+
+    def _decode(self, line: bytes) -> dict[str, Any]:
+        try:
+            message = json.loads(line)
+        except ValueError:
+            raise self._fail(garbled_error(self.address, line)) from None
+        if not isinstance(message, dict):
+            raise self._fail(garbled_error(self.address, line))
+        return message

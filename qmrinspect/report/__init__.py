@@ -1,0 +1,5 @@
+"""Report
+------
+
+How what was found is shown: text, pages, pictures, JUnit.
+"""

@@ -1,0 +1,74 @@
+"""Verdicts for people
+-------------------
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..hunt.rows import Row
+from ..index import printable
+
+__all__ = ["growth_lines", "verdict_lines"]
+
+_EDGES_SHOWN = 12
+_FRAMES_SHOWN = 12
+
+
+def verdict_lines(row: Row) -> Iterator[str]:
+    """Yield one row for people: the verdict, then the references that make the case."""
+    cause = " with ".join(row.get("causes") or ())
+    status = row.get("status", "")
+    head = f"{row['device']:<28} {row['outcome']:<13} {cause}"
+    yield (head.rstrip() + (f"  ({status})" if status else "")).rstrip()
+    if row.get("expected"):
+        yield f"    expected: {printable(row['expected'], 400)}"
+    if row.get("note"):
+        yield f"    {printable(row['note'], 400)}"
+    if row["outcome"] != "clean":
+        case = row.get("case") or ()
+        if not case:
+            yield f"    {printable(row['text'], 400)}"
+        for found in case:
+            yield f"    {found['text']}"
+            yield from _edges(found["references"])
+        others = len(row["objects_left"]) - 1
+        if others > 0:
+            yield f"    {others} more objects that came with it are still alive"
+    elif row.get("kept"):
+        yield f"    {printable(row['text'], 400)}"
+    if row.get("backtrace"):
+        for line in row["backtrace"][:_FRAMES_SHOWN]:
+            yield f"        {printable(line, 120)}"
+    yield from growth_lines(row.get("growth"))
+    if row.get("bundle"):
+        yield f"    evidence: {printable(row['bundle'])}"
+
+
+def _edges(edges: list[dict[str, Any]]) -> Iterator[str]:
+    for edge in edges[:_EDGES_SHOWN]:
+        holder = edge.get("holder_label") or "a variable"
+        yield f"        {edge['kind']}: {holder}  {printable(edge['field'])}"
+    if len(edges) > _EDGES_SHOWN:
+        yield f"        and {len(edges) - _EDGES_SHOWN} more"
+
+
+def growth_lines(growth: dict[str, Any] | None) -> Iterator[str]:
+    """Yield what grew from cycle to cycle."""
+    if growth is None:
+        return
+    cycles = growth["cycles"]
+    if not growth["types"] and not growth["references"]:
+        yield f"    nothing grew in {cycles} cycles"
+        return
+    yield f"    growth in {cycles} cycles:"
+    for what in ("types", "references"):
+        for name, grown in growth[what].items():
+            parts = []
+            if grown["per_cycle"]:
+                about = "" if grown["exact"] else "about "
+                parts.append(f"{about}{grown['per_cycle']:+} a cycle")
+            if grown["once"]:
+                parts.append(f"{grown['once']:+} once")
+            yield f"        {printable(name)}: {', '.join(parts) or '0'}"

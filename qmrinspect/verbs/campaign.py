@@ -1,0 +1,142 @@
+"""The verbs that work on a hunt that was
+--------------------------------------
+
+``report`` makes a page of it, ``replay`` does one finding again on another QEMU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import QmrError, TargetError
+from .verb import CLEAN, FINDINGS, Argument, Outcome, Session, Verb
+
+__all__ = ["VERBS"]
+
+_REPORT = "qmr-report.html"
+
+# What git bisect run takes an exit code for: see git-bisect(1).
+_GOOD, _BAD, _SKIP = 0, 1, 125
+
+
+def report(session: Session, args: argparse.Namespace) -> Outcome:
+    """Write one HTML page of a campaign, or of a check of the target."""
+    if args.campaign:
+        return _report_hunt(args)
+    from ..report.checkpage import check_page
+
+    checked = session.report()
+    _write(args.output, check_page(checked))
+    code = FINDINGS if checked.failed else CLEAN
+    data = {"format": "qmr-report/1", "page": args.output, "findings": len(checked.findings)}
+    return Outcome(data, [f"{len(checked.findings)} findings: {args.output}"], code)
+
+
+def _report_hunt(args: argparse.Namespace) -> Outcome:
+    from ..hunt.rows import is_bad
+    from ..hunt.store import baseline_rows, compare
+    from ..report.page import page
+
+    rows = baseline_rows(args.campaign)
+    compared = compare(rows, baseline_rows(args.baseline)) if args.baseline else None
+    title = args.title or f"qmr hunt: {Path(args.campaign).name}"
+    _write(args.output, page(title, rows, compared))
+    findings = [row for row in rows if is_bad(row)]
+    counted = compared["new"] if compared is not None else findings
+    data: dict[str, Any] = {
+        "format": "qmr-report/1",
+        "page": args.output,
+        "rows": len(rows),
+        "findings": len(findings),
+    }
+    lines = [f"{len(rows)} rows, {len(findings)} findings: {args.output}"]
+    if compared is not None:
+        lines.append(", ".join(f"{len(found)} {name}" for name, found in compared.items()))
+        data["compared"] = {name: len(found) for name, found in compared.items()}
+    return Outcome(data, lines, FINDINGS if counted else CLEAN)
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise TargetError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def replay(session: Session, args: argparse.Namespace) -> Outcome:
+    """Do one finding again, on another QEMU."""
+    from ..hunt.bench import Bench
+    from ..hunt.bundle import read_bundle
+    from ..hunt.rows import key
+    from ..report.tell import verdict_lines
+
+    settings, job, before = read_bundle(args.bundle)
+    if args.qemu:
+        settings = settings._replace(qemu=args.qemu)
+    try:
+        with Bench(settings) as bench:
+            row = list(bench.do(job))[-1]
+    except QmrError as error:
+        data = {"format": "qmr-replay/1", "verdict": "skip", "error": str(error)}
+        return Outcome(data, [f"cannot be tested here: {error}"], _SKIP)
+    if key(row) == key(before):
+        verdict, code, text = "bad", _BAD, "the same finding as in the bundle"
+    elif row["outcome"] in ("clean", "delayed"):
+        verdict, code, text = "good", _GOOD, f"not found here; the bundle has {before['outcome']}"
+    else:
+        verdict, code = "skip", _SKIP
+        was = " ".join(part for part in key(before)[1:] if part)
+        text = f"something else than in the bundle, which has {was}"
+    found = {"format": "qmr-replay/1", "verdict": verdict, "row": row}
+    return Outcome(found, [*verdict_lines(row), f"{verdict}: {text}"], code)
+
+
+VERBS = (
+    Verb(
+        "report",
+        "one HTML page, for offline use, of a hunt or of a check of the target",
+        (
+            Argument(
+                ("campaign",),
+                {
+                    "nargs": "?",
+                    "default": "",
+                    "metavar": "CAMPAIGN",
+                    "help": "what qmr hunt --campaign kept, or qmr hunt --json printed",
+                },
+                "file",
+            ),
+            Argument(
+                ("-o", "--output"),
+                {"default": _REPORT, "metavar": "FILE", "help": f"default: {_REPORT}"},
+                "file",
+            ),
+            Argument(
+                ("--baseline",),
+                {"default": "", "metavar": "FILE", "help": "an earlier campaign to compare with"},
+                "file",
+            ),
+            Argument(("--title",), {"default": "", "help": "of the page"}),
+        ),
+        report,
+        example="qmr report hunt.sqlite -o hunt.html",
+    ),
+    Verb(
+        "replay",
+        "do a finding again on another QEMU; exit code 1: it is there, 0: it is not, "
+        "125: it cannot be tested (see git bisect run)",
+        (
+            Argument(("bundle",), {"metavar": "BUNDLE", "help": "a finding's directory"}, "file"),
+            Argument(
+                ("--qemu",),
+                {"default": "", "metavar": "PROGRAM", "help": "another QEMU than the bundle's"},
+                "file",
+            ),
+        ),
+        replay,
+        fronts=frozenset(("shell", "repl")),
+        example="git bisect run qmr replay qmr-bundles/intel-hda-leak --qemu ./qemu-system-x86_64",
+    ),
+)

@@ -1,0 +1,442 @@
+"""Verbs of the audit
+------------------
+
+The check, what is lost, cycles, the policy, and how well the layout fits.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from ..audit import Orphans, Report, Verdict, choose, orphan_groups
+from ..audit.cause import causes
+from ..audit.check import Finding
+from ..audit.graph import PASSING, adjacency, components, reachable, roots, source
+from ..index import Index, printable
+from ..ledger import POLICIES, RULES, Book, Edge
+from ..report import render, words
+from ..report.render import Row
+from ..snapshot import Snapshot
+from .verb import Argument, Outcome, Session, Verb
+
+__all__ = ["VERBS", "policy_text", "report_json"]
+
+_SEVERITIES = ("error", "warning", "note")
+# So many rows of evidence are shown under a finding; qmr refs shows all.
+_EVIDENCE_MAX = 12
+
+
+# check -----------------------------------------------------------------------------
+
+
+def _check(session: Session, args: argparse.Namespace) -> Outcome:
+    report = session.report()
+    return Outcome(report_json(report), _check_lines(report), 1 if report.failed else 0)
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """Return a report as ``qmr-check/1``."""
+    book = report.book
+    return {
+        **words.head_json("qmr-check/1", book.index.snapshot),
+        "policy": {
+            "name": report.verdict.policy.name,
+            "for": report.verdict.supporting,
+            "against": report.verdict.opposing,
+        },
+        "objects": report.objects,
+        "exact": report.exact,
+        "refs_observed": report.observed,
+        "refs_explained": report.explained,
+        "refs_by_rule": report.by_rule,
+        "rules": [
+            {
+                "name": rule,
+                "count": count,
+                "grants": RULES[rule].grants,
+                "source": RULES[rule].source,
+            }
+            for rule, count in sorted(report.rules.items())
+        ],
+        "findings": [_finding_json(book, finding) for finding in report.findings],
+    }
+
+
+def _finding_json(book: Book, finding: Finding) -> dict[str, Any]:
+    return {
+        "kind": finding.kind,
+        "severity": finding.severity,
+        "object": words.object_json(book.index, finding.address),
+        "observed": finding.observed,
+        "expected": finding.expected,
+        "references": words.references(book.index, finding.references),
+        "text": finding.text,
+    }
+
+
+def _check_lines(report: Report) -> Iterator[str]:
+    book, snapshot = report.book, report.book.index.snapshot
+    wrong = report.objects - report.exact
+    verdict = "all balance" if not wrong else f"{wrong} do not balance"
+    yield (
+        f"{render.plural(report.objects, 'object')} with "
+        f"{render.plural(report.observed, 'reference')}: {report.explained} explained, "
+        f"{report.by_rule} by rule; {verdict}"
+    )
+    yield policy_text(report.verdict)
+    for severity in _SEVERITIES:
+        for finding in report.findings:
+            if finding.severity == severity:
+                yield from _finding_lines(book, finding)
+    if report.rules:
+        yield "by rule, the holder being out of sight:"
+        rows = [
+            Row((str(count), rule, RULES[rule].grants, RULES[rule].source))
+            for rule, count in sorted(report.rules.items())
+        ]
+        yield from render.table((), rows, right=(0,))
+    yield render.paint(_cost(snapshot), "dim")
+    counts = Counter(finding.severity for finding in report.findings)
+    if not counts:
+        yield render.paint("nothing found", "good")
+    else:
+        yield ", ".join(render.plural(counts[s], s) for s in _SEVERITIES if counts[s])
+
+
+def _finding_lines(book: Book, finding: Finding) -> Iterator[str]:
+    tag = render.paint(f"{finding.severity}: {finding.kind}:", finding.severity)
+    yield f"{tag} {printable(finding.text, 2000)}"
+    rows = words.edge_rows(book, finding.references)
+    yield from render.table((), rows[:_EVIDENCE_MAX], right=(1,), indent=4)
+    if len(rows) > _EVIDENCE_MAX:
+        yield f"    and {len(rows) - _EVIDENCE_MAX} more: qmr refs {finding.address:#x}"
+
+
+def _cost(snapshot: Snapshot) -> str:
+    capture = snapshot.capture
+    size = f"{capture.bytes / 1e6:.1f} MB in {render.plural(capture.reads, 'read')}"
+    if snapshot.target.kind == "core":
+        return f"read {size}"
+    return f"QEMU stood still for {render.duration(capture.stop_us)}; read {size}"
+
+
+def policy_text(verdict: Verdict) -> str:
+    """Return the policy in a line: its name, the evidence and the rule."""
+    policy = verdict.policy
+    if not verdict.supporting and not verdict.opposing:
+        evidence = "no region tells"
+    else:
+        speak = "speaks" if verdict.supporting == 1 else "speak"
+        evidence = f"{render.plural(verdict.supporting, 'region')} {speak} for it"
+        evidence += f", {verdict.opposing} against" if verdict.opposing else ", none against"
+    mixed = "; mixed: this QEMU follows more than one rule" if verdict.mixed else ""
+    return f"policy {policy.name} ({evidence}{mixed}): {policy.rule}"
+
+
+# policy ----------------------------------------------------------------------------
+
+
+def _policy(session: Session, args: argparse.Namespace) -> Outcome:
+    snapshot = session.snapshot()
+    verdict, _ = choose(Index(snapshot))
+    data = {
+        **words.head_json("qmr-policy/1", snapshot),
+        "policy": {
+            "name": verdict.policy.name,
+            "for": verdict.supporting,
+            "against": verdict.opposing,
+        },
+        "mixed": verdict.mixed,
+        "undecided": verdict.undecided,
+        "policies": [
+            {
+                "name": policy.name,
+                "for": verdict.votes[policy.name][0],
+                "against": verdict.votes[policy.name][1],
+                "rule": policy.rule,
+                "where": policy.where,
+            }
+            for policy in POLICIES
+        ],
+    }
+    return Outcome(data, _policy_lines(verdict))
+
+
+def _policy_lines(verdict: Verdict) -> Iterator[str]:
+    yield policy_text(verdict)
+    rows = [
+        Row(
+            (
+                "*" if policy is verdict.policy else "",
+                policy.name,
+                str(verdict.votes[policy.name][0]),
+                str(verdict.votes[policy.name][1]),
+                policy.where,
+                policy.rule,
+            ),
+            "bold" if policy is verdict.policy else "",
+        )
+        for policy in POLICIES
+    ]
+    yield from render.table(("", "policy", "for", "against", "where", "rule"), rows, right=(2, 3))
+    yield (
+        "A region votes when its container has the same owner, where the policies differ: for "
+        "those under which its owner's books balance."
+    )
+    if verdict.undecided:
+        yield f"{render.plural(verdict.undecided, 'region')} fit none of them, or several."
+    best = verdict.votes[verdict.policy.name]
+    same = [
+        policy.name
+        for policy in POLICIES
+        if policy is not verdict.policy and verdict.votes[policy.name] == best
+    ]
+    if same:
+        yield f"{' and '.join(same)} counts alike and differs only in what finalizing does."
+
+
+# orphans ---------------------------------------------------------------------------
+
+
+def _orphans(session: Session, args: argparse.Namespace) -> Outcome:
+    snapshot = session.snapshot()
+    book = choose(Index(snapshot))[1]
+    groups = orphan_groups(book)
+    data = {
+        **words.head_json("qmr-orphans/1", snapshot),
+        "orphans": [_orphan_json(book, group) for group in groups],
+    }
+    leaked = any(not group.delayed for group in groups)
+    return Outcome(data, _orphan_lines(book, groups, args.all), 1 if leaked else 0)
+
+
+def _orphan_json(book: Book, group: Orphans) -> dict[str, Any]:
+    index = book.index
+    return {
+        "object": words.object_json(index, group.head),
+        "observed": index.snapshot.objects[group.head].ref,
+        "expected": book.expected(group.head),
+        "delayed": group.delayed,
+        "causes": [
+            {
+                "name": cause.name,
+                "object": words.object_json(index, cause.object),
+                "references": words.references(book.index, cause.edges),
+                "text": cause.text,
+            }
+            for cause in causes(book, group.head, group.members)
+        ],
+        "references": words.references(book.index, book.on.get(group.head, ())),
+        "members": [words.object_json(index, member) for member in group.members],
+    }
+
+
+def _orphan_lines(book: Book, groups: Sequence[Orphans], every: bool) -> Iterator[str]:
+    index = book.index
+    if not groups:
+        yield "no object is alive outside the QOM tree that should be in it"
+        return
+    total = sum(len(group.members) for group in groups)
+    yield (
+        f"{render.plural(total, 'object')} alive that the QOM tree no longer holds, "
+        f"under {render.plural(len(groups), 'head')}:"
+    )
+    for group in groups:
+        look = "note" if group.delayed else "error"
+        label = render.paint(words.name(index, group.head), look)
+        yield f"{label} has {words.state(book, group.head)}"
+        for cause in causes(book, group.head, group.members):
+            yield f"    {printable(cause.name)}: {printable(cause.text, 2000)}"
+        yield from render.table(
+            (), words.edge_rows(book, book.on.get(group.head, ())), right=(1,), indent=4
+        )
+        others = [member for member in group.members if member != group.head]
+        if others and not every:
+            types = Counter(index.snapshot.objects[member].type for member in others)
+            listed = ", ".join(
+                f"{printable(kind)} x{n}" if n > 1 else printable(kind)
+                for kind, n in types.most_common(6)
+            )
+            more = f" and {len(types) - 6} more types" if len(types) > 6 else ""
+            yield f"    with it: {listed}{more}"
+        elif others:
+            rows = [
+                Row(
+                    (
+                        words.name(index, member),
+                        f"{index.snapshot.objects[member].ref}/{book.expected(member)}",
+                        words.hex_text(member),
+                    )
+                )
+                for member in others
+            ]
+            yield from render.table(("with it", "refs", "address"), rows, right=(1,), indent=4)
+
+
+# cycles ----------------------------------------------------------------------------
+
+
+class _Cycle(NamedTuple):
+    """A strongly connected group; see :func:`_find_cycles`."""
+
+    lost: bool
+    ordinary: bool
+    members: Sequence[int]
+    edges: Sequence[Edge]
+
+
+# References that unparenting a device or a bus drops (hw/core/qdev.c device_unparent,
+# hw/core/bus.c bus_unparent), so that a cycle through one is no danger.
+_UNPARENTED = frozenset(("bus-child", "parent-bus"))
+
+
+def _find_cycles(book: Book) -> list[_Cycle]:
+    """Return the groups: lost ones, those only a device's own code breaks, ordinary ones."""
+    graph = adjacency(book)
+    alive = reachable(book, roots(book))
+    out = []
+    for ordinary in (False, True):
+        targets = {
+            node: [e.target for e in edges if ordinary or e.kind not in _UNPARENTED]
+            for node, edges in graph.items()
+            if node
+        }
+        for group in components(sorted(targets), targets):
+            lost = not any(member in alive for member in group)
+            inside = set(group)
+            edges = tuple(
+                edge
+                for member in group
+                for edge in book.on.get(member, ())
+                if source(book, edge) in inside and edge.kind not in PASSING
+            )
+            if ordinary and (lost or not any(edge.kind in _UNPARENTED for edge in edges)):
+                continue
+            out.append(_Cycle(lost, ordinary, group, edges))
+    return sorted(out, key=lambda cycle: (not cycle.lost, cycle.ordinary))
+
+
+def _cycles(session: Session, args: argparse.Namespace) -> Outcome:
+    snapshot = session.snapshot()
+    book = choose(Index(snapshot))[1]
+    cycles = _find_cycles(book)
+    data = {
+        **words.head_json("qmr-cycles/1", snapshot),
+        "cycles": [
+            {
+                "lost": cycle.lost,
+                "severity": "error" if cycle.lost else "note",
+                "ends_by_unplug": cycle.ordinary,
+                "objects": [words.object_json(book.index, member) for member in cycle.members],
+                "references": words.references(book.index, cycle.edges),
+            }
+            for cycle in cycles
+        ],
+    }
+    lost = any(cycle.lost for cycle in cycles)
+    return Outcome(data, _cycle_lines(book, cycles, args.all), 1 if lost else 0)
+
+
+def _cycle_lines(book: Book, cycles: Sequence[_Cycle], every: bool) -> Iterator[str]:
+    lost = [cycle for cycle in cycles if cycle.lost]
+    live = [cycle for cycle in cycles if not cycle.lost and not cycle.ordinary]
+    ordinary = [cycle for cycle in cycles if cycle.ordinary]
+    if lost:
+        yield f"{render.plural(len(lost), 'cycle')} of references that nothing else holds:"
+        for cycle in lost:
+            yield from _one_cycle(book, cycle, "error")
+    else:
+        yield "no cycle of references is cut off from the machine"
+    if live:
+        count = render.plural(len(live), "cycle")
+        yield (
+            f"{count} in live objects, which unparenting alone does not break: the device's own "
+            "code has to when it is unplugged:"
+        )
+        for cycle in live:
+            yield from _one_cycle(book, cycle, "note")
+    if ordinary and not every:
+        verb = "ends" if len(ordinary) == 1 else "end"
+        yield (
+            f"{render.plural(len(ordinary), 'ordinary cycle')} of buses and their devices, which "
+            f"{verb} when they are unplugged (--all)"
+        )
+    elif ordinary:
+        yield "ordinary cycles of buses and their devices, which unplugging ends:"
+        for cycle in ordinary:
+            yield from _one_cycle(book, cycle, "")
+
+
+def _one_cycle(book: Book, cycle: _Cycle, look: str) -> Iterator[str]:
+    names = [words.name(book.index, member) for member in cycle.members]
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    kinds = Counter[str]()
+    for edge in cycle.edges:
+        kinds[edge.kind] += 1
+    held = ", ".join(f"{kind} x{n}" if n > 1 else kind for kind, n in sorted(kinds.items()))
+    yield f"  {render.paint(', '.join(names[:6]) + more, look)}: {held}"
+    if cycle.lost:
+        yield from render.table((), words.edge_rows(book, cycle.edges), right=(1,), indent=6)
+
+
+# layout ----------------------------------------------------------------------------
+
+
+def _layout(session: Session, args: argparse.Namespace) -> Outcome:
+    from ..walk.validate import validate
+
+    snapshot = session.snapshot()
+    checks = [row for row in validate(snapshot) if row.total]
+    target = snapshot.target
+    data = {
+        **words.head_json("qmr-layout/1", snapshot),
+        "source": target.layout,
+        "checks": [
+            {"name": row.name, "ok": row.ok, "held": row.held, "total": row.total} for row in checks
+        ],
+    }
+
+    def lines() -> Iterator[str]:
+        fits = all(row.ok for row in checks)
+        yield (
+            f"layout {printable(target.layout)} {'fits' if fits else 'does not fit'} "
+            f"{printable(target.exe)}, QEMU {printable(target.qemu_version)}"
+        )
+        rows = [
+            Row(("ok" if row.ok else "NO", row.detail, row.name), "" if row.ok else "error")
+            for row in checks
+        ]
+        yield from render.table(("", "holds", "relation"), rows, right=(1,))
+        yield f"build id {target.build_id or 'none'}"
+
+    return Outcome(data, lines())
+
+
+_ALL = Argument(("--all",), {"action": "store_true", "help": "list everything"})
+
+VERBS = (
+    Verb(
+        "check",
+        "the audit: observed against expected for every object, and the findings",
+        (),
+        _check,
+        example="The exit code is 1 when anything worse than a note was found.",
+    ),
+    Verb(
+        "orphans",
+        "objects alive in memory that the QOM tree no longer holds",
+        (_ALL,),
+        _orphans,
+    ),
+    Verb("cycles", "strongly connected groups of counted references", (_ALL,), _cycles),
+    Verb("policy", "which reference policy this QEMU follows, and the evidence", (), _policy),
+    Verb(
+        "layout",
+        "where the structure layout came from, and how well it fits this process",
+        (),
+        _layout,
+    ),
+)

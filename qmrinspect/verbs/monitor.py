@@ -1,0 +1,392 @@
+"""Verbs that drive the monitor
+----------------------------
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..audit import choose
+from ..audit.cause import descends
+from ..audit.diff import diff
+from ..audit.graph import source
+from ..errors import MonitorError, TargetError, UsageError
+from ..hotplug.plugging import parse_devfn
+from ..hotplug.recipes import Recipe, recipe_for
+from ..hotplug.unplug import Cycle, Plugged, drivers, plug, unplug
+from ..hunt.cycle import look
+from ..hunt.judge import Judgement
+from ..index import Index, printable
+from ..ledger import Book
+from ..monitor.base import Event, Monitor
+from ..report import render, words
+from ..snapshot import Device
+from .files import difference_json
+from .verb import CLEAN, FINDINGS, Argument, Outcome, Session, Verb
+
+__all__ = ["VERBS", "assignments", "event_line"]
+
+_EVENT_POLL_S = 0.5
+# Seconds that the guest of a VM that runs has to let a device go before its part is played.
+_GUEST_S = 3.0
+_TYPES_SHOWN = 8
+
+
+def assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """Read ``k=v`` words: ``v`` is JSON where it can be, text where not; dots nest.
+
+    :raises UsageError: one of them is no assignment.
+    """
+    out: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{text!r} is no assignment", "write it as KEY=VALUE")
+        place = out
+        *outer, last = key.split(".")
+        for part in outer:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"{key} goes below {part}, which has a value of its own")
+        place[last] = _value(value)
+    return out
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"on": True, "off": False}.get(text, text)
+
+
+# qmp, hmp, events ------------------------------------------------------------------
+
+
+def _qmp(session: Session, args: argparse.Namespace) -> Outcome:
+    command, arguments = args.command, assignments(args.argument)
+    if command.startswith("{"):
+        try:
+            message = json.loads(command)
+            command = message["execute"]
+            arguments = {**message.get("arguments", {}), **arguments}
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(
+                "the command is no QMP message", 'write NAME k=v... or {"execute": "NAME"}'
+            ) from None
+    answer = session.monitor().execute(command, arguments or None)
+    data = {"format": "qmr-qmp/1", "command": command, "return": answer}
+    return Outcome(data, json.dumps(answer, indent=2).splitlines())
+
+
+def _hmp(session: Session, args: argparse.Namespace) -> Outcome:
+    line = " ".join(args.line)
+    printed = session.monitor().hmp(line)
+    data = {"format": "qmr-hmp/1", "line": line, "output": printed}
+    # What a guest may name (a device, a block node) comes through here as well.
+    return Outcome(data, [printable(row.expandtabs(), 4000) for row in printed.splitlines()])
+
+
+def _events(session: Session, args: argparse.Namespace) -> Outcome:
+    found = _arriving(session.monitor(), args.seconds, args.count)
+    data = (
+        {
+            "format": "qmr-event/1",
+            "event": event.name,
+            "data": event.data,
+            "timestamp_us": event.timestamp_us,
+        }
+        for event in found
+    )
+    return Outcome(data, (event_line(event) for event in found), stream=True)
+
+
+def _arriving(monitor: Monitor, seconds: float | None, count: int | None) -> Iterator[Event]:
+    """Yield events until enough came, the time is over, or the user has seen enough."""
+    deadline = time.monotonic() + seconds if seconds is not None else None
+    seen = 0
+    try:
+        while count is None or seen < count:
+            left = _EVENT_POLL_S if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return
+            event = monitor.wait_event(lambda event: True, min(left, _EVENT_POLL_S))
+            if event is not None:
+                seen += 1
+                yield event
+    except KeyboardInterrupt:
+        return
+
+
+def event_line(event: Event) -> str:
+    """Return an event as one line: when, which, what."""
+    stamp = time.strftime("%H:%M:%S", time.localtime(event.timestamp_us // 1_000_000))
+    when = f"{stamp}.{event.timestamp_us % 1_000_000:06d}"
+    data = f" {json.dumps(event.data)}" if event.data else ""
+    return f"{when} {printable(event.name)}{data}"
+
+
+# plug ------------------------------------------------------------------------------
+
+
+def _plug(session: Session, args: argparse.Namespace) -> Outcome:
+    properties = assignments(args.property)
+    driver = session.driver()
+    known = driver.drive(drivers)
+    if args.driver not in known:
+        near = difflib.get_close_matches(args.driver, list(known), 3, 0.6)
+        raise UsageError(
+            f"this QEMU has no device {printable(args.driver)}",
+            "did you mean " + " or ".join(near) + "?" if near else "qmr hmp 'info qdm' lists them",
+        )
+    recipe = _recipe(recipe_for(args.driver, known), properties)
+    before = choose(Index(driver.read()))[1]
+    id = str(properties.pop("id", "")) or _free_id(before.index)
+    plugged = driver.drive(lambda monitor: plug(monitor, recipe, id))
+    after = choose(Index(driver.read()))[1]
+    found = diff(before, after)
+    data = {
+        **difference_json(before, after, found),
+        "format": "qmr-plug/1",
+        "device": recipe.driver,
+        "id": id,
+        "path": plugged.path,
+        "bus": plugged.bus,
+        "backends": list(plugged.backends),
+    }
+    appeared = [a for a in found.appeared if not words.of_view(after.index, a)]
+    return Outcome(data, _plug_lines(after, plugged, appeared))
+
+
+def _recipe(recipe: Recipe, properties: dict[str, Any]) -> Recipe:
+    """Let the user's properties go before the recipe's; a backend that is named is not made."""
+    given = {key: value for key, value in properties.items() if key != "id"}
+    backends = tuple(b for b in recipe.backends if not b.property or b.property not in given)
+    return recipe._replace(properties={**recipe.properties, **given}, backends=backends)
+
+
+def _free_id(index: Index) -> str:
+    taken = {device.id for device in index.snapshot.devices.values()}
+    return next(id for id in (f"qmr{n}" for n in range(len(taken) + 1)) if id not in taken)
+
+
+def _plug_lines(after: Book, plugged: Plugged, appeared: Sequence[int]) -> Iterator[str]:
+    objects = after.index.snapshot.objects
+    bus = f" on {printable(plugged.bus)}" if plugged.bus else ""
+    slot = f", slot {plugged.slot}" if plugged.slot >= 0 else ""
+    yield (
+        f"{plugged.id} ({plugged.recipe.driver}) is plugged{bus}{slot}: "
+        f"{render.plural(len(appeared), 'object')} appeared"
+    )
+    types = Counter(objects[address].type for address in appeared)
+    rows = [render.Row((str(n), printable(kind))) for kind, n in types.most_common(_TYPES_SHOWN)]
+    yield from render.table((), rows, right=(0,))
+    if len(types) > _TYPES_SHOWN:
+        yield f"  and {len(types) - _TYPES_SHOWN} more types"
+    if plugged.backends:
+        yield f"  behind it: {', '.join(plugged.backends)}"
+    yield render.paint(f"  qmr refs {plugged.id} shows what holds it", "dim")
+
+
+# unplug ----------------------------------------------------------------------------
+
+
+def _unplug(session: Session, args: argparse.Namespace) -> Outcome:
+    driver = session.driver()
+    with_it = choose(Index(driver.read()))[1]
+    device = _plugged_device(session, with_it.index, args.id)
+    plugged = driver.drive(lambda monitor: _as_plugged(monitor, with_it.index, device))
+    cycle = driver.drive(lambda monitor: unplug(monitor, plugged, guest=_GUEST_S, insist=True))
+    if cycle.refused:
+        raise MonitorError(f"QEMU refused to unplug {device.id}: {printable(cycle.refused)}")
+    if cycle.crash or cycle.hang:
+        outcome, text = ("crash", cycle.crash) if cycle.crash else ("hang", cycle.hang)
+        if cycle.crash:
+            text = driver.death() or text
+        verdict = Judgement(outcome, "", (), (), f"QEMU did not survive it: {text}")
+        return _unplugged(with_it, None, plugged, cycle, verdict)
+    before = _without(with_it, device.address)
+    after, verdict = look(driver, before, with_it, device.address)
+    return _unplugged(with_it, after, plugged, cycle, verdict)
+
+
+def _plugged_device(session: Session, index: Index, text: str) -> Device:
+    address = session.resolve(index, text).address
+    device = index.snapshot.devices.get(address)
+    if device is None:
+        raise TargetError(f"{words.name(index, address)} is no device", "name a device by its id")
+    if not device.id:
+        raise TargetError(
+            f"{words.name(index, address)} has no id, and QEMU unplugs devices by their id",
+            "give it one: -device DRIVER,id=NAME",
+        )
+    return device
+
+
+def _as_plugged(monitor: Monitor, index: Index, device: Device) -> Plugged:
+    """Describe a device that somebody else plugged the way :func:`plug` would have."""
+    kind = index.snapshot.objects[device.address].type
+    recipe = recipe_for(kind, drivers(monitor))._replace(backends=())
+    path = index.path(device.address)
+    devfn = -1
+    if recipe.bus == "PCI":
+        devfn = parse_devfn(monitor.execute("qom-get", {"path": path, "property": "addr"}))
+    bus = index.path(device.parent_bus) if device.parent_bus else ""
+    return Plugged(recipe, device.id, path, bus, devfn, 0, 0, ())
+
+
+def _without(book: Book, device: int) -> Book:
+    """Return the books as if a device and all that came with it had not been there.
+
+    What never has a parent came with it when the device alone holds it.
+    """
+    snapshot = book.index.snapshot
+    gone = {a for a in snapshot.objects if descends(book, a, device)}
+    for address in snapshot.objects.keys() - gone:
+        holders = {source(book, edge) for edge in book.on.get(address, ())}
+        if holders and holders <= gone:
+            gone.add(address)
+    kept = {a: obj for a, obj in snapshot.objects.items() if a not in gone}
+    return replace(book, index=Index(snapshot._replace(objects=kept)))
+
+
+_BAD = frozenset(("leak", "partial-leak", "crash", "hang"))
+
+
+def _unplugged(
+    with_it: Book, after: Book | None, plugged: Plugged, cycle: Cycle, verdict: Judgement
+) -> Outcome:
+    data = {
+        "format": "qmr-unplug/1",
+        "device": plugged.recipe.driver,
+        "id": plugged.id,
+        "was": plugged.path,
+        "outcome": verdict.outcome,
+        "cause": verdict.cause,
+        "causes": list(dict.fromkeys(cause.name for cause in verdict.causes)),
+        "acknowledge": cycle.acknowledge,
+        "event": cycle.event,
+        "objects_left": [
+            {
+                "address": words.hex_text(left.address),
+                "type": left.type,
+                "was": left.was,
+                "observed": left.observed,
+                "expected": left.expected,
+                "references": words.references(after.index, left.references) if after else [],
+            }
+            for left in verdict.left
+        ],
+        "text": verdict.text,
+    }
+    code = FINDINGS if verdict.outcome in _BAD else CLEAN
+    return Outcome(data, _unplug_lines(after, plugged, cycle, verdict), code)
+
+
+def _unplug_lines(
+    after: Book | None, plugged: Plugged, cycle: Cycle, verdict: Judgement
+) -> Iterator[str]:
+    look = "error" if verdict.outcome in _BAD else "good" if verdict.outcome == "clean" else "note"
+    name = f"{plugged.id} ({plugged.recipe.driver})"
+    if not verdict.causes:
+        yield f"{name}: {render.paint(verdict.outcome, look)}, {printable(verdict.text, 2000)}"
+        return
+    stays = len(verdict.left)
+    yield (
+        f"{name}: {render.paint(verdict.outcome, look)}, "
+        f"{render.plural(stays, 'object')} that came with it {'is' if stays == 1 else 'are'} "
+        "still alive"
+    )
+    if not cycle.event:
+        yield "  QEMU sent no DEVICE_DELETED for it"
+    for cause in verdict.causes:
+        yield f"  {cause.name}: {printable(cause.text, 2000)}"
+        if after is not None:
+            yield from render.table((), words.edge_rows(after, cause.edges), right=(1,), indent=4)
+    for left in verdict.left[:_TYPES_SHOWN]:
+        count = render.plural(left.observed, "reference")
+        yield render.paint(
+            f"  {printable(left.was)} ({printable(left.type)}): {count} {left.address:#x}", "dim"
+        )
+    if stays > _TYPES_SHOWN:
+        yield render.paint(f"  and {stays - _TYPES_SHOWN} more", "dim")
+
+
+# gdb-script ------------------------------------------------------------------------
+
+
+def _gdb_script(session: Session, args: argparse.Namespace) -> Outcome:
+    package = Path(__file__).resolve().parent.parent
+    places = (package.parent / "gdb" / "qmr.py", package / "gdb_script" / "qmr.py")
+    for place in places:
+        if place.is_file():
+            return Outcome({"format": "qmr-gdb-script/1", "path": str(place)}, [str(place)])
+    raise TargetError("this installation of qmr has no script for GDB", "install qmr again")
+
+
+VERBS = (
+    Verb(
+        "plug",
+        "plug a device, with what it needs behind it, and say what appeared",
+        (
+            Argument(("driver",), {"metavar": "DRIVER", "help": "as for device_add"}, "driver"),
+            Argument(
+                ("property",),
+                {"nargs": "*", "metavar": "k=v", "help": "its properties; id=NAME names it"},
+            ),
+        ),
+        _plug,
+        example="example: qmr plug virtio-net-pci id=nic1",
+    ),
+    Verb(
+        "unplug",
+        "unplug a device, acknowledge it in the guest's place if the guest does not, and say "
+        "what stayed",
+        (Argument(("id",), {"metavar": "ID", "help": "the device's id"}, "device"),),
+        _unplug,
+        example="The exit code is 1 when something leaked, or QEMU crashed.",
+    ),
+    Verb(
+        "qmp",
+        "run a QMP command",
+        (
+            Argument(("command",), {"metavar": "CMD"}),
+            Argument(("argument",), {"nargs": "*", "metavar": "k=v", "help": "its arguments"}),
+        ),
+        _qmp,
+        example="example: qmr qmp qom-list path=/machine/peripheral",
+    ),
+    Verb(
+        "hmp",
+        "run a line of the human monitor",
+        (Argument(("line",), {"nargs": "+", "metavar": "LINE"}),),
+        _hmp,
+        example="Quote a line that has options: qmr hmp 'info mtree -f'",
+    ),
+    Verb(
+        "events",
+        "print what QEMU announces on its monitor, until interrupted",
+        (
+            Argument(
+                ("--seconds",), {"type": float, "metavar": "N", "help": "end after N seconds"}
+            ),
+            Argument(("--count",), {"type": int, "metavar": "N", "help": "end after N events"}),
+        ),
+        _events,
+    ),
+    Verb(
+        "gdb-script",
+        "print the path of the script that GDB can source",
+        (),
+        _gdb_script,
+        frozenset(("shell", "repl")),
+        example="example: gdb -p PID -x $(qmr gdb-script)",
+    ),
+)

@@ -1,0 +1,182 @@
+"""Which QEMUs run here
+--------------------
+
+A look at ``/proc`` only: nothing is stopped, and no memory is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ..errors import QmrError, TargetError
+from ..index import printable
+from ..monitor.addresses import monitor_addresses
+from ..target.elf import ElfFile
+from ..target.process import Process, map_file
+
+__all__ = ["Running", "find_by_name", "running"]
+
+# A program with another name is looked into only when it was started like a QEMU.
+_QEMU_OPTIONS = frozenset(
+    ("-machine", "-M", "-accel", "-enable-kvm", "-qmp", "-mon", "-device", "-drive", "-nographic")
+)
+_SYMBOLS = ("current_machine", "address_space_memory")
+
+
+class Running(NamedTuple):
+    """A QEMU that runs.
+
+    :param qmp: addresses of its QMP monitors, from its command line.
+    :param layout: in a word, which structure layout there is for it.
+    :param refused: why it may not be read, empty when it may.
+    """
+
+    pid: int
+    name: str
+    machine: str
+    version: str
+    qmp: Sequence[str]
+    layout: str
+    refused: str
+
+
+def running() -> list[Running]:
+    """Return the QEMUs, by process id."""
+    known: dict[tuple[int, int], tuple[str, str] | None] = {}
+    found = []
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        argv = _argv(pid)
+        if not argv or not _looks_like_qemu(pid, argv):
+            continue
+        with contextlib.suppress(OSError):  # it may end at any time
+            process = _describe(pid, argv, known)
+            if process is not None:
+                found.append(process)
+    return found
+
+
+def find_by_name(name: str) -> int:
+    """Return the process id of the QEMU that goes by a name.
+
+    :raises TargetError: when none does, or several do.
+    """
+    here = running()
+    found = [process for process in here if process.name == name]
+    if len(found) == 1:
+        return found[0].pid
+    if found:
+        pids = ", ".join(str(process.pid) for process in found)
+        raise TargetError(
+            f"{len(found)} QEMUs go by the name {printable(name)}", f"name one by its pid: {pids}"
+        )
+    names = [process.name for process in here]
+    near = difflib.get_close_matches(name, names, 3, 0.5)
+    if near:
+        hint = "did you mean " + " or ".join(near) + "?"
+    elif names:
+        hint = "these run: " + ", ".join(names)
+    else:
+        hint = "no QEMU runs here that qmr can see"
+    raise TargetError(f"no QEMU goes by the name {printable(name)}", hint)
+
+
+def _argv(pid: int) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return [os.fsdecode(part) for part in file.read().split(b"\0")[:-1]]
+    except OSError:
+        return []
+
+
+def _looks_like_qemu(pid: int, argv: Sequence[str]) -> bool:
+    try:
+        program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+    except OSError:
+        program = os.path.basename(argv[0])  # another user's
+    return program.startswith(("qemu-system", "qemu-kvm")) or not _QEMU_OPTIONS.isdisjoint(
+        "-" + word.lstrip("-") for word in argv[1:] if word.startswith("-")
+    )
+
+
+def _describe(
+    pid: int, argv: list[str], known: dict[tuple[int, int], tuple[str, str] | None]
+) -> Running | None:
+    options = _Options(argv)
+    name = options.name or str(pid)
+    cwd = ""
+    with contextlib.suppress(OSError):
+        cwd = os.readlink(f"/proc/{pid}/cwd")
+    qmp = monitor_addresses(argv, cwd)
+    refused = _refused(pid)
+    try:
+        status = os.stat(f"/proc/{pid}/exe")
+    except PermissionError:
+        # Another user's: what the command line says is all there is.
+        if not os.path.basename(argv[0]).startswith(("qemu-system", "qemu-kvm")):
+            return None
+        return Running(pid, name, options.machine, "", qmp, "", refused or "no permission")
+    key = (status.st_dev, status.st_ino)
+    if key not in known:
+        known[key] = _program(pid)
+    program = known[key]
+    if program is None:
+        return None
+    version, layout = program
+    return Running(pid, name, options.machine, version, qmp, layout, refused)
+
+
+def _program(pid: int) -> tuple[str, str] | None:
+    """Return the version and the layout of a program, None when it is no QEMU."""
+    from ..layout.find import available
+    from ..walk import version_of
+
+    try:
+        elf = ElfFile(memoryview(map_file(f"/proc/{pid}/exe")), f"/proc/{pid}/exe")
+        version = version_of(elf)
+        if not version and not all(elf.symbols(_SYMBOLS).get(symbol) for symbol in _SYMBOLS):
+            return None
+        return version, available(elf, version)
+    except QmrError:
+        return None
+
+
+def _refused(pid: int) -> str:
+    """Say why a process may not be read; the right to open its memory is that to stop it."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("TracerPid:") and int(line.split()[1]):
+                    return f"pid {line.split()[1]} is debugging it"
+        Process(pid).close()
+    except TargetError as error:
+        return str(error)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+class _Options:
+    """What a QEMU's command line says of its name and machine."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.name = ""
+        self.machine = "default"
+        for option, value in _pairs(argv):
+            parts = value.replace(",,", "\0").split(",")
+            fields = dict(part.partition("=")[::2] for part in parts if "=" in part)
+            first = parts[0] if "=" not in parts[0] else ""
+            if option == "-name":
+                self.name = printable((fields.get("guest") or first).replace("\0", ","))
+            elif option in ("-machine", "-M"):
+                kind = fields.get("type") or first
+                self.machine = printable(kind) if kind else self.machine
+
+
+def _pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for option, value in zip(argv[1:], argv[2:]):
+        if option.startswith("-"):
+            yield "-" + option.lstrip("-"), value

@@ -1,0 +1,120 @@
+"""What a verb is
+--------------
+
+A verb says once what it is called, what it takes and what it answers; the fronts
+only read its arguments and print its outcome.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Callable, NamedTuple, Protocol
+
+from ..audit.check import Report
+from ..errors import UsageError
+from ..hunt.cycle import Driver
+from ..index import Index
+from ..monitor.base import Monitor
+from ..snapshot import Obj, Pointer, Snapshot
+from ..target.image import Target
+
+__all__ = ["Argument", "Outcome", "Session", "Verb", "parser_for"]
+
+CLEAN, FINDINGS = 0, 1
+
+
+class Outcome(NamedTuple):
+    """What a verb answers.
+
+    :param data: what ``--json`` prints: one JSON value; a list of documents when
+        ``stream`` is set (JSON Lines).
+    :param lines: the text for people; may be lazy, so that long work shows as it goes.
+    :param code: exit code, 0 or 1.
+    :param late: asked for the exit code after the last line, where the lines are
+        made as the work goes.
+    """
+
+    data: Any
+    lines: Iterable[str]
+    code: int = CLEAN
+    stream: bool = False
+    late: Callable[[], int] | None = None
+
+
+class Session(Protocol):
+    """What a front gives to its verbs."""
+
+    front: str  # "shell", "gdb" or "repl"
+
+    def target(self) -> Target:
+        """Return the target; raises TargetError or UsageError when there is none."""
+
+    def snapshot(self) -> Snapshot:
+        """Take a new reading, or return the one that a saved snapshot is."""
+
+    def report(self) -> Report:
+        """Audit a new reading; what is found must hold at a second look."""
+
+    def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
+        """Return the words that point to objects of the last reading."""
+
+    def resolve(self, index: Index, text: str) -> Obj:
+        """Find the object that ``OBJ`` names; inside GDB also by expression."""
+
+    def monitor(self) -> Monitor:
+        """Return the monitor of the target, connected."""
+
+    def has_target(self) -> bool:
+        """Whether the user named a target, or is inside one."""
+
+    def driver(self) -> Driver:
+        """Return what a hunt on the target reads and drives it with."""
+
+    def progress(self, text: str) -> None:
+        """Show on stderr how far a long work is; an empty text ends it."""
+
+
+class Argument(NamedTuple):
+    """One argument: as :meth:`argparse.ArgumentParser.add_argument` takes it.
+
+    :param completes: ``object``, ``path``, ``device``, ``driver``, ``space``, ``file``
+        or empty: what a front may complete it with.
+    """
+
+    names: Sequence[str]
+    options: Mapping[str, Any]
+    completes: str = ""
+
+
+class Verb(NamedTuple):
+    """One verb.
+
+    :param fronts: where it makes sense.
+    :param reports: whether it takes ``--json``.
+    """
+
+    name: str
+    help: str
+    arguments: Sequence[Argument]
+    run: Callable[[Session, argparse.Namespace], Outcome]
+    fronts: frozenset[str] = frozenset(("shell", "gdb", "repl"))
+    reports: bool = True
+    example: str = ""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of ending the program: GDB and the REPL go on."""
+
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{self.prog}: {message}", f"see {self.prog} --help")
+
+
+def parser_for(verb: Verb, prog: str = "qmr") -> argparse.ArgumentParser:
+    """Return the argument parser of one verb."""
+    parser = _Parser(prog=f"{prog} {verb.name}", description=verb.help, epilog=verb.example or None)
+    for argument in verb.arguments:
+        parser.add_argument(*argument.names, **argument.options)
+    if verb.reports:
+        parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    return parser

@@ -1,0 +1,188 @@
+"""The output of a hunt
+--------------------
+
+Prints every verdict as it is reached, as text or JSON Lines, then a summary; knows at
+the end which findings are new, and so the exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import QmrError
+from ..hunt.rows import FORMAT, is_bad, key
+from ..index import printable
+from ..report import render
+from ..report.tell import verdict_lines
+from .verb import CLEAN, FINDINGS, Outcome
+
+if TYPE_CHECKING:
+    from ..hunt.campaign import Plan
+    from ..hunt.expect import Expectations
+
+__all__ = ["Result", "Verdicts"]
+
+
+# One broken QEMU fails them all, for the same reason.
+_FAILED_SHOWN = 5
+
+
+class Result(NamedTuple):
+    """What came of a job.
+
+    :param fresh: whether it was done now, or is from the campaign's file.
+    :param error: why it could not be done.
+    """
+
+    rows: Sequence[dict[str, Any]]
+    fresh: bool
+    error: QmrError | None = None
+    driver: str = ""
+
+
+class Verdicts:
+    """The text, or the JSON, of a hunt, made as it goes.
+
+    :param args: of the verb.
+    :param plan: of a hunt on VMs of our own.
+    """
+
+    def __init__(self, args: argparse.Namespace, plan: Plan | None = None) -> None:
+        self._args = args
+        self._left_out = plan.models if plan is not None else ()
+        # Most CPU models end alike: of those the first is told.
+        jobs = plan.jobs if plan is not None and not args.driver else ()
+        self._models = {job.driver for job in jobs if job.cpu}
+        self._alike: dict[tuple[str, ...], list[str]] = {}
+        self._counts: Counter[str] = Counter()
+        self._rows: list[dict[str, Any]] = []
+        self._failed: list[Result] = []
+        self._unpluggable = 0
+        self._compared: dict[str, list[Any]] | None = None
+        self._expect: Expectations | None = None
+        self._baseline: list[Any] | None = None
+        self._known: set[tuple[str, str, str]] = set()
+        if args.expect:
+            from ..hunt.expect import Expectations
+
+            self._expect = Expectations(args.expect)
+        if args.baseline:
+            from ..hunt.store import baseline_rows
+
+            self._baseline = baseline_rows(args.baseline)
+            self._known = {key(row) for row in self._baseline if is_bad(row)}
+
+    def outcome(self, results: Iterator[Result]) -> Outcome:
+        """Return what the verb answers; the work is done while that is printed."""
+        return Outcome(
+            self._documents(results), self._lines(results), CLEAN, stream=True, late=self._code
+        )
+
+    def _take(self, results: Iterator[Result]) -> Iterator[dict[str, Any]]:
+        for result in results:
+            if result.error is not None:
+                self._failed.append(result)
+            for row in result.rows:
+                yield self._judge(row)
+        if self._baseline is not None:
+            from ..hunt.store import compare
+
+            self._compared = compare(self._rows, self._baseline)
+        if self._args.junit:
+            from ..report.junit import write_junit
+
+            write_junit(self._args.junit, self._rows)
+
+    def _judge(self, row: dict[str, Any]) -> dict[str, Any]:
+        if is_bad(row):
+            if self._expect is not None:
+                reason = self._expect.match(row)
+                if reason:
+                    row["expected"] = reason
+            if self._baseline is not None:
+                row["status"] = "known" if key(row) in self._known else "new"
+        if not row.get("hotpluggable", True):
+            self._unpluggable += 1
+        else:
+            self._counts[row["outcome"]] += 1
+        # A thousand cycles need not be kept for what comes at the end.
+        if row["cycle"] == 1 or row["outcome"] != "clean" or "growth" in row:
+            self._rows.append(row)
+        return row
+
+    def _documents(self, results: Iterator[Result]) -> Iterator[Any]:
+        yield from self._take(results)
+        summary: dict[str, Any] = {"format": FORMAT, "summary": dict(self._counts)}
+        summary["not_hotpluggable"] = self._unpluggable
+        if self._left_out:
+            summary["cpu_models_left_out"] = list(self._left_out)
+        if self._compared is not None:
+            summary["compared"] = {
+                name: [list(key(row)) for row in rows] for name, rows in self._compared.items()
+            }
+        if self._expect is not None:
+            summary["expectations"] = self._expect.summary()
+        if self._failed:
+            summary["not_done"] = [
+                {"device": result.driver, "error": str(result.error)} for result in self._failed
+            ]
+        yield summary
+
+    def _lines(self, results: Iterator[Result]) -> Iterator[str]:
+        for row in self._take(results):
+            # What was named is answered for.
+            if (row.get("hotpluggable", True) or self._args.driver) and not self._told(row):
+                yield from verdict_lines(row)
+        for first, *others in self._alike.values():
+            if others:
+                yield f"{render.plural(len(others), 'more CPU model')} as {first}"
+        total = sum(self._counts.values())
+        parts = ", ".join(f"{n} {outcome}" for outcome, n in sorted(self._counts.items()))
+        yield f"{render.plural(total, 'cycle')}: {parts or 'nothing was done'}"
+        if self._unpluggable:
+            yield (
+                f"{self._unpluggable} more that this QEMU does not mark hotpluggable, or has no "
+                "hotpluggable bus for"
+            )
+        if self._left_out:
+            yield f"{len(self._left_out)} CPU models that need a VM of their own: see --cpus"
+        yield from self._comparison()
+        for result in self._failed[:_FAILED_SHOWN]:
+            yield f"{printable(result.driver)} was not done: {result.error}"
+
+    def _told(self, row: dict[str, Any]) -> bool:
+        """Whether a row is of a CPU model, and one that ended alike was told."""
+        if row["device"] not in self._models:
+            return False
+        names = self._alike.setdefault((row["outcome"], *row["causes"]), [])
+        names.append(printable(row["device"]))
+        return len(names) > 1
+
+    def _comparison(self) -> Iterator[str]:
+        if self._compared is not None:
+            parts = [f"{len(rows)} {name}" for name, rows in self._compared.items()]
+            yield f"against {self._args.baseline}: {', '.join(parts)}"
+            for name in ("new", "fixed"):
+                for row in self._compared[name]:
+                    yield f"    {name}: {row['device']} {' '.join(key(row)[1:])}".rstrip()
+        for rule in self._expect.summary() if self._expect is not None else ():
+            if not rule["hits"]:
+                what = " ".join(str(v) for k, v in rule.items() if k not in ("reason", "hits"))
+                yield f"no finding matches the rule {what!r}: {rule['reason']}"
+
+    def _code(self) -> int:
+        if self._failed:
+            raise QmrError(
+                f"{render.plural(len(self._failed), 'job')} could not be done: "
+                f"{self._failed[0].error}",
+                "run it again; a campaign goes on with what is left" if self._args.campaign else "",
+            )
+        new = [
+            row
+            for row in self._rows
+            if is_bad(row) and not row.get("expected") and row.get("status") != "known"
+        ]
+        return FINDINGS if new else CLEAN
