@@ -1,0 +1,123 @@
+"""Heaps
+-----
+
+For any address its block, and whether that is live: exact, or not known.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..target.image import Image, Mapping
+from .arenas import areas, find_arenas, libc_data
+from .chunks import HEADER, Chunks
+from .free import mark_free
+from .mapped import find_mapped, find_parameters
+from .words import NotKnown, Words
+
+__all__ = ["Block", "Heap"]
+
+LIVE, FREED, NOT_KNOWN = "live", "freed", "not known"
+
+
+class Block(NamedTuple):
+    """What malloc returned: ``start``, ``size`` in bytes that may be used.
+
+    :param state: ``live``, ``freed``, or ``not known``; the other two are 0 then.
+    """
+
+    start: int
+    size: int
+    state: str
+
+
+class Heap:
+    """The blocks of a process, walked when they are first asked for.
+
+    :param image: its writable memory.
+    :param mappings: of the same instant.
+    """
+
+    def __init__(self, image: Image, mappings: Sequence[Mapping]) -> None:
+        self._image = image
+        self._mappings = mappings
+        self._chunks: Chunks | None = None
+        self._spans: list[tuple[int, int]] = []
+        self._reason = ""
+
+    @property
+    def exact(self) -> bool:
+        """Whether each block is known; where it is not, none is."""
+        return not self.reason
+
+    @property
+    def reason(self) -> str:
+        """Why nothing is known, empty when all is."""
+        self._known()
+        return self._reason
+
+    def at(self, address: int) -> Block | None:
+        """Return the block that has an address, None where malloc has none.
+
+        The few bytes of malloc's own between two blocks count to the one behind them.
+        """
+        chunks = self._known()
+        if self._reason:
+            return Block(0, 0, NOT_KNOWN)
+        i = bisect_right(chunks.starts, address) - 1
+        if i < 0 or address >= chunks.starts[i] + chunks.sizes[i]:
+            return None
+        return self._block(chunks, i)
+
+    def blocks(self) -> list[Block]:
+        """Return all blocks, lowest first; none when they are not known."""
+        chunks = self._known()
+        return [self._block(chunks, i) for i in range(len(chunks.starts))]
+
+    def _block(self, chunks: Chunks, i: int) -> Block:
+        # All but a mapping may use the field of the next chunk that says how large this is.
+        size = chunks.sizes[i] - HEADER
+        if not self._is_mapping(chunks.starts[i]):
+            size += 8
+        state = LIVE if chunks.live[i] else FREED
+        return Block(chunks.starts[i] + HEADER, size, state)
+
+    def _is_mapping(self, start: int) -> bool:
+        i = bisect_right(self._spans, (start, 1 << 64)) - 1
+        return i < 0 or start >= self._spans[i][1]
+
+    def _known(self) -> Chunks:
+        if self._chunks is None:
+            try:
+                self._chunks = self._walk()
+            except NotKnown as error:
+                self._chunks, self._reason = Chunks(), str(error)
+        return self._chunks
+
+    def _walk(self) -> Chunks:
+        words = Words(self._image)
+        libc = libc_data(self._mappings)
+        arenas = find_arenas(words, libc)
+        top = words.get(arenas.all[0] + arenas.at_top)
+        low = next((m.start for m in self._mappings if m.start <= top < m.end), top)
+        refused = NotKnown("where the main heap begins was not found in libc's data")
+        for parameters in find_parameters(words, libc, low, top):
+            runs = areas(words, arenas, parameters.heap)
+            try:
+                mapped = find_mapped(words, self._mappings, runs, parameters)
+                chunks = Chunks()
+                rows = [*((a.start, a, None) for a in runs), *((m.start, None, m) for m in mapped)]
+                for _, area, single in sorted(rows, key=lambda row: row[0]):
+                    if area is not None:
+                        chunks.add(words, area)
+                    elif single is not None:
+                        chunks.single(*single)
+                mark_free(words, arenas, chunks, runs)
+            except NotKnown as error:
+                refused = error
+                continue
+            self._spans = [(a.start, max(a.top, a.end) + 1) for a in runs]
+            return chunks
+        raise refused

@@ -1,0 +1,217 @@
+"""Live or freed, against a recorder of malloc in the program itself."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from bisect import bisect_right
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from qmrinspect.heap import Block, Heap
+from qmrinspect.hotplug.vm import Vm
+from qmrinspect.target.image import Image, Mapping
+from qmrinspect.target.process import Process
+from qmrinspect.walk.plan import ranges
+
+SOURCES = Path(__file__).parent / "heap"
+MAGIC = b"malloc-truth-v1\0"
+# Of the caches of threads: libc's own, which no recorder sees.
+CACHES = {0x288, 0x298, 0x2F8, 0x308}
+
+
+@pytest.fixture(scope="module")
+def recorder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _compiled(tmp_path_factory.mktemp("heap"), "record.c", "-shared", "-fPIC", "-ldl")
+
+
+def _compiled(directory: Path, source: str, *options: str) -> Path:
+    made = directory / Path(source).stem
+    command = ["cc", "-O1", "-o", made, SOURCES / source, *options]
+    subprocess.run(list(map(str, command)), check=True)
+    return made
+
+
+class Stress:
+    """The stress program, told when to work and when to rest."""
+
+    def __init__(self, program: Path, preload: str, **tunables: str) -> None:
+        environment = {"LD_PRELOAD": preload, **tunables}
+        self._process = subprocess.Popen(
+            [str(program)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.pid = self._process.pid
+
+    def tell(self, word: str) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(word + "\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline().strip() == word
+        if word == "storm":
+            time.sleep(0.1)
+
+    def __enter__(self) -> Stress:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def stress(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _compiled(tmp_path_factory.mktemp("heap"), "stress.c", "-pthread")
+
+
+def _captured(pid: int) -> tuple[Image, list[Mapping]]:
+    process = Process(pid)
+    try:
+        mappings = process.mappings()
+        return process.capture(ranges(mappings, []))[0], mappings
+    finally:
+        process.close()
+
+
+class Compared(NamedTuple):
+    """How a heap differs from what the recorder has."""
+
+    truth: int
+    wrong: list[tuple[int, int, Block | None]]
+    extra: list[Block]
+
+
+def _truth(image: Image) -> dict[int, int]:
+    """Return the size that was asked for of every live block."""
+    for start, data in image.segments():
+        if bytes(data[:16]) == MAGIC:
+            slots = int.from_bytes(data[24:32], "little")
+            assert not any(data[16:24]), "the recorder's table was too small"
+            out: dict[int, int] = {}
+            table, end = start + 32, start + 32 + 16 * slots
+            for base, part in image.segments():
+                first, last = max(table, base), min(end, base + len(part))
+                if first < last:
+                    words = part[first - base : last - base].cast("Q")
+                    out.update((b, n) for b, n in zip(words[::2], words[1::2]) if b > 1)
+            return out
+    raise AssertionError("the program was not started with the recorder")
+
+
+def _compared(image: Image, heap: Heap) -> Compared:
+    truth = _truth(image)
+    wrong = []
+    for start, size in truth.items():
+        block = heap.at(start)
+        fits = block is not None and block.start == start and block.size >= size
+        if not fits or block is None or block.state != "live":
+            wrong.append((start, size, block))
+    extra = [b for b in heap.blocks() if b.state == "live" and b.start not in truth]
+    return Compared(len(truth), wrong, extra)
+
+
+def _settled(pid: int) -> tuple[Image, Heap]:
+    """Capture until the heap is known: a page that is touched meanwhile spoils one."""
+    for _ in range(5):
+        image, mappings = _captured(pid)
+        heap = Heap(image, mappings)
+        if heap.exact:
+            return image, heap
+    raise AssertionError(heap.reason)
+
+
+def test_every_block_of_a_qemu_is_known(recorder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_PRELOAD", str(recorder))
+    with Vm(machine="pc", extra=("-device", "virtio-net-pci", "-device", "qemu-xhci")) as vm:
+        monkeypatch.delenv("LD_PRELOAD")
+        image, heap = _settled(vm.pid)
+        compared = _compared(image, heap)
+        assert compared.truth > 20_000
+        assert not compared.wrong
+        assert {block.size for block in compared.extra} <= CACHES
+
+
+@pytest.mark.parametrize(
+    "tunables",
+    [
+        "",
+        "glibc.malloc.tcache_count=0",
+        "glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=4096",
+    ],
+)
+def test_every_block_of_many_threads_is_known(recorder: Path, stress: Path, tunables: str) -> None:
+    with Stress(stress, str(recorder), GLIBC_TUNABLES=tunables) as program:
+        program.tell("storm")
+        # A walk in the middle of a storm is right, or says that it is not.
+        for _ in range(2):
+            image, mappings = _captured(program.pid)
+            heap = Heap(image, mappings)
+            if heap.exact:
+                assert not _compared(image, heap).wrong
+            else:
+                block = heap.at(next(iter(_truth(image))))
+                assert block is not None and block.state == "not known"
+        program.tell("rest")
+        image, heap = _settled(program.pid)
+        compared = _compared(image, heap)
+        assert compared.truth > 3000
+        assert not compared.wrong
+        assert {block.size for block in compared.extra} <= CACHES
+
+
+def test_freed_blocks_are_told_from_live_ones(recorder: Path, stress: Path) -> None:
+    with Stress(stress, str(recorder)) as program:
+        program.tell("storm")
+        program.tell("rest")
+        image, heap = _settled(program.pid)
+        blocks = heap.blocks()
+        starts = [block.start for block in blocks]
+        assert starts == sorted(starts)
+        freed = [block for block in blocks if block.state == "freed"]
+        assert len(freed) > 1000
+        assert not {block.start for block in freed} & _truth(image).keys()
+        inside = freed[10].start + freed[10].size // 2
+        assert heap.at(inside) == blocks[bisect_right(starts, inside) - 1]
+        assert heap.at(0x1000) is None
+
+
+def test_another_allocator_is_not_known(stress: Path) -> None:
+    for name in ("libtcmalloc_minimal.so.4", "libjemalloc.so.2"):
+        with Stress(stress, name) as program:
+            program.tell("storm")
+            program.tell("rest")
+            image, mappings = _captured(program.pid)
+            heap = Heap(image, mappings)
+            assert not heap.exact
+            assert "another" in heap.reason
+            assert not heap.blocks()
+
+
+def test_a_damaged_heap_is_not_known(stress: Path) -> None:
+    with Stress(stress, "") as program:
+        program.tell("storm")
+        program.tell("rest")
+        image, heap = _settled(program.pid)
+        mappings = _captured(program.pid)[1]
+        blocks = heap.blocks()
+        live = next(b for b in blocks[1000:] if b.state == "live")
+        freed = next(b for b in blocks[1000:] if b.state == "freed" and b.size > 0x500)
+        damages = (
+            (live.start - 8, 0x11, "too early"),
+            (live.start - 8, (live.size + 8 + 16) | 5, "not by the other|too early|leaves"),
+            (freed.start, 0x1000, "was not captured"),
+        )
+        for address, word, reason in damages:
+            segments = [(start, bytearray(data)) for start, data in image.segments()]
+            for start, data in segments:
+                if start <= address < start + len(data):
+                    data[address - start : address - start + 8] = word.to_bytes(8, "little")
+            spoilt = Heap(Image(segments), mappings)
+            assert re.search(reason, spoilt.reason)
+            assert spoilt.at(live.start) == Block(0, 0, "not known")
