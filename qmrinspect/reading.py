@@ -11,12 +11,14 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 
 from .audit.check import Finding, Report, check
-from .errors import LayoutError, NotStopping, ReadingError
+from .errors import LayoutError, ReadingError
+from .instants import ATTEMPTS, GRACE_S, PAUSE_S, Instants, added, patiently
 from .layout import Layout
 from .layout.find import candidates
 from .layout.names import FieldNames, field_names
 from .snapshot import Pointer, Snapshot
 from .target.image import Capture, Image, Target
+from .target.instant import Stoppable
 from .walk import Program, capture, decode, program_of, settled, version_of
 from .walk.context import Context
 from .walk.pointers import find_pointers
@@ -24,13 +26,9 @@ from .walk.validate import GAUGES, Check, fits, validate
 
 __all__ = ["Reader", "read"]
 
-# A busy VM is between two references often, but never for long.
-_ATTEMPTS = 8
-_PAUSE_S = 0.004
-# Looks at what was found, and the time between two: an RCU grace period is shorter.
+# Looks at what was found, with an RCU grace period between two.
 _LOOKS = 8
 _STEADY = 2  # looks at which nothing changed any more
-_GRACE_S = 0.1
 
 
 class Reader:
@@ -48,6 +46,7 @@ class Reader:
         self._runs = runs and target.kind == "process"
         self._layouts = tuple(layouts)
         self._fitting: Layout | None = None
+        self._instants: Instants | None = None
         self._context: Context | None = None
         self._program: Program | None = None
 
@@ -66,11 +65,17 @@ class Reader:
         spent: list[Capture] = []
         if self._fitting is None:
             snapshot = self._first()
-            if snapshot.capture.quiescent or not self._runs:
-                return snapshot
-            spent.append(snapshot.capture)
-            time.sleep(_PAUSE_S)
+            if self._instants is None:
+                if snapshot.capture.quiescent or not self._runs:
+                    return snapshot
+                spent.append(snapshot.capture)
+                time.sleep(PAUSE_S)
         assert self._fitting is not None
+        if self._instants is not None:
+            taken = self._instants.read(spent)
+            if taken is not None:
+                snapshot, self._context = taken
+                return snapshot
         return self._again(self._fitting, spent)
 
     def _again(self, layout: Layout, spent: list[Capture]) -> Snapshot:
@@ -79,18 +84,18 @@ class Reader:
         :param spent: what earlier looks cost; of the last one, whatever it is, comes a picture.
         """
         while True:
-            last = len(spent) == _ATTEMPTS - 1 or not self._runs
+            last = len(spent) >= ATTEMPTS - 1 or not self._runs
             image, cost = self._capture(layout)
             statics = self._known_program().statics
             spent.append(cost)
             try:
                 if last or settled(image, layout, statics):
-                    return self._decode(image, _added(spent), layout)
+                    return self._decode(image, added(spent), layout)
             except ReadingError:
                 # A list that is being changed gets a second look.
                 if last:
                     raise
-            time.sleep(_PAUSE_S * len(spent))
+            time.sleep(PAUSE_S * len(spent))
 
     def checks(self) -> tuple[Snapshot, list[Check]]:
         """Take a reading and say how well the layout fits it.
@@ -115,7 +120,7 @@ class Reader:
         for _ in range(_LOOKS):
             if not report.failed or not self._runs or steady == _STEADY:
                 break
-            time.sleep(_GRACE_S)
+            time.sleep(GRACE_S)
             report = check(self.read())
             still = known & _identities(report)
             steady = steady + 1 if still == known == _identities(report) else 0
@@ -153,15 +158,7 @@ class Reader:
 
     def _capture(self, layout: Layout) -> tuple[Image, Capture]:
         statics = self._known_program().statics
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return capture(self.target, layout, statics)
-            except NotStopping:
-                # A disk that is busy holds a thread up for a while.
-                if attempt == _ATTEMPTS:
-                    raise
-                time.sleep(_GRACE_S)
-        raise AssertionError
+        return patiently(lambda: capture(self.target, layout, statics))
 
     def _decode(self, image: Image, cost: Capture, layout: Layout) -> Snapshot:
         statics, info = self._known_program()
@@ -169,6 +166,8 @@ class Reader:
         snapshot, self._context = decode(
             image, cost, layout, statics, info._replace(layout=layout.source), known
         )
+        if self._instants is not None and layout is self._fitting:
+            self._instants.learn(image, snapshot, self._context)
         return snapshot
 
     def _known_program(self) -> Program:
@@ -196,15 +195,24 @@ class Reader:
         contradicts itself under the right layout as well: it is looked at again.
         """
         reason = ""
-        for attempt in range(_ATTEMPTS if self._runs else 1):
+        instants = None
+        if self._runs and isinstance(self.target, Stoppable):
+            instants = Instants(self.target, layout, self._known_program())
+        for attempt in range(ATTEMPTS if self._runs else 1):
             if attempt:
-                time.sleep(_PAUSE_S * attempt)
+                time.sleep(PAUSE_S * attempt)
+            # A look without a stop is enough, unless the VM is never at rest.
+            stops = instants is None or attempt >= ATTEMPTS // 2
             try:
-                snapshot = self._take(layout)
+                snapshot = self._take(layout) if stops or not instants else instants.look()
             except (LayoutError, ReadingError) as error:
-                return None, error.text
+                if stops or isinstance(error, LayoutError):
+                    return None, error.text
+                reason = error.text
+                continue
             checks = validate(snapshot, layout)
             if fits(checks):
+                self._instants = instants
                 return snapshot, ""
             worst = next((c for c in checks if not c.ok), checks[0])
             reason = f"{worst.name}: {worst.detail}"
@@ -216,18 +224,6 @@ class Reader:
         yield from self._layouts
         elf = self.target.elf()
         yield from candidates(elf, self.target.program(), version_of(elf))
-
-
-def _added(spent: Sequence[Capture]) -> Capture:
-    """Add up what several looks cost; of the stops, the longest counts."""
-    return Capture(
-        max(cost.stop_us for cost in spent),
-        sum(cost.wall_us for cost in spent),
-        sum(cost.reads for cost in spent),
-        sum(cost.bytes for cost in spent),
-        len(spent) - 1,
-        spent[-1].quiescent,
-    )
 
 
 def _identities(report: Report) -> set[tuple[str, int, int]]:

@@ -21,6 +21,7 @@ from qmrinspect.reading import read
 from qmrinspect.snapshot import Snapshot
 from qmrinspect.target.core import Core
 from qmrinspect.target.elf import ElfFile
+from qmrinspect.target.image import Capture
 from qmrinspect.target.process import Process, map_file
 from qmrinspect.walk import version_of
 
@@ -136,9 +137,7 @@ def shape(snapshot: Snapshot) -> tuple[object, ...]:
     """Everything that a reading of the same instant must have in common."""
     return snapshot._replace(
         target=snapshot.target._replace(kind="", pid=0, layout=""),
-        capture=snapshot.capture._replace(
-            stop_us=0, wall_us=0, reads=0, bytes=0, retries=0, quiescent=True
-        ),
+        capture=Capture(0, 0, 0, 0, 0, True),
     )
 
 

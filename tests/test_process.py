@@ -16,7 +16,9 @@ from conftest import Qmr
 from qmrinspect.errors import NotStopping, TargetError
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.reading import Reader
-from qmrinspect.target.process import Process, _BatchReader, _Stopped
+from qmrinspect.target.memory import BatchReader
+from qmrinspect.target.process import Process
+from qmrinspect.target.threads import Stopped
 
 READ_FOREVER = """
 import sys
@@ -31,8 +33,8 @@ while True:
 
 STOP_FOREVER = """
 import sys
-from qmrinspect.target.process import _Stopped
-stopped = _Stopped(int(sys.argv[1]))
+from qmrinspect.target.threads import Stopped
+stopped = Stopped(int(sys.argv[1]))
 stopped.stop()
 print("stopped", flush=True)
 sys.stdin.read()
@@ -94,15 +96,15 @@ def test_a_process_that_was_stopped_stays_stopped(fresh_vm: Vm) -> None:
 
 def die_while_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the next process that is read killed while it stands."""
-    run = _BatchReader.run
+    run = BatchReader.run
 
-    def die(self: _BatchReader) -> list[tuple[int, int, int]]:
+    def die(self: BatchReader) -> list[tuple[int, int, int]]:
         os.kill(self._pid, signal.SIGKILL)
         with pytest.raises(subprocess.TimeoutExpired):
             subprocess.run(["sleep", "1"], timeout=0.05)
         return run(self)
 
-    monkeypatch.setattr(_BatchReader, "run", die)
+    monkeypatch.setattr(BatchReader, "run", die)
 
 
 def test_a_vm_that_dies_while_it_is_read_can_be_buried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,15 +133,15 @@ def test_its_parent_learns_how_it_died(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_thread_that_does_not_stop_at_once_is_tried_again(
     fresh_vm: Vm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop, failed = _Stopped.stop, []
+    stop, failed = Stopped.stop, []
 
-    def wait(self: _Stopped) -> None:
+    def wait(self: Stopped) -> None:
         if len(failed) < 3:
             failed.append(1)
             raise NotStopping("it waits in the kernel")
         stop(self)
 
-    monkeypatch.setattr(_Stopped, "stop", wait)
+    monkeypatch.setattr(Stopped, "stop", wait)
     assert Reader(Process(fresh_vm.pid)).read().objects
     assert len(failed) == 3
     assert runs(fresh_vm)

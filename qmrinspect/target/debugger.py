@@ -20,8 +20,9 @@ from typing import Callable, NamedTuple
 
 from ..errors import TargetError
 from .elf import ElfFile
-from .image import Capture, Image, Mapping
-from .process import Process, map_file, present_ranges
+from .image import PAGE, Capture, Image, Mapping
+from .instant import Choose
+from .process import Process, map_file
 
 __all__ = [
     "Attached",
@@ -34,7 +35,6 @@ __all__ = [
     "read_ranges",
 ]
 
-_PAGE = 4096
 # One piece of memory that is asked for at once.
 _PIECE = 16 << 20
 # Holes are narrowed down page by page; a range that is mostly holes is given up.
@@ -68,8 +68,8 @@ def read_ranges(
             segments.append((at, data))
             continue
         misses += 1
-        if size > _PAGE and misses < _MISSES_MAX:
-            half = max(_PAGE, size // 2 // _PAGE * _PAGE)
+        if size > PAGE and misses < _MISSES_MAX:
+            half = max(PAGE, size // 2 // PAGE * PAGE)
             todo += [(at + half, size - half), (at, half)]
     return segments, reads
 
@@ -82,11 +82,16 @@ class Attached(Process):
 
     def capture(self, ranges: list[tuple[int, int]]) -> tuple[Image, Capture]:
         """Copy ``ranges``; the debugger keeps the threads stopped meanwhile."""
+        return self.capture_all(lambda _: ranges)
+
+    def capture_all(self, choose: Choose) -> tuple[Image, Capture]:
+        """As :meth:`capture`; what to copy is said for the mappings as they are."""
         begin = time.perf_counter_ns()
-        segments, reads = read_ranges(self.peek, present_ranges(self.pid, ranges))
-        image = Image(segments, static=self.peek)
+        copy = self.copy(choose)
+        image = copy.patched(None, self.peek)
         wall_us = (time.perf_counter_ns() - begin) // 1000
-        return image, Capture(wall_us, wall_us, reads, image.size, 0, True)
+        pages = image.size // PAGE
+        return image, Capture(wall_us, wall_us, copy.reads, image.size, 0, True, "whole", 1, pages)
 
 
 class Debugged:

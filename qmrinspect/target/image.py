@@ -15,13 +15,29 @@ from typing import Callable, NamedTuple, Protocol
 
 from .elf import ElfFile
 
-__all__ = ["Capture", "Image", "Mapping", "Target", "Unreadable"]
+__all__ = [
+    "PAGE",
+    "Capture",
+    "Image",
+    "Mapping",
+    "Peek",
+    "Ranges",
+    "Target",
+    "Unreadable",
+]
 
 _U64 = struct.Struct("<Q")
 _U32 = struct.Struct("<I")
 _U16 = struct.Struct("<H")
 
-_PAGE = 4096
+PAGE = 4096
+_ZEROS = bytes(PAGE)
+_PIECE = 1 << 18  # compared at once
+#: (address, size) pairs.
+Ranges = list[tuple[int, int]]
+#: Reads memory of a target: address and size to exactly these bytes, None where there are none.
+Peek = Callable[[int, int], "bytes | None"]
+
 # A C string in QEMU that is longer than this is not a name.
 _STRING_MAX = 64 * 1024
 
@@ -41,7 +57,15 @@ class Mapping(NamedTuple):
 
 
 class Capture(NamedTuple):
-    """What a reading cost.  Times in microseconds, sizes in bytes."""
+    """What a reading cost.  Times in microseconds, sizes in bytes.
+
+    :param stop_us: the longest time that the target stood still.
+    :param retries: looks at moments that were not quiet.
+    :param way: what was read while it stood: ``whole``, all its memory; ``pages``, those that
+        the walk read; ``hot``, those of them that change.
+    :param stops: how often it stood.
+    :param pages: read in the last stop, 4096 bytes each.
+    """
 
     stop_us: int
     wall_us: int
@@ -49,32 +73,64 @@ class Capture(NamedTuple):
     bytes: int
     retries: int
     quiescent: bool
+    way: str = "whole"
+    stops: int = 1
+    pages: int = 0
 
 
 class Image:
     """Segments of memory with typed access.
 
     :param segments: (address, bytes) pairs that do not overlap.
-    :param writable: the address ranges that were writable, for scans.
     :param static: reads memory that never changes (program text, constants) on
         demand; returns None where there is none.
+    :param absent: (address, size), lowest first, of pages that were never touched: zeros.
+    :param writable: (address, size), lowest first, of what may change and is therefore never
+        read on demand.
+
+    :ivar given: numbers of the captured pages of which something was read.
+    :ivar missing: numbers of writable pages that were asked for and not captured.
     """
 
     def __init__(
         self,
         segments: Iterable[tuple[int, bytes | bytearray | memoryview]],
-        static: Callable[[int, int], bytes | None] | None = None,
+        static: Peek | None = None,
+        absent: Ranges | None = None,
+        writable: Ranges | None = None,
     ) -> None:
         self._segments = sorted((a, memoryview(d)) for a, d in segments if len(d))
         self._starts = [a for a, _ in self._segments]
         self._static = static
         self._static_pages: dict[int, bytes | None] = {}
+        self._absent, self._writable = absent or [], writable or []
         self._last = (0, 0, memoryview(b""))
+        self.given: set[int] = set()
+        self.missing: set[int] = set()
 
     @property
     def size(self) -> int:
         """Bytes held."""
         return sum(len(d) for _, d in self._segments)
+
+    def same(self, other: Image) -> bool:
+        """Whether another image of the same process holds the same bytes in the same places."""
+        mine, theirs = self._segments, other._segments
+        return (
+            self._starts == other._starts
+            and self._absent == other._absent
+            and all(len(a) == len(b) for (_, a), (_, b) in zip(mine, theirs))
+            and all(
+                bytes(a[at : at + _PIECE]) == bytes(b[at : at + _PIECE])
+                for (_, a), (_, b) in zip(mine, theirs)
+                for at in range(0, len(a), _PIECE)
+            )
+        )
+
+    def holds(self, page: int) -> bool:
+        """Whether the page of that number was captured."""
+        i = bisect_right(self._starts, page * PAGE) - 1
+        return i >= 0 and page * PAGE < self._starts[i] + len(self._segments[i][1])
 
     def segments(self) -> Iterator[tuple[int, memoryview]]:
         """Yield (address, bytes) of what was captured, in order."""
@@ -82,15 +138,23 @@ class Image:
 
     def _find(self, address: int, size: int) -> tuple[memoryview, int] | None:
         start, end, data = self._last
-        if start <= address and address + size <= end:
-            return data, address - start
-        i = bisect_right(self._starts, address) - 1
-        if i >= 0:
+        if address < start or address + size > end:
+            i = bisect_right(self._starts, address) - 1
+            if i < 0:
+                return None
             start, data = self._segments[i]
-            if address + size <= start + len(data):
-                self._last = (start, start + len(data), data)
-                return data, address - start
-        return None
+            end = start + len(data)
+            if address + size > end:
+                return None
+            self._last = (start, end, data)
+        self.given.add(address >> 12)
+        if address & 0xFFF > PAGE - size:
+            self.given.update(range((address >> 12) + 1, (address + size + 0xFFF) >> 12))
+        return data, address - start
+
+    def give(self, address: int) -> None:
+        """Take note that what was found at an address, by a scan, is used."""
+        self.given.add(address >> 12)
 
     def read(self, address: int, size: int) -> bytes:
         """Return ``size`` bytes at ``address``.
@@ -110,22 +174,30 @@ class Image:
         out = bytearray()
         at, end = address, address + size
         while at < end:
-            part = min(end, (at // _PAGE + 1) * _PAGE) - at
+            part = min(end, (at // PAGE + 1) * PAGE) - at
             hit = self._find(at, part)
             if hit is not None:
                 out += hit[0][hit[1] : hit[1] + part]
             else:
-                page = self._static_page(at // _PAGE * _PAGE)
+                page = self._static_page(at // PAGE * PAGE)
                 if page is None:
                     raise Unreadable(address, size)
-                out += page[at % _PAGE : at % _PAGE + part]
+                out += page[at % PAGE : at % PAGE + part]
             at += part
         return bytes(out)
 
     def _static_page(self, page: int) -> bytes | None:
         if page not in self._static_pages:
-            self._static_pages[page] = self._static(page, _PAGE) if self._static else None
+            self._static_pages[page] = self._on_demand(page)
         return self._static_pages[page]
+
+    def _on_demand(self, page: int) -> bytes | None:
+        if _within(self._absent, page):
+            return _ZEROS
+        if _within(self._writable, page):
+            self.missing.add(page >> 12)
+            return None
+        return self._static(page, PAGE) if self._static else None
 
     def u64(self, address: int) -> int:
         """Return the ``uint64_t`` or pointer at ``address``."""
@@ -157,7 +229,7 @@ class Image:
         out = bytearray()
         while len(out) < limit:
             at = address + len(out)
-            part = min(_PAGE - at % _PAGE, 64 if not out else _PAGE)
+            part = min(PAGE - at % PAGE, 64 if not out else PAGE)
             chunk = self.read(at, part)
             end = chunk.find(b"\0")
             if end >= 0:
@@ -165,6 +237,11 @@ class Image:
                 return out.decode("utf-8", "backslashreplace")
             out += chunk
         raise Unreadable(address, limit)
+
+
+def _within(ranges: Ranges, address: int) -> bool:
+    i = bisect_right(ranges, (address, 1 << 64)) - 1
+    return i >= 0 and address < ranges[i][0] + ranges[i][1]
 
 
 class Target(Protocol):
@@ -190,7 +267,7 @@ class Target(Protocol):
     def peek(self, address: int, size: int) -> bytes | None:
         """Read memory without a stop; only what cannot change may be read so."""
 
-    def capture(self, ranges: list[tuple[int, int]]) -> tuple[Image, Capture]:
+    def capture(self, ranges: Ranges) -> tuple[Image, Capture]:
         """Read all (address, size) ranges at one instant.
 
         Ranges that cannot be read are left out.  The target runs on afterwards,

@@ -6,6 +6,6 @@ is captured once; everything here decodes that capture.  What cannot be read, or
 makes no sense, becomes a note in the snapshot and ends nothing else.
 """
 
-from .take import Program, capture, decode, program_of, settled, take, version_of
+from .take import Program, capture, chooser, decode, program_of, settled, take, version_of
 
-__all__ = ["Program", "capture", "decode", "program_of", "settled", "take", "version_of"]
+__all__ = ["Program", "capture", "chooser", "decode", "program_of", "settled", "take", "version_of"]

@@ -1,8 +1,7 @@
 """What to capture
 ---------------
 
-All writable private memory of the program except the guest's: copying the whole
-working set of a QEMU at once is shorter than following pointers while it waits.
+All writable private memory of the program except the guest's.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ from .context import LIST_MAX
 
 __all__ = ["guest_ram", "ranges"]
 
-# Beyond this much memory the stop would no longer be one of milliseconds.
-_CAPTURE_MAX = 2 << 30
 _PAGE = 4096
 
 
@@ -75,11 +72,4 @@ def ranges(mappings: list[Mapping], ram: list[tuple[int, int]]) -> list[tuple[in
             at = max(at, host + size)
         if at < mapping.end:
             out.append((at, mapping.end - at))
-    total = 0
-    kept = []
-    # The large ones are what can be done without when it is too much.
-    for start, size in sorted(out, key=lambda row: row[1]):
-        total += size
-        if total <= _CAPTURE_MAX:
-            kept.append((start, size))
-    return sorted(kept)
+    return out

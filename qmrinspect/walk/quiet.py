@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..target.image import Unreadable
+from ..target.image import Peek, Unreadable
+from . import rcu
 from .context import Context
 
-__all__ = ["Quiet", "look"]
+__all__ = ["Quiet", "Signs", "look", "signs"]
 
 _CODE_MAX = 192
 
@@ -36,9 +37,51 @@ class Quiet(NamedTuple):
         return not self.transaction and not self.locked
 
 
+class Signs(NamedTuple):
+    """Where a quiet moment shows, so that it can be seen before anything else is read.
+
+    :param zero: addresses of 32-bit words that are 0 then: the depth, and the lock.
+    :param queue: addresses of the head and the tail of the queue for RCU, if it was found.
+    :param at_next: of an element of the queue, bytes.
+    :param data: (start, end) of the program's own data, where the last element of an empty
+        queue lies.
+    """
+
+    zero: tuple[int, ...]
+    queue: tuple[int, int] | None
+    at_next: int
+    data: tuple[int, int]
+
+    def quiet(self, peek: Peek) -> bool:
+        """Whether nothing speaks against it, in memory as it is at this moment."""
+        if any(_peeked(peek, address, 4) for address in self.zero):
+            return False
+        if self.queue is None:
+            return True
+        head, tail = (_peeked(peek, address, 8) for address in self.queue)
+        return head + self.at_next == tail and self.data[0] <= head < self.data[1]
+
+
+def _peeked(peek: Peek, address: int, size: int) -> int:
+    raw = peek(address, size)
+    return int.from_bytes(raw, "little") if raw is not None else 0
+
+
+def signs(context: Context) -> Signs:
+    """Find the variables that :func:`look` reads, and the queue for RCU."""
+    words = (_depth(context), _lock(context))
+    return Signs(
+        tuple(word for word in words if word),
+        rcu.ends(context),
+        context.layout.offset("rcu_head", "next"),
+        context.statics.data,
+    )
+
+
 def look(context: Context) -> Quiet:
     """Read the depth of memory transactions and the big lock."""
-    return Quiet(_transaction(context), _locked(context))
+    locked = _u32(context, _lock(context))
+    return Quiet(_u32(context, _depth(context)), None if locked is None else locked != 0)
 
 
 def _relative(context: Context, function: str, opcode: bytes, tail: int) -> Iterator[int]:
@@ -73,29 +116,29 @@ def _variable(
     return next(_relative(context, function, opcode, tail), 0)
 
 
-def _transaction(context: Context) -> int | None:
+def _depth(context: Context) -> int:
     # memory_region_transaction_begin: addl $1, memory_region_transaction_depth(%rip)
-    variable = _variable(
+    return _variable(
         context,
         ("memory_region_transaction_depth",),
         "memory_region_transaction_begin",
         b"\x83\x05",
         1,
     )
-    try:
-        return context.image.u32(variable) if variable else None
-    except Unreadable:
-        return None
 
 
-def _locked(context: Context) -> bool | None:
+def _lock(context: Context) -> int:
     # The last thing an unlock does: lea qemu_global_mutex(%rip), %rdi.  A QemuMutex begins
     # with its pthread_mutex_t, and that with the lock word, 0 when it is free.
     for function in ("qemu_mutex_unlock_iothread", "bql_unlock"):
         variable = _variable(context, ("qemu_global_mutex", "bql"), function, b"\x48\x8d\x3d", 0)
         if variable:
-            try:
-                return context.image.u32(variable) != 0
-            except Unreadable:
-                return None
-    return None
+            return variable
+    return 0
+
+
+def _u32(context: Context, address: int) -> int | None:
+    try:
+        return context.image.u32(address) if address else None
+    except Unreadable:
+        return None

@@ -15,7 +15,7 @@ from ..target.image import Unreadable
 from .context import Context
 from .memory import read_view
 
-__all__ = ["queued", "read_pending"]
+__all__ = ["ends", "queued", "read_pending"]
 
 _CODE_MAX = 160
 _QUEUE_MAX = 100_000
@@ -40,30 +40,43 @@ def _tail_variables(context: Context) -> Iterator[int]:
             yield code + at + 7 + int.from_bytes(raw[at + 3 : at + 7], "little", signed=True)
 
 
-def queued(context: Context) -> list[int] | None:
-    """Return the queued ``rcu_head`` addresses; None when the queue was not found.
+def ends(context: Context) -> tuple[int, int] | None:
+    """Return the addresses of the queue's ``head`` and ``tail``; None when it was not found.
 
     ``head`` lies next to ``tail``; the right neighbour is the one from which the
     list leads to the node whose ``next`` is ``*tail``.
     """
-    image = context.image
-    at_next = context.layout.offset("rcu_head", "next")
     for tail in _tail_variables(context):
         for head in (tail + 8, tail - 8):
-            try:
-                last = image.u64(tail) - at_next
-                node, nodes = image.u64(head), []
-                for _ in range(_QUEUE_MAX):
-                    nodes.append(node)
-                    if node == last:
-                        # The dummy node has no function; it is where an empty queue ends.
-                        low, high = context.statics.data
-                        return [n for n in nodes if not low <= n < high]
-                    node = image.u64(node + at_next)
-                    if not node:
-                        break
-            except Unreadable:
-                continue
+            if _nodes(context, head, tail) is not None:
+                return head, tail
+    return None
+
+
+def queued(context: Context) -> list[int] | None:
+    """Return the queued ``rcu_head`` addresses; None when the queue was not found."""
+    found = ends(context)
+    nodes = _nodes(context, *found) if found is not None else None
+    if nodes is None:
+        return None
+    # The dummy node has no function; it is where an empty queue ends.
+    low, high = context.statics.data
+    return [node for node in nodes if not low <= node < high]
+
+
+def _nodes(context: Context, head: int, tail: int) -> list[int] | None:
+    image, at_next = context.image, context.layout.offset("rcu_head", "next")
+    try:
+        last = image.u64(tail) - at_next
+        node = image.u64(head)
+        nodes: list[int] = []
+        while node and len(nodes) < _QUEUE_MAX:
+            nodes.append(node)
+            if node == last:
+                return nodes
+            node = image.u64(node + at_next)
+    except Unreadable:
+        pass
     return None
 
 

@@ -18,7 +18,7 @@ from ..target.image import Image
 __all__ = ["Found", "find_words"]
 
 _PIECE = 1 << 16
-# So many are remembered: 256 MiB, ten times what an idle QEMU has.
+# So many are remembered, as parts of the image itself.
 _PIECES_MAX = 1 << 12
 # So many times what is wanted may be searched for.
 _WANTED_MORE = 3
@@ -29,7 +29,7 @@ class Found:
 
     def __init__(self) -> None:
         self.wanted: frozenset[int] = frozenset()
-        self.pieces: dict[int, tuple[bytes, Sequence[tuple[int, int]]]] = {}
+        self.pieces: dict[int, tuple[memoryview, Sequence[tuple[int, int]]]] = {}
 
 
 def find_words(
@@ -55,24 +55,28 @@ def find_words(
     for lane in (2, 1, 0, 5, 4, 3):
         seen = {word[lane] for word in packed}
         lanes.append((lane, bytes(b in seen for b in range(256))))
-    pieces: dict[int, tuple[bytes, Sequence[tuple[int, int]]]] = {}
+    pieces: dict[int, tuple[memoryview, Sequence[tuple[int, int]]]] = {}
     zero = bytes(_PIECE)
     for start, segment in image.segments():
         at = 0
         while at < len(segment) - 7:
             # The borders stay where they are when a segment begins elsewhere.
             end = at + _PIECE - (start + at) % _PIECE
-            piece, address = bytes(segment[at:end]), start + at
+            view, address = segment[at:end], start + at
+            piece = bytes(view)
             at = end
             # Half of a heap is pages of zeros.
             if piece == zero[: len(piece)]:
                 continue
             last = known.get(address)
-            if last is None or last[0] != piece:
-                last = piece, _matches(piece, address, lanes, searched)
+            if last is None or bytes(last[0]) != piece:
+                last = view, _matches(piece, address, lanes, searched)
             if before is not None and len(pieces) < _PIECES_MAX:
-                pieces[address] = last
-            yield from (hit for hit in last[1] if hit[1] in wanted)
+                pieces[address] = view, last[1]
+            for hit in last[1]:
+                if hit[1] in wanted:
+                    image.give(hit[0])
+                    yield hit
     if before is not None:
         before.wanted, before.pieces = searched, pieces
 

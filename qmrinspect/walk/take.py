@@ -12,7 +12,8 @@ from ..layout import Layout
 from ..layout.schema import SYMBOLS
 from ..snapshot import Snapshot, TargetInfo, View
 from ..target.elf import PT_LOAD, ElfFile
-from ..target.image import Capture, Image, Target, Unreadable
+from ..target.image import Capture, Image, Mapping, Ranges, Target, Unreadable
+from ..target.instant import Choose, Stoppable
 from . import channels, dma, fields, holders, memory, plan, qdev, qom, quiet, rcu
 from .context import Context, Known, Statics
 from .glib import probe
@@ -21,6 +22,7 @@ from .validate import GAUGES
 __all__ = [
     "Program",
     "capture",
+    "chooser",
     "decode",
     "open_context",
     "program_of",
@@ -82,13 +84,28 @@ def version_of(elf: ElfFile) -> str:
     return match.group(1).decode("ascii", "replace") if match else ""
 
 
+def chooser(target: Target, layout: Layout, statics: Statics) -> Choose:
+    """Return what says which memory a walk may need.
+
+    It raises :class:`ReadingError` when the guest's memory cannot be told from QEMU's own.
+    """
+
+    def choose(mappings: list[Mapping]) -> Ranges:
+        ram = plan.guest_ram(target.peek, layout, statics.first("ram_list"))
+        return plan.ranges(mappings, ram)
+
+    return choose
+
+
 def capture(target: Target, layout: Layout, statics: Statics) -> tuple[Image, Capture]:
-    """Copy what a walk needs, in one stop.
+    """Copy what a walk may need, in one stop.
 
     :raises ReadingError: when the guest's memory cannot be told from QEMU's own.
     """
-    ram = plan.guest_ram(target.peek, layout, statics.first("ram_list"))
-    return target.capture(plan.ranges(target.mappings(), ram))
+    choose = chooser(target, layout, statics)
+    if isinstance(target, Stoppable):
+        return target.capture_all(choose)
+    return target.capture(choose(target.mappings()))
 
 
 def open_context(

@@ -19,7 +19,8 @@ from ...errors import MonitorError, TargetError
 from ...index import Index, printable
 from ...monitor.base import Event, Monitor, MonitorLost
 from ...snapshot import Pointer, Snapshot
-from ...target.image import Capture, Image, Target
+from ...target.image import Capture, Image, Peek, Ranges, Target
+from ...target.instant import Choose, Frozen
 from ...target.process import Process
 from ..options import Options
 from ..shell.cli import ShellSession
@@ -56,12 +57,19 @@ class _LiveProcess(Process):
         super().__init__(pid)
         self._one = threading.Lock()
 
-    def capture(self, ranges: list[tuple[int, int]]) -> tuple[Image, Capture]:
+    def capture_all(self, choose: Choose) -> tuple[Image, Capture]:
         check_cancelled()
         with self._one:
-            taken = super().capture(ranges)
+            taken = super().capture_all(choose)
         check_cancelled()
         return taken
+
+    def freeze(self, ranges: Ranges, quiet: Callable[[Peek], bool] | None = None) -> Frozen:
+        check_cancelled()
+        with self._one:
+            frozen = super().freeze(ranges, quiet)
+        check_cancelled()
+        return frozen
 
 
 class _Shell(ShellSession):

@@ -1,0 +1,223 @@
+"""Readings of a VM that runs
+--------------------------
+
+A VM stands still for as long as the pages take to read that the walk reads: those which
+it read the last times.  All other memory is copied when the VM runs again; a scan looks
+for objects there, and what it finds brings the walk to pages that were not read in the
+stop.  Then the VM is stopped once more for these as well.
+
+Copied after the stop, not before: what was born before the stop and lives on is there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Callable, NamedTuple, TypeVar
+
+from .errors import LayoutError, NotStopping, ReadingError
+from .layout import Layout
+from .snapshot import Snapshot
+from .target.image import PAGE, Capture, Image, Ranges
+from .target.instant import Copy, Frozen, Stoppable
+from .target.memory import merged
+from .walk import Program, chooser, decode
+from .walk.context import Context, Known
+from .walk.quiet import Signs, signs
+
+__all__ = ["ATTEMPTS", "GRACE_S", "PAUSE_S", "Instants", "added", "patiently"]
+
+T = TypeVar("T")
+
+# A busy VM is between two references often, but never for long.
+ATTEMPTS = 8
+PAUSE_S = 0.004
+# An RCU grace period is shorter.
+GRACE_S = 0.1
+# Stops for pages that were missing before.
+_ROUNDS = 3
+# A page that so many readings did without is not read any more.
+_AGE_MAX = 4
+# Pages that are read though nobody needs them, to have fewer ranges.
+_BETWEEN = 2
+
+
+class Instants:
+    """Readings of a process that runs, under one layout."""
+
+    def __init__(self, target: Stoppable, layout: Layout, program: Program) -> None:
+        self._target = target
+        self._layout = layout
+        self._program = program._replace(info=program.info._replace(layout=layout.source))
+        self._choose = chooser(target, layout, program.statics)
+        self._known = Known()
+        self._needed: dict[int, int] = {}  # page number to the last reading that needed it
+        self._readings = 0
+        self._signs: Signs | None = None
+        self._last: _Walked | None = None
+
+    def look(self) -> Snapshot:
+        """Walk a copy that was made without a stop: it may be of no instant at all.
+
+        :raises QmrError: as :func:`~qmrinspect.walk.decode` does.
+        """
+        begin = time.perf_counter_ns()
+        copy = self._target.copy(self._choose)
+        image = copy.patched(None, self._target.peek)
+        wall_us = (time.perf_counter_ns() - begin) // 1000
+        cost = Capture(0, wall_us, copy.reads, image.size, 0, True, "pages", 0, 0)
+        walked = self._walk(image, cost)
+        self._learn(walked, _needs(walked))
+        return walked.snapshot
+
+    def read(self, spent: list[Capture]) -> tuple[Snapshot, Context] | None:
+        """Take a snapshot of one instant; None when that needs a stop for all memory.
+
+        :param spent: what earlier stops cost; those of this reading are added.
+        :raises QmrError: the target cannot be read; ReadingError: the structures make no
+            sense, at none of several looks.
+        """
+        if self._signs is None:
+            return None
+        wanted = self._wanted()
+        rounds = 0
+        while rounds < _ROUNDS:
+            last = len(spent) >= ATTEMPTS - 1 + rounds
+            begin = time.perf_counter_ns()
+            frozen = self._freeze(wanted, not last)
+            if not frozen.quiet:
+                spent.append(_cost(frozen, None, begin))
+                time.sleep(PAUSE_S * len(spent))
+                continue
+            rounds += 1
+            copy = self._target.copy(self._choose)
+            image = copy.patched(frozen, self._target.peek)
+            spent.append(_cost(frozen, copy, begin))
+            try:
+                walked = self._walk(image, added(spent))
+            except (ReadingError, LayoutError):
+                # A list that is being changed, or a page that was not there: again.
+                missing = image.given | image.missing
+                if not missing - frozen.pages() and last:
+                    raise
+                wanted |= missing
+                continue
+            needs = _needs(walked)
+            # What cannot be read stays unread.
+            missing = (image.given - frozen.pages()) | (needs - wanted)
+            if not missing:
+                self._learn(walked, needs)
+                return walked.snapshot, walked.context
+            wanted |= missing
+        return None
+
+    def learn(self, image: Image, snapshot: Snapshot, context: Context) -> None:
+        """Learn from a reading that was made in another way."""
+        walked = _Walked(image, snapshot, context)
+        self._learn(walked, _needs(walked))
+
+    @property
+    def known(self) -> Known:
+        """What a walk may build upon."""
+        return self._known
+
+    def _freeze(self, wanted: set[int], quiet: bool) -> Frozen:
+        ranges = self._ranges(wanted)
+        ask = self._signs.quiet if quiet and self._signs is not None else None
+        return patiently(lambda: self._target.freeze(ranges, ask))
+
+    def _ranges(self, wanted: set[int]) -> Ranges:
+        pages = set(wanted)
+        if self._last is not None:
+            holds = self._last.image.holds
+            for start, size in merged(sorted(wanted)):
+                behind = start // PAGE + size // PAGE
+                gap = range(behind, behind + _BETWEEN)
+                if not wanted.isdisjoint(range(behind, behind + _BETWEEN + 1)):
+                    pages.update(page for page in gap if holds(page))
+        return merged(sorted(pages))
+
+    def _walk(self, image: Image, cost: Capture) -> _Walked:
+        last = self._last
+        if last is not None and image.same(last.image):
+            # Nothing has changed: the walk would come to the same.
+            quiet = last.snapshot.capture.quiescent
+            snapshot = last.snapshot._replace(capture=cost._replace(quiescent=quiet))
+            return _Walked(last.image, snapshot, last.context)
+        snapshot, context = decode(
+            image, cost, self._layout, self._program.statics, self._program.info, self._known
+        )
+        return _Walked(image, snapshot, context)
+
+    def _wanted(self) -> set[int]:
+        oldest = self._readings - _AGE_MAX
+        self._needed = {page: n for page, n in self._needed.items() if n > oldest}
+        return set(self._needed)
+
+    def _learn(self, walked: _Walked, needs: Iterable[int]) -> None:
+        self._readings += 1
+        self._needed.update(dict.fromkeys(needs, self._readings))
+        self._last = walked
+        self._signs = self._signs or signs(walked.context)
+
+
+class _Walked(NamedTuple):
+    """An image, and what the walk made of it."""
+
+    image: Image
+    snapshot: Snapshot
+    context: Context
+
+
+def _needs(walked: _Walked) -> set[int]:
+    """Return the numbers of the pages that the walk read, or would have."""
+    snapshot, image = walked.snapshot, walked.image
+    named = {prop.target for prop in snapshot.props if prop.role != "weak"}
+    named.update(kid.child for bus in snapshot.buses.values() for kid in bus.kids)
+    named.update(at for region in snapshot.regions.values() for at in region.subregions)
+    named.update(row.mr for view in snapshot.views.values() for row in view.ranges)
+    named.update(slot.target for slot in snapshot.slots)
+    # An object that is named and was not found may be one that the copy came too late for.
+    lost = {at // PAGE for at in named - snapshot.objects.keys() if at}
+    return image.given | image.missing | lost
+
+
+def _cost(frozen: Frozen, copy: Copy | None, begin: int) -> Capture:
+    size = sum(len(data) for _, data in frozen.segments)
+    reads, held = frozen.reads, size
+    if copy is not None:
+        reads += copy.reads
+        held = max(size, sum(len(data) for _, data in copy.segments))
+    wall_us = (time.perf_counter_ns() - begin) // 1000
+    return Capture(frozen.stop_us, wall_us, reads, held, 0, frozen.quiet, "pages", 1, size // PAGE)
+
+
+def added(spent: Sequence[Capture]) -> Capture:
+    """Add up what several looks cost; of the stops, the longest counts."""
+    return Capture(
+        max(cost.stop_us for cost in spent),
+        sum(cost.wall_us for cost in spent),
+        sum(cost.reads for cost in spent),
+        sum(cost.bytes for cost in spent),
+        len(spent) - 1,
+        spent[-1].quiescent,
+        spent[-1].way,
+        sum(cost.stops for cost in spent),
+        spent[-1].pages,
+    )
+
+
+def patiently(stop: Callable[[], T]) -> T:
+    """Stop a process; a thread that does not stop at once is tried again.
+
+    :raises NotStopping: when it is held up for long.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return stop()
+        except NotStopping:
+            # A disk that is busy holds a thread up for a while.
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(GRACE_S)
+    raise AssertionError

@@ -1,0 +1,58 @@
+"""Why a process cannot be read
+----------------------------
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import TargetError
+
+__all__ = ["denied", "ended"]
+
+
+def ended(pid: int) -> TargetError:
+    return TargetError(f"process {pid} has ended", "qmr ps lists the QEMUs that run here")
+
+
+def denied(pid: int) -> TargetError:
+    """Say why ``pid`` may not be read, and what would help."""
+    status: dict[str, str] = {}
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            key, _, value = line.partition(":")
+            status[key] = value.strip()
+    except OSError:
+        return ended(pid)
+    text = f"process {pid} may not be read"
+    tracer = int(status.get("TracerPid", "0") or 0)
+    if tracer:
+        try:
+            name = Path(f"/proc/{tracer}/comm").read_text().strip()
+        except OSError:
+            name = "another program"
+        return TargetError(
+            f"{text}: {name} (pid {tracer}) is debugging it",
+            "detach it there, or use qmr inside that GDB",
+        )
+    owner = int(status.get("Uid", "0").split()[0])
+    if owner != os.geteuid() and os.geteuid() != 0:
+        return TargetError(f"{text}: it belongs to uid {owner}", "run qmr as that user or as root")
+    try:
+        scope = int(Path("/proc/sys/kernel/yama/ptrace_scope").read_text())
+    except (OSError, ValueError):
+        scope = 0
+    if scope == 3:
+        return TargetError(f"{text}: kernel.yama.ptrace_scope is 3", "it needs a reboot to change")
+    if scope and os.geteuid() != 0:
+        return TargetError(
+            f"{text}: kernel.yama.ptrace_scope is {scope}",
+            "run qmr as root, or: sysctl kernel.yama.ptrace_scope=0",
+        )
+    if len(status.get("NSpid", "").split()) > 1 or os.geteuid() == 0:
+        return TargetError(
+            f"{text}: it is in a container, or this one lacks CAP_SYS_PTRACE",
+            "run qmr on the host, or start the container with --cap-add=SYS_PTRACE",
+        )
+    return TargetError(f"{text}: it is not dumpable", "run qmr as root")

@@ -1,0 +1,196 @@
+"""A picture made of a short stop and a copy is that of the instant of the stop."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable
+
+import pytest
+from fakes import FakeMachine
+from faketarget import BASE, DATA, RCU_HEAD, FakeTarget
+
+from qmrinspect.reading import Reader
+from qmrinspect.snapshot import Snapshot
+from qmrinspect.target.image import PAGE, Capture, Image, Mapping, Peek, Ranges
+from qmrinspect.target.instant import Choose, Copy, Frozen, numbers
+from qmrinspect.walk import take
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No layout cache of the user's, no debuginfod."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
+
+
+class Running(FakeTarget):
+    """A fake that runs: it goes from state to state, one for each stop and each copy."""
+
+    def __init__(self, states: Iterator[FakeTarget]) -> None:
+        self._states = states
+        self.stops: list[set[int]] = []  # the pages that each stop read
+        self.whole = 0
+        self._decoding = False
+        self._go()
+
+    def _go(self) -> None:
+        state = next(self._states, None)
+        if state is not None:
+            self.__dict__.update(vars(state))
+            for data in self.memory.values():
+                data += bytes(-len(data) % PAGE)
+        self.state = state or self.state
+
+    def mappings(self) -> list[Mapping]:
+        """The program's data is writable, its text is not."""
+        text, *rest = super().mappings()
+        middle = BASE + DATA
+        data = Mapping(middle, text.end, "rw-p", 0, "")
+        return [text._replace(end=middle), data, *rest]
+
+    def peek(self, address: int, size: int) -> bytes | None:
+        """While an image is decoded only what cannot change may be read."""
+        assert not self._decoding or BASE <= address < BASE + DATA
+        return super().peek(address, size)
+
+    def freeze(self, ranges: Ranges, quiet: Callable[[Peek], bool] | None = None) -> Frozen:
+        """Read the pages of the next state."""
+        self._decoding = False
+        self._go()
+        self.frozen = self.state
+        if quiet is not None and not quiet(self.peek):
+            return Frozen([], 7, 0, False)
+        segments = [(a, memoryview(d)) for a, d in self._pieces(ranges)]
+        self.stops.append(numbers((a, len(d)) for a, d in segments))
+        return Frozen(segments, 10, 1, True)
+
+    def copy(self, choose: Choose) -> Copy:
+        """Read all of the state after that."""
+        self._decoding = False
+        self._go()
+        mappings = self.mappings()
+        segments = [(a, memoryview(bytearray(d))) for a, d in self._pieces(choose(mappings))]
+        writable = [(m.start, m.end - m.start) for m in mappings if "w" in m.perms]
+        self._decoding = True
+        return Copy(segments, [], writable, 1, 0)
+
+    def capture_all(self, choose: Choose) -> tuple[Image, Capture]:
+        """Read all of the next state in one stop."""
+        self._decoding = False
+        self.whole += 1
+        self._go()
+        self.frozen = self.state
+        return self.state.capture(choose(self.mappings()))
+
+    def _pieces(self, ranges: Ranges) -> list[tuple[int, bytes]]:
+        image, _ = super().capture(ranges)
+        return [(start, bytes(data)) for start, data in image.segments()]
+
+
+def same(snapshot: Snapshot, state: FakeTarget, machine: FakeMachine) -> None:
+    """A snapshot must be what one stop for all memory of that state gives."""
+    truth, _ = take(state, machine.layout)
+    assert snapshot._replace(capture=truth.capture, target=truth.target) == truth
+
+
+def changes(machine: FakeMachine, seed: int) -> Iterator[FakeTarget]:
+    """Yield states of a machine that plugs and unplugs between any two of them."""
+    chance = random.Random(seed)
+    plugged = []
+    for number in range(400):
+        for _ in range(chance.randrange(4)):
+            if plugged and chance.random() < 0.5:
+                machine.unparent(plugged.pop(chance.randrange(len(plugged))))
+            else:
+                plugged.append(machine.device(f"d{number}-{chance.randrange(1 << 20)}"))
+                machine.region("bar", plugged[-1])
+        yield machine.build()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_every_reading_is_of_the_instant_of_its_last_stop(seed: int) -> None:
+    machine = FakeMachine()
+    target = Running(changes(machine, seed))
+    reader = Reader(target, [machine.layout])
+    ways = set()
+    for _ in range(8):
+        snapshot = reader.read()
+        same(snapshot, target.frozen, machine)
+        ways.add(snapshot.capture.way)
+    assert "pages" in ways
+
+
+def test_a_vm_at_rest_is_stopped_once_for_what_the_walk_reads() -> None:
+    machine = FakeMachine()
+    target = Running(iter([machine.build()]))
+    reader = Reader(target, [machine.layout])
+    for number in range(1, 4):
+        capture = reader.read().capture
+        assert (capture.way, capture.stops, capture.retries) == ("pages", 1, 0)
+        assert capture.pages == len(target.stops[-1]) > 0
+        assert len(target.stops) == number and not target.whole
+    everything = numbers((m.start, m.end - m.start) for m in target.mappings())
+    assert target.stops[-1] < everything
+
+
+def test_what_is_new_costs_one_more_stop_and_then_none() -> None:
+    machine = FakeMachine()
+    before = machine.build()
+    reader = Reader(target := Running(iter([before])), [machine.layout])
+    reader.read()
+    for number in range(40):
+        machine.device(f"late{number}")
+    target._states = iter([machine.build()])
+    late = reader.read()
+    assert late.capture.stops == 2 and not target.whole
+    assert target.stops[-1] > target.stops[-2]
+    same(late, target.frozen, machine)
+    assert reader.read().capture.stops == 1
+
+
+def test_memory_that_never_rests_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = FakeMachine()
+    target = Running(iter([machine.build()]))
+    reader = Reader(target, [machine.layout])
+    reader.read()
+    monkeypatch.setattr(target, "_pieces", lambda ranges: [])
+    snapshot = reader.read()
+    assert (snapshot.capture.way, target.whole) == ("whole", 1)
+    assert snapshot.capture.stops == 4
+    same(snapshot, target.frozen, machine)
+
+
+def test_a_busy_moment_is_seen_before_anything_is_read() -> None:
+    machine = FakeMachine()
+    quiet = machine.build()
+    reader = Reader(target := Running(iter([quiet])), [machine.layout])
+    reader.read()
+    view = machine.view(machine.system, [])
+    machine.retire(view)
+    busy = machine.build()
+    assert busy.u64(BASE + RCU_HEAD) == quiet.u64(BASE + RCU_HEAD)
+    target._states = iter([busy, busy, quiet])
+    before = len(target.stops)
+    snapshot = reader.read()
+    assert snapshot.capture.quiescent and snapshot.capture.retries == 2
+    assert len(target.stops) == before + 1
+    same(snapshot, quiet, machine)
+    # One that is always busy is read all the same, and said to be.
+    target._states = iter([busy])
+    snapshot = reader.read()
+    assert not snapshot.capture.quiescent and snapshot.capture.retries >= 7
+    same(snapshot, target.frozen, machine)
+
+
+def test_pages_that_were_never_touched_are_zeros_and_not_read() -> None:
+    def refuse(address: int, size: int) -> bytes | None:
+        raise AssertionError(f"{address:#x} was read")
+
+    held = [(0x10000, bytes([1]) * PAGE), (0x12000, bytes([2]) * PAGE)]
+    image = Image(held, refuse, absent=[(0x11000, PAGE)], writable=[(0x10000, 4 * PAGE)])
+    assert image.read(0x10FFC, 8) == b"\1" * 4 + bytes(4)
+    assert image.u64(0x11008) == 0
+    assert image.read(0x11FFF, 2) == b"\0\2"
+    assert image.given == {0x10, 0x12} and not image.missing
