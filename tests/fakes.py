@@ -283,10 +283,11 @@ class FakeMachine:
                 self.unref(target)
         obj.links.clear()
         if self.is_a(obj, "memory-region"):
-            if self.policy.detaches == "both" and obj.container is not None:
+            if self.policy.finalizing.leaves and obj.container is not None:
+                assert obj.container.owner is obj.owner
                 self.del_subregion(obj)
             assert obj.container is None, "a region in a container is finalized"
-            assert self.policy.detaches != "nothing" or not obj.subregions
+            assert self.policy.name != "strict" or not obj.subregions
             for sub in list(obj.subregions):
                 self.del_subregion(sub)
         self.objects.remove(obj)

@@ -15,7 +15,7 @@ from qmrinspect.index import Index
 from qmrinspect.ledger import POLICIES, Book, open_book
 
 NAMES = [policy.name for policy in POLICIES]
-SHARED = ("owner-shared", "subregion-ref")
+SHARED = ("no-ref", "owner-shared", "subregion-ref")
 
 
 def audit(machine: FakeMachine) -> Report:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from conftest import Qmr, Ran
+from fakes import FakeMachine
 
 from qmrinspect.fronts.shell import cli
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.report import render
+from qmrinspect.store import save
 from qmrinspect.verbs.monitor import assignments
 from qmrinspect.verbs.table import VERBS
 
@@ -125,7 +127,9 @@ def test_check_explains_nearly_all(qmr: Qmr, stock_vm: Vm) -> None:
     assert data["format"] == "qmr-check/1"
     assert data["target"]["kind"] == "process" and data["target"]["pid"] == stock_vm.pid
     assert set(data["capture"]) >= {"stop_us", "wall_us", "reads", "bytes", "retries", "quiescent"}
-    assert data["policy"] == {"name": "owner-ref", "for": data["policy"]["for"], "against": 0}
+    policy = data["policy"]
+    assert (policy["name"], policy["against"], policy["undecided"]) == ("owner-ref", 0, False)
+    assert policy["for"] > 20 and policy["candidates"] == ["owner-ref", "strict"]
     explained = data["refs_explained"] + data["refs_by_rule"]
     assert explained >= 0.95 * data["refs_observed"]
     assert sum(rule["count"] for rule in data["rules"]) == data["refs_by_rule"]
@@ -135,12 +139,34 @@ def test_check_explains_nearly_all(qmr: Qmr, stock_vm: Vm) -> None:
     assert qmr("stock", "check").code == ran.code
 
 
-def test_policy_lists_all_four(qmr: Qmr, stock_vm: Vm) -> None:
+def test_policy_lists_all(qmr: Qmr, stock_vm: Vm) -> None:
     data = qmr("stock", "policy", "--json").json
     votes = {p["name"]: (p["for"], p["against"]) for p in data["policies"]}
-    assert set(votes) == {"strict", "owner-ref", "subregion-ref", "owner-shared"}
+    assert set(votes) == {"strict", "owner-ref", "subregion-ref", "no-ref", "owner-shared"}
     assert votes["owner-ref"][0] > 20 and votes["owner-shared"][1] > 20
     assert not data["mixed"]
+    assert [p["name"] for p in data["policies"] if p["candidate"]] == ["owner-ref", "strict"]
+    asserts = {p["name"]: p["asserts"] for p in data["policies"]}
+    assert asserts["no-ref"] == asserts["owner-ref"] == ["!mr->container"]
+    assert asserts["strict"] == ["!mr->container", "QTAILQ_EMPTY(&mr->subregions)"]
+    text = qmr("stock", "policy").out
+    assert text.startswith("policy owner-ref (") and "strict counts like owner-ref" in text
+
+
+def test_where_no_region_tells_the_policy_is_undecided(qmr: Qmr, tmp_path: Path) -> None:
+    machine = FakeMachine()
+    machine.del_subregion(machine.msix)
+    machine.del_subregion(machine.pba)
+    file = tmp_path / "nothing-votes.jsonl"
+    save(machine.snapshot(), file)
+    data = qmr("--snapshot", file, "policy", "--json").json
+    assert data["policy"]["undecided"] and data["policy"]["name"] == "owner-ref"
+    left = ["owner-ref", "owner-shared", "no-ref", "strict"]
+    assert data["policy"]["candidates"] == left
+    for verb in ("policy", "check"):
+        text = qmr("--snapshot", file, verb).out
+        assert "policy undecided" in text
+        assert "owner-ref, owner-shared, no-ref and strict" in text
 
 
 def test_layout_says_what_was_validated(qmr: Qmr, stock_vm: Vm) -> None:

@@ -16,25 +16,29 @@ from ..ledger import POLICIES, Book, Policy, open_book
 
 __all__ = ["Verdict", "choose"]
 
-# What a region's own books say for, by the reference that was found for it.
-_SAYS = {
-    "owner": ("owner-ref", "strict"),
-    "region": ("subregion-ref",),
-    "nothing": ("owner-shared",),
+# The policies that take the same references, by the first of them, which counts for all.
+_ALIKE = {
+    policy.name: tuple(other for other in POLICIES if other.counts_like(policy))
+    for policy in POLICIES
+    if policy is next(other for other in POLICIES if other.counts_like(policy))
 }
 
 
 class Verdict(NamedTuple):
     """The policy that fits best, and what speaks for and against each.
 
+    :param policy: by whose rule the references are counted.
+    :param candidates: the policies that this QEMU may follow, as far as its counts tell: all
+        that take the same references, or all that there are where no region tells.
     :param votes: by policy name, (regions for, regions against).  A region
         votes when it sits in a container of its own owner, the one case in which
-        the policies differ, and only one of them balances its books.
+        the policies differ, and only one way of counting balances its books.
     :param undecided: regions of that sort whose books fit none, or several.
     :param mixed: whether regions speak for more than one rule: a backport.
     """
 
     policy: Policy
+    candidates: tuple[Policy, ...]
     votes: Mapping[str, tuple[int, int]]
     undecided: int
     mixed: bool
@@ -49,32 +53,29 @@ class Verdict(NamedTuple):
         """Regions that speak against it."""
         return self.votes[self.policy.name][1]
 
+    @property
+    def decided(self) -> bool:
+        """Whether the counts leave no policy that counts otherwise."""
+        return all(policy.counts_like(self.policy) for policy in self.candidates)
+
 
 def choose(index: Index) -> tuple[Verdict, Book]:
-    """Calibrate on all regions and return the verdict with the books under that policy.
-
-    Two policies whose counts are the same (``strict`` and ``owner-ref`` differ in
-    what finalizing does) go to the one that comes first in the list of policies.
-    """
-    books = {policy.name: open_book(index, policy) for policy in POLICIES}
+    """Calibrate on all regions and return the verdict with the books under that policy."""
+    books = {name: open_book(index, alike[0]) for name, alike in _ALIKE.items()}
     says = _evidence(index, books)
+    decided = [name for name in books if says[name]]
     votes = {
-        name: (
-            sum(n for rule, n in says.items() if name in _SAYS.get(rule, ())),
-            sum(n for rule, n in says.items() if rule in _SAYS and name not in _SAYS[rule]),
-        )
-        for name in books
+        policy.name: (says[name], sum(says[other] for other in decided if other != name))
+        for name, alike in _ALIKE.items()
+        for policy in alike
     }
-    best = max(
-        POLICIES,
-        key=lambda policy: (
-            votes[policy.name][0] - votes[policy.name][1],
-            -_imbalance(books[policy.name]),
-            -POLICIES.index(policy),
-        ),
-    )
-    decided = [rule for rule in _SAYS if says[rule]]
-    return Verdict(best, votes, says["undecided"], len(decided) > 1), books[best.name]
+    wrong = {name: _imbalance(book) for name, book in books.items()}
+    best = max(books, key=lambda name: (votes[name][0] - votes[name][1], -wrong[name]))
+    # Without a vote all are left whose books are no worse than the best.
+    left = (best,) if decided else tuple(name for name in books if wrong[name] <= wrong[best])
+    candidates = tuple(policy for policy in POLICIES if any(policy in _ALIKE[n] for n in left))
+    mixed = len(decided) > 1
+    return Verdict(_ALIKE[best][0], candidates, votes, says["undecided"], mixed), books[best]
 
 
 def _imbalance(book: Book) -> int:
@@ -82,7 +83,7 @@ def _imbalance(book: Book) -> int:
 
 
 def _evidence(index: Index, books: Mapping[str, Book]) -> Counter[str]:
-    """Let the same-owner regions of each owner say which rule fits them.
+    """Let the same-owner regions of each owner say which way of counting fits them.
 
     The references of all regions of an owner are on one count, so they are
     judged together: by the rule under which the owner and all these regions
@@ -97,10 +98,10 @@ def _evidence(index: Index, books: Mapping[str, Book]) -> Counter[str]:
     says: Counter[str] = Counter()
     for owner, members in groups.items():
         fits = [
-            rule
-            for rule, names in _SAYS.items()
+            name
+            for name, book in books.items()
             if owner in index.snapshot.objects
-            and all(books[names[0]].residual(address) == 0 for address in (owner, *members))
+            and all(book.residual(address) == 0 for address in (owner, *members))
         ]
         says[fits[0] if len(fits) == 1 else "undecided"] += len(members)
     return says

@@ -2,7 +2,7 @@
 ----------------------
 
 "Keep a reference to a memory region if it is visible to the guest" is the one
-principle that both sides of the seed thread accept.  A region that a flat view
+principle that all sides of the thread accept.  A region that a flat view
 in use shows, and whose owner has fewer references than the views alone need,
 breaks it; so does a container that still lists a region which was finalized.
 """
@@ -55,7 +55,7 @@ def finalized_subregions(book: Book) -> Iterator[Finding]:
     regions = book.index.snapshot.regions
     rule = (
         "finalizing a region detaches it"
-        if book.policy.detaches == "both"
+        if book.policy.finalizing.leaves
         else "a region in a container must not be finalized"
     )
     for region in regions.values():

@@ -2,7 +2,7 @@
 ----------
 
 Who holds what, by which rule.  One small piece for each reference kind turns a
-snapshot into counted references; the policies of the seed thread are data that
+snapshot into counted references; the policies are data that
 the pieces consult.
 """
 

@@ -22,10 +22,7 @@ def _subregion(index: Index, policy: Policy) -> Iterator[Edge]:
         container = regions.get(region.container)
         if container is None:
             continue
-        target = region.owner
-        if region.owner == container.owner:
-            takes = policy.same_owner if region.owner else policy.same_none
-            target = {"owner": region.owner, "region": region.address, "nothing": 0}[takes]
+        target = policy.referenced(region, container)
         if target:
             yield Edge(
                 "subregion",

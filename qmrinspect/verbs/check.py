@@ -1,7 +1,7 @@
 """Verbs of the audit
 ------------------
 
-The check, what is lost, cycles, the policy, and how well the layout fits.
+The check, what is lost, cycles, and how well the layout fits.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from ..audit import Orphans, Report, Verdict, choose, orphan_groups
+from ..audit import Orphans, Report, choose, orphan_groups
 from ..audit.cause import causes
 from ..audit.check import Finding
 from ..audit.graph import PASSING, adjacency, components, reachable, roots, source
 from ..index import Index, printable
-from ..ledger import POLICIES, RULES, Book, Edge
+from ..ledger import RULES, Book, Edge
 from ..report import render, words
 from ..report.render import Row
 from ..snapshot import Snapshot
+from .policy import policy_json, policy_text
 from .verb import Argument, Outcome, Session, Verb
 
-__all__ = ["VERBS", "policy_text", "report_json"]
+__all__ = ["VERBS", "report_json"]
 
 _SEVERITIES = ("error", "warning", "note")
 # So many rows of evidence are shown under a finding; qmr refs shows all.
@@ -42,11 +43,7 @@ def report_json(report: Report) -> dict[str, Any]:
     book = report.book
     return {
         **words.head_json("qmr-check/1", book.index.snapshot),
-        "policy": {
-            "name": report.verdict.policy.name,
-            "for": report.verdict.supporting,
-            "against": report.verdict.opposing,
-        },
+        "policy": policy_json(report.verdict),
         "objects": report.objects,
         "exact": report.exact,
         "refs_observed": report.observed,
@@ -121,81 +118,6 @@ def _cost(snapshot: Snapshot) -> str:
     if snapshot.target.kind == "core":
         return f"read {size}"
     return f"QEMU stood still for {render.duration(capture.stop_us)}; read {size}"
-
-
-def policy_text(verdict: Verdict) -> str:
-    """Return the policy in a line: its name, the evidence and the rule."""
-    policy = verdict.policy
-    if not verdict.supporting and not verdict.opposing:
-        evidence = "no region tells"
-    else:
-        speak = "speaks" if verdict.supporting == 1 else "speak"
-        evidence = f"{render.plural(verdict.supporting, 'region')} {speak} for it"
-        evidence += f", {verdict.opposing} against" if verdict.opposing else ", none against"
-    mixed = "; mixed: this QEMU follows more than one rule" if verdict.mixed else ""
-    return f"policy {policy.name} ({evidence}{mixed}): {policy.rule}"
-
-
-# policy ----------------------------------------------------------------------------
-
-
-def _policy(session: Session, args: argparse.Namespace) -> Outcome:
-    snapshot = session.snapshot()
-    verdict, _ = choose(Index(snapshot))
-    data = {
-        **words.head_json("qmr-policy/1", snapshot),
-        "policy": {
-            "name": verdict.policy.name,
-            "for": verdict.supporting,
-            "against": verdict.opposing,
-        },
-        "mixed": verdict.mixed,
-        "undecided": verdict.undecided,
-        "policies": [
-            {
-                "name": policy.name,
-                "for": verdict.votes[policy.name][0],
-                "against": verdict.votes[policy.name][1],
-                "rule": policy.rule,
-                "where": policy.where,
-            }
-            for policy in POLICIES
-        ],
-    }
-    return Outcome(data, _policy_lines(verdict))
-
-
-def _policy_lines(verdict: Verdict) -> Iterator[str]:
-    yield policy_text(verdict)
-    rows = [
-        Row(
-            (
-                "*" if policy is verdict.policy else "",
-                policy.name,
-                str(verdict.votes[policy.name][0]),
-                str(verdict.votes[policy.name][1]),
-                policy.where,
-                policy.rule,
-            ),
-            "bold" if policy is verdict.policy else "",
-        )
-        for policy in POLICIES
-    ]
-    yield from render.table(("", "policy", "for", "against", "where", "rule"), rows, right=(2, 3))
-    yield (
-        "A region votes when its container has the same owner, where the policies differ: for "
-        "those under which its owner's books balance."
-    )
-    if verdict.undecided:
-        yield f"{render.plural(verdict.undecided, 'region')} fit none of them, or several."
-    best = verdict.votes[verdict.policy.name]
-    same = [
-        policy.name
-        for policy in POLICIES
-        if policy is not verdict.policy and verdict.votes[policy.name] == best
-    ]
-    if same:
-        yield f"{' and '.join(same)} counts alike and differs only in what finalizing does."
 
 
 # orphans ---------------------------------------------------------------------------
@@ -432,7 +354,6 @@ VERBS = (
         _orphans,
     ),
     Verb("cycles", "strongly connected groups of counted references", (_ALL,), _cycles),
-    Verb("policy", "which reference policy this QEMU follows, and the evidence", (), _policy),
     Verb(
         "layout",
         "where the structure layout came from, and how well it fits this process",
