@@ -10,6 +10,7 @@ import difflib
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from copy import copy
 
 from .errors import ObjectNotFound
 from .snapshot import Obj, Prop, Slot, Snapshot
@@ -57,6 +58,13 @@ class Index:
         for slot in snapshot.slots:
             self._slots[slot.kind].append(slot)
         self._pointed = {slot.target for slot in self._slots["pointed"]}
+
+    def after(self, snapshot: Snapshot) -> Index:
+        """Return the index of a later state in which objects have only left the tree, or gone."""
+        later = copy(self)
+        later.snapshot = snapshot
+        later._paths = {}
+        return later
 
     def slots(self, kind: str) -> Sequence[Slot]:
         """Return the slots of one reference kind."""

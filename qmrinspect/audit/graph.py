@@ -10,7 +10,16 @@ from typing import NamedTuple
 
 from ..ledger import KINDS, RULES, Book, Edge
 
-__all__ = ["Orphans", "adjacency", "alive", "components", "orphan_groups", "reachable", "roots"]
+__all__ = [
+    "Orphans",
+    "adjacency",
+    "alive",
+    "components",
+    "is_passing",
+    "orphan_groups",
+    "reachable",
+    "roots",
+]
 
 _DEPTH_MAX = 64
 
@@ -56,12 +65,13 @@ def source(book: Book, edge: Edge) -> int:
 
 def roots(book: Book) -> set[int]:
     """Return the objects that are alive by right: what variables hold, and the tree's root."""
-    out = {edge.target for edge in book.edges if source(book, edge) == 0 and not _passing(edge)}
+    out = {edge.target for edge in book.edges if source(book, edge) == 0 and not is_passing(edge)}
     out.add(book.index.root)
     return out & set(book.index.snapshot.objects)
 
 
-def _passing(edge: Edge) -> bool:
+def is_passing(edge: Edge) -> bool:
+    """Whether a reference from no object says nothing of a right to live."""
     # What a flat view or RCU holds is held for as long as that lasts, not by right;
     # and a rule without a variable behind it says nothing of who holds the object.
     return edge.kind in PASSING or (bool(edge.rule) and not RULES[edge.rule].forever)

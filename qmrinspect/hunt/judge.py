@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..audit.cause import Cause, causes
+from ..audit.cause import Cause
 from ..audit.graph import PASSING, alive
+from ..audit.outcome import is_of_a_view, outcome_of
 from ..ledger import Book, Edge
 
 __all__ = ["Judgement", "Left", "judge"]
@@ -55,35 +56,10 @@ def judge(before: Book, plugged: Book, after: Book, device: int, name: str = "")
         text = f"{name} is still plugged: nobody acknowledged the unplug"
         return Judgement("not-acked", "", (), _left(plugged, after, [device]), text)
     by_right = alive(after)
-    lost = [a for a in left if a not in by_right and not _of_a_view(after, a)]
+    lost = [a for a in left if a not in by_right and not is_of_a_view(after, a)]
     rows = _left(plugged, after, lost)
-    if device in lost:
-        return _leak(after, device, lost, rows)
-    if lost:
-        found = [c for a in lost for c in causes(after, a, (a,))]
-        reasons = [c for c in found if c.name != "delayed"]
-        if not reasons and found:
-            text = f"{name} was finalized; {len(lost)} of its objects wait for RCU or a view"
-            return Judgement("delayed", "", tuple(found), rows, text)
-        text = f"{name} was finalized, {len(lost)} of its objects were not: " + "; ".join(
-            c.text for c in reasons[:4]
-        )
-        if not reasons:
-            text = f"{name} was removed, {len(lost)} objects that came with it were not"
-        cause = reasons[0].name if reasons else "unbalanced"
-        return Judgement("partial-leak", cause, tuple(reasons), rows, text)
-    return Judgement("clean", "", (), (), f"{name} was finalized with all that came with it")
-
-
-def _leak(after: Book, device: int, lost: Sequence[int], rows: Sequence[Left]) -> Judgement:
-    found = causes(after, device, lost)
-    own = [c for c in found if c.object == device]
-    if own and all(c.name == "delayed" for c in own):
-        return Judgement("delayed", "", tuple(own), rows, own[0].text)
-    reasons = [c for c in found if c.name != "delayed"]
-    text = "; ".join(c.text for c in reasons) or "it has references that nothing known holds"
-    cause = reasons[0].name if reasons else "unbalanced"
-    return Judgement("leak", cause, tuple(reasons), rows, text)
+    found = outcome_of(after, device, lost, name)
+    return Judgement(found.outcome, found.cause, found.causes, rows, found.text)
 
 
 def _came(before: Book, plugged: Book) -> set[int]:
@@ -107,12 +83,6 @@ def _same(one: Book, two: Book, address: int) -> bool:
         return False
     ids = [book.index.snapshot.devices.get(address) for book in (one, two)]
     return ids[0] is None or ids[1] is None or ids[0].id == ids[1].id
-
-
-def _of_a_view(book: Book, address: int) -> bool:
-    """Whether an object belongs to a flat view: a subpage goes when its view does."""
-    region = book.index.snapshot.regions.get(address)
-    return region is not None and not region.owner and not region.name
 
 
 def _left(plugged: Book, after: Book, addresses: Sequence[int]) -> tuple[Left, ...]:

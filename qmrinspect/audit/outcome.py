@@ -1,0 +1,71 @@
+"""What an unplug came to
+---------------------
+
+The word for it, the cause, and the sentence, from what is left of a device: the same
+whether QEMU was seen to leave it or is foretold to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from ..ledger import Book
+from .cause import Cause, causes
+
+__all__ = ["Outcome", "is_of_a_view", "outcome_of"]
+
+
+class Outcome(NamedTuple):
+    """Outcome and cause in the contract's words; ``text`` is one sentence."""
+
+    outcome: str
+    cause: str
+    causes: Sequence[Cause]
+    text: str
+
+
+def outcome_of(book: Book, device: int, lost: Collection[int], name: str) -> Outcome:
+    """Say what came of an unplug.
+
+    :param book: after it.
+    :param lost: what came with the device, is alive, and not by right.
+    :param name: what to call the device.
+    """
+    if device in lost:
+        return _leak(book, device, sorted(lost))
+    if lost:
+        return _partial(book, sorted(lost), name)
+    return Outcome("clean", "", (), f"{name} was finalized with all that came with it")
+
+
+def _leak(book: Book, device: int, lost: Sequence[int]) -> Outcome:
+    found = causes(book, device, lost)
+    own = [c for c in found if c.object == device]
+    if own and all(c.name == "delayed" for c in own):
+        return Outcome("delayed", "", tuple(own), own[0].text)
+    reasons = [c for c in found if c.name != "delayed"]
+    text = "; ".join(c.text for c in reasons) or "it has references that nothing known holds"
+    cause = reasons[0].name if reasons else "unbalanced"
+    return Outcome("leak", cause, tuple(reasons), text)
+
+
+def _partial(book: Book, lost: Sequence[int], name: str) -> Outcome:
+    found = [c for a in lost for c in causes(book, a, (a,))]
+    reasons = [c for c in found if c.name != "delayed"]
+    if not reasons and found:
+        text = f"{name} was finalized; {len(lost)} of its objects wait for RCU or a view"
+        return Outcome("delayed", "", tuple(found), text)
+    text = f"{name} was finalized, {len(lost)} of its objects were not: " + "; ".join(
+        c.text for c in reasons[:4]
+    )
+    if not reasons:
+        text = f"{name} was removed, {len(lost)} objects that came with it were not"
+    cause = reasons[0].name if reasons else "unbalanced"
+    return Outcome("partial-leak", cause, tuple(reasons), text)
+
+
+def is_of_a_view(book: Book, address: int) -> bool:
+    """Whether an object belongs to a flat view: a subpage goes when its view does."""
+    region = book.index.snapshot.regions.get(address)
+    return region is not None and not region.owner and not region.name
