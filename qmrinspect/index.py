@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 
 from .errors import ObjectNotFound
-from .snapshot import Obj, Prop, Slot, Snapshot
+from .snapshot import FieldReference, Obj, Prop, Snapshot
 
 __all__ = ["Index", "printable"]
 
@@ -54,10 +54,10 @@ class Index:
         self.root = self._top(self.machine)
         self._paths: dict[int, str] = {}
         self._starts = sorted(snapshot.objects)
-        self._slots: dict[str, list[Slot]] = defaultdict(list)
-        for slot in snapshot.slots:
-            self._slots[slot.kind].append(slot)
-        self._pointed = {slot.target for slot in self._slots["pointed"]}
+        self._fields: dict[str, list[FieldReference]] = defaultdict(list)
+        for field in snapshot.fields:
+            self._fields[field.kind].append(field)
+        self._pointed = {field.target for field in self._fields["pointed"]}
 
     def after(self, snapshot: Snapshot) -> Index:
         """Return the index of a later state in which objects have only left the tree, or gone."""
@@ -66,9 +66,9 @@ class Index:
         later._paths = {}
         return later
 
-    def slots(self, kind: str) -> Sequence[Slot]:
-        """Return the slots of one reference kind."""
-        return self._slots.get(kind, ())
+    def fields(self, kind: str) -> Sequence[FieldReference]:
+        """Return the fields that make references of one kind."""
+        return self._fields.get(kind, ())
 
     def pointed(self, address: int) -> bool:
         """Whether any word of memory points to an irq."""

@@ -176,7 +176,7 @@ def _needs(walked: _Walked) -> set[int]:
     named.update(kid.child for bus in snapshot.buses.values() for kid in bus.kids)
     named.update(at for region in snapshot.regions.values() for at in region.subregions)
     named.update(row.mr for view in snapshot.views.values() for row in view.ranges)
-    named.update(slot.target for slot in snapshot.slots)
+    named.update(field.target for field in snapshot.fields)
     # An object that is named and was not found may be one that the copy came too late for.
     lost = {at // PAGE for at in named - snapshot.objects.keys() if at}
     return image.given | image.missing | lost

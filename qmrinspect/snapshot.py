@@ -21,6 +21,7 @@ __all__ = [
     "BusKid",
     "Clock",
     "Device",
+    "FieldReference",
     "GpioList",
     "Listener",
     "Note",
@@ -30,11 +31,11 @@ __all__ = [
     "Prop",
     "Range",
     "Region",
-    "Slot",
     "Snapshot",
     "Space",
     "TargetInfo",
     "TypeInfo",
+    "Unsearched",
     "View",
 ]
 
@@ -205,18 +206,40 @@ class Pending(NamedTuple):
     target: Address
 
 
-class Slot(NamedTuple):
+class FieldReference(NamedTuple):
     """A pointer in a named field of a known structure.
 
     :param kind: the reference kind that such a field makes.
     :param holder: address of the object or structure, 0 for a global variable.
     :param field: ``Struct.field`` or ``Struct.field[i]`` or the variable's name.
+    :param question: what decides whether QEMU counts it, empty when it always does; the
+        books answer it.
+    :param presumed: the answer while there is little evidence: ``yes``, ``no`` or empty.
     """
 
     kind: str
     holder: Address
     field: str
     target: Address
+    question: str = ""
+    presumed: str = ""
+
+
+class Unsearched(NamedTuple):
+    """Holders that this QEMU was not searched for.
+
+    :param field: the way to the field, or the field that the search needs.
+    :param start: QOM type that has it, empty when none does.
+    :param target: QOM type of what it would hold; ``ram`` for owners of guest memory.
+    :param absent: whether this QEMU has no such structure, by its own debug information.
+    """
+
+    kind: str
+    field: str
+    start: str
+    target: str
+    why: str
+    absent: bool
 
 
 class Pointer(NamedTuple):
@@ -273,6 +296,7 @@ class Snapshot(NamedTuple):
     listeners: Mapping[int, Listener]
     views: Mapping[int, View]
     pending: Sequence[Pending]
-    slots: Sequence[Slot]
+    fields: Sequence[FieldReference]
     notes: Sequence[Note]
     pointers: Sequence[Pointer] = ()
+    unsearched: Sequence[Unsearched] = ()

@@ -48,10 +48,13 @@ _RECORDS: dict[str, tuple[type, str]] = {
     "listener": (model.Listener, "listeners"),
     "view": (model.View, "views"),
     "pending": (model.Pending, "pending"),
-    "slot": (model.Slot, "slots"),
+    "slot": (model.FieldReference, "fields"),
     "note": (model.Note, "notes"),
     "pointer": (model.Pointer, "pointers"),
+    "unsearched": (model.Unsearched, "unsearched"),
 }
+
+_SEQUENCES = "props gpios clocks pending fields notes pointers unsearched".split()
 
 
 def save(snapshot: Snapshot, path: str | Path) -> None:
@@ -154,6 +157,8 @@ def _through_zstd(path: Path, mode: str) -> Iterator[IO[str]]:
             assert process.stdout is not None
             yield process.stdout
             process.stdout.close()
+        if process.returncode:
+            raise OSError("zstd says that it is damaged or cut short")
     else:
         command = ["zstd", "-qf", "-o", str(path)]
         with subprocess.Popen(command, stdin=PIPE, stderr=PIPE, encoding="utf-8") as process:
@@ -211,7 +216,7 @@ def _parse(file: IO[str], path: Path) -> Snapshot:
     for _, field in _RECORDS.values():
         if field == "types":
             fields[field] = {row.name: row for row in rows[field]}
-        elif field in ("props", "gpios", "clocks", "pending", "slots", "notes", "pointers"):
+        elif field in _SEQUENCES:
             fields[field] = tuple(rows[field])
         else:
             fields[field] = {row.address: row for row in rows[field]}

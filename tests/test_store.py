@@ -15,7 +15,7 @@ from fakes import FakeMachine
 from qmrinspect import store
 from qmrinspect.audit import check
 from qmrinspect.errors import QmrError, TargetError
-from qmrinspect.snapshot import Note, Pending, Slot, Snapshot
+from qmrinspect.snapshot import FieldReference, Note, Pending, Snapshot
 from qmrinspect.store import load, save
 
 SUFFIXES = (".jsonl", ".gz", ".zst")
@@ -31,7 +31,7 @@ def snapshot() -> Snapshot:
     taken = machine.snapshot()
     return taken._replace(
         pending=(Pending(kid.address, "bus-child", kid.child.address),),
-        slots=(*taken.slots, Slot("initial", 0, "field[0]", machine.nic.address)),
+        fields=(*taken.fields, FieldReference("initial", 0, "field[0]", machine.nic.address)),
         notes=(Note((1 << 64) - 1, "something \udcff odd"),),
     )
 

@@ -310,6 +310,73 @@ def _nbd(m: FakeMachine) -> FakeObject:
     return socket
 
 
+def _nbd_server(m: FakeMachine) -> FakeObject:
+    listener = m.new("qio-net-listener")
+    m.know("NBDServerData", listener=0, tlscreds=0x10)
+    m.pokes.append((BASE + BSS + 0x980, 8, m.make("NBDServerData", listener=listener.address)))
+    return listener
+
+
+def _audio(m: FakeMachine) -> FakeObject:
+    m.know("HWVoiceOut", s=0, entries=0x80)
+    m.define("audio-backend", "object")
+    backend = m.new("audio-backend")
+    _queued(m, "HWVoiceOut", "entries", s=backend.address)
+    return backend
+
+
+def _rdm(m: FakeMachine) -> FakeObject:
+    row = m.layout.structs["MemoryRegion"]
+    fields = {**row.fields, "rdm": (256, 8)}
+    m.layout = m.layout._replace(
+        structs={**m.layout.structs, "MemoryRegion": row._replace(fields=fields)}
+    )
+    m.know("RamDiscardManager", mr=40, rdl_list=64)
+    m.define("ram-discard-manager", "object", 0x400)
+    manager = m.new("ram-discard-manager")
+    m.poke("RamDiscardManager", manager.address, mr=m.ram.address)
+    m.poke("MemoryRegion", m.ram.address, rdm=manager.address)
+    return manager
+
+
+def _shared_memory(m: FakeMachine) -> FakeObject:
+    row = m.layout.structs["VirtIODevice"]
+    fields = {**row.fields, "shmem_list": (row.size - 16, 16)}
+    m.layout = m.layout._replace(
+        structs={**m.layout.structs, "VirtIODevice": row._replace(fields=fields)}
+    )
+    m.know("VirtioSharedMemory", mmaps=0x20, entry=0x30)
+    m.know("VirtioSharedMemoryMapping", link=0x48)
+    m.define("virtio-shared-memory-mapping", "object", 0x400)
+    mapping = m.new("virtio-shared-memory-mapping")
+    virtio = m.device("virtio0", "virtio-device")
+    memory = m.make("VirtioSharedMemory", mmaps=mapping.address)
+    m.poke("VirtIODevice", virtio.address, shmem_list=memory)
+    return mapping
+
+
+def _proxy_device(m: FakeMachine) -> FakeObject:
+    m.know("PCIProxyDev", ioc=0x300, proxy_listener=0x310)
+    m.know("ProxyMemoryListener", n_mr_sections=0xC0, mr_sections=0xC8)
+    m.define("x-pci-proxy-dev", "pci-device", 0x400)
+    return m.device("proxy0", "x-pci-proxy-dev")
+
+
+def _proxy_section(m: FakeMachine) -> FakeObject:
+    ghost = _ghost_ram(m)
+    proxy = _proxy_device(m)
+    section = m.make("MemoryRegionSection", mr=m.ram.address)
+    listener = proxy.address + m.layout.offset("PCIProxyDev", "proxy_listener")
+    m.poke("ProxyMemoryListener", listener, n_mr_sections=1, mr_sections=section)
+    return ghost
+
+
+def _proxy_channel(m: FakeMachine) -> FakeObject:
+    socket = m.new("qio-channel-socket")
+    m.poke("PCIProxyDev", _proxy_device(m).address, ioc=socket.address)
+    return socket
+
+
 def _netdev(m: FakeMachine) -> FakeObject:
     socket = m.new("qio-channel-socket")
     netdev = m.make("NetStreamState", ioc=socket.address)
@@ -419,6 +486,12 @@ SOLE: dict[str, Scenario] = {
     "vnc-client": _vnc_client,
     "vnc-display": _vnc_display,
     "nbd-client": _nbd,
+    "nbd-server": _nbd_server,
+    "audio-voice": _audio,
+    "ram-discard": _rdm,
+    "shared-memory": _shared_memory,
+    "proxy-section": _proxy_section,
+    "proxy-channel": _proxy_channel,
     "netdev": _netdev,
     "iothread-user": _iothread,
     "tpm-backend": _tpm,

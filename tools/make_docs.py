@@ -15,7 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from qmrinspect.ledger import KINDS, POLICIES, RULES  # noqa: E402
-from qmrinspect.walk.fields import FIELDS  # noqa: E402
+from qmrinspect.references import (  # noqa: E402
+    HOLDERS,
+    Around,
+    Holder,
+    OfListener,
+    OfType,
+    Variable,
+)
 
 PATH = ROOT / "docs" / "ledger.md"
 
@@ -62,17 +69,44 @@ def lines() -> Iterator[str]:
     for rule in RULES.values():
         yield f"| `{rule.name}` | {rule.grants} | {rule.source} |"
     yield ""
-    yield "## Fields that keep a reference"
+    yield "## Holders"
     yield ""
-    yield "The rows behind the kinds whose holder is a field of one device or backend. A row is"
-    yield "used where the QOM type's instances have the size of its structure, and believed where"
-    yield "the pointer leads to a live object of the right type."
+    yield "The declarations behind the kinds whose holder is a field of a device, a backend or a"
+    yield "structure that is no object (`qmrinspect/references`). One is used where this QEMU has"
+    yield "the fields that it names, and believed where the pointer leads to a live object of the"
+    yield "right type; `qmr layout` lists those that a QEMU was not searched for. How a way is"
+    yield "written is said at the head of `qmrinspect/references/record.py`. A question is answered"
+    yield "by what balances the books: the structure is the same in QEMUs that count the reference"
+    yield "and in QEMUs that do not."
     yield ""
-    yield "| kind | type | field | holds |"
-    yield "|---|---|---|---|"
-    for row in FIELDS:
-        form = "" if row.form == "pointer" else f" ({row.form.split()[0]})"
-        yield f"| `{row.kind}` | {row.type} | `{row.way}`{form} | {row.target} |"
+    yield "| kind | found at | field | holds | QEMU source | since, until |"
+    yield "|---|---|---|---|---|---|"
+    for holder in sorted(HOLDERS, key=lambda holder: holder.kind):
+        since = f"{holder.since}; question: {holder.unsure}" if holder.unsure else holder.since
+        way = f"`{holder.way}`".replace("|", "\\|") if holder.way else _reader(holder)
+        yield (
+            f"| `{holder.kind}` | {_start(holder)} | {way} | {holder.target} "
+            f"| {holder.source} | {since} |"
+        )
+
+
+def _start(holder: Holder) -> str:
+    start = holder.start
+    if isinstance(start, OfType):
+        return f"a {start.type}"
+    if isinstance(start, OfListener):
+        return f'the memory listener "{start.name}"'
+    if isinstance(start, Variable):
+        return "a variable"
+    if isinstance(start, Around):
+        return "pointers to what it holds"
+    return f"code: {start.name}"
+
+
+def _reader(holder: Holder) -> str:
+    if isinstance(holder.start, Variable):
+        return f"`{holder.start.name}`"
+    return " ".join(f"`{need}`" for need in holder.needs.split())
 
 
 def main() -> int:

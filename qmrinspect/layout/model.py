@@ -6,16 +6,26 @@ from __future__ import annotations
 
 import json
 import struct as codes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
 from ..errors import LayoutError
-from .schema import REQUIRED
+from .schema import ABI, REQUIRED
 
-__all__ = ["FORMAT", "Layout", "Struct", "Unpack", "from_json", "load", "save", "unpacker"]
+__all__ = [
+    "FORMAT",
+    "Layout",
+    "Struct",
+    "Unpack",
+    "from_json",
+    "load",
+    "resolve",
+    "save",
+    "unpacker",
+]
 
 FORMAT = "qmr-layout/1"
 # No structure of QEMU that qmr reads is larger; a file that says so is damaged.
@@ -110,6 +120,17 @@ class Layout(NamedTuple):
         ]
 
 
+def resolve(layout: Layout, struct: str, names: Sequence[str]) -> str:
+    """Return the name that this QEMU has for a field that has had several.
+
+    :raises LayoutError: when it has none of them.
+    """
+    for name in names:
+        if layout.has(struct, name):
+            return name
+    raise LayoutError(f"the layout {layout.source} has no {struct}.{names[0]}")
+
+
 def from_json(data: Any, source: str) -> Layout:
     """Build a layout from parsed JSON, believing none of it.
 
@@ -127,6 +148,8 @@ def from_json(data: Any, source: str) -> Layout:
             ):
                 raise LayoutError(f"{source}: {name} has impossible offsets")
             structs[str(name)] = Struct(size, fields)
+        for name, (size, fields) in ABI.items():
+            structs.setdefault(name, Struct(size, fields))
         return Layout(source, str(data.get("build_id", "")), str(data.get("version", "")), structs)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise LayoutError(f"{source} is not a layout file ({error!r})") from None

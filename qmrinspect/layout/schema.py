@@ -1,16 +1,19 @@
 """Which structures and fields qmr reads
 -------------------------------------
 
-One table, used by everything that makes layouts.  A field that a QEMU lacks is
-simply absent from its layout: what has such a field is told apart by that, not
-by a version number.  A dotted name reaches into a nested structure.
+One table, used by everything that makes layouts: what the object model, devices and
+memory rest on is written here, the rest follows from the declared references.  A
+field that a QEMU lacks is simply absent from its layout: what has such a field is told
+apart by that, not by a version number.
 """
 
 from __future__ import annotations
 
-__all__ = ["REQUIRED", "SCHEMA", "SYMBOLS"]
+from ..references import HOLDERS, Variable, schema
 
-SCHEMA: dict[str, str] = {
+__all__ = ["ABI", "REQUIRED", "SCHEMA", "SYMBOLS"]
+
+_CORE: dict[str, str] = {
     # QOM: include/qom/object.h, qom/object.c
     "Object": "class free properties ref parent",
     "ObjectClass": "type properties unparent",
@@ -44,102 +47,28 @@ SCHEMA: dict[str, str] = {
     "MemoryRegionPortioList": "mr",
     "PortioList": "regions nr",
     "rcu_head": "next func",
-    # machine: include/hw/boards.h, include/hw/i386/x86.h, include/sysemu/numa.h
-    "MachineState": "accelerator memdev numa_state",
-    "X86MachineState": "gsi acpi_dev",
-    "NumaState": "num_nodes nodes",
-    "NodeInfo": "node_memdev",
-    "AMDVIState": "pci",
-    "ResettableContainer": "children",
-    "QemuConsole": "next",
-    # character devices and I/O channels: chardev/, include/io/
-    "SocketChardev": "ioc sioc listener tls_creds connect_task",
-    "FDChardev": "ioc_in ioc_out",
-    "PtyChardev": "ioc",
-    "UdpChardev": "ioc",
-    "QIOTask": "source",
-    "QIOChannelTLS": "master",
-    "QIOChannelWebsock": "master",
-    "QIONetListener": "sioc io_source nsioc",
-    "QIOChannelFDSource": "ioc fd",
-    "QIOChannelTLSSource": "tioc",
-    "QIOChannelWebsockSource": "wioc",
-    "QIOChannelBufferSource": "bioc",
-    "VncState": "sioc ioc next",
-    "VncDisplay": "listener wslistener tlscreds next",
-    "NBDClient": "sioc ioc next",
-    "TPMBackend": "tpmif",
-    "NetStreamState": "nc listener listen_ioc ioc",
-    "NetClientState": "info next",
-    "NetClientInfo": "size",
-    # SR-IOV: include/hw/pci/pcie_sriov.h
-    "PCIDevice": "devfn exp",
-    "PCIExpressDevice": "sriov_pf sriov_vf",
-    "PCIESriovPF": "vf",
-    "PCIESriovVF": "pf",
-    # block: block/throttle-groups.c, include/block/throttle-groups.h, include/hw/scsi/scsi.h
-    "ThrottleGroup": "ts head",
-    "ThrottleGroupMember": "throttle_state round_robin",
+    # The size of a SCSI device gauges the layout: include/hw/scsi/scsi.h
     "SCSIDevice": "requests",
-    "SCSIRequest": "bus dev refcount next",
-    # virtio and mapped memory: hw/virtio/, include/exec/memory.h, hw/ide/ahci
-    "VirtIODevice": "vq dma_as",
-    "VirtQueue": "vring inuse",
-    "VRing": "num caches",
-    "VRingMemoryRegionCaches": "desc avail used",
-    "MemoryRegionCache": "fv mrs",
-    "VirtQueueElement": "out_num in_num in_sg out_sg",
-    "VirtIOBlock": "conf dataplane vq_aio_context",
-    "VirtIOBlkConf": "iothread",
-    "VirtIOBlockDataPlane": "iothread",
-    "VirtIOSCSICommon": "conf",
-    "VirtIOSCSIConf": "iothread",
-    "VirtIOSCSI": "vq_aio_context",
-    "VirtIOBlockReq": "elem dev vq",
-    "VirtIOSCSIReq": "elem dev vq",
-    "VirtIOBalloon": "stats_vq_elem iothread free_page_bh",
-    "VirtIOSerialPort": "elem",
-    "VirtIOGPU": "reslist",
-    "virtio_gpu_simple_resource": "iov iov_cnt next",
-    "VirtIONet": "vqs max_queue_pairs",
-    "VirtIONetQueue": "async_tx",
-    "vhost_dev": "memory_listener n_mem_sections mem_sections vqs nvqs",
-    "vhost_virtqueue": "desc avail used",
-    "BounceBuffer": "magic mr",
-    # fields that keep an irq's first reference
-    "AHCIPCIState": "ahci irq",
-    "SysbusAHCIState": "ahci",
-    "AHCIState": "irq dev ports",
-    "AHCIDevice": "lst res_fis",
+    "MachineState": "memdev",
     "IRQState": "handler opaque n",
-    "GSIState": "i8259_irq",
-    "IDEBus": "irq",
-    "ICH9LPCState": "pm",
-    "ICH9LPCPMRegs": "irq",
-    "PCIDivaSerialState": "irqs",
-    "IPackDevice": "irq",
-    "KvaserPCIState": "irq",
-    "CtuCanPCIState": "irq",
-    "Pcm3680iPCIState": "irq",
-    "Mioe3680PCIState": "irq",
-    "UHCIState": "irq",
-    "OHCIPCIState": "state",
-    "OHCIState": "irq",
-    "EHCIPCIState": "ehci",
-    "EHCIState": "irq",
-    "PCIPCNetState": "state",
-    "PCNetState": "irq",
-    "PCINE2000State": "ne2000",
-    "NE2000State": "irq",
-    "TULIPState": "irq",
-    "PCISerialState": "state",
-    "SerialState": "irq",
-    "PCIMultiSerialState": "irqs",
-    "PCIESPState": "esp",
-    "ESPState": "irq",
-    "PIIX4PMState": "smi_irq",
-    # GLib
-    "_GSource": "source_funcs ref_count context poll_fds prev next",
+}
+
+
+def _whole() -> dict[str, str]:
+    out = {struct: fields.split() for struct, fields in _CORE.items()}
+    for struct, names in schema().items():
+        known = out.setdefault(struct, [])
+        known += [name for name in names if name not in known]
+    return {struct: " ".join(fields) for struct, fields in out.items()}
+
+
+#: The fields that are read, by structure.
+SCHEMA: dict[str, str] = _whole()
+
+# What the platform's ABI and GLib fix for every QEMU: (size, {field: (offset, size)}).
+ABI: dict[str, tuple[int, dict[str, tuple[int, int]]]] = {
+    "iovec": (16, {"iov_base": (0, 8), "iov_len": (8, 8)}),
+    "_GPtrArray": (16, {"pdata": (0, 8), "len": (8, 4)}),
 }
 
 # Without these no walk can start.
@@ -164,8 +93,8 @@ REQUIRED: dict[str, str] = {
 # Global data that a stripped QEMU exports, and static data that one with a symbol
 # table names as well.  A walk needs the first two; the rest names holders.
 SYMBOLS = (
-    "current_machine address_space_memory ram_list call_rcu1 main_system_bus root "
-    "internal_root root_reset_container current_migration io_mem_unassigned instance bounce "
-    "memory_region_transaction_begin memory_region_transaction_depth "
-    "qemu_mutex_unlock_iothread bql_unlock qemu_global_mutex bql"
-).split()
+    *"current_machine address_space_memory ram_list call_rcu1 bounce".split(),
+    *"memory_region_transaction_begin memory_region_transaction_depth".split(),
+    *"qemu_mutex_unlock_iothread bql_unlock qemu_global_mutex bql".split(),
+    *(h.start.name for h in HOLDERS if isinstance(h.start, Variable)),
+)

@@ -6,7 +6,7 @@ All counted references of a snapshot under one policy, by the object they are on
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +16,8 @@ from .kinds import KINDS
 from .policies import Policy
 
 __all__ = ["Book", "open_book"]
+
+_OVERRULING = 2
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,39 @@ class Book:
 
 def open_book(index: Index, policy: Policy) -> Book:
     """Enter every reference of a snapshot."""
-    edges: list[Edge] = []
+    edges = [edge for kind in KINDS for edge in kind.edges(index, policy)]
+    open_questions = {edge.question for edge in edges if edge.question}
+    if open_questions:
+        denied = {q for q in open_questions if not _counts(index, edges, q)}
+        edges = [edge for edge in edges if edge.question not in denied]
     on: dict[int, list[Edge]] = defaultdict(list)
-    for kind in KINDS:
-        for edge in kind.edges(index, policy):
-            edges.append(edge)
-            on[edge.target].append(edge)
+    for edge in edges:
+        on[edge.target].append(edge)
     return Book(index, policy, edges, on)
+
+
+def _counts(index: Index, edges: Sequence[Edge], question: str) -> bool:
+    """Answer whether QEMU counts the references of a question, by what balances.
+
+    Each object that has some of them votes.  One voice may be a leak's: where there is a
+    presumption it takes two to overrule it.
+    """
+    objects = index.snapshot.objects
+    asked: Counter[int] = Counter()
+    sure: Counter[int] = Counter()
+    presumed = ""
+    for edge in edges:
+        if edge.question == question:
+            asked[edge.target] += 1
+            presumed = edge.presumed
+    for edge in edges:
+        if edge.target in asked and edge.question != question:
+            sure[edge.target] += 1
+    votes = 0
+    for address, count in asked.items():
+        if address in objects:
+            without = objects[address].ref - sure[address]
+            votes += (abs(without - count) < abs(without)) - (abs(without - count) > abs(without))
+    if presumed and abs(votes) < _OVERRULING:
+        return presumed == "yes"
+    return votes > 0

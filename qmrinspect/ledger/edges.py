@@ -21,6 +21,8 @@ class Edge(NamedTuple):
     :param owner: the object that the holder is part of or works for, 0 when it
         is none: what reachability follows.
     :param rule: name of the :class:`Rule` when no holder can be enumerated.
+    :param question: what decides whether QEMU counts it, empty when it always does.
+    :param presumed: the answer while there is little evidence: ``yes``, ``no`` or empty.
     """
 
     kind: str
@@ -29,6 +31,8 @@ class Edge(NamedTuple):
     owner: int
     field: str
     rule: str = ""
+    question: str = ""
+    presumed: str = ""
 
 
 EdgeSource = Callable[[Index, Policy], Iterable[Edge]]

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .. import references
 from ..index import Index
-from .edges import Edge, Kind, Rule
+from .edges import Edge, Rule
+from .fields import declared
 from .policies import Policy
 
 __all__ = ["KINDS", "RULES"]
@@ -76,11 +78,19 @@ _SINGLETONS = {
 }
 
 
+# In 10.0 a device keeps the first reference of its output clocks too (hw/core/qdev-clock.c
+# qdev_init_clock_out), in 7.2 it dropped it; the structure is the same.
+_OUTPUTS = "a device keeps the first reference of its output clocks"
+_CONNECTED = "non-qdev-gpio["
+
+
 def _named(index: Index) -> Iterator[Edge]:
     """The first references that a named field is seen to keep."""
     snapshot = index.snapshot
-    for slot in index.slots("initial"):
-        yield Edge("initial", slot.target, slot.holder, index.enclosing(slot.holder), slot.field)
+    for field in index.fields("initial"):
+        if not _handed_on(index, field.target):
+            holder = index.enclosing(field.holder)
+            yield Edge("initial", field.target, field.holder, holder, field.field)
     for gpio in snapshot.gpios:
         for i, irq in enumerate(gpio.inputs):
             if irq in snapshot.objects:
@@ -92,8 +102,30 @@ def _named(index: Index) -> Iterator[Edge]:
                     f'NamedGPIOList "{gpio.name}".in[{i}]',
                 )
     for clock in snapshot.clocks:
-        if not clock.alias and not clock.output:
-            yield Edge("initial", clock.clock, clock.address, clock.device, "NamedClockList.clock")
+        if not clock.alias:
+            question = _OUTPUTS if clock.output else ""
+            yield Edge(
+                "initial",
+                clock.clock,
+                clock.address,
+                clock.device,
+                "NamedClockList.clock",
+                question=question,
+            )
+
+
+def _handed_on(index: Index, address: int) -> bool:
+    """Whether an embedded irq is a child that its first reference was given to.
+
+    qemu_init_irq_child (10.2, hw/core/irq.c) makes it one.  One without a parent that is
+    connected to a line gets /machine/unattached for its parent (hw/core/gpio.c
+    qdev_connect_gpio_out_named), and keeps the first reference.
+    """
+    obj = index.snapshot.objects.get(address)
+    if obj is None or obj.type != "irq" or obj.heap or not obj.parent:
+        return False
+    named = index.name_of.get(address)
+    return named is None or not named.name.startswith(_CONNECTED)
 
 
 def _initial(index: Index, policy: Policy) -> Iterator[Edge]:
@@ -119,7 +151,7 @@ def _rule(index: Index, address: int) -> str:
         if obj.heap:
             # Where nothing in memory points to it any more, nobody is left to free it.
             return "irq-allocated" if index.pointed(address) else ""
-        return "" if obj.parent else "irq-embedded"
+        return "" if _handed_on(index, address) else "irq-embedded"
     if obj.type == "container" and not obj.parent:
         return "static-root"
     if obj.type == "memory-region-portio-list":
@@ -134,42 +166,17 @@ def _rule(index: Index, address: int) -> str:
 def _reset(index: Index, policy: Policy) -> Iterator[Edge]:
     # Devices and buses in the list are not referenced by it, only what stands for
     # a plain reset handler is.
-    for slot in index.slots("reset"):
-        obj = index.snapshot.objects.get(slot.target)
+    for field in index.fields("reset"):
+        obj = index.snapshot.objects.get(field.target)
         if obj is not None and not obj.parent:
-            yield Edge("reset", slot.target, slot.holder, slot.holder, slot.field)
-
-
-def _portio(index: Index, policy: Policy) -> Iterator[Edge]:
-    for slot in index.slots("portio-region"):
-        yield Edge("portio-region", slot.target, slot.holder, slot.holder, slot.field)
+            yield Edge("reset", field.target, field.holder, field.holder, field.field)
 
 
 RULES_BY_NAME = {rule.name: rule for rule in RULES}
 
+_DECLARED = {kind.name: kind for kind in references.KINDS}
+
 KINDS = (
-    Kind(
-        "initial",
-        "a field or variable keeps the reference that came with object_new",
-        "qom/object.c object_initialize_with_type",
-        "",
-        False,
-        _initial,
-    ),
-    Kind(
-        "reset",
-        "the list of all resets keeps the object of a reset handler",
-        "hw/core/reset.c qemu_register_reset, qemu_unregister_reset",
-        "since 9.1, handlers were no objects before",
-        False,
-        _reset,
-    ),
-    Kind(
-        "portio-region",
-        "a range of I/O ports holds the region inside itself",
-        "system/ioport.c portio_list_add_1, memory_region_portio_list_finalize",
-        "since 8.0, ranges were no objects before",
-        False,
-        _portio,
-    ),
+    declared(_DECLARED["initial"], _initial),
+    declared(_DECLARED["reset"], _reset),
 )

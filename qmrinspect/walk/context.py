@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Callable, NamedTuple
+from collections.abc import Iterator, Set
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from ..layout import Layout
 from ..snapshot import Note, TypeInfo
 from ..target.image import Image, Unreadable
 from .glib import HashTable, HashVariant, entries, open_table
 from .scan import Found
+
+if TYPE_CHECKING:
+    from .ways import Op
 
 __all__ = ["Context", "Handles", "Known", "Record", "Statics"]
 
@@ -92,6 +95,7 @@ class Known:
     :ivar types: the bytes of each ``TypeImpl``, and its name and its parent's, by address.
         QEMU registers types and never forgets one.
     :ivar variables: the static variables that were recognised, by what they are for.
+    :ivar routes: the ways that were followed, with their offsets.
     :ivar classes: the words that point to a class, and ``targets`` those to what is
         searched for all over memory.
     """
@@ -99,6 +103,7 @@ class Known:
     def __init__(self) -> None:
         self.types: dict[int, tuple[bytes, str, str]] = {}
         self.variables: dict[str, int] = {}
+        self.routes: dict[str, tuple[Op, ...]] = {}
         self.classes, self.targets = Found(), Found()
 
 
@@ -124,7 +129,20 @@ class Context:
         self.notes: list[Note] = []
         self.types: dict[str, TypeInfo] = {}
         self._chains: dict[str, tuple[str, ...]] = {}
+        self._static_values: Set[int] | None = None
         self.handles = Handles(0, 0, 0, 0)
+
+    def static_values(self) -> Set[int]:
+        """Return the values of the words of the program's own data."""
+        if self._static_values is None:
+            start, end = self.statics.data
+            start = (start + 7) & ~7
+            try:
+                raw = self.image.read(start, (end - start) & ~7)
+            except Unreadable:
+                raw = b""
+            self._static_values = frozenset(memoryview(raw).cast("Q"))
+        return self._static_values
 
     def record(self, struct: str, address: int) -> Record:
         """Read one structure.

@@ -14,7 +14,7 @@ from ..snapshot import Snapshot, TargetInfo, View
 from ..target.elf import PT_LOAD, ElfFile
 from ..target.image import Capture, Image, Mapping, Ranges, Target, Unreadable
 from ..target.instant import Choose, Stoppable
-from . import channels, dma, fields, holders, memory, plan, qdev, qom, quiet, rcu
+from . import declared, memory, plan, qdev, qom, quiet, rcu
 from .context import Context, Known, Statics
 from .glib import probe
 from .validate import GAUGES
@@ -176,16 +176,13 @@ def decode(
     pending = rcu.read_pending(context, views, objects)
     if pending is None:
         context.note(statics.first("call_rcu1"), "the queue of RCU callbacks was not found")
-    for address in dma.cached_views(context, objects) - views.keys():
+    fields = tuple(declared.read_declared(context, objects, listeners))
+    for address in {f.target for f in fields if f.kind == "flatview-user"} - views.keys():
         view = memory.read_view(context, address, "field")
         if view is not None:
             views[address] = view
-    slots = (
-        *holders.read_slots(context, objects),
-        *fields.read_fields(context, objects),
-        *channels.read_channels(context, objects),
-        *dma.read_maps(context, objects, spaces, listeners),
-    )
+    complete = bool(layout.build_id) and layout.build_id == info.build_id
+    unsearched = tuple(declared.unsearched(context, complete and layout.source != "inferred"))
     is_quiet = quiet.look(context).settled and not pending
     used = {obj.type for obj in objects.values()} | GAUGES.keys() & context.types.keys()
     for name in list(used):
@@ -208,8 +205,9 @@ def decode(
         listeners=listeners,
         views=views,
         pending=tuple(pending or ()),
-        slots=slots,
+        fields=fields,
         notes=tuple(context.notes),
+        unsearched=unsearched,
     )
     return snapshot, context
 

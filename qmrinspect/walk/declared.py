@@ -1,0 +1,262 @@
+"""Reading the declared holders
+----------------------------
+
+Every holder of :data:`qmrinspect.references.HOLDERS`, where this QEMU has the fields that
+it rests on.  What a QEMU lacks switches off the holders that need it and nothing else,
+and is told as not searched for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..references import HOLDERS, Around, Holder, OfListener, OfType, Variable
+from ..references.record import fields_of, parse, ways_of
+from ..snapshot import FieldReference, Listener, Obj, Unsearched
+from ..target.image import Unreadable
+from .context import Context
+from .ram import RamMap
+from .readers import READERS
+from .scan import find_words
+from .shapes import SHAPES
+from .ways import Found, follow
+
+__all__ = ["missing", "read_declared", "unsearched"]
+
+# For an irq it matters whether anything in memory points to it at all.
+_POINTED = "irq"
+
+
+def read_declared(
+    context: Context, objects: Mapping[int, Obj], listeners: Mapping[int, Listener]
+) -> Iterator[FieldReference]:
+    """Yield the references of all declared holders that this QEMU was searched for."""
+    ram = RamMap(context)
+    usable = [holder for holder in HOLDERS if not missing(context, holder)]
+    of_type: dict[str, list[Holder]] = {}
+    around = []
+    for holder in usable:
+        start = holder.start
+        if isinstance(start, OfType):
+            of_type.setdefault(start.type, []).append(holder)
+        elif isinstance(start, Around):
+            around.append(holder)
+        elif isinstance(start, OfListener):
+            yield from _of_listeners(context, objects, ram, holder, start, listeners)
+        elif isinstance(start, Variable):
+            yield from _variables(context, objects, holder, start)
+        else:
+            found = READERS[start.name](context, objects, ram)
+            yield from _believed(context, objects, ram, holder, found)
+    yield from _of_types(context, objects, ram, of_type)
+    yield from _around(context, objects, around)
+
+
+def missing(context: Context, holder: Holder) -> str:
+    """Say which field a holder rests on and this layout lacks, empty when it has all."""
+    layout = context.layout
+    for struct, names, needed in fields_of(holder):
+        if not needed:
+            continue
+        if struct not in layout.structs:
+            return struct
+        if names and not any(layout.has(struct, name) for name in names):
+            return f"{struct}.{names[0]}"
+    if isinstance(holder.start, OfType):
+        struct = parse(ways_of(holder.way)[0])[0].struct
+        if not _fits(context, holder.start.type, struct):
+            return f"a {struct} of the size of a {holder.start.type}"
+    return ""
+
+
+def _fits(context: Context, type_name: str, struct: str) -> bool:
+    """Whether the type, or one it derives from, has instances of the structure's size.
+
+    A layout from another configuration of the same source may differ in this
+    structure alone.
+    """
+    size = context.layout.size(struct)
+    return any(context.types[name].size == size for name in context.chain(type_name))
+
+
+def unsearched(context: Context, complete: bool) -> Iterator[Unsearched]:
+    """Yield what this QEMU was not searched for, and why.
+
+    :param complete: whether the layout is this very program's own debug information, so
+        that it has all structures that the program has.
+    """
+    there = {
+        holder.either
+        for holder in HOLDERS
+        if holder.either and _possible(context, holder) and not missing(context, holder)
+    }
+    for holder in HOLDERS:
+        # A variable without a name is a rule's matter.
+        if holder.either in there or isinstance(holder.start, Variable):
+            continue
+        lacking = missing(context, holder)
+        if not lacking or not _possible(context, holder):
+            continue
+        struct, _, field = lacking.partition(".")
+        absent = complete and not field and " " not in struct
+        why = f"this QEMU has no {lacking}" if absent else f"the layout lacks {lacking}"
+        start = holder.start.type if isinstance(holder.start, OfType) else ""
+        what = ways_of(holder.way)[0] if holder.way else holder.needs.split()[-1].rstrip("?")
+        yield Unsearched(holder.kind, what, start, holder.target, why, absent)
+
+
+def _possible(context: Context, holder: Holder) -> bool:
+    """Whether this QEMU has the QOM types that a holder connects."""
+    start = holder.start
+    if isinstance(start, OfType) and start.type not in context.types:
+        return False
+    return holder.target in ("ram", "view", "object") or holder.target in context.types
+
+
+def _of_types(
+    context: Context, objects: Mapping[int, Obj], ram: RamMap, rows: Mapping[str, list[Holder]]
+) -> Iterator[FieldReference]:
+    of_type: dict[str, Sequence[tuple[Holder, str, str]]] = {}
+    for address, obj in objects.items():
+        if obj.type not in of_type:
+            of_type[obj.type] = [
+                (holder, way, holder.when)
+                for name in rows
+                if context.is_a(obj.type, name)
+                for holder in rows[name]
+                for way in ways_of(holder.way)
+            ]
+        for holder, way, when in of_type[obj.type]:
+            try:
+                if when and not any(True for _ in follow(context, address, when)):
+                    continue
+                found = follow(context, address, way)
+                yield from _believed(context, objects, ram, holder, found)
+            except Unreadable as error:
+                context.note(address, f"{way} cannot be read at {error.args[0]:#x}")
+
+
+def _of_listeners(
+    context: Context,
+    objects: Mapping[int, Obj],
+    ram: RamMap,
+    holder: Holder,
+    start: OfListener,
+    listeners: Mapping[int, Listener],
+) -> Iterator[FieldReference]:
+    struct, _, field = start.field.partition(".")
+    for listener in listeners.values():
+        if listener.name != start.name:
+            continue
+        address = listener.address - context.layout.offset(struct, field)
+        for way in ways_of(holder.way):
+            try:
+                found = follow(context, address, way)
+                yield from _believed(context, objects, ram, holder, found)
+            except Unreadable as error:
+                context.note(address, f"{way} cannot be read at {error.args[0]:#x}")
+
+
+def _variables(
+    context: Context, objects: Mapping[int, Obj], holder: Holder, start: Variable
+) -> Iterator[FieldReference]:
+    for variable in context.statics.symbols.get(start.name, ()):
+        # The object is the variable itself, or the variable points to it.
+        try:
+            target = variable if variable in objects else context.image.u64(variable)
+        except Unreadable:
+            continue
+        obj = objects.get(target)
+        if obj is not None and context.is_a(obj.type, holder.target):
+            yield FieldReference(holder.kind, 0, start.name, target)
+
+
+def _believed(
+    context: Context,
+    objects: Mapping[int, Obj],
+    ram: RamMap,
+    holder: Holder,
+    found: Iterator[Found],
+) -> Iterator[FieldReference]:
+    """Yield what points to what the holder says."""
+    presumed = _presumed(context, holder)
+    for hit in found:
+        target = hit.value
+        if holder.target == "ram":
+            target = ram.region(target)
+            if not target:
+                continue
+        elif holder.target != "view":
+            obj = objects.get(target)
+            if obj is None or not context.is_a(obj.type, holder.target):
+                continue
+        yield FieldReference(holder.kind, hit.holder, hit.field, target, holder.unsure, presumed)
+
+
+def _presumed(context: Context, holder: Holder) -> str:
+    """Answer a holder's question as long as there is no evidence: ``yes``, ``no`` or empty."""
+    if not holder.mark:
+        return ""
+    struct, _, field = holder.mark.lstrip("!").partition(".")
+    return "yes" if context.layout.has(struct, field) != holder.mark.startswith("!") else "no"
+
+
+def _around(
+    context: Context, objects: Mapping[int, Obj], holders: Sequence[Holder]
+) -> Iterator[FieldReference]:
+    """Yield what is found around pointers to its targets.
+
+    For irqs, one word that points to each is a reference of the kind ``pointed``.
+    """
+    targets = {holder.target for holder in holders} | {_POINTED}
+    wanted = {
+        address
+        for address, obj in objects.items()
+        if not targets.isdisjoint(context.chain(obj.type))
+    }
+    fitting: dict[str, list[Holder]] = {}
+    pointed: set[int] = set()
+    for word, target in find_words(context.image, wanted, context.known.targets):
+        kind = objects[target].type
+        if kind == _POINTED:
+            if target not in pointed:
+                pointed.add(target)
+                yield FieldReference("pointed", word, "", target)
+            continue
+        if kind not in fitting:
+            fitting[kind] = [holder for holder in holders if context.is_a(kind, holder.target)]
+        for holder in fitting[kind]:
+            try:
+                start = _structure(context, objects, holder, holders, word)
+            except Unreadable:
+                continue
+            if start:
+                question, presumed = holder.unsure, _presumed(context, holder)
+                yield FieldReference(holder.kind, start, holder.way, target, question, presumed)
+
+
+def _structure(
+    context: Context,
+    objects: Mapping[int, Obj],
+    holder: Holder,
+    holders: Sequence[Holder],
+    word: int,
+) -> int:
+    """Return where the structure around a pointer begins, 0 when there is none."""
+    shape = holder.start
+    assert isinstance(shape, Around)
+    layout = context.layout
+    struct, _, field = holder.way.partition(".")
+    start = word - layout.offset(struct, field)
+    if not SHAPES[shape.shape](context, start, struct, shape.link):
+        return 0
+    # All its fields that point to objects do, or are NULL.
+    for other in holders:
+        name, _, member = other.way.partition(".")
+        if name != struct:
+            continue
+        target = context.image.u64(start + layout.offset(struct, member))
+        obj = objects.get(target)
+        if target and (obj is None or not context.is_a(obj.type, other.target)):
+            return 0
+    return start
