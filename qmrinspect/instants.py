@@ -12,7 +12,7 @@ Copied after the stop, not before: what was born before the stop and lives on is
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Callable, NamedTuple, TypeVar
 
 from .errors import LayoutError, NotStopping, ReadingError
@@ -28,6 +28,7 @@ from .walk.quiet import Signs, signs
 __all__ = ["ATTEMPTS", "GRACE_S", "PAUSE_S", "Instants", "added", "patiently"]
 
 T = TypeVar("T")
+Taken = tuple[Snapshot, Context]
 
 # A busy VM is between two references often, but never for long.
 ATTEMPTS = 8
@@ -38,6 +39,10 @@ GRACE_S = 0.1
 _ROUNDS = 3
 # A page that so many readings did without is not read any more.
 _AGE_MAX = 4
+# Fewer pages are read at once as fast; and so many readings after a proof that failed, and at
+# first, when nothing is known of what changes, all are.
+_HOT_MIN = 512
+_DISTRUST = 2
 # Pages that are read though nobody needs them, to have fewer ranges.
 _BETWEEN = 2
 
@@ -54,6 +59,9 @@ class Instants:
         self._needed: dict[int, int] = {}  # page number to the last reading that needed it
         self._readings = 0
         self._signs: Signs | None = None
+        self._changing: set[int] = set()  # pages that were seen to differ between readings
+        self._always: set[int] = set()  # pages of the signs
+        self._distrust = _DISTRUST  # readings that do without a proof
         self._last: _Walked | None = None
 
     def look(self) -> Snapshot:
@@ -70,7 +78,7 @@ class Instants:
         self._learn(walked, _needs(walked))
         return walked.snapshot
 
-    def read(self, spent: list[Capture]) -> tuple[Snapshot, Context] | None:
+    def read(self, spent: list[Capture]) -> Taken | None:
         """Take a snapshot of one instant; None when that needs a stop for all memory.
 
         :param spent: what earlier stops cost; those of this reading are added.
@@ -80,19 +88,24 @@ class Instants:
         if self._signs is None:
             return None
         wanted = self._wanted()
+        taken = self._hot(wanted, spent)
+        return taken if taken is not None else self._pages(wanted, spent)
+
+    def _pages(self, wanted: set[int], spent: list[Capture]) -> Taken | None:
+        """Stop for all pages that are wanted, and those that turn out to be."""
         rounds = 0
         while rounds < _ROUNDS:
             last = len(spent) >= ATTEMPTS - 1 + rounds
             begin = time.perf_counter_ns()
-            frozen = self._freeze(wanted, not last)
+            frozen = self._freeze(self._ranges(wanted), not last)
             if not frozen.quiet:
-                spent.append(_cost(frozen, None, begin))
+                spent.append(_cost(frozen, None, begin, "pages"))
                 time.sleep(PAUSE_S * len(spent))
                 continue
             rounds += 1
             copy = self._target.copy(self._choose)
             image = copy.patched(frozen, self._target.peek)
-            spent.append(_cost(frozen, copy, begin))
+            spent.append(_cost(frozen, copy, begin, "pages"))
             try:
                 walked = self._walk(image, added(spent))
             except (ReadingError, LayoutError):
@@ -106,9 +119,50 @@ class Instants:
             # What cannot be read stays unread.
             missing = (image.given - frozen.pages()) | (needs - wanted)
             if not missing:
-                self._learn(walked, needs)
-                return walked.snapshot, walked.context
+                return self._learn(walked, needs)
             wanted |= missing
+        return None
+
+    def _hot(self, wanted: set[int], spent: list[Capture]) -> Taken | None:
+        """Stop for the pages that change; all others are the same before and after.
+
+        :param wanted: what turns out to be wanted as well is added.
+        :return: None where that cannot be shown, or is not worth it.
+        """
+        hot = self._changing & wanted
+        if self._distrust or len(wanted) < _HOT_MIN or 2 * len(hot) > len(wanted):
+            self._distrust = max(0, self._distrust - 1)
+            return None
+        hot |= self._always
+        before = self._ranges(wanted)
+        begin = time.perf_counter_ns()
+        glance = self._target.glance(before)
+        frozen = self._freeze(self._ranges(hot), True)
+        while not frozen.quiet and len(spent) < ATTEMPTS - 2:
+            spent.append(_cost(frozen, None, begin, "hot"))
+            time.sleep(PAUSE_S * len(spent))
+            begin = time.perf_counter_ns()
+            glance = self._target.glance(before)
+            frozen = self._freeze(self._ranges(hot), True)
+        if not frozen.quiet:
+            spent.append(_cost(frozen, None, begin, "hot"))
+            return None
+        copy = self._target.copy(self._choose)
+        changed = glance.differing(Image(copy.segments), before) - frozen.pages()
+        spent.append(_cost(frozen, copy, begin, "hot"))
+        if not changed.isdisjoint(wanted):
+            self._changing |= changed
+            self._distrust = _DISTRUST
+            return None
+        image = copy.patched(frozen, self._target.peek)
+        try:
+            walked = self._walk(image, added(spent))
+        except (ReadingError, LayoutError):
+            return None
+        needs = _needs(walked)
+        if needs <= wanted | frozen.pages():
+            return self._learn(walked, needs)
+        wanted |= needs
         return None
 
     def learn(self, image: Image, snapshot: Snapshot, context: Context) -> None:
@@ -121,8 +175,7 @@ class Instants:
         """What a walk may build upon."""
         return self._known
 
-    def _freeze(self, wanted: set[int], quiet: bool) -> Frozen:
-        ranges = self._ranges(wanted)
+    def _freeze(self, ranges: Ranges, quiet: bool) -> Frozen:
         ask = self._signs.quiet if quiet and self._signs is not None else None
         return patiently(lambda: self._target.freeze(ranges, ask))
 
@@ -154,11 +207,17 @@ class Instants:
         self._needed = {page: n for page, n in self._needed.items() if n > oldest}
         return set(self._needed)
 
-    def _learn(self, walked: _Walked, needs: Iterable[int]) -> None:
+    def _learn(self, walked: _Walked, needs: set[int]) -> Taken:
+        if self._last is not None and walked.image is not self._last.image:
+            both = merged(sorted(needs & self._needed.keys()))
+            self._changing |= walked.image.differing(self._last.image, both)
         self._readings += 1
         self._needed.update(dict.fromkeys(needs, self._readings))
         self._last = walked
-        self._signs = self._signs or signs(walked.context)
+        if self._signs is None:
+            self._signs = signs(walked.context)
+            self._always = {address // PAGE for address in self._signs.addresses()}
+        return walked.snapshot, walked.context
 
 
 class _Walked(NamedTuple):
@@ -182,14 +241,14 @@ def _needs(walked: _Walked) -> set[int]:
     return image.given | image.missing | lost
 
 
-def _cost(frozen: Frozen, copy: Copy | None, begin: int) -> Capture:
+def _cost(frozen: Frozen, copy: Copy | None, begin: int, way: str) -> Capture:
     size = sum(len(data) for _, data in frozen.segments)
     reads, held = frozen.reads, size
     if copy is not None:
         reads += copy.reads
         held = max(size, sum(len(data) for _, data in copy.segments))
     wall_us = (time.perf_counter_ns() - begin) // 1000
-    return Capture(frozen.stop_us, wall_us, reads, held, 0, frozen.quiet, "pages", 1, size // PAGE)
+    return Capture(frozen.stop_us, wall_us, reads, held, 0, frozen.quiet, way, 1, size // PAGE)
 
 
 def added(spent: Sequence[Capture]) -> Capture:

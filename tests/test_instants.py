@@ -66,6 +66,12 @@ class Running(FakeTarget):
         self.stops.append(numbers((a, len(d)) for a, d in segments))
         return Frozen(segments, 10, 1, True)
 
+    def glance(self, ranges: Ranges) -> Image:
+        """Read without a stop."""
+        self._decoding = False
+        self._go()
+        return Image(self._pieces(ranges))
+
     def copy(self, choose: Choose) -> Copy:
         """Read all of the state after that."""
         self._decoding = False
@@ -110,7 +116,10 @@ def changes(machine: FakeMachine, seed: int) -> Iterator[FakeTarget]:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_every_reading_is_of_the_instant_of_its_last_stop(seed: int) -> None:
+def test_every_reading_is_of_the_instant_of_its_last_stop(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qmrinspect.instants._HOT_MIN", 1)
     machine = FakeMachine()
     target = Running(changes(machine, seed))
     reader = Reader(target, [machine.layout])
@@ -120,6 +129,36 @@ def test_every_reading_is_of_the_instant_of_its_last_stop(seed: int) -> None:
         same(snapshot, target.frozen, machine)
         ways.add(snapshot.capture.way)
     assert "pages" in ways
+
+
+def test_only_what_changes_is_read_in_the_stop_when_the_rest_is_proved_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("qmrinspect.instants._HOT_MIN", 1)
+    machine = FakeMachine()
+    first = machine.build()
+    at_ref = first.field("Object", "ref", machine.nic.address)
+    counts = [first.corrupt(at_ref, n.to_bytes(4, "little")) for n in range(5, 15)]
+    target = Running(iter([first]))
+    reader = Reader(target, [machine.layout])
+    for state in counts[:2]:
+        target._states = iter([state])
+        assert reader.read().capture.way == "pages"
+    # Between the three looks of a reading the count goes on: it is hot, and read in the stop.
+    target._states = iter(counts[2:5])
+    snapshot = reader.read()
+    assert snapshot.capture.way == "hot" and snapshot.capture.stops == 1
+    assert 0 < snapshot.capture.pages < len(target.stops[-2]) // 2
+    assert snapshot.objects[machine.nic.address].ref == 8
+    same(snapshot, target.frozen, machine)
+    # What was never seen to change does so now: the proof fails, and all pages are read.
+    other = first.field("Object", "ref", machine.pci.address)
+    late = [counts[5].corrupt(other, n.to_bytes(4, "little")) for n in range(30, 35)]
+    assert machine.pci.address // PAGE != machine.nic.address // PAGE
+    target._states = iter(late)
+    snapshot = reader.read()
+    assert (snapshot.capture.way, snapshot.capture.stops) == ("pages", 2)
+    same(snapshot, target.frozen, machine)
 
 
 def test_a_vm_at_rest_is_stopped_once_for_what_the_walk_reads() -> None:

@@ -32,7 +32,7 @@ _U16 = struct.Struct("<H")
 
 PAGE = 4096
 _ZEROS = bytes(PAGE)
-_PIECE = 1 << 18  # compared at once
+_PIECE = 1 << 16  # compared at once
 #: (address, size) pairs.
 Ranges = list[tuple[int, int]]
 #: Reads memory of a target: address and size to exactly these bytes, None where there are none.
@@ -115,17 +115,43 @@ class Image:
 
     def same(self, other: Image) -> bool:
         """Whether another image of the same process holds the same bytes in the same places."""
-        mine, theirs = self._segments, other._segments
+        ranges = [(start, len(data)) for start, data in self._segments]
         return (
-            self._starts == other._starts
+            ranges == [(start, len(data)) for start, data in other._segments]
             and self._absent == other._absent
-            and all(len(a) == len(b) for (_, a), (_, b) in zip(mine, theirs))
-            and all(
-                bytes(a[at : at + _PIECE]) == bytes(b[at : at + _PIECE])
-                for (_, a), (_, b) in zip(mine, theirs)
-                for at in range(0, len(a), _PIECE)
-            )
+            and next(self._unlike(other, ranges), None) is None
         )
+
+    def differing(self, other: Image, ranges: Ranges) -> set[int]:
+        """Return the numbers of the pages in some ranges that another image has otherwise.
+
+        What only one of the two holds differs, what neither holds does not.
+        """
+        out: set[int] = set()
+        for start, size in self._unlike(other, ranges):
+            for page in range(start // PAGE, (start + size) // PAGE):
+                if self._bytes(page * PAGE, PAGE) != other._bytes(page * PAGE, PAGE):
+                    out.add(page)
+        return out
+
+    def _unlike(self, other: Image, ranges: Ranges) -> Iterator[tuple[int, int]]:
+        """Yield pieces of ranges that are not alike, or may not be."""
+        for start, size in ranges:
+            for at in range(start, start + size, _PIECE):
+                part = min(_PIECE, start + size - at)
+                mine = self._bytes(at, part)
+                if mine is None or mine != other._bytes(at, part):
+                    yield at, part
+
+    def _bytes(self, address: int, size: int) -> bytes | None:
+        """Return what one segment holds, and take no note of it."""
+        i = bisect_right(self._starts, address) - 1
+        if i < 0:
+            return None
+        start, data = self._segments[i]
+        if address + size > start + len(data):
+            return None
+        return bytes(data[address - start : address - start + size])
 
     def holds(self, page: int) -> bool:
         """Whether the page of that number was captured."""

@@ -106,6 +106,9 @@ class Stoppable(Target, Protocol):
         :raises NotStopping: when it does not stop; it runs on.
         """
 
+    def glance(self, ranges: Ranges) -> Image:
+        """Read without a stop; what comes back holds until the next glance."""
+
     def copy(self, choose: Choose) -> Copy:
         """Copy memory without a stop, but for what is free or was never touched.
 

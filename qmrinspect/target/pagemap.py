@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 
 from .image import PAGE, Ranges
 
-__all__ = ["common", "touched", "without"]
+__all__ = ["touched", "without"]
 
 # include/uapi/linux/fs.h
 _PAGEMAP_SCAN = 0xC0606610
@@ -95,7 +95,8 @@ def _scanned(pagemap: int, ranges: Ranges) -> Iterator[tuple[int, int]]:
                 raise OSError(code, os.strerror(code))
             for row in found[:count]:
                 yield row.start, row.end - row.start
-            at = arg.walk_end
+            # Where the vector was too short the walk's end may lie before what was found last.
+            at = max(arg.walk_end, found[count - 1].end if count else 0, at + PAGE)
 
 
 def _looked_up(pagemap: int, start: int, size: int) -> Iterator[tuple[int, int]]:
@@ -140,8 +141,3 @@ def without(ranges: Iterable[tuple[int, int]], holes: Iterable[tuple[int, int]])
         if at < end:
             out.append((at, end - at))
     return out
-
-
-def common(ranges: Ranges, others: Ranges) -> Ranges:
-    """Return what is in both; the arguments are as those of :func:`without`."""
-    return without(ranges, without(ranges, others))

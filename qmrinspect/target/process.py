@@ -93,7 +93,7 @@ class Process:
                 f"process {pid} has no program to read", "it is a kernel thread or has ended"
             ) from None
         self._malloc = Malloc()
-        self._buffer: Buffer | None = None
+        self._buffers: dict[str, Buffer] = {}
         # Link-time addresses of a position-independent program start at zero.
         self._base = self._find_base()
 
@@ -185,10 +185,7 @@ class Process:
 
     def freeze(self, ranges: Ranges, quiet: Callable[[Peek], bool] | None = None) -> Frozen:
         """See :class:`~qmrinspect.target.instant.Stoppable`."""
-        total = sum(size for _, size in ranges)
-        if self._buffer is None or self._buffer.size < total:
-            self._buffer = Buffer(total + total // _SLACK)
-        reader = BatchReader(self.pid, ranges, self._buffer)
+        buffer, reader = self._prepared("stop", ranges)
         done: list[tuple[int, int, int]] = []
         stopped = Stopped(self.pid)
         with undisturbed():
@@ -199,9 +196,23 @@ class Process:
                     done = reader.run()
             finally:
                 stop_us = stopped.resume()
-        view = memoryview(self._buffer.memory).toreadonly()
+        view = memoryview(buffer.memory).toreadonly()
         segments = [(start, view[at : at + size]) for start, at, size in done]
         return Frozen(segments, stop_us, reader.calls, settled)
+
+    def glance(self, ranges: Ranges) -> Image:
+        """See :class:`~qmrinspect.target.instant.Stoppable`."""
+        buffer, reader = self._prepared("glance", ranges)
+        view = memoryview(buffer.memory).toreadonly()
+        return Image((start, view[at : at + size]) for start, at, size in reader.run())
+
+    def _prepared(self, what: str, ranges: Ranges) -> tuple[Buffer, BatchReader]:
+        """Return a buffer whose pages were touched before, and what reads into it."""
+        total = sum(size for _, size in ranges)
+        buffer = self._buffers.get(what)
+        if buffer is None or buffer.size < total:
+            buffer = self._buffers[what] = Buffer(total + total // _SLACK)
+        return buffer, BatchReader(self.pid, ranges, buffer)
 
     def copy(self, choose: Choose) -> Copy:
         """See :class:`~qmrinspect.target.instant.Stoppable`."""
@@ -215,12 +226,11 @@ class Process:
     def _kept(self, choose: Choose) -> _Kept:
         """Leave out what was never touched, what is free, and the largest of too much."""
         mappings = self.mappings()
-        ranges = choose(mappings)
-        present = touched(self.pid, ranges)
+        ranges = without(choose(mappings), self._malloc.free(self.peek, mappings))
+        kept = touched(self.pid, ranges)
         # What a file holds is no zeros where it was not touched.
         files = [(m.start, m.end - m.start) for m in mappings if m.path.startswith("/")]
-        absent = without(without(ranges, present), files)
-        kept = without(present, self._malloc.free(self.peek, mappings))
+        absent = without(without(ranges, kept), files)
         total = sum(size for _, size in kept)
         left_out = 0
         for row in sorted(kept, key=lambda row: row[1], reverse=True):

@@ -52,6 +52,10 @@ class Signs(NamedTuple):
     at_next: int
     data: tuple[int, int]
 
+    def addresses(self) -> tuple[int, ...]:
+        """Return where :meth:`quiet` looks."""
+        return self.zero + (self.queue or ())
+
     def quiet(self, peek: Peek) -> bool:
         """Whether nothing speaks against it, in memory as it is at this moment."""
         if any(_peeked(peek, address, 4) for address in self.zero):
