@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ..errors import LayoutError
 from ..target.elf import ElfFile
 from .model import Layout, from_json
 
-__all__ = ["from_program", "has_debug_info", "instance_structs"]
+__all__ = ["debug_file", "from_program", "has_debug_info", "instance_structs", "lines"]
 
 _TIMEOUT_S = 300
 _DEBUG_DIRECTORY = Path("/usr/lib/debug/.build-id")
@@ -29,8 +30,14 @@ def has_debug_info(elf: ElfFile) -> bool:
     """Whether it is worth asking GDB: DWARF in the file, beside it, or on a server."""
     if elf.has_section(".debug_info") or os.environ.get("DEBUGINFOD_URLS"):
         return True
+    return debug_file(elf) is not None
+
+
+def debug_file(elf: ElfFile) -> Path | None:
+    """Return the file beside a stripped one that has its debug information, None for none."""
     build_id = elf.build_id()
-    return bool(build_id) and (_DEBUG_DIRECTORY / build_id[:2] / f"{build_id[2:]}.debug").exists()
+    path = _DEBUG_DIRECTORY / build_id[:2] / f"{build_id[2:]}.debug"
+    return path if build_id and path.exists() else None
 
 
 def from_program(path: str, build_id: str, version: str) -> Layout:
@@ -59,7 +66,18 @@ def instance_structs(path: str) -> dict[str, Any]:
     return _ask_gdb(path, "dump_instance_structs")
 
 
-def _ask_gdb(path: str, function: str) -> dict[str, Any]:
+def lines(path: str, addresses: Sequence[int]) -> dict[str, Any]:
+    """Let GDB name the source of addresses.
+
+    :param path: where the program can be opened.
+    :param addresses: link-time.
+    :return: by address: function, file, line; what GDB does not know is left out.
+    :raises LayoutError: when there is no GDB, or no debug information.
+    """
+    return _ask_gdb(path, "dump_lines", list(addresses))
+
+
+def _ask_gdb(path: str, function: str, *arguments: object) -> dict[str, Any]:
     """Have GDB open a program and run a function of the GDB front that writes JSON."""
     gdb = shutil.which("gdb")
     if gdb is None:
@@ -69,7 +87,8 @@ def _ask_gdb(path: str, function: str) -> dict[str, Any]:
         out = Path(directory) / "out.json"
         script = (
             f"import sys; sys.path.insert(0, {package!r}); "
-            f"from qmrinspect.fronts.gdb import structs; structs.{function}({str(out)!r})"
+            f"from qmrinspect.fronts.gdb import structs; "
+            f"structs.{function}({', '.join(map(repr, (str(out), *arguments)))})"
         )
         command = [gdb, "-nx", "-batch", "-iex", "set auto-load no", "-ex", f"python {script}"]
         try:

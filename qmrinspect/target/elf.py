@@ -26,6 +26,7 @@ PT_LOAD, PT_NOTE = 1, 4
 ET_CORE = 4
 _SHT_SYMTAB, _SHT_NOTE, _SHT_DYNSYM = 2, 7, 11
 _NT_GNU_BUILD_ID = 3
+_STT_OBJECT, _STT_FUNC = 1, 2
 
 
 class ElfSegment(NamedTuple):
@@ -66,7 +67,7 @@ class ElfFile:
                 "qmr reads QEMU on 64-bit little-endian hosts only",
             )
         header = _EHDR.unpack_from(data)
-        self.type, self.entry = header[1], header[4]
+        self.type, self.machine, self.entry = header[1], header[2], header[4]
         phoff, shoff = header[5], header[6]
         phentsize, phnum, shentsize, shnum = header[9], header[10], header[11], header[12]
         if phnum == 0xFFFF and shoff + _SHDR.size <= len(data):  # PN_XNUM: the count is in sh_info
@@ -171,10 +172,17 @@ class ElfFile:
 
     def objects(self) -> list[tuple[int, int, str]]:
         """Return every data symbol as (link-time address, size in bytes, name), sorted."""
+        return self._typed(_STT_OBJECT)
+
+    def functions(self) -> list[tuple[int, int, str]]:
+        """Return every function symbol as :meth:`objects` does."""
+        return self._typed(_STT_FUNC)
+
+    def _typed(self, kind: int) -> list[tuple[int, int, str]]:
         rows: set[tuple[int, int, str]] = set()
         for section, strings in self._tables(full=True):
             for st_name, info, _other, shndx, value, size in self._rows(section):
-                if info & 15 == 1 and shndx and size:
+                if info & 15 == kind and shndx and size:
                     end = strings.find(b"\0", st_name)
                     rows.add((value, size, strings[st_name:end].decode("latin-1")))
         return sorted(rows)

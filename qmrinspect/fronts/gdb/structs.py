@@ -17,6 +17,7 @@ from ...layout.schema import SCHEMA
 __all__ = [
     "dump_instance_structs",
     "dump_layout",
+    "dump_lines",
     "dwarf_layout",
     "dwarf_structs",
     "instance_structs",
@@ -118,6 +119,21 @@ def dump_instance_structs(path: str) -> None:
     """Write what :func:`instance_structs` finds in the program that this GDB has open."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump(instance_structs(), file)
+
+
+def dump_lines(path: str, addresses: list[int]) -> None:
+    """Write function, file and line of addresses in the program that this GDB has open."""
+    out: dict[str, tuple[str, str, int]] = {}
+    for address in addresses:
+        block = gdb.block_for_pc(address)
+        while block is not None and block.function is None:
+            block = block.superblock
+        found = gdb.find_pc_line(address)
+        if block is not None and block.function is not None:
+            file = found.symtab.fullname() if found.symtab is not None else ""
+            out[str(address)] = (block.function.name, file, found.line)
+    with open(path, "w", encoding="utf-8") as file_out:
+        json.dump(out, file_out)
 
 
 def dump_layout(path: str) -> None:

@@ -1,0 +1,111 @@
+"""Source lines
+------------
+
+Functions, files and lines of addresses, where there is debug information: binutils'
+addr2line reads it where it is at hand, GDB where a server has it (debuginfod).
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from ..errors import LayoutError
+from ..layout import dwarf
+from ..target.elf import ElfFile
+
+__all__ = ["Line", "find_lines", "parse_addr2line", "relative", "source_root"]
+
+_TIMEOUT_S = 120
+_PLACE = re.compile(r"^(.*):(\d+)(?: \(discriminator \d+\))?$")
+
+
+class Line(NamedTuple):
+    """A place in the source; ``file`` is empty and ``line`` 0 when only the function is known."""
+
+    function: str
+    file: str
+    line: int
+
+
+def find_lines(elf: ElfFile, file: str, addresses: Iterable[int]) -> dict[int, list[Line]]:
+    """Return the source of link-time addresses, inlined functions innermost first.
+
+    What has no debug information, or no program to read it, is left out.
+
+    :param file: where the program can be opened.
+    """
+    wanted = sorted(set(addresses))
+    if not wanted or not dwarf.has_debug_info(elf):
+        return {}
+    beside = dwarf.debug_file(elf)
+    if elf.has_section(".debug_info") or beside is not None:
+        tool = shutil.which("addr2line")
+        if tool is not None:
+            return _by_addr2line(tool, str(beside or file), wanted)
+    try:
+        return _by_gdb(file, wanted)
+    except LayoutError:
+        return {}
+
+
+def _by_addr2line(tool: str, file: str, addresses: Sequence[int]) -> dict[int, list[Line]]:
+    try:
+        done = subprocess.run(
+            [tool, "-a", "-f", "-i", "-e", file],
+            input="".join(f"{address:#x}\n" for address in addresses),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return parse_addr2line(done.stdout)
+
+
+def parse_addr2line(text: str) -> dict[int, list[Line]]:
+    """Read what ``addr2line -a -f -i`` prints."""
+    out: dict[int, list[Line]] = {}
+    at, function = 0, ""
+    for row in text.splitlines():
+        if row.startswith("0x") and ":" not in row:
+            at, function = int(row, 16), ""
+        elif not function:
+            function = row
+        else:
+            match = _PLACE.match(row)
+            file, line = (match.group(1), int(match.group(2))) if match else ("", 0)
+            if function != "??":
+                known = posixpath.normpath(file) if file not in ("", "??") else ""
+                out.setdefault(at, []).append(Line(function, known, line if known else 0))
+            function = ""
+    return out
+
+
+def _by_gdb(file: str, addresses: Sequence[int]) -> dict[int, list[Line]]:
+    found = dwarf.lines(file, addresses)
+    return {
+        int(address): [Line(function, posixpath.normpath(name) if name else "", line)]
+        for address, (function, name, line) in found.items()
+    }
+
+
+def relative(file: str, root: str) -> str:
+    """Return a source file's path from the root of the source tree."""
+    return file[len(root) + 1 :] if root and file.startswith(root + "/") else file
+
+
+def source_root(places: Mapping[int, list[Line]], known: str) -> str:
+    """Return the root of the source tree, from a file whose path in it is known."""
+    for lines in places.values():
+        for line in lines:
+            if line.file.endswith("/" + known):
+                return os.path.dirname(line.file[: -len(known)])
+    return ""

@@ -1,0 +1,292 @@
+"""Recording
+---------
+
+Keeps every change of a count, and the stacks of those that matter, while the VM runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Callable, NamedTuple
+
+from ..layout import Layout
+from ..target.image import Target
+from .arch import Arch, arch_of
+from .code import Code
+from .perf import Probe, Sample, Tracer
+from .refusal import TooManyProbes
+from .sites import Site, new_sites, sites_of
+
+__all__ = ["Event", "Recorder", "Recording"]
+
+# A sample is in its ring when so much time has gone by since it was taken.
+_SETTLED_NS = 3_000_000
+_POLL_MS = 20
+# How long, and how many bytes, what came out of the rings may wait to be read.
+_UNREAD_NS, _UNREAD_MAX = 100_000_000, 128 << 20
+_NICE = -10
+# What all stacks together may take; later ones are not kept, which is told.
+_STACKS_MAX = 512 << 20
+
+
+class Event(NamedTuple):
+    """One change of an object's count.
+
+    :param time: CLOCK_MONOTONIC, nanoseconds.
+    :param by: what was added: 1, -1; 0 for a write that is known only by what it hit.
+    :param old: the count before, None when the processor did not say.
+    :param site: the instruction, as an index into :attr:`Recording.sites`, -1 for another one.
+    :param registers: empty, and ``stack`` too, where the stack was not kept.
+    """
+
+    time: int
+    tid: int
+    object: int
+    by: int
+    old: int | None
+    site: int
+    registers: tuple[int, ...]
+    stack: bytes
+
+
+class Recording(NamedTuple):
+    """What was recorded.
+
+    :param events: by object, in order of time: of those that were asked for, or of those
+        that were born meanwhile and live.
+    :param older: other objects whose count changed, which were born before.
+    :param lost: events that the kernel could not deliver.
+    :param lost_told: whether the kernel counts all of them.
+    :param method: ``execution``, ``write`` or ``uprobe``: what was watched.
+    :param unwatched: instructions that may change a count and were not watched.
+    :param begin: when it began, and ``end``, as :attr:`Event.time`.
+    """
+
+    sites: Sequence[Site]
+    events: Mapping[int, Sequence[Event]]
+    older: Collection[int]
+    lost: int
+    lost_told: bool
+    method: str
+    unwatched: Sequence[Site]
+    begin: int
+    end: int
+
+
+class Recorder:
+    """Records from :meth:`start` to :meth:`stop`; a thread of its own reads the rings.
+
+    :param target: the process; it is only looked at.
+    :param layout: of its structures.
+    :param only: the objects to follow; all that are born while it records by default.
+    :param tell: is given the events of ``only`` as they come, in order.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        layout: Layout,
+        only: Collection[int] = (),
+        tell: Callable[[list[Event]], None] | None = None,
+    ) -> None:
+        self.arch: Arch = arch_of(target.elf())
+        self.code = Code(target)
+        self._target = target
+        self._offset, self._size = layout.structs["Object"].fields["ref"]
+        self._names = list(self.arch.sampled.values())
+        self._flags = self._names.index(self.arch.flags)
+        self._only = frozenset(only)
+        self._tell = tell
+        self.sites: Sequence[Site] = ()
+        self._watched: Sequence[Site] = ()
+        self._tracer: Tracer | None = None
+        self._thread: threading.Thread | None = None
+        self._ending = threading.Event()
+        self._failed: BaseException | None = None
+        self._method = ""
+        self._forget()
+
+    def _forget(self) -> None:
+        self._pending: list[Sample] = []
+        self._events: dict[int, list[Event]] = {address: [] for address in self._only}
+        self._older: set[int] = set()
+        self._kept = 0
+        self._begin = 0
+
+    def start(self) -> None:
+        """Begin.
+
+        :raises TargetError: the kernel refuses, or no instruction changes a count.
+        """
+        self._forget()
+        self.sites = sites_of(self.code, self._offset, self._size)
+        self._tracer = self._open()
+        self._begin = time.monotonic_ns()
+        self._ending.clear()
+        self._failed = None
+        self._thread = threading.Thread(target=self._read, name="qmr-trace", daemon=True)
+        self._thread.start()
+
+    def _open(self) -> Tracer:
+        """Watch as many of the instructions as there are breakpoints, the sure ones first."""
+        sure = sum(site.write.sure for site in self.sites) or len(self.sites)
+        for count in range(len(self.sites), sure - 1, -1):
+            probes = [Probe(site.watch) for site in self.sites[:count]]
+            try:
+                tracer = Tracer(self._target.pid, self.arch, probes)
+            except TooManyProbes:
+                if count == sure:
+                    raise
+                continue
+            self._watched, self._method = self.sites[:count], "execution"
+            return tracer
+        raise AssertionError
+
+    def stop(self) -> Recording:
+        """End, and return what was recorded.
+
+        :raises TargetError: the reading of the rings failed.
+        """
+        assert self._tracer is not None and self._thread is not None
+        self._ending.set()
+        self._thread.join()
+        end = time.monotonic_ns()
+        try:
+            lost = self._tracer.lost()
+            told = self._tracer.counts_lost
+        finally:
+            self._tracer.close()
+            self._tracer = None
+        if self._failed is not None:
+            raise self._failed
+        later = new_sites(self.code, self._offset, self._size)
+        unwatched = [*self.sites[len(self._watched) :], *later]
+        for events in self._events.values():
+            events.sort(key=lambda event: event.time)
+        return Recording(
+            self._watched,
+            self._events,
+            self._older,
+            lost,
+            told,
+            self._method,
+            unwatched,
+            self._begin,
+            end,
+        )
+
+    def close(self) -> None:
+        """Take the breakpoints away, whatever the state; harmless when repeated."""
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._tracer is not None:
+            self._tracer.close()
+            self._tracer = None
+
+    # The thread ------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:
+            self._failed = error
+
+    def _loop(self) -> None:
+        with contextlib.suppress(OSError):
+            # Who comes late to a full ring loses events; only root may be early.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        assert self._tracer is not None
+        poll = select.poll()
+        for fd in self._tracer.descriptors:
+            poll.register(fd, select.POLLIN)
+        raw: list[bytes] = []
+        read_at = time.monotonic_ns()
+        while True:
+            last = self._ending.is_set()
+            now = time.monotonic_ns()
+            drained = self._tracer.drain()
+            raw += drained
+            # While events come thick and fast the rings go before everything else.
+            if drained and (last or now - read_at < _UNREAD_NS) and _size(raw) < _UNREAD_MAX:
+                poll.poll(1)
+                continue
+            for data in raw:
+                self._pending.extend(self._tracer.samples(data))
+            raw.clear()
+            read_at = time.monotonic_ns()
+            self._take(read_at if last and not drained else now - _SETTLED_NS)
+            if last and not drained:
+                return
+            if not drained:
+                poll.poll(_POLL_MS)
+
+    def _take(self, until: int) -> None:
+        """Take the samples up to an instant, in order: no ring has earlier ones any more."""
+        if not self._pending:
+            return
+        self._pending.sort(key=lambda sample: sample.time)
+        count = len(self._pending)
+        while count and self._pending[count - 1].time > until:
+            count -= 1
+        fresh = [event for s in self._pending[:count] if (event := self._event(s)) is not None]
+        del self._pending[:count]
+        for event in fresh:
+            self._add(event)
+        if self._tell is not None and fresh:
+            told = [event for event in fresh if event.object in self._only]
+            if told:
+                self._tell(told)
+
+    def _event(self, sample: Sample) -> Event | None:
+        write = self._watched[sample.probe].write
+        registers = dict(zip(self._names, sample.registers))
+        change = write.change(registers, bool(registers[self.arch.flags] & self.arch.zero))
+        if change is None:
+            return None
+        return Event(
+            sample.time,
+            sample.tid,
+            write.count_at(registers) - self._offset,
+            change.by,
+            change.old,
+            sample.probe,
+            sample.registers,
+            sample.stack,
+        )
+
+    def _add(self, event: Event) -> None:
+        if self._only:
+            if event.object in self._only:
+                self._events[event.object].append(self._bounded(event))
+            return
+        if event.old == 0 and event.by > 0:
+            # The object that had this place before is no more.
+            self._forget_object(event.object)
+            self._older.discard(event.object)
+            self._events[event.object] = []
+        known = self._events.get(event.object)
+        if known is None:
+            self._older.add(event.object)
+            return
+        known.append(self._bounded(event))
+        if event.old is not None and event.old + event.by == 0:
+            self._forget_object(event.object)
+
+    def _forget_object(self, address: int) -> None:
+        self._kept -= sum(len(event.stack) for event in self._events.pop(address, ()))
+
+    def _bounded(self, event: Event) -> Event:
+        if self._kept > _STACKS_MAX:
+            return event._replace(registers=(), stack=b"")
+        self._kept += len(event.stack)
+        return event
+
+
+def _size(chunks: list[bytes]) -> int:
+    return sum(map(len, chunks))

@@ -1,0 +1,75 @@
+"""Where a process changes counts
+------------------------------
+
+Searches the program, and the modules of QEMU that it has mapped, for instructions that
+change ``Object.ref``.  Where they are is the same for every process of a build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from ..errors import TargetError
+from ..target.elf import ElfFile
+from .code import Code, Module
+from .x86 import Write, find_writes
+
+__all__ = ["Site", "is_qemu_module", "new_sites", "sites_of"]
+
+# The two functions that change a count in QEMU's source; anything else is an inlined copy.
+_FUNCTIONS = ("object_ref", "object_unref")
+# Every module of QEMU exports it, with the build's hash behind it (include/qemu/module.h).
+_STAMP = "qemu_stamp"
+
+
+class Site(NamedTuple):
+    """An instruction that may change a count, in a process.
+
+    :param watch: the address to break at.
+    """
+
+    module: Module
+    write: Write
+    watch: int
+
+
+def is_qemu_module(elf: ElfFile) -> bool:
+    """Whether a shared library is a module of QEMU."""
+    return any(name.startswith(_STAMP) for _, _, name in elf.functions())
+
+
+def sites_of(code: Code, offset: int, size: int) -> list[Site]:
+    """Find every instruction that may change a count, those that surely do first.
+
+    :param offset: of ``Object.ref``, bytes.
+    :param size: of ``Object.ref``, bytes.
+    :raises TargetError: none was found.
+    """
+    program = code.program()
+    out = _in([program, *_modules(code.modules(), program)], offset, size)
+    if not {site.write.operation for site in out}:
+        raise TargetError(
+            f"{program.path} has no instruction that changes a reference count",
+            "the layout does not fit this QEMU (see qmr layout)",
+        )
+    return out
+
+
+def new_sites(code: Code, offset: int, size: int) -> list[Site]:
+    """Find those in modules that were mapped since :class:`Code` last looked."""
+    return _in(_modules(code.refresh(), None), offset, size)
+
+
+def _modules(modules: Iterable[Module], program: Module | None) -> list[Module]:
+    return [m for m in modules if m is not program and is_qemu_module(m.elf)]
+
+
+def _in(modules: Sequence[Module], offset: int, size: int) -> list[Site]:
+    out = []
+    for module in modules:
+        known = [module.exported(name) for name in _FUNCTIONS]
+        for start, code in module.code():
+            for write in find_writes(code, start, offset, size, known):
+                out.append(Site(module, write, write.watch + module.bias))
+    return sorted(out, key=lambda site: not site.write.sure)

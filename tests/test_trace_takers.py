@@ -1,0 +1,168 @@
+"""Who took each reference that a leaked device keeps, as QEMU's source says it.
+
+The devices are plugged and unplugged once on the stock QEMU, which is stripped, and on
+builds with symbols.  ``make soak`` repeats it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from qmrinspect.audit import choose
+from qmrinspect.hotplug.recipes import recipe_for
+from qmrinspect.hotplug.unplug import drivers
+from qmrinspect.hotplug.vm import Vm
+from qmrinspect.hunt import Attached
+from qmrinspect.hunt.cycle import Hunt
+from qmrinspect.index import Index
+from qmrinspect.reading import Reader
+from qmrinspect.target.process import Process
+from qmrinspect.trace.tracing import Trace, Tracing
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Taken(NamedTuple):
+    """What remains, on which type of object, and who took it.
+
+    :param edge: the reference's kind; that of an irq is granted by a rule or unexplained.
+    :param function: the innermost one of the device, or what serves it; nameless ones of a
+        stripped program are passed over.
+    :param file: of a program with symbols.
+    """
+
+    type: str
+    edge: str
+    times: int
+    function: str
+    file: str = ""
+
+
+#: The irq inside a device that is no more (10.0): its memory may be taken for a live one.
+EMBEDDED = ("pci_ich9_ahci_init", "hw/ide/ich.c")
+
+# hw/audio/intel-hda.c intel_hda_realize; hw/display/bochs-display.c bochs_display_realize;
+# hw/usb/hcd-xhci.c usb_xhci_realize, hw/usb/hcd-xhci-pci.c usb_xhci_pci_realize;
+# hw/usb/hcd-uhci.c usb_uhci_common_realize; hw/ide/ahci.c ahci_realize; hw/pci/pci_bridge.c
+# pci_bridge_initfn and pci_bridge_region_init; ui/console.c graphic_console_init.
+
+#: The stock QEMU is stripped, and names of classes what it does not export: class+0x90 of a
+#: device is DeviceClass.realize, class+0xb0 of a PCI device PCIDeviceClass.realize.
+STOCK = {
+    "intel-hda": [Taken("intel-hda", "subregion", 2, "intel-hda-generic:class+0xb0")],
+    "bochs-display": [Taken("bochs-display", "subregion", 3, "bochs-display:class+0xb0")],
+    "qemu-xhci": [
+        Taken("qemu-xhci", "link", 1, "pci-xhci:class+0xb0"),
+        Taken("base-xhci", "child", 1, "pci-xhci:instance_init"),
+        Taken("base-xhci", "subregion", 12, "base-xhci:class+0x90"),
+    ],
+    "piix3-usb-uhci": [Taken("irq", "", 1, "usb_uhci_common_realize")],
+    "ich9-ahci": [Taken("irq", "", 6, "ahci_realize")],
+    "i82801b11-bridge": [Taken("i82801b11-bridge", "subregion", 3, "pci_bridge_initfn")],
+    "qxl": [Taken("qxl", "link", 1, "graphic_console_init")],
+}
+_BOCHS = "hw/display/bochs-display.c"
+_BRIDGE = "hw/pci/pci_bridge.c"
+#: With symbols; a qemu-xhci is finalized since 8.0, and there is no qxl without SPICE.
+DEBUG = {
+    "intel-hda": [Taken("intel-hda", "subregion", 2, "intel_hda_realize", "hw/audio/intel-hda.c")],
+    "bochs-display": [
+        Taken(
+            "bochs-display", "subregion", 3, "bochs_display_realize", "hw/display/bochs-display.c"
+        )
+    ],
+    "qemu-xhci": [],
+    "piix3-usb-uhci": [Taken("irq", "", 1, "usb_uhci_common_realize", "hw/usb/hcd-uhci.c")],
+    "ich9-ahci": [Taken("irq", "", 6, "ahci_realize", "hw/ide/ahci.c")],
+    "i82801b11-bridge": [
+        Taken("i82801b11-bridge", "subregion", 3, "pci_bridge_region_init", _BRIDGE),
+        Taken("i82801b11-bridge", "address-space-root", 2, "pci_bridge_initfn", _BRIDGE),
+    ],
+}
+
+
+class Traced(NamedTuple):
+    """One cycle: the types of what came with the device and remained, and its trace."""
+
+    types: dict[int, str]
+    trace: Trace
+
+
+class Machine(NamedTuple):
+    """A QEMU to leak in, and the table for it."""
+
+    vm: Vm
+    table: dict[str, list[Taken]]
+
+
+@pytest.fixture(scope="module", params=["stock", "10.0"])
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """Return the stock QEMU and one with symbols."""
+    qemu = "qemu-system-x86_64"
+    if request.param != "stock":
+        tool = [sys.executable, str(ROOT / "tools" / "build_qemu.py"), request.param]
+        qemu = subprocess.run(tool, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    with Vm(qemu) as vm:
+        yield Machine(vm, STOCK if request.param == "stock" else DEBUG)
+
+
+def cycle(vm: Vm, reader: Reader, driver: str, id: str) -> Traced:
+    """Trace one plug and unplug from birth."""
+    target = reader.target
+    reader.read()
+    assert reader.layout is not None
+    tracing = Tracing(target, reader.layout)
+    with vm.monitor() as monitor:
+        attached = Attached(reader.read, monitor)
+        recipe = recipe_for(driver, attached.drive(drivers))
+        tracing.start()
+        try:
+            hunted = Hunt(attached).one(recipe, id)
+            snapshot = tracing.reading(reader.read)
+            recording = tracing.stop()
+        finally:
+            tracing.close()
+    assert recording.lost == 0
+    left = {left.address for left in hunted.judgement.left}
+    book = choose(Index(snapshot))[1]
+    trace = tracing.explain(recording, book, left & snapshot.objects.keys())
+    return Traced({a: snapshot.objects[a].type for a in trace.balances}, trace)
+
+
+def takers(traced: Traced, row: Taken) -> list[tuple[str, str]]:
+    """Return (function, file) of those who took what remains on the objects of a row."""
+    out = []
+    for address, balance in traced.trace.balances.items():
+        if traced.types[address] != row.type:
+            continue
+        steps = [h.step for h in balance.held if row.edge in ("", h.edge.kind)]
+        if not row.edge:
+            steps += balance.unexplained
+        for step in steps:
+            named = (f for f in step.frames if not f.plumbing and f.how != "address")
+            frame = next(named)
+            out.append((frame.name, frame.file))
+    return out
+
+
+@pytest.mark.timeout(120)
+def test_each_remaining_reference_has_its_taker(machine: Machine) -> None:
+    reader = Reader(Process(machine.vm.pid))
+    for number, (driver, rows) in enumerate(machine.table.items()):
+        traced = cycle(machine.vm, reader, driver, f"dut{number}")
+        assert bool(rows) == bool(traced.trace.balances), driver
+        for row in rows:
+            found = [taker for taker in takers(traced, row) if taker != EMBEDDED]
+            assert found == [(row.function, row.file)] * row.times, f"{driver}: {found}"
+        for one in traced.trace.balances.values():
+            assert not one.life.refused
+            assert not one.unnamed
+            assert not one.choice
+            assert not one.denied
+            assert sum(step.event.by for step in one.life.steps) == one.life.count
