@@ -71,7 +71,7 @@ class Index:
         return self._fields.get(kind, ())
 
     def pointed(self, address: int) -> bool:
-        """Whether any word of memory points to an irq."""
+        """Whether any word of live memory points to an irq."""
         return address in self._pointed
 
     def enclosing(self, holder: int) -> int:

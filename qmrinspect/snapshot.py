@@ -35,6 +35,7 @@ __all__ = [
     "Space",
     "TargetInfo",
     "TypeInfo",
+    "Unknown",
     "Unsearched",
     "View",
 ]
@@ -267,6 +268,16 @@ class Note(NamedTuple):
     text: str
 
 
+class Unknown(NamedTuple):
+    """What could not be known of this QEMU at this instant, and what was asked for.
+
+    :param what: ``liveness``: which memory is live and which was freed.
+    """
+
+    what: str
+    why: str
+
+
 class TargetInfo(NamedTuple):
     """What was read: see the contract's ``target`` block."""
 
@@ -300,3 +311,4 @@ class Snapshot(NamedTuple):
     notes: Sequence[Note]
     pointers: Sequence[Pointer] = ()
     unsearched: Sequence[Unsearched] = ()
+    unknown: Sequence[Unknown] = ()

@@ -52,9 +52,10 @@ _RECORDS: dict[str, tuple[type, str]] = {
     "note": (model.Note, "notes"),
     "pointer": (model.Pointer, "pointers"),
     "unsearched": (model.Unsearched, "unsearched"),
+    "unknown": (model.Unknown, "unknown"),
 }
 
-_SEQUENCES = "props gpios clocks pending fields notes pointers unsearched".split()
+_SEQUENCES = "props gpios clocks pending fields notes pointers unsearched unknown".split()
 
 
 def save(snapshot: Snapshot, path: str | Path) -> None:

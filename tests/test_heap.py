@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from qmrinspect.heap import Block, Heap
+from qmrinspect.heap import Block, Heap, Live
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.target.image import Image, Mapping
 from qmrinspect.target.process import Process
@@ -215,3 +215,27 @@ def test_a_damaged_heap_is_not_known(stress: Path) -> None:
             spoilt = Heap(Image(segments), mappings)
             assert re.search(reason, spoilt.reason)
             assert spoilt.at(live.start) == Block(0, 0, "not known")
+
+
+def test_stacks_and_freed_blocks_say_nothing(stress: Path) -> None:
+    with Stress(stress, "") as program:
+        program.tell("storm")
+        program.tell("rest")
+        image, mappings = _captured(program.pid)
+        assert image.stacks is not None and len(image.stacks) >= 9
+        live = Live(image, mappings, image.stacks)
+        blocks = live.heap.blocks()
+        assert live.alive(next(b.start for b in blocks if b.state == "live")) is True
+        assert live.alive(next(b.start for b in blocks if b.state == "freed")) is False
+        waiting = image.stacks[0]
+        assert live.alive(waiting) is True
+        assert live.alive(waiting - 4096) is False
+        # The program's own variables are live whatever the stacks are.
+        data = next(m for m in mappings if m.path.endswith("stress") and "w" in m.perms)
+        assert live.alive(data.start) is True
+        assert live.alive(0x1000) is False
+        # A thread's stack that is not known is neither.
+        assert Live(image, mappings, None).alive(waiting) is None
+        unknown = Live(image, [m for m in mappings if "libc" not in m.path], image.stacks)
+        assert unknown.alive(blocks[0].start) is None
+        assert unknown.alive(data.start) is True

@@ -80,7 +80,7 @@ class Running(FakeTarget):
         segments = [(a, memoryview(bytearray(d))) for a, d in self._pieces(choose(mappings))]
         writable = [(m.start, m.end - m.start) for m in mappings if "w" in m.perms]
         self._decoding = True
-        return Copy(segments, [], writable, 1, 0)
+        return Copy(segments, [], writable, 1, 0, mappings)
 
     def capture_all(self, choose: Choose) -> tuple[Image, Capture]:
         """Read all of the next state in one stop."""

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from ..index import printable
 from ..ledger import RULES, Book, Edge
-from .graph import PASSING, source
+from .graph import PASSING, forgotten, source
 
-__all__ = ["Cause", "causes", "descends", "describe"]
+__all__ = ["Cause", "causes", "descends", "describe", "unheld"]
 
 _DEPTH_MAX = 64
 
@@ -69,9 +69,19 @@ def _on(book: Book, address: int, head: int) -> list[Cause]:
             out.append(Cause(name, address, tuple(edges), _text(book, name, label, edges)))
     left = book.residual(address)
     if left > 0:
-        text = f"{label} has {_count(left, 'reference')} that no known structure holds"
-        out.append(Cause("unbalanced", address, (), text))
+        out.append(Cause("unbalanced", address, (), unheld(book, address)))
     return out
+
+
+def unheld(book: Book, address: int) -> str:
+    """Return the sentence on an object with more references than holders, in every verb."""
+    left, observed = book.residual(address), book.index.snapshot.objects[address].ref
+    of = f" of {observed}" if observed != left else ""
+    count = f"{left}{of} reference" + ("" if left == observed == 1 else "s")
+    text = f"{book.index.label(address)} has {count} that no known structure holds"
+    if forgotten(book, address):
+        text += ": no word of live memory points to it, so that nobody can free it any more"
+    return text
 
 
 def _cause(book: Book, edge: Edge, address: int, head: int) -> str:

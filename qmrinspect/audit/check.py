@@ -13,9 +13,9 @@ from typing import NamedTuple
 from ..index import Index
 from ..ledger import Book
 from ..snapshot import Snapshot
-from .cause import causes, describe
+from .cause import causes, describe, unheld
 from .finding import Finding
-from .graph import adjacency, components, orphan_groups
+from .graph import adjacency, components, forgotten, orphan_groups
 from .policy import Verdict, choose
 from .visible import finalized_subregions, visible_unreferenced
 
@@ -91,10 +91,7 @@ def _balances(book: Book) -> list[Finding]:
             continue
         label, edges = book.index.label(address), tuple(book.on.get(address, ()))
         if left > 0:
-            have = "1 reference" if obj.ref == 1 else f"{obj.ref} references"
-            text = f"{label} has {have}, {left} held by nothing known"
-            if obj.type == "irq" and not edges:
-                text += ": no word of memory points to it, so that nobody can free it any more"
+            text = unheld(book, address)
             out.append(Finding("unexplained", "warning", address, obj.ref, expected, edges, text))
         else:
             text = (
@@ -119,6 +116,8 @@ def _dangling(book: Book) -> list[Finding]:
 def _orphans(book: Book) -> list[Finding]:
     out = []
     for group in orphan_groups(book):
+        if forgotten(book, group.head):
+            continue  # it does not balance, which is said once
         label = book.index.label(group.head)
         found = causes(book, group.head, group.members)
         reasons = "; ".join(cause.text for cause in found) or "nothing is known to hold it"

@@ -173,7 +173,7 @@ def orphan_groups(book: Book) -> list[Orphans]:
     objects = book.index.snapshot.objects
     # What has no reference left is on its way out, not forgotten.
     heads = {a for a in objects if objects[a].ref and _top(book, a) == a}
-    heads = {a for a in heads if not _outside(book, a)}
+    heads = {a for a in heads if forgotten(book, a) or not _outside(book, a)}
     heads.discard(book.index.root)
     by_right = alive(book) if heads else set()
     groups: dict[int, list[int]] = defaultdict(list)
@@ -185,6 +185,12 @@ def orphan_groups(book: Book) -> list[Orphans]:
         Orphans(head, tuple(sorted(members)), _ends(book, head))
         for head, members in sorted(groups.items())
     ]
+
+
+def forgotten(book: Book, address: int) -> bool:
+    """Whether an object is an irq that nothing points to any more."""
+    obj = book.index.snapshot.objects[address]
+    return obj.type == "irq" and obj.heap and obj.ref > 0 and not book.on.get(address)
 
 
 def _top(book: Book, address: int) -> int:

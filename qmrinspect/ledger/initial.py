@@ -149,7 +149,7 @@ def _rule(index: Index, address: int) -> str:
     obj = snapshot.objects[address]
     if obj.type == "irq":
         if obj.heap:
-            # Where nothing in memory points to it any more, nobody is left to free it.
+            # Where nothing in live memory points to it any more, nobody is left to free it.
             return "irq-allocated" if index.pointed(address) else ""
         return "" if _handed_on(index, address) else "irq-embedded"
     if obj.type == "container" and not obj.parent:

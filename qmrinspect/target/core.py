@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from ..errors import TargetError
-from .elf import ET_CORE, PT_LOAD, ElfFile
+from .elf import EM_X86_64, ET_CORE, PT_LOAD, ElfFile
 from .image import Capture, Image, Mapping
 from .process import map_file
 
@@ -22,6 +22,8 @@ __all__ = ["Core"]
 _NT_PRSTATUS, _NT_PRPSINFO, _NT_AUXV, _NT_FILE = 1, 3, 6, 0x46494C45
 _AT_ENTRY = 9
 _PRSTATUS_PID = 32
+# pr_reg of struct elf_prstatus, and rsp of struct user_regs_struct in it.
+_PRSTATUS_RSP = 112 + 19 * 8
 _PRPSINFO_ARGS, _PRPSINFO_ARGS_SIZE = 56, 80
 
 
@@ -50,11 +52,15 @@ class Core:
                 f"{path} is truncated", "lift the limit on its size (ulimit -c unlimited)"
             )
         self.pid, self.argv, entry, self._files = 0, [], 0, []
+        self._stacks: list[int] = []
         for name, kind, desc in core.notes():
             if name != "CORE":
                 continue
-            if kind == _NT_PRSTATUS and not self.pid:
-                (self.pid,) = struct.unpack_from("<i", desc, _PRSTATUS_PID)
+            if kind == _NT_PRSTATUS:
+                if not self.pid:
+                    (self.pid,) = struct.unpack_from("<i", desc, _PRSTATUS_PID)
+                if len(desc) >= _PRSTATUS_RSP + 8:
+                    self._stacks += struct.unpack_from("<Q", desc, _PRSTATUS_RSP)
             elif kind == _NT_PRPSINFO:
                 raw = desc[_PRPSINFO_ARGS : _PRPSINFO_ARGS + _PRPSINFO_ARGS_SIZE]
                 self.argv = raw.split(b"\0")[0].decode("utf-8", "replace").split()
@@ -113,12 +119,13 @@ class Core:
         return self.exe
 
     def mappings(self) -> list[Mapping]:
-        """Return the memory that was dumped, lowest first."""
+        """Return the memory of the process, dumped or not, lowest first."""
         out = []
         for s in sorted(self._loads, key=lambda s: s.vaddr):
             perms = "".join(c if s.flags & bit else "-" for c, bit in zip("rwx", (4, 2, 1)))
             # A core does not tell shared from private; what is not guest RAM is private.
-            out.append(Mapping(s.vaddr, s.vaddr + s.filesz, perms + "p", 0, ""))
+            path = next((f.path for f in self._files if f.start <= s.vaddr < f.end), "")
+            out.append(Mapping(s.vaddr, s.vaddr + s.memsz, perms + "p", 0, path))
         return out
 
     def peek(self, address: int, size: int) -> bytes | None:
@@ -153,6 +160,8 @@ class Core:
                     at = s.offset + low - s.vaddr
                     segments.append((low, self._data[at : at + high - low]))
         image = Image(segments, static=self.peek)
+        if self._elf.machine == EM_X86_64:
+            image.stacks = self._stacks
         wall_us = (time.perf_counter_ns() - begin) // 1000
         return image, Capture(0, wall_us, len(segments), image.size, 0, True)
 

@@ -89,9 +89,22 @@ class Attached(Process):
         begin = time.perf_counter_ns()
         copy = self.copy(choose)
         image = copy.patched(None, self.peek)
+        image.stacks = self._stacks()
         wall_us = (time.perf_counter_ns() - begin) // 1000
         pages = image.size // PAGE
         return image, Capture(wall_us, wall_us, copy.reads, image.size, 0, True, "whole", 1, pages)
+
+    def _stacks(self) -> list[int] | None:
+        """Return the stack pointers; those of a process that runs would be out of date."""
+        out = []
+        try:
+            for task in Path(f"/proc/{self.pid}/task").iterdir():
+                # Of the system call, or -1; the stack pointer and the program counter end it.
+                fields = (task / "syscall").read_text().split()
+                out.append(int(fields[-2], 16) if len(fields) > 2 else 0)
+        except (OSError, ValueError):
+            return None
+        return out
 
 
 class Debugged:

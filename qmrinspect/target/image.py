@@ -90,6 +90,9 @@ class Image:
 
     :ivar given: numbers of the captured pages of which something was read.
     :ivar missing: numbers of writable pages that were asked for and not captured.
+    :ivar mappings: of the process at that instant, lowest first; empty where nobody asked.
+    :ivar stacks: the stack pointers of its threads, 0 for one that is not known; None where
+        none is.
     """
 
     def __init__(
@@ -107,6 +110,8 @@ class Image:
         self._last = (0, 0, memoryview(b""))
         self.given: set[int] = set()
         self.missing: set[int] = set()
+        self.mappings: list[Mapping] = []
+        self.stacks: list[int] | None = None
 
     @property
     def size(self) -> int:

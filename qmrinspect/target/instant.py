@@ -27,12 +27,14 @@ class Frozen(NamedTuple):
     :param stop_us: how long it stood, microseconds.
     :param reads: system calls that read.
     :param quiet: whether the moment was one that is worth reading; if not, nothing was.
+    :param stacks: see :class:`Image`.
     """
 
     segments: Segments
     stop_us: int
     reads: int
     quiet: bool
+    stacks: list[int] | None = None
 
     def pages(self) -> set[int]:
         """Return the numbers of the pages that were read."""
@@ -46,6 +48,7 @@ class Copy(NamedTuple):
     :param absent: (address, size) of the pages that hold nothing, lowest first.
     :param writable: (address, size) of all memory that may change, lowest first.
     :param left_out: bytes that were too many to be copied.
+    :param mappings: of the process, lowest first.
     """
 
     segments: Segments
@@ -53,6 +56,7 @@ class Copy(NamedTuple):
     writable: Ranges
     reads: int
     left_out: int
+    mappings: list[Mapping]
 
     def patched(self, frozen: Frozen | None, static: Peek) -> Image:
         """Return the image of both; the copy itself is overwritten.
@@ -76,7 +80,10 @@ class Copy(NamedTuple):
                     extra.append((at, bytes(data[at - start : stop - start])))
                 at = stop
         held = [(start, data.toreadonly()) for start, data in self.segments]
-        return Image([*held, *extra], static, self.absent, self.writable)
+        image = Image([*held, *extra], static, self.absent, self.writable)
+        image.mappings = self.mappings
+        image.stacks = frozen.stacks if frozen else None
+        return image
 
 
 def _end(segment: tuple[int, memoryview]) -> int:

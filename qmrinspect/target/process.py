@@ -59,6 +59,7 @@ class _Kept(NamedTuple):
     absent: Ranges
     writable: Ranges
     left_out: int
+    mappings: list[Mapping]
 
 
 class Process:
@@ -171,12 +172,13 @@ class Process:
                 if total > buffer.size:
                     buffer = Buffer(total)
                 reader = BatchReader(self.pid, kept.ranges, buffer)
-                done = reader.run()
+                done, stacks = reader.run(), stopped.stacks()
             finally:
                 stop_us = stopped.resume()
         view = memoryview(buffer.memory).toreadonly()
         segments = [(start, view[at : at + size]) for start, at, size in done]
         image = Image(segments, self.peek, kept.absent, kept.writable)
+        image.mappings, image.stacks = kept.mappings, stacks
         wall_us = (time.perf_counter_ns() - begin) // 1000
         pages = sum(size for _, _, size in done) // PAGE
         return image, Capture(
@@ -187,18 +189,19 @@ class Process:
         """See :class:`~qmrinspect.target.instant.Stoppable`."""
         buffer, reader = self._prepared("stop", ranges)
         done: list[tuple[int, int, int]] = []
+        stacks: list[int] | None = None
         stopped = Stopped(self.pid)
         with undisturbed():
             try:
                 stopped.stop()
                 settled = quiet is None or quiet(self.peek)
                 if settled:
-                    done = reader.run()
+                    done, stacks = reader.run(), stopped.stacks()
             finally:
                 stop_us = stopped.resume()
         view = memoryview(buffer.memory).toreadonly()
         segments = [(start, view[at : at + size]) for start, at, size in done]
-        return Frozen(segments, stop_us, reader.calls, settled)
+        return Frozen(segments, stop_us, reader.calls, settled, stacks)
 
     def glance(self, ranges: Ranges) -> Image:
         """See :class:`~qmrinspect.target.instant.Stoppable`."""
@@ -221,7 +224,9 @@ class Process:
         reader = BatchReader(self.pid, kept.ranges, buffer)
         view = memoryview(buffer.memory)
         segments = [(start, view[at : at + size]) for start, at, size in reader.run()]
-        return Copy(segments, kept.absent, kept.writable, reader.calls, kept.left_out)
+        return Copy(
+            segments, kept.absent, kept.writable, reader.calls, kept.left_out, kept.mappings
+        )
 
     def _kept(self, choose: Choose) -> _Kept:
         """Leave out what was never touched, what is free, and the largest of too much."""
@@ -239,7 +244,7 @@ class Process:
             left_out += row[1]
             kept.remove(row)
         writable = [(m.start, m.end - m.start) for m in mappings if "w" in m.perms]
-        return _Kept(kept, absent, writable, left_out)
+        return _Kept(kept, absent, writable, left_out, mappings)
 
     def close(self) -> None:
         """Close what is open in ``/proc``."""

@@ -22,11 +22,14 @@ from .denied import denied, ended
 
 __all__ = ["Stopped", "undisturbed"]
 
+_PTRACE_GETREGS = 12
 _PTRACE_DETACH = 17
 _PTRACE_SEIZE = 0x4206
 _PTRACE_INTERRUPT = 0x4207
 _PTRACE_EVENT_STOP = 128
 _WALL = 0x40000000
+# Of struct user_regs_struct (<sys/user.h>) on x86-64.
+_REGISTERS, _RSP = 27, 19
 # A thread in uninterruptible sleep cannot be stopped; give the VM back rather than wait.
 _STOP_DEADLINE_S = 0.25
 # Threads stop within some microseconds.  Whoever waits must sleep: a real-time thread that
@@ -92,6 +95,17 @@ class Stopped:
             # A thread may have been born while the others were being stopped.
             if not self._seize_new():
                 return
+
+    def stacks(self) -> list[int] | None:
+        """Return the stack pointer of each thread that stands, None on a machine unknown here."""
+        if os.uname().machine != "x86_64":
+            return None
+        out = []
+        registers = (ctypes.c_uint64 * _REGISTERS)()
+        for tid in self._halted:
+            if _libc.ptrace(_PTRACE_GETREGS, tid, None, ctypes.addressof(registers)) == 0:
+                out.append(registers[_RSP])
+        return out
 
     def _threads(self) -> list[int]:
         try:

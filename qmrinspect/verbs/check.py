@@ -59,6 +59,7 @@ def report_json(report: Report) -> dict[str, Any]:
             for rule, count in sorted(report.rules.items())
         ],
         "findings": [_finding_json(book, finding) for finding in report.findings],
+        "unknown": [row._asdict() for row in book.index.snapshot.unknown],
     }
 
 
@@ -95,6 +96,8 @@ def _check_lines(report: Report) -> Iterator[str]:
             for rule, count in sorted(report.rules.items())
         ]
         yield from render.table((), rows, right=(0,))
+    for row in snapshot.unknown:
+        yield f"not known: {row.what}: {printable(row.why)}"
     yield render.paint(_cost(snapshot), "dim")
     counts = Counter(finding.severity for finding in report.findings)
     if not counts:

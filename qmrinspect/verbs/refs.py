@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..audit import choose, why
+from ..audit.cause import unheld
 from ..audit.graph import PASSING, adjacency, components, source
 from ..audit.why import Why
 from ..errors import TargetError, UsageError
@@ -155,7 +156,13 @@ def _why_lines(book: Book, address: int, found: Why) -> Iterator[str]:
     elif not found.root and found.chain:
         yield f"{label} is held only by what ends by itself:"
     elif not found.root:
-        yield f"nothing that qmr knows holds {label}, and yet it has {words.state(book, address)}"
+        yield (
+            unheld(book, address)
+            if book.residual(address) > 0
+            else (
+                f"nothing that qmr knows holds {label}, and yet it has {words.state(book, address)}"
+            )
+        )
         return
     elif not found.chain:
         yield f"{label} is alive by right: it is the root of a tree"

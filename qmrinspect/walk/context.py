@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
+from ..heap import Live
 from ..layout import Layout
-from ..snapshot import Note, TypeInfo
+from ..snapshot import Note, TypeInfo, Unknown
 from ..target.image import Image, Unreadable
 from .glib import HashTable, HashVariant, entries, open_table
 from .scan import Found
@@ -126,7 +127,9 @@ class Context:
         self.statics = statics
         self.variant = variant
         self.known = known or Known()
+        self.live = Live(image, image.mappings, image.stacks)
         self.notes: list[Note] = []
+        self.unknown: list[Unknown] = []
         self.types: dict[str, TypeInfo] = {}
         self._chains: dict[str, tuple[str, ...]] = {}
         self._static_values: Set[int] | None = None

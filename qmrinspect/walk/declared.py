@@ -15,6 +15,7 @@ from ..references.record import fields_of, parse, ways_of
 from ..snapshot import FieldReference, Listener, Obj, Unsearched
 from ..target.image import Unreadable
 from .context import Context
+from .inuse import Pointed
 from .ram import RamMap
 from .readers import READERS
 from .scan import find_words
@@ -206,7 +207,8 @@ def _around(
 ) -> Iterator[FieldReference]:
     """Yield what is found around pointers to its targets.
 
-    For irqs, one word that points to each is a reference of the kind ``pointed``.
+    For irqs, one word of live memory that points to each is a reference of the kind
+    ``pointed``.
     """
     targets = {holder.target for holder in holders} | {_POINTED}
     wanted = {
@@ -215,13 +217,11 @@ def _around(
         if not targets.isdisjoint(context.chain(obj.type))
     }
     fitting: dict[str, list[Holder]] = {}
-    pointed: set[int] = set()
+    pointed = Pointed(context, objects)
     for word, target in find_words(context.image, wanted, context.known.targets):
         kind = objects[target].type
         if kind == _POINTED:
-            if target not in pointed:
-                pointed.add(target)
-                yield FieldReference("pointed", word, "", target)
+            pointed.see(word, target)
             continue
         if kind not in fitting:
             fitting[kind] = [holder for holder in holders if context.is_a(kind, holder.target)]
@@ -233,6 +233,8 @@ def _around(
             if start:
                 question, presumed = holder.unsure, _presumed(context, holder)
                 yield FieldReference(holder.kind, start, holder.way, target, question, presumed)
+    for word, target in pointed.all():
+        yield FieldReference("pointed", word, "", target)
 
 
 def _structure(

@@ -105,7 +105,10 @@ def capture(target: Target, layout: Layout, statics: Statics) -> tuple[Image, Ca
     choose = chooser(target, layout, statics)
     if isinstance(target, Stoppable):
         return target.capture_all(choose)
-    return target.capture(choose(target.mappings()))
+    mappings = target.mappings()
+    image, cost = target.capture(choose(mappings))
+    image.mappings = mappings
+    return image, cost
 
 
 def open_context(
@@ -208,6 +211,7 @@ def decode(
         fields=fields,
         notes=tuple(context.notes),
         unsearched=unsearched,
+        unknown=tuple(context.unknown),
     )
     return snapshot, context
 

@@ -1,0 +1,74 @@
+"""Live memory
+-----------
+
+Whether what a word says counts: what lies in a freed block, below a thread's stack pointer
+or in the stack of a thread that has ended is left over from earlier.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from ..target.image import Image, Mapping
+from .model import LIVE, NOT_KNOWN, Heap
+
+__all__ = ["Live"]
+
+# Below its stack pointer a function may use so much (System V ABI, AMD64, 3.2.2).
+_RED_ZONE = 128
+# In front of a stack lie pages that cannot be accessed, far fewer than a heap reserves.
+_GUARD_MAX = 1 << 20
+
+
+class Live:
+    """What of a process's memory is in use.
+
+    :param image: its writable memory.
+    :param mappings: of the same instant, lowest first.
+    :param stacks: the stack pointers of its threads, 0 for one that is not known; None where
+        none is.
+    """
+
+    def __init__(
+        self, image: Image, mappings: Sequence[Mapping], stacks: Sequence[int] | None
+    ) -> None:
+        self.heap = Heap(image, mappings)
+        self._mappings = mappings
+        self._starts = [mapping.start for mapping in mappings]
+        self._stacks = stacks
+
+    def alive(self, address: int) -> bool | None:
+        """Return whether the memory at an address is in use; None when that is not known."""
+        block = self.heap.at(address)
+        if block is not None and block.state != NOT_KNOWN:
+            return block.state == LIVE
+        i = bisect_right(self._starts, address) - 1
+        if i < 0 or address >= self._mappings[i].end:
+            return False if self._mappings else None
+        if self._is_stack(i):
+            return self._in_use(self._mappings[i], address)
+        if block is not None and self._may_be_heap(self._mappings[i]):
+            return None
+        return True
+
+    def _is_stack(self, i: int) -> bool:
+        mapping = self._mappings[i]
+        if mapping.path.startswith("[stack"):
+            return True
+        if mapping.path or not i:
+            return False
+        below = self._mappings[i - 1]
+        guard = not below.path and below.perms.startswith("---") and below.end == mapping.start
+        return guard and below.end - below.start <= _GUARD_MAX
+
+    def _in_use(self, mapping: Mapping, address: int) -> bool | None:
+        if self._stacks is None:
+            return None
+        inside = [at for at in self._stacks if mapping.start <= at < mapping.end]
+        if not inside and 0 in self._stacks:
+            return None
+        return any(at - _RED_ZONE <= address for at in inside)
+
+    def _may_be_heap(self, mapping: Mapping) -> bool:
+        return not mapping.path or mapping.path == "[heap]" or mapping.path.startswith("[anon")

@@ -1,0 +1,74 @@
+"""Words that count
+----------------
+
+What memory says that nobody uses any more is left over from earlier.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from ..snapshot import Obj, Unknown
+from .context import Context
+
+__all__ = ["Pointed"]
+
+# A device may embed some thousand irqs and regions in front of a field.
+_NESTED_MAX = 4096
+
+
+class Pointed:
+    """Objects to which a word of live memory points, one word for each.
+
+    What lies in a variable or in an object of the tree is live, so that the heap need not be
+    walked for it.
+    """
+
+    def __init__(self, context: Context, objects: Mapping[int, Obj]) -> None:
+        self._context, self._objects = context, objects
+        self._starts = sorted(objects)
+        self._found: dict[int, int] = {}
+        self._others: dict[int, list[int]] = defaultdict(list)
+
+    def see(self, word: int, target: int) -> None:
+        """Take note of a word that points to an object."""
+        if target in self._found:
+            return
+        low, high = self._context.statics.data
+        home = self._home(word)
+        if low <= word < high or (home != target and home and self._objects[home].parent):
+            self._found[target] = word
+        elif home != target:
+            self._others[target].append(word)
+
+    def all(self) -> Iterator[tuple[int, int]]:
+        """Yield (word, object) once each word has been seen."""
+        for target, words in self._others.items():
+            if target not in self._found:
+                word = next((word for word in words if self._alive(word)), 0)
+                if word:
+                    self._found[target] = word
+        for target, word in self._found.items():
+            yield word, target
+
+    def _home(self, word: int) -> int:
+        """Return the innermost object whose memory has a word, 0 when none does."""
+        i = bisect_right(self._starts, word)
+        for start in reversed(self._starts[max(0, i - _NESTED_MAX) : i]):
+            info = self._context.types.get(self._objects[start].type)
+            if info is not None and word < start + info.size:
+                return start
+        return 0
+
+    def _alive(self, word: int) -> bool:
+        """Whether a word counts; where that is not known it does, and that is told."""
+        context = self._context
+        alive = context.live.alive(word)
+        if alive is None:
+            why = context.live.heap.reason or "the stack pointers of the threads are not known"
+            unknown = Unknown("liveness", why)
+            if unknown not in context.unknown:
+                context.unknown.append(unknown)
+        return alive is not False
