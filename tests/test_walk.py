@@ -16,6 +16,7 @@ from qmrinspect.index import Index
 from qmrinspect.layout import Layout
 from qmrinspect.ledger import KINDS, POLICIES, Kind, open_book
 from qmrinspect.reading import Reader, read
+from qmrinspect.snapshot import Snapshot
 from qmrinspect.target.image import Image
 from qmrinspect.walk import take
 from qmrinspect.walk.context import Known
@@ -433,6 +434,7 @@ def _ghost_ram(m: FakeMachine) -> FakeObject:
     """Let the guest's memory belong to an object that nothing else holds."""
     ghost = m.new("nic")
     m.ram = m.region("ghost-ram", ghost)
+    m.ram.fields["MemoryRegion", "ram"] = 1
     return ghost
 
 
@@ -809,3 +811,136 @@ def test_a_reading_that_knows_an_earlier_one_sees_the_same() -> None:
         change()
         target = machine.build()
         assert take(target, machine.layout, known=known)[0] == take(target, machine.layout)[0]
+
+
+# What this QEMU was not searched for
+
+
+def _without(machine: FakeMachine, struct: str, field: str) -> Snapshot:
+    """Read a machine under its layout without one field, or without the whole structure."""
+    structs = dict(machine.layout.structs)
+    row = structs.pop(struct)
+    if field:
+        structs[struct] = row._replace(fields={k: v for k, v in row.fields.items() if k != field})
+    return take(machine.build(), machine.layout._replace(structs=structs))[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "struct", "field"),
+    [
+        ("chardev", "SocketChardev", "sioc"),
+        ("channel", "QIOChannelTLS", ""),
+        ("listener", "QIONetListener", "nsioc"),
+        ("watch", "QIOChannelFDSource", "ioc"),
+        ("nbd-client", "NBDClient", "next"),
+        ("numa-node", "NodeInfo", "node_memdev"),
+        ("throttle-member", "ThrottleGroup", "head"),
+        ("dma-map", "AHCIDevice", "lst"),
+        ("vhost-section", "vhost_dev", "mem_sections"),
+        ("vring-cache", "VRing", "caches"),
+    ],
+)
+def test_what_a_layout_lacks_costs_one_kind(kind: str, struct: str, field: str) -> None:
+    machine = FakeMachine()
+    obj = SOLE[kind](machine)
+    whole = check(machine.snapshot())
+    # What nothing but the machine's memory holds is an orphan, and balances.
+    assert {f.kind for f in whole.findings} <= {"orphan"} and not whole.not_judged
+    report = check(_without(machine, struct, field))
+    told = [row for row in report.book.index.snapshot.unsearched if kind == row.kind]
+    assert told and not any(row.absent for row in told)
+    assert any(f"{struct}.{field}".rstrip(".") in row.why for row in told)
+    # The object that it holds is not judged; everything else still is.
+    assert [row.address for row in report.not_judged] == [obj.address]
+    assert kind in report.not_judged[0].kinds
+    assert not report.findings
+    assert report.exact == report.objects - 1
+
+
+def test_what_the_programs_own_debug_information_lacks_is_not_there() -> None:
+    machine = FakeMachine()
+    _nbd(machine)
+    machine.layout = machine.layout._replace(build_id=machine.build().elf().build_id())
+    report = check(_without(machine, "NBDClient", ""))
+    told = [row for row in report.book.index.snapshot.unsearched if row.kind == "nbd-client"]
+    assert told and all(row.absent for row in told)
+    # So that nothing excuses the reference that nothing explains.
+    assert [f.kind for f in report.findings] == ["unexplained"]
+
+
+def test_a_renamed_field_goes_by_both_names() -> None:
+    machine = FakeMachine()
+    row = machine.layout.structs["vhost_virtqueue"]
+    fields = {f"{name}_user": place for name, place in row.fields.items()}
+    machine.layout = machine.layout._replace(
+        structs={**machine.layout.structs, "vhost_virtqueue": row._replace(fields=fields)}
+    )
+    ghost = _ghost_ram(machine)
+    queue = machine.make("vhost_virtqueue", used_user=GUEST + 0x400)
+    device = machine.make("vhost_dev", nvqs=1, vqs=queue)
+    listener = device + machine.layout.offset("vhost_dev", "memory_listener")
+    machine.spaces[0].listeners.append((listener, "vhost"))
+    report = check(machine.snapshot())
+    assert report.exact == report.objects
+    (edge,) = [e for e in report.book.on[ghost.address] if e.kind == "dma-map"]
+    assert (edge.holder, edge.field) == (device, "vhost_dev.vqs[0].used_user")
+
+
+# Where the structure is the same and the rule is not
+
+
+@pytest.mark.parametrize("counted", (True, False))
+@pytest.mark.parametrize("outputs", (1, 3))
+def test_output_clocks_are_counted_where_that_balances(counted: bool, outputs: int) -> None:
+    machine = FakeMachine()
+    for i in range(outputs):
+        clock = machine.add_child(machine.serial, f"out{i}", machine.new("clock"))
+        clock.ref += counted
+        at = machine.allocate(machine.layout.size("NamedClockList"))
+        machine.serial.clocks.append((at, f"out{i}", clock, True, False))
+    report = check(machine.snapshot())
+    assert not report.findings
+    assert report.exact == report.objects
+
+
+def _io_watch(machine: FakeMachine, counted: bool) -> FakeObject:
+    machine.know("IOWatchPoll", ioc=0x60)
+    socket = _chardev(machine)
+    source = machine.make("IOWatchPoll", ioc=socket.address)
+    machine.poke("_GSource", source, source_funcs=BASE + BSS, ref_count=1, context=source)
+    socket.ref += counted
+    return socket
+
+
+@pytest.mark.parametrize("counted", (True, False))
+def test_a_character_devices_watch_is_counted_where_that_balances(counted: bool) -> None:
+    machine = FakeMachine()
+    _io_watch(machine, counted)
+    second = machine.new("qio-channel-socket")
+    chardev = machine.add_child(machine.objects_container, "serial1", machine.new("chardev-socket"))
+    machine.poke("SocketChardev", chardev.address, sioc=second.address)
+    source = machine.make("IOWatchPoll", ioc=second.address)
+    machine.poke("_GSource", source, source_funcs=BASE + BSS, ref_count=1, context=source)
+    second.ref += counted
+    assert not check(machine.snapshot()).findings
+
+
+def test_one_leaked_reference_does_not_overrule_what_came_with_the_release() -> None:
+    machine = FakeMachine()
+    socket = _io_watch(machine, True)  # a leak, in a QEMU whose irqs have no observer yet
+    assert not machine.layout.has("IRQState", "observer")
+    assert [(f.kind, f.address) for f in check(machine.snapshot()).findings] == [
+        ("unexplained", socket.address)
+    ]
+
+
+def test_an_irq_that_is_a_child_handed_its_first_reference_on() -> None:
+    machine = FakeMachine()
+    embedded = machine.add_child(machine.serial, "irq[0]", machine.new("irq", machine.serial))
+    line = machine.new("irq", machine.serial)
+    machine.add_child(machine.unattached, "non-qdev-gpio[0]", line)
+    line.ref += 1
+    report = check(machine.snapshot())
+    assert not report.findings
+    assert [e.kind for e in report.book.on[embedded.address]] == ["child"]
+    assert [e.rule for e in report.book.on[line.address]] == ["", "irq-embedded"]

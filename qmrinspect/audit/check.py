@@ -7,7 +7,7 @@ Every object of a snapshot, observed against expected, and what does not balance
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ..index import Index
@@ -17,6 +17,7 @@ from .cause import causes, describe, unheld
 from .finding import Finding
 from .graph import adjacency, components, forgotten, orphan_groups
 from .policy import Verdict, choose
+from .unjudged import NotJudged, Unseen
 from .visible import finalized_subregions, visible_unreferenced
 
 __all__ = ["Finding", "Report", "check"]
@@ -28,6 +29,8 @@ class Report(NamedTuple):
     :param explained: references that a named field was seen to hold.
     :param by_rule: references that a rule grants without a holder in sight.
     :param rules: how often each such rule was used.
+    :param not_judged: objects on which kinds of references may be that this QEMU was not
+        searched for.
     """
 
     book: Book
@@ -39,6 +42,7 @@ class Report(NamedTuple):
     by_rule: int
     rules: Mapping[str, int]
     findings: Sequence[Finding]
+    not_judged: Sequence[NotJudged] = ()
 
     @property
     def failed(self) -> bool:
@@ -53,12 +57,14 @@ def check(snapshot: Snapshot) -> Report:
     objects = snapshot.objects
     live = [edge for edge in book.edges if edge.target in objects]
     rules = Counter(edge.rule for edge in live if edge.rule)
+    not_judged = _not_judged(book)
+    unknown = {row.address for row in not_judged}
     findings = [
-        *_balances(book),
+        *_balances(book, unknown),
         *_dangling(book),
         *visible_unreferenced(book),
         *finalized_subregions(book),
-        *_orphans(book),
+        *_orphans(book, unknown),
         *_cycles(book),
         *_unreadable(snapshot),
     ]
@@ -79,15 +85,27 @@ def check(snapshot: Snapshot) -> Report:
         by_rule,
         dict(rules),
         findings,
+        not_judged,
     )
 
 
-def _balances(book: Book) -> list[Finding]:
+def _not_judged(book: Book) -> list[NotJudged]:
+    unseen = Unseen(book.index)
+    out = []
+    for address, obj in sorted(book.index.snapshot.objects.items()):
+        if book.residual(address) > 0:
+            kinds = unseen.kinds_on(address)
+            if kinds:
+                out.append(NotJudged(address, obj.ref, book.expected(address), kinds))
+    return out
+
+
+def _balances(book: Book, unknown: Collection[int]) -> list[Finding]:
     out = []
     for address, obj in sorted(book.index.snapshot.objects.items()):
         expected = book.expected(address)
         left = obj.ref - expected
-        if not left:
+        if not left or address in unknown:
             continue
         label, edges = book.index.label(address), tuple(book.on.get(address, ()))
         if left > 0:
@@ -113,10 +131,10 @@ def _dangling(book: Book) -> list[Finding]:
     return out
 
 
-def _orphans(book: Book) -> list[Finding]:
+def _orphans(book: Book, unknown: Collection[int]) -> list[Finding]:
     out = []
     for group in orphan_groups(book):
-        if forgotten(book, group.head):
+        if group.head in unknown or forgotten(book, group.head):
             continue  # it does not balance, which is said once
         label = book.index.label(group.head)
         found = causes(book, group.head, group.members)

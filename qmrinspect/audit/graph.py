@@ -32,7 +32,8 @@ NEVER_IN_TREE = frozenset(
     (
         "accel irq container memory-region-portio-list legacy-reset resettable-container "
         "migration qemu-console qio-channel qio-net-listener qio-dns-resolver qio-task "
-        "throttle-group virtio-mem-system-reset qcrypto-tls-session"
+        "throttle-group virtio-mem-system-reset qcrypto-tls-session ram-discard-manager "
+        "virtio-shared-memory-mapping"
     ).split()
 )
 

@@ -120,7 +120,8 @@ class Holder(NamedTuple):
     :param target: QOM type it points to; ``ram`` for a host address in the guest's memory,
         ``view`` for a flat view.
     :param source: QEMU source, file and function.
-    :param when: a way to a field that must not be zero.
+    :param when: a way to a field that must not be zero; where the structure has no such
+        field, this QEMU knows no such reference.
     :param needs: further fields that a reader needs, ``S.f``; ``S.f?`` is one it can do
         without.
     :param either: a name that alternatives share: the QEMU that has one has no other.

@@ -58,9 +58,34 @@ def report_json(report: Report) -> dict[str, Any]:
             }
             for rule, count in sorted(report.rules.items())
         ],
+        "not_searched": unsearched_json(book.index.snapshot),
+        "not_judged": [
+            {
+                "object": words.object_json(book.index, row.address),
+                "observed": row.observed,
+                "expected": row.expected,
+                "kinds": list(row.kinds),
+            }
+            for row in report.not_judged
+        ],
         "findings": [_finding_json(book, finding) for finding in report.findings],
         "unknown": [row._asdict() for row in book.index.snapshot.unknown],
     }
+
+
+def unsearched_json(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Return the holders that a QEMU was not searched for, and why, as JSON."""
+    return [
+        {
+            "kind": row.kind,
+            "field": row.field,
+            "type": row.start,
+            "holds": row.target,
+            "why": row.why,
+            "absent": row.absent,
+        }
+        for row in snapshot.unsearched
+    ]
 
 
 def _finding_json(book: Book, finding: Finding) -> dict[str, Any]:
@@ -98,12 +123,31 @@ def _check_lines(report: Report) -> Iterator[str]:
         yield from render.table((), rows, right=(0,))
     for row in snapshot.unknown:
         yield f"not known: {row.what}: {printable(row.why)}"
+    yield from _unseen_lines(report)
     yield render.paint(_cost(snapshot), "dim")
     counts = Counter(finding.severity for finding in report.findings)
     if not counts:
         yield render.paint("nothing found", "good")
     else:
         yield ", ".join(render.plural(counts[s], s) for s in _SEVERITIES if counts[s])
+
+
+def _unseen_lines(report: Report) -> Iterator[str]:
+    """What was not looked for, and what cannot be judged without it."""
+    index = report.book.index
+    # What has no structure in the program's own debug information is not there to be found.
+    kinds = Counter(row.kind for row in index.snapshot.unsearched if not row.absent)
+    if kinds:
+        listed = ", ".join(f"{kind} x{n}" if n > 1 else kind for kind, n in sorted(kinds.items()))
+        yield f"not searched for in this QEMU: {listed} (qmr layout says why)"
+    for row in report.not_judged[:_EVIDENCE_MAX]:
+        yield (
+            f"not judged: {printable(index.label(row.address))} has "
+            f"{render.plural(row.observed, 'reference')}, {row.expected} explained; "
+            f"{', '.join(row.kinds)} may hold it"
+        )
+    if len(report.not_judged) > _EVIDENCE_MAX:
+        yield f"not judged: {len(report.not_judged) - _EVIDENCE_MAX} more objects"
 
 
 def _finding_lines(book: Book, finding: Finding) -> Iterator[str]:
@@ -322,6 +366,7 @@ def _layout(session: Session, args: argparse.Namespace) -> Outcome:
         "checks": [
             {"name": row.name, "ok": row.ok, "held": row.held, "total": row.total} for row in checks
         ],
+        "not_searched": unsearched_json(snapshot),
     }
 
     def lines() -> Iterator[str]:
@@ -335,6 +380,10 @@ def _layout(session: Session, args: argparse.Namespace) -> Outcome:
             for row in checks
         ]
         yield from render.table(("", "holds", "relation"), rows, right=(1,))
+        if snapshot.unsearched:
+            yield "kinds of references that this QEMU was not searched for:"
+            rows = [Row((row.kind, row.start, row.field, row.why)) for row in snapshot.unsearched]
+            yield from render.table(("kind", "type", "field", "why"), rows)
         yield f"build id {target.build_id or 'none'}"
 
     return Outcome(data, lines())

@@ -96,7 +96,7 @@ def unsearched(context: Context, complete: bool) -> Iterator[Unsearched]:
         if holder.either in there or isinstance(holder.start, Variable):
             continue
         lacking = missing(context, holder)
-        if not lacking or not _possible(context, holder):
+        if not lacking or not _possible(context, holder) or _never(context, holder, lacking):
             continue
         struct, _, field = lacking.partition(".")
         absent = complete and not field and " " not in struct
@@ -104,6 +104,15 @@ def unsearched(context: Context, complete: bool) -> Iterator[Unsearched]:
         start = holder.start.type if isinstance(holder.start, OfType) else ""
         what = ways_of(holder.way)[0] if holder.way else holder.needs.split()[-1].rstrip("?")
         yield Unsearched(holder.kind, what, start, holder.target, why, absent)
+
+
+def _never(context: Context, holder: Holder, lacking: str) -> bool:
+    """Whether what is lacking is the field of a condition, in a structure that is known whole."""
+    struct, _, field = lacking.partition(".")
+    if not field or not holder.when or context.layout.source == "inferred":
+        return False
+    steps = [step for way in ways_of(holder.when) for step in parse(way)]
+    return any(step.struct == struct and field in step.names for step in steps)
 
 
 def _possible(context: Context, holder: Holder) -> bool:
