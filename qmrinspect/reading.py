@@ -21,6 +21,7 @@ from .target.image import Capture, Image, Target
 from .target.instant import Stoppable
 from .walk import Program, capture, decode, program_of, settled, version_of
 from .walk.context import Context
+from .walk.place import Place, find_place
 from .walk.pointers import find_pointers
 from .walk.validate import GAUGES, Check, fits, validate
 
@@ -143,6 +144,22 @@ class Reader:
             return found
         names = field_names(elf, self.target.program())
         return [self._named(names, snapshot, pointer) for pointer in found]
+
+    def place(self, snapshot: Snapshot, address: int) -> Place:
+        """Find out what an address belongs to, and what points there.
+
+        :param snapshot: the last reading.
+        """
+        for _ in range(_LOOKS):
+            # The heap may be in the middle of a change.
+            if not self._runs or self._context is None or self._context.live.heap.exact:
+                break
+            time.sleep(PAUSE_S)
+            snapshot = self.read()
+        assert self._context is not None
+        base, elf = self.target.base(), self.target.elf()
+        variables = [(base + start, size, name) for start, size, name in elf.objects()]
+        return find_place(self._context, snapshot.objects, address, variables)
 
     def _named(self, names: FieldNames, snapshot: Snapshot, pointer: Pointer) -> Pointer:
         """Name the field that a pointer is in by the program's debug information."""

@@ -52,6 +52,11 @@ class Live:
             return None
         return True
 
+    def is_stack(self, address: int) -> bool:
+        """Whether an address is in the stack of a thread or coroutine, used or not."""
+        i = bisect_right(self._starts, address) - 1
+        return i >= 0 and address < self._mappings[i].end and self._is_stack(i)
+
     def _is_stack(self, i: int) -> bool:
         mapping = self._mappings[i]
         if mapping.path.startswith("[stack"):

@@ -61,7 +61,7 @@ class Heap:
     def at(self, address: int) -> Block | None:
         """Return the block that has an address, None where malloc has none.
 
-        The few bytes of malloc's own between two blocks count to the one behind them.
+        The size of a block, which lies in front of it, counts to the block.
         """
         chunks = self._known()
         if self._reason:
@@ -69,6 +69,10 @@ class Heap:
         i = bisect_right(chunks.starts, address) - 1
         if i < 0 or address >= chunks.starts[i] + chunks.sizes[i]:
             return None
+        # A chunk's first word belongs to the block before it.
+        before = i and chunks.starts[i - 1] + chunks.sizes[i - 1] == chunks.starts[i]
+        if before and address < chunks.starts[i] + 8 and not self._is_mapping(chunks.starts[i]):
+            i -= 1
         return self._block(chunks, i)
 
     def blocks(self) -> list[Block]:

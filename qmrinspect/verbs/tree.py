@@ -18,6 +18,7 @@ from ..ledger import Book
 from ..report import render, words
 from ..report.render import Row
 from ..snapshot import Prop
+from .place import address_of, show_address
 from .refs import OBJECT
 from .verb import Argument, Outcome, Session, Verb
 
@@ -165,6 +166,9 @@ def _hidden(book: Book, address: int, cut: bool) -> str:
 def _show(session: Session, args: argparse.Namespace) -> Outcome:
     report = check(session.snapshot())
     index = report.book.index
+    given = address_of(args.object)
+    if given and given not in index.snapshot.objects:
+        return show_address(session, index, given)
     address = session.resolve(index, args.object).address
     return Outcome(_show_json(report, address), _show_lines(report, address))
 
@@ -377,5 +381,12 @@ VERBS = (
         _tree,
         example="Objects whose references do not balance are always listed, marked with !.",
     ),
-    Verb("show", "everything known of one object", (OBJECT,), _show),
+    Verb(
+        "show",
+        "everything known of one object, or of what an address belongs to: its block (live, "
+        "freed, not known), and who points there",
+        (OBJECT,),
+        _show,
+        example="example: qmr show 0x55d0c0de1230",
+    ),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
 from ..audit.check import Report
 from ..errors import UsageError
@@ -18,6 +18,9 @@ from ..index import Index
 from ..monitor.base import Monitor
 from ..snapshot import Obj, Pointer, Snapshot
 from ..target.image import Target
+
+if TYPE_CHECKING:
+    from ..walk.place import Place
 
 __all__ = ["Argument", "Outcome", "Session", "Verb", "parser_for"]
 
@@ -58,6 +61,12 @@ class Session(Protocol):
 
     def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
         """Return the words that point to objects of the last reading."""
+
+    def place(self, snapshot: Snapshot, address: int) -> Place:
+        """Find out what an address belongs to, in the memory of the last reading.
+
+        :raises TargetError: a saved snapshot has no memory.
+        """
 
     def resolve(self, index: Index, text: str) -> Obj:
         """Find the object that ``OBJ`` names; inside GDB also by expression."""

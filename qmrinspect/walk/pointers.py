@@ -16,7 +16,7 @@ from .context import Context
 from .scan import find_words
 from .validate import GAUGES
 
-__all__ = ["find_pointers"]
+__all__ = ["container_of", "field_of", "find_pointers", "variable_at"]
 
 # A device may embed some thousand irqs and regions in front of a field.
 _NESTED_MAX = 4096
@@ -38,20 +38,21 @@ def find_pointers(
     out = []
     for word, target in find_words(context.image, targets):
         if low <= word < high:
-            offset, field = _variable(variables, word)
-            out.append(Pointer(target, word, 0, offset, "variable", field))
+            start, _, name = variable_at(variables, word)
+            offset = word - start if name else 0
+            out.append(Pointer(target, word, 0, offset, "variable", name))
             continue
-        container = _container(context, objects, starts, word)
+        container = container_of(context, objects, starts, word)
         if not container:
             out.append(Pointer(target, word, 0, 0, "memory", ""))
             continue
         offset = word - container
-        field = _field(context, objects[container].type, offset)
+        field = field_of(context, objects[container].type, offset)
         out.append(Pointer(target, word, container, offset, "object", field))
     return sorted(out, key=lambda p: (p.target, _RANK[p.place], not p.field, p.address))
 
 
-def _container(
+def container_of(
     context: Context, objects: Mapping[int, Obj], starts: Sequence[int], word: int
 ) -> int:
     """Return the innermost object whose memory has the word, 0 when none does."""
@@ -63,16 +64,15 @@ def _container(
     return 0
 
 
-def _variable(variables: Sequence[tuple[int, int, str]], word: int) -> tuple[int, str]:
+def variable_at(variables: Sequence[tuple[int, int, str]], word: int) -> tuple[int, int, str]:
+    """Return address, size and name of the variable that has a word; no name when none does."""
     i = bisect_right(variables, (word, 1 << 64, "")) - 1
-    if i >= 0:
-        start, size, name = variables[i]
-        if word < start + size:
-            return word - start, name
-    return 0, ""
+    if i >= 0 and word < variables[i][0] + variables[i][1]:
+        return variables[i]
+    return 0, 0, ""
 
 
-def _field(context: Context, type_name: str, offset: int) -> str:
+def field_of(context: Context, type_name: str, offset: int) -> str:
     """Return ``Struct.field`` where the layout knows what is at an offset of a type."""
     structs = {s for t, s in GAUGES.items() if t in context.chain(type_name)}
     size = context.types[type_name].size

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import sys
 from array import array
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 
 from ..target.image import Image
 
-__all__ = ["Found", "find_words"]
+__all__ = ["Found", "find_into", "find_words"]
 
 _PIECE = 1 << 16
 # So many are remembered, as parts of the image itself.
@@ -81,23 +82,50 @@ def find_words(
         before.wanted, before.pieces = searched, pieces
 
 
+def find_into(image: Image, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield (address, word) for every aligned word that points into a range.
+
+    :param ranges: (start, end), sorted; they do not overlap.
+    """
+    starts = [start for start, _ in ranges]
+    lanes = []
+    for lane in (2, 3, 4, 5, 6, 7):
+        seen: set[int] = set()
+        for start, end in ranges:
+            low, high = start >> 8 * lane, (end - 1) >> 8 * lane
+            seen.update(byte & 255 for byte in range(low, min(high, low + 255) + 1))
+        lanes.append((lane, bytes(b in seen for b in range(256))))
+    zero = bytes(_PIECE)
+    for base, segment in image.segments():
+        for at in range(0, len(segment) - 7, _PIECE):
+            piece = bytes(segment[at : at + _PIECE])
+            if piece == zero[: len(piece)]:
+                continue
+            for i, word in _candidates(piece, lanes):
+                k = bisect_right(starts, word) - 1
+                if k >= 0 and word < ranges[k][1]:
+                    yield base + at + 8 * i, word
+
+
 def _matches(
     piece: bytes, address: int, lanes: Sequence[tuple[int, bytes]], wanted: Collection[int]
 ) -> list[tuple[int, int]]:
+    return [(address + 8 * i, word) for i, word in _candidates(piece, lanes) if word in wanted]
+
+
+def _candidates(piece: bytes, lanes: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, int]]:
+    """Yield (number, word) for each word that passes in every lane."""
     count = len(piece) // 8
     mask = -1
     for lane, table in lanes:
         mask &= int.from_bytes(piece[lane : count * 8 : 8].translate(table), "little")
         if not mask:
-            return []
+            return
     find = mask.to_bytes(count, "little").find
     words = array("Q", piece[: count * 8])
     if sys.byteorder == "big":
         words.byteswap()
-    out = []
     at = find(1)
     while at >= 0:
-        if words[at] in wanted:
-            out.append((address + at * 8, words[at]))
+        yield at, words[at]
         at = find(1, at + 1)
-    return out

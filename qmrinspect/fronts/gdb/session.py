@@ -22,6 +22,7 @@ from ...monitor.plain import PlainMonitor
 from ...reading import Reader
 from ...snapshot import Obj, Pointer, Snapshot
 from ...target.image import Target
+from ...walk.place import Place
 from .inferior import Inferior
 from .running import RunningMonitor
 from .structs import dwarf_layout
@@ -102,6 +103,11 @@ class Session:
 
     def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
         return self._reader.pointers(snapshot, targets) if self._reader is not None else ()
+
+    def place(self, snapshot: Snapshot, address: int) -> Place:
+        if self._reader is None:
+            raise TargetError("nothing was read yet", "qmr tree reads the VM")
+        return self._reader.place(snapshot, address)
 
     def last_index(self) -> Index | None:
         """Return the last reading if it still holds."""

@@ -24,6 +24,7 @@ from .vm import Notify, Vm
 if TYPE_CHECKING:
     from ...audit.check import Report
     from ...hunt.cycle import Driver
+    from ...walk.place import Place
 
 __all__ = ["ReplSession"]
 
@@ -118,6 +119,10 @@ class ReplSession:
     def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
         """Return the words that point to objects of the last reading."""
         return self.attached().pointers(snapshot, targets)
+
+    def place(self, snapshot: Snapshot, address: int) -> Place:
+        """Find out what an address belongs to."""
+        return self.attached().place(snapshot, address)
 
     def resolve(self, index: Index, text: str) -> Obj:
         """Find the object that ``OBJ`` names."""

@@ -30,6 +30,7 @@ from .jobs import check_cancelled
 if TYPE_CHECKING:
     from ...audit.check import Report
     from ...hunt.cycle import Driver
+    from ...walk.place import Place
 
 __all__ = ["Notify", "Summary", "Vm"]
 
@@ -174,6 +175,10 @@ class Vm:
             return self._shell.pointers(snapshot, targets)
         except TargetError:
             return ()
+
+    def place(self, snapshot: Snapshot, address: int) -> Place:
+        """See :meth:`ShellSession.place`."""
+        return self._shell.place(snapshot, address)
 
     def _kept(self) -> Snapshot:
         if self.last is None:

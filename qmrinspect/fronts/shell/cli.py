@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ...snapshot import Obj, Pointer, Snapshot
     from ...target.image import Target
     from ...verbs.verb import Outcome, Verb
+    from ...walk.place import Place
 
 __all__ = ["Options", "ShellSession", "main", "show", "target_options"]
 
@@ -216,6 +217,15 @@ class ShellSession:
         if self._options.get("--snapshot"):
             return [pointer for pointer in snapshot.pointers if pointer.target in targets]
         return self.reader().pointers(snapshot, targets)
+
+    def place(self, snapshot: Snapshot, address: int) -> Place:
+        """Find out what an address belongs to."""
+        if self._options.get("--snapshot"):
+            raise TargetError(
+                f"a saved snapshot has no memory, so that {address:#x} can only be an object",
+                "ask while the VM runs, or give a core dump",
+            )
+        return self.reader().place(snapshot, address)
 
     def reader(self) -> Reader:
         """Return what reads the target, again and again."""
