@@ -167,7 +167,7 @@ class Instants:
 
     def learn(self, image: Image, snapshot: Snapshot, context: Context) -> None:
         """Learn from a reading that was made in another way."""
-        walked = _Walked(image, snapshot, context)
+        walked = _Walked(image, snapshot, context, set())
         self._learn(walked, _needs(walked))
 
     @property
@@ -192,15 +192,17 @@ class Instants:
 
     def _walk(self, image: Image, cost: Capture) -> _Walked:
         last = self._last
-        if last is not None and image.same(last.image):
-            # Nothing has changed: the walk would come to the same.
-            quiet = last.snapshot.capture.quiescent
-            snapshot = last.snapshot._replace(capture=cost._replace(quiescent=quiet))
-            return _Walked(last.image, snapshot, last.context)
+        if last is not None:
+            image.compare(last.image)
+            if not image.changed:
+                # The walk would come to the same.
+                quiet = last.snapshot.capture.quiescent
+                snapshot = last.snapshot._replace(capture=cost._replace(quiescent=quiet))
+                return _Walked(last.image, snapshot, last.context, set())
         snapshot, context = decode(
             image, cost, self._layout, self._program.statics, self._program.info, self._known
         )
-        return _Walked(image, snapshot, context)
+        return _Walked(image, snapshot, context, image.changed)
 
     def _wanted(self) -> set[int]:
         oldest = self._readings - _AGE_MAX
@@ -208,12 +210,11 @@ class Instants:
         return set(self._needed)
 
     def _learn(self, walked: _Walked, needs: set[int]) -> Taken:
-        if self._last is not None and walked.image is not self._last.image:
-            both = merged(sorted(needs & self._needed.keys()))
-            self._changing |= walked.image.differing(self._last.image, both)
+        self._changing |= walked.changed & needs & self._needed.keys()
         self._readings += 1
         self._needed.update(dict.fromkeys(needs, self._readings))
         self._last = walked
+        walked.context.believed()
         if self._signs is None:
             self._signs = signs(walked.context)
             self._always = {address // PAGE for address in self._signs.addresses()}
@@ -221,11 +222,12 @@ class Instants:
 
 
 class _Walked(NamedTuple):
-    """An image, and what the walk made of it."""
+    """An image, what the walk made of it, and the pages that changed since the one before."""
 
     image: Image
     snapshot: Snapshot
     context: Context
+    changed: set[int]
 
 
 def _needs(walked: _Walked) -> set[int]:

@@ -24,6 +24,7 @@ __all__ = [
     "Ranges",
     "Target",
     "Unreadable",
+    "without",
 ]
 
 _U64 = struct.Struct("<Q")
@@ -109,7 +110,10 @@ class Image:
         self._absent, self._writable = absent or [], writable or []
         self._last = (0, 0, memoryview(b""))
         self.given: set[int] = set()
+        self.empty: set[int] = set()
         self.missing: set[int] = set()
+        self.since: Image | None = None
+        self.changed: set[int] = set()
         self.mappings: list[Mapping] = []
         self.stacks: list[int] | None = None
 
@@ -118,14 +122,14 @@ class Image:
         """Bytes held."""
         return sum(len(d) for _, d in self._segments)
 
-    def same(self, other: Image) -> bool:
-        """Whether another image of the same process holds the same bytes in the same places."""
+    def compare(self, since: Image) -> None:
+        """Find out what has changed since another image of the same process."""
+        self.since = since
         ranges = [(start, len(data)) for start, data in self._segments]
-        return (
-            ranges == [(start, len(data)) for start, data in other._segments]
-            and self._absent == other._absent
-            and next(self._unlike(other, ranges), None) is None
-        )
+        before = [(start, len(data)) for start, data in since._segments]
+        self.changed = self.differing(since, ranges)
+        for start, size in without(before, ranges):
+            self.changed.update(range(start // PAGE, (start + size) // PAGE))
 
     def differing(self, other: Image, ranges: Ranges) -> set[int]:
         """Return the numbers of the pages in some ranges that another image has otherwise.
@@ -133,20 +137,16 @@ class Image:
         What only one of the two holds differs, what neither holds does not.
         """
         out: set[int] = set()
-        for start, size in self._unlike(other, ranges):
-            for page in range(start // PAGE, (start + size) // PAGE):
-                if self._bytes(page * PAGE, PAGE) != other._bytes(page * PAGE, PAGE):
-                    out.add(page)
-        return out
-
-    def _unlike(self, other: Image, ranges: Ranges) -> Iterator[tuple[int, int]]:
-        """Yield pieces of ranges that are not alike, or may not be."""
         for start, size in ranges:
             for at in range(start, start + size, _PIECE):
                 part = min(_PIECE, start + size - at)
                 mine = self._bytes(at, part)
-                if mine is None or mine != other._bytes(at, part):
-                    yield at, part
+                if mine is not None and mine == other._bytes(at, part):
+                    continue
+                for page in range(at // PAGE, (at + part) // PAGE):
+                    if self._bytes(page * PAGE, PAGE) != other._bytes(page * PAGE, PAGE):
+                        out.add(page)
+        return out
 
     def _bytes(self, address: int, size: int) -> bytes | None:
         """Return what one segment holds, and take no note of it."""
@@ -224,11 +224,15 @@ class Image:
 
     def _on_demand(self, page: int) -> bytes | None:
         if _within(self._absent, page):
+            self.empty.add(page >> 12)
             return _ZEROS
         if _within(self._writable, page):
             self.missing.add(page >> 12)
             return None
-        return self._static(page, PAGE) if self._static else None
+        data = self._static(page, PAGE) if self._static else None
+        if data is None:
+            self.empty.add(page >> 12)
+        return data
 
     def u64(self, address: int) -> int:
         """Return the ``uint64_t`` or pointer at ``address``."""
@@ -273,6 +277,31 @@ class Image:
 def _within(ranges: Ranges, address: int) -> bool:
     i = bisect_right(ranges, (address, 1 << 64)) - 1
     return i >= 0 and address < ranges[i][0] + ranges[i][1]
+
+
+def without(ranges: Iterable[tuple[int, int]], holes: Iterable[tuple[int, int]]) -> Ranges:
+    """Return what of some ranges is in none of others.
+
+    :param ranges: (address, size), lowest first, that do not overlap.
+    :param holes: the same.
+    """
+    out: Ranges = []
+    todo = iter(holes)
+    hole = next(todo, None)
+    for start, size in ranges:
+        at, end = start, start + size
+        while hole is not None and hole[0] + hole[1] <= at:
+            hole = next(todo, None)
+        while hole is not None and hole[0] < end:
+            if hole[0] > at:
+                out.append((at, hole[0] - at))
+            at = max(at, hole[0] + hole[1])
+            if at >= end:
+                break
+            hole = next(todo, None)
+        if at < end:
+            out.append((at, end - at))
+    return out
 
 
 class Target(Protocol):

@@ -15,11 +15,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from .image import PAGE, Ranges
 
-__all__ = ["touched", "without"]
+__all__ = ["touched"]
 
 # include/uapi/linux/fs.h
 _PAGEMAP_SCAN = 0xC0606610
@@ -116,28 +116,3 @@ def _looked_up(pagemap: int, start: int, size: int) -> Iterator[tuple[int, int]]
             end = count if end < 0 else end
             yield base + at * PAGE, (end - at) * PAGE
             at = used.find(1, end)
-
-
-def without(ranges: Iterable[tuple[int, int]], holes: Iterable[tuple[int, int]]) -> Ranges:
-    """Return what of some ranges is in none of others.
-
-    :param ranges: (address, size), lowest first, that do not overlap.
-    :param holes: the same.
-    """
-    out: Ranges = []
-    todo = iter(holes)
-    hole = next(todo, None)
-    for start, size in ranges:
-        at, end = start, start + size
-        while hole is not None and hole[0] + hole[1] <= at:
-            hole = next(todo, None)
-        while hole is not None and hole[0] < end:
-            if hole[0] > at:
-                out.append((at, hole[0] - at))
-            at = max(at, hole[0] + hole[1])
-            if at >= end:
-                break
-            hole = next(todo, None)
-        if at < end:
-            out.append((at, end - at))
-    return out

@@ -16,11 +16,11 @@ from typing import Callable, NamedTuple
 from ..errors import TargetError
 from .denied import denied, ended
 from .elf import ElfFile
-from .image import PAGE, Capture, Image, Mapping, Peek, Ranges
+from .image import PAGE, Capture, Image, Mapping, Peek, Ranges, without
 from .instant import Choose, Copy, Frozen
 from .malloc import Malloc
 from .memory import BatchReader, Buffer
-from .pagemap import touched, without
+from .pagemap import touched
 from .threads import Stopped, undisturbed
 
 __all__ = ["Process", "map_file", "parse_maps"]

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from collections.abc import Hashable, Iterator, Set
+from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar, cast
 
 from ..heap import Live
 from ..layout import Layout
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .ways import Op
 
 __all__ = ["Context", "Handles", "Known", "Record", "Statics"]
+
+T = TypeVar("T")
 
 # A machine with more elements than this in one list is a loop or damaged memory.
 LIST_MAX = 200_000
@@ -90,22 +92,33 @@ class Handles(NamedTuple):
     property_free: int
 
 
+class Recall(NamedTuple):
+    """What a part of a walk came to, what it was given to do, and the pages that it read."""
+
+    result: object
+    given: object
+    pages: set[int]
+
+
 class Known:
     """What one reading of a process learns for the next one, under the same layout.
 
+    :ivar image: of the last walk that was believed, and ``recalls`` what its parts came to.
     :ivar types: the bytes of each ``TypeImpl``, and its name and its parent's, by address.
         QEMU registers types and never forgets one.
     :ivar variables: the static variables that were recognised, by what they are for.
     :ivar routes: the ways that were followed, with their offsets.
-    :ivar classes: the words that point to a class, and ``targets`` those to what is
-        searched for all over memory.
+    :ivar classes: the words that point to a class, ``targets`` those to what is searched for
+        all over memory, and ``bounce`` those that mark a bounce buffer.
     """
 
     def __init__(self) -> None:
+        self.image: Image | None = None
+        self.recalls: dict[Hashable, Recall] = {}
         self.types: dict[int, tuple[bytes, str, str]] = {}
         self.variables: dict[str, int] = {}
         self.routes: dict[str, tuple[Op, ...]] = {}
-        self.classes, self.targets = Found(), Found()
+        self.classes, self.targets, self.bounce = Found(), Found(), Found()
 
 
 class Context:
@@ -128,6 +141,10 @@ class Context:
         self.variant = variant
         self.known = known or Known()
         self.live = Live(image, image.mappings, image.stacks)
+        # Only what is known of the very image that this one was compared with holds.
+        since = self.known.image is not None and self.known.image is image.since
+        self._recalls = self.known.recalls if since else {}
+        self.recalls: dict[Hashable, Recall] = {}
         self.notes: list[Note] = []
         self.unknown: list[Unknown] = []
         self.types: dict[str, TypeInfo] = {}
@@ -146,6 +163,37 @@ class Context:
                 raw = b""
             self._static_values = frozenset(memoryview(raw).cast("Q"))
         return self._static_values
+
+    def recall(self, key: Hashable, given: object, read: Callable[[], T]) -> T:
+        """Return what ``read`` returns; it is not called where no page that it reads changed.
+
+        :param key: tells one part of the walk from all others.
+        :param given: what else the result depends on, but for the layout and ``handles``.
+        """
+        image = self.image
+        last = self._recalls.get(key)
+        if last is not None and last.given == given and last.pages.isdisjoint(image.changed):
+            image.given |= last.pages
+            self.recalls[key] = last
+            return cast("T", last.result)
+        outer, notes, missing = (image.given, image.empty), len(self.notes), len(image.missing)
+        image.given, image.empty = set(), set()
+        try:
+            result = read()
+        finally:
+            pages, empty = image.given, image.empty
+            image.given, image.empty = outer
+            image.given |= pages
+            image.empty |= empty
+        # What made no sense is looked at again; and so is what was never touched.
+        if len(self.notes) == notes and len(image.missing) == missing and not empty:
+            self.recalls[key] = Recall(result, given, pages)
+        return result
+
+    def believed(self) -> None:
+        """Have the next walk build upon this one."""
+        self.known.image, self.known.recalls = self.image, self.recalls
+        self.image.since, self._recalls = None, {}
 
     def record(self, struct: str, address: int) -> Record:
         """Read one structure.

@@ -9,6 +9,7 @@ and is told as not searched for.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from ..references import HOLDERS, Around, Holder, OfListener, OfType, Variable
 from ..references.record import fields_of, parse, ways_of
@@ -136,14 +137,31 @@ def _of_types(
                 for holder in rows[name]
                 for way in ways_of(holder.way)
             ]
-        for holder, way, when in of_type[obj.type]:
-            try:
-                if when and not any(True for _ in follow(context, address, when)):
-                    continue
-                found = follow(context, address, way)
-                yield from _believed(context, objects, ram, holder, found)
-            except Unreadable as error:
-                context.note(address, f"{way} cannot be read at {error.args[0]:#x}")
+        ways = of_type[obj.type]
+        if not ways:
+            continue
+        key = "declared", address
+        found = context.recall(key, obj.type, partial(_all, context, address, ways))
+        for holder, hits in found:
+            yield from _believed(context, objects, ram, holder, iter(hits))
+
+
+def _all(
+    context: Context, address: int, ways: Sequence[tuple[Holder, str, str]]
+) -> list[tuple[Holder, list[Found]]]:
+    """Return what the ways that begin at an object lead to."""
+    out = []
+    for holder, way, when in ways:
+        hits: list[Found] = []
+        try:
+            if when and not any(True for _ in follow(context, address, when)):
+                continue
+            hits.extend(follow(context, address, way))
+        except Unreadable as error:
+            context.note(address, f"{way} cannot be read at {error.args[0]:#x}")
+        if hits:
+            out.append((holder, hits))
+    return out
 
 
 def _of_listeners(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 
 from ..errors import ReadingError
 from ..snapshot import Listener, Obj, Range, Region, Space, View
@@ -24,33 +25,38 @@ _SPACES_MAX = 1 << 14
 def read_regions(context: Context, objects: Mapping[int, Obj]) -> dict[int, Region]:
     """Read the ``MemoryRegion`` part of every region, IOMMU regions included."""
     out = {}
-    link = context.layout.offset("MemoryRegion", "subregions_link")
     for address, obj in objects.items():
-        if not context.is_a(obj.type, "memory-region"):
-            continue
-        try:
-            row = context.record("MemoryRegion", address)
-        except Unreadable:
-            context.note(address, "a memory region cannot be read")
-            continue
-        out[address] = Region(
-            address=address,
-            name=context.string(row["name"]),
-            owner=row["owner"],
-            container=row["container"],
-            alias=row["alias"],
-            alias_offset=row.get("alias_offset"),
-            addr=row["addr"],
-            size=row["size"],
-            priority=row.signed("priority") if "priority" in row else 0,
-            enabled=bool(row.get("enabled", 1)),
-            kind=_kind(context, obj, row),
-            subregions=tuple(
-                context.queue(row.ptr("subregions"), link, f"subregions of {address:#x}")
-            ),
-            mapped_via_alias=row.signed("mapped_via_alias") if "mapped_via_alias" in row else 0,
-        )
+        if context.is_a(obj.type, "memory-region"):
+            key = "region", address
+            region = context.recall(key, obj, partial(_region, context, obj))
+            if region is not None:
+                out[address] = region
     return out
+
+
+def _region(context: Context, obj: Obj) -> Region | None:
+    address = obj.address
+    link = context.layout.offset("MemoryRegion", "subregions_link")
+    try:
+        row = context.record("MemoryRegion", address)
+    except Unreadable:
+        context.note(address, "a memory region cannot be read")
+        return None
+    return Region(
+        address=address,
+        name=context.string(row["name"]),
+        owner=row["owner"],
+        container=row["container"],
+        alias=row["alias"],
+        alias_offset=row.get("alias_offset"),
+        addr=row["addr"],
+        size=row["size"],
+        priority=row.signed("priority") if "priority" in row else 0,
+        enabled=bool(row.get("enabled", 1)),
+        kind=_kind(context, obj, row),
+        subregions=tuple(context.queue(row.ptr("subregions"), link, f"subregions of {address:#x}")),
+        mapped_via_alias=row.signed("mapped_via_alias") if "mapped_via_alias" in row else 0,
+    )
 
 
 def _kind(context: Context, obj: Obj, row: Record) -> str:

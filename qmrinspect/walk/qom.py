@@ -202,24 +202,29 @@ def read_objects(context: Context, classes: Classes) -> dict[int, Obj]:
     unpack = layout.unpacker("Object", "free", "properties", "ref", "parent")
     out: dict[int, Obj] = {}
     claims: dict[int, list[Obj]] = defaultdict(list)
-    for word, klass in find_words(image, classes.names, context.known.classes):
-        address = word - at_class
+
+    def read() -> tuple[Obj, int] | None:
         try:
             free, properties, ref, parent = unpack(image.read(address, size))
         except Unreadable:
-            continue
+            return None
         if ref >= _REF_MAX or properties & 7 or not properties:
-            continue
+            return None
         table = context.table(properties)
         if (
             table is None
             or table.hash_func != context.handles.string_hash
             or table.value_destroy != context.handles.property_free
         ):
-            continue
-        obj = Obj(address, classes.names[klass], ref, parent, bool(free))
-        out[address] = obj
-        claims[table.address].append(obj)
+            return None
+        return Obj(address, classes.names[klass], ref, parent, bool(free)), table.address
+
+    for word, klass in find_words(image, classes.names, context.known.classes):
+        address = word - at_class
+        found = context.recall(("object", address), klass, read)
+        if found is not None:
+            out[address] = found[0]
+            claims[found[1]].append(found[0])
     for address, those in claims.items():
         if len(those) > 1:
             for obj in set(those).difference(_owners(context, address, those)):
@@ -291,18 +296,25 @@ def read_props(context: Context, classes: Classes, objects: Mapping[int, Obj]) -
     """
     offset = context.layout.offset("Object", "properties")
     class_links = _ClassLinks(context, classes)
-    for address, obj in objects.items():
+
+    def read() -> list[Prop]:
+        out: list[Prop] = []
         table = context.table(context.image.u64(address + offset))
         if table is None:
-            continue
+            return out
         for prop in _relevant(context, table):
             name, release, opaque = prop
             if release == context.handles.child:
-                yield Prop(address, name, opaque, "child", "instance")
+                out.append(Prop(address, name, opaque, "child", "instance"))
             else:
-                yield from _link(context, address, name, opaque, "instance")
-        for name, opaque in class_links.of(obj.type):
-            yield from _link(context, address, name, opaque, "class")
+                out += _link(context, address, name, opaque, "instance")
+        for name, opaque in links:
+            out += _link(context, address, name, opaque, "class")
+        return out
+
+    for address, obj in objects.items():
+        links = class_links.of(obj.type)
+        yield from context.recall(("properties", address), links, read)
 
 
 def _relevant(context: Context, table: HashTable) -> Iterator[tuple[str, int, int]]:
@@ -362,10 +374,14 @@ class _ClassLinks:
     def _of_class(self, name: str) -> list[tuple[str, int]]:
         if name not in self._own:
             address = self._tables.get(name, 0)
-            table = self._context.table(address) if address else None
-            self._own[name] = [
-                (prop, opaque)
-                for prop, release, opaque in (_relevant(self._context, table) if table else ())
-                if release == self._context.handles.link
-            ]
+
+            def read() -> list[tuple[str, int]]:
+                table = self._context.table(address) if address else None
+                return [
+                    (prop, opaque)
+                    for prop, release, opaque in (_relevant(self._context, table) if table else ())
+                    if release == self._context.handles.link
+                ]
+
+            self._own[name] = self._context.recall(("class", name), address, read)
         return self._own[name]

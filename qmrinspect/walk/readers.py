@@ -318,7 +318,8 @@ def _bounce_buffers(context: Context, objects: Objects, ram: RamMap) -> Iterator
     layout, image = context.layout, context.image
     if layout.has("BounceBuffer", "magic"):
         at_magic = layout.offset("BounceBuffer", "magic")
-        buffers = [word - at_magic for word, _ in find_words(image, {_BOUNCE_MAGIC})]
+        marks = find_words(image, {_BOUNCE_MAGIC}, context.known.bounce)
+        buffers = [word - at_magic for word, _ in marks]
     else:
         buffers = context.statics.symbols.get("bounce", [])
     for buffer in buffers:

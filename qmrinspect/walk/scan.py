@@ -14,13 +14,13 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 
-from ..target.image import Image
+from ..target.image import PAGE, Image
 
 __all__ = ["Found", "find_into", "find_words"]
 
 _PIECE = 1 << 16
 # So many are remembered, as parts of the image itself.
-_PIECES_MAX = 1 << 12
+_PIECES_MAX = 1 << 16
 # So many times what is wanted may be searched for.
 _WANTED_MORE = 3
 
@@ -30,6 +30,7 @@ class Found:
 
     def __init__(self) -> None:
         self.wanted: frozenset[int] = frozenset()
+        self.image: Image | None = None  # of which these are the pieces
         self.pieces: dict[int, tuple[memoryview, Sequence[tuple[int, int]]]] = {}
 
 
@@ -58,28 +59,41 @@ def find_words(
         lanes.append((lane, bytes(b in seen for b in range(256))))
     pieces: dict[int, tuple[memoryview, Sequence[tuple[int, int]]]] = {}
     zero = bytes(_PIECE)
+    since = before is not None and before.image is not None and before.image is image.since
+    changed = {page * PAGE // _PIECE for page in image.changed}
     for start, segment in image.segments():
         at = 0
         while at < len(segment) - 7:
             # The borders stay where they are when a segment begins elsewhere.
             end = at + _PIECE - (start + at) % _PIECE
             view, address = segment[at:end], start + at
-            piece = bytes(view)
+            last = known.get(address)
             at = end
+            same = since and address // _PIECE not in changed
+            if same and last is not None and len(last[0]) == len(view):
+                pieces[address] = view, last[1]
+                yield from _given(image, last[1], wanted)
+                continue
+            piece = bytes(view)
             # Half of a heap is pages of zeros.
             if piece == zero[: len(piece)]:
                 continue
-            last = known.get(address)
             if last is None or bytes(last[0]) != piece:
                 last = view, _matches(piece, address, lanes, searched)
             if before is not None and len(pieces) < _PIECES_MAX:
                 pieces[address] = view, last[1]
-            for hit in last[1]:
-                if hit[1] in wanted:
-                    image.give(hit[0])
-                    yield hit
+            yield from _given(image, last[1], wanted)
     if before is not None:
-        before.wanted, before.pieces = searched, pieces
+        before.wanted, before.pieces, before.image = searched, pieces, image
+
+
+def _given(
+    image: Image, hits: Sequence[tuple[int, int]], wanted: Collection[int]
+) -> Iterator[tuple[int, int]]:
+    for hit in hits:
+        if hit[1] in wanted:
+            image.give(hit[0])
+            yield hit
 
 
 def find_into(image: Image, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
