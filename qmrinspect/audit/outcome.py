@@ -51,7 +51,10 @@ def _leak(book: Book, device: int, lost: Sequence[int]) -> Outcome:
 
 
 def _partial(book: Book, lost: Sequence[int], name: str) -> Outcome:
-    found = [c for a in lost for c in causes(book, a, (a,))]
+    # What is below something that is lost goes with it.
+    objects = book.index.snapshot.objects
+    heads = [a for a in lost if objects[a].parent not in lost] or lost
+    found = [c for a in heads for c in causes(book, a, (a,))]
     reasons = [c for c in found if c.name != "delayed"]
     if not reasons and found:
         text = f"{name} was finalized; {len(lost)} of its objects wait for RCU or a view"

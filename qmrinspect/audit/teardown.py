@@ -174,6 +174,11 @@ class Teardown:
         """Whether a device is realized."""
         return self._realized.get(device, self._snapshot.devices[device].realized)
 
+    def balance(self) -> None:
+        """Count on the family what is seen to be held, and no more: as if its books balanced."""
+        for address in self.family & self._snapshot.objects.keys():
+            self._ref[address] = self.ref(address) - self._ground.book.residual(address)
+
     # What QEMU does -----------------------------------------------------------------
 
     def unref(self, address: int) -> None:
@@ -363,9 +368,10 @@ class Teardown:
         others = ", ".join(self._name(other) for other in abort.others[:_NAMES_MAX])
         if len(abort.others) > _NAMES_MAX:
             others += f" and {len(abort.others) - _NAMES_MAX} more"
+        said = str(abort).rstrip(".")
         if abort.expression == NO_SUBREGIONS:
-            return f"{abort}: {name} still has {others}"
-        return f"{abort}: {name} is still in {others}" if others else f"{abort}: {name}"
+            return f"{said}: {name} still has {others}"
+        return f"{said}: {name} is still in {others}" if others else f"{said}: {name}"
 
     def _name(self, address: int) -> str:
         region = self._snapshot.regions.get(address)

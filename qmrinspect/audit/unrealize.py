@@ -19,10 +19,10 @@ from ..ledger import Book, Edge, Policy
 from ..ledger.policies import NO_CONTAINER, NO_SUBREGIONS
 from .cause import descends
 from .forecast import Forecast, Forecaster
-from .graph import PASSING
+from .graph import PASSING, source
 from .teardown import FINALIZED_WITH, Teardown
 
-__all__ = ["Prospect", "Tie", "learn", "prospects", "ties"]
+__all__ = ["Prospect", "Tie", "foretell_without", "learn", "prospects", "ties"]
 
 _DEPTH_MAX = 64
 
@@ -101,6 +101,28 @@ def prospects(
             certainty, answer = "either way", nothing
         out.append(Prospect(policy, certainty, answer, nothing, everything))
     return found, out
+
+
+def foretell_without(
+    forecaster: Forecaster,
+    policies: Sequence[Policy],
+    object: int,
+    kept: Collection[tuple[int, int]],
+) -> Iterator[Forecast]:
+    """Foretell what becomes of an object whose code ends everything but some pairs of regions.
+
+    :param kept: the region and the container of each.
+    """
+    family = forecaster.family(object)
+    ended = [
+        tie
+        for tie in ties(forecaster.book, object, family)
+        if not tie.target and (tie.region, tie.container) not in kept
+    ]
+    for policy in policies:
+        teardown = _Unplugging(forecaster, policy, family, ended)
+        teardown.balance()
+        yield forecaster.result(teardown, object, "plugged")
 
 
 def learn(
@@ -183,6 +205,9 @@ def _fields(book: Book, object: int, family: set[int]) -> Iterator[Tie]:
                 continue
             if edge.kind in FINALIZED_WITH and edge.owner in family:
                 continue
+            loose = not edge.rule and source(book, edge) not in family
+            if loose and not descends(book, address, object):
+                continue  # it came with the device, and lives by something else
             if edge.kind == "address-space-root":
                 space = index.snapshot.spaces[edge.holder]
                 region = index.snapshot.regions[space.root]

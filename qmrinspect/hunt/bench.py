@@ -203,9 +203,10 @@ class Bench:
         if self._vm is None:
             self._kind = kind
             self._vm = self._start_special(recipe) or self._start()
-            self._hunt = Hunt(self._vm)
+            pinned = self._settings.forecast
+            self._hunt = Hunt(self._vm, pinned=pinned)
             if self._guest is not None:
-                self._hunt = Hunt(self._vm, GUEST_PATIENCE_S, self._guest.use)
+                self._hunt = Hunt(self._vm, GUEST_PATIENCE_S, self._guest.use, pinned)
             self._known = self._vm.drive(drivers)
             self._before = []
             self._number = 0

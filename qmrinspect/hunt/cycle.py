@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Callable, NamedTuple, Protocol, TypeVar
 
 from ..audit.graph import orphan_groups
-from ..audit.policy import choose
+from ..audit.policy import Verdict, choose
 from ..errors import MonitorError, ReadingError, TargetError
 from ..hotplug.kinds import Recipe
+from ..hotplug.pin import Pin, let_go
 from ..hotplug.plugging import free_slots, now_us
 from ..hotplug.unplug import (
     Cycle,
@@ -29,11 +32,12 @@ from ..hotplug.unplug import (
     unplug,
 )
 from ..index import Index
-from ..ledger import Book, Policy, open_book
+from ..ledger import Book, open_book
 from ..monitor.base import Monitor, MonitorLost
 from ..peers import PlaceMissing
 from ..snapshot import Snapshot
-from .judge import Judgement, judge, waits
+from .foretell import Foretold, Pins, foretell_after, foretell_pinned, held_by, implied
+from .judge import Judgement, came_with, judge, same, waits
 
 __all__ = ["NOT_PLUGGABLE", "Driver", "Hunt", "Hunted", "hunt_one", "look", "not_begun"]
 
@@ -79,6 +83,8 @@ class Hunted(NamedTuple):
     :param books: before the plug, with the device, and after the unplug, as far as
         they were made.
     :param used: links and disks that the guest used while it was plugged.
+    :param foretold: what the unplug would have done under each policy, where it can be told.
+    :param under: the outcome by policy, as far as it is foretold or implied.
     """
 
     recipe: Recipe
@@ -93,6 +99,8 @@ class Hunted(NamedTuple):
     finalized_us: int = 0
     books: tuple[Book, ...] = ()
     used: tuple[str, ...] = ()
+    foretold: Foretold | None = None
+    under: Mapping[str, str] = MappingProxyType({})
 
 
 class Hunt:
@@ -100,6 +108,8 @@ class Hunt:
 
     :param guest: seconds that the VM's guest has to let a device go; 0 when nobody is there.
     :param use: has the guest use what was plugged, and returns the names of what it used.
+    :param pinned: hold each device by a link for a reading between its unplug and its end, so
+        that what it would do under each policy can be told exactly.
     """
 
     def __init__(
@@ -107,11 +117,13 @@ class Hunt:
         driver: Driver,
         guest: float = 0.0,
         use: Callable[[Plugged], tuple[str, ...]] | None = None,
+        pinned: bool = False,
     ) -> None:
         self._driver = driver
         self._guest = guest
         self._use = use
-        self._policy: Policy | None = None
+        self._pins = Pins(driver) if pinned else None
+        self._verdict: Verdict | None = None
         self._last: Book | None = None
         self._spoiled: set[int] = set()
 
@@ -160,11 +172,15 @@ class Hunt:
         if judgement.outcome not in ("leak", "partial-leak"):
             self._last = after
             return hunted
+        left = {row.address for row in judgement.left}
+        foretold = foretell_after(after, head, left) if head in left else None
         return hunted._replace(
             outcome=judgement.outcome,
             judgement=judgement,
             after=after,
             books=(before, made, after),
+            foretold=foretold,
+            under=_under(foretold),
         )
 
     def _judge(self, before: Book, plugged: Plugged, machine: str) -> Hunted:
@@ -176,20 +192,35 @@ class Hunt:
         except (ReadingError, TargetError) as error:
             return self._died(recipe, machine, cycle._replace(step="device_add"), error)
         device = with_it.index.resolve(plugged.path).address if plugged.path else 0
+        pins, pin, foretold = self._pins, None, None
         try:
-            cycle = driver.drive(
-                lambda monitor: unplug(monitor, plugged, _EVENT_S, guest=self._guest)
-            )
+            pin = pins.hold(with_it, plugged, device) if pins is not None else None
+            # What is held cannot say that it is gone.
+            wait = 0.0 if pin is not None else _EVENT_S
+            cycle = driver.drive(lambda monitor: unplug(monitor, plugged, wait, guest=self._guest))
         except MonitorError as error:
             return _early(driver, recipe, machine, ended(cycle, "device_del", error))
+        if pin is not None and not (cycle.crash or cycle.hang):
+            held = pin
+            if cycle.unparented:
+                foretold = self._foretell(before, with_it, device, held)
+            try:
+                driver.drive(lambda monitor: let_go(monitor, held))
+            except MonitorError as error:
+                cycle = ended(cycle, "finalize", error)
         if cycle.crash or cycle.hang or cycle.refused:
-            return _early(driver, recipe, machine, cycle, (before, with_it))
+            early = _early(driver, recipe, machine, cycle, (before, with_it))
+            return early._replace(foretold=foretold, under=_under(foretold))
         begin = time.perf_counter_ns()
         name = recipe.driver if recipe.subject is not None else ""
         try:
             looked = self._look(before, with_it, device, name)
         except (ReadingError, TargetError) as error:
-            return self._died(recipe, machine, cycle._replace(step="judge"), error)
+            died = self._died(recipe, machine, cycle._replace(step="judge"), error)
+            return died._replace(foretold=foretold, under=_under(foretold))
+        except MonitorError as error:
+            early = _early(driver, recipe, machine, ended(cycle, "judge", error))
+            return early._replace(foretold=foretold, under=_under(foretold))
         judge_us, seen_us = (time.perf_counter_ns() - begin) // 1000, now_us()
         try:
             cycle = driver.drive(lambda monitor: late_event(monitor, plugged, cycle))
@@ -204,6 +235,15 @@ class Hunt:
             self._last = looked.after
         elif looked.judgement.outcome in ("leak", "partial-leak", "delayed"):
             self._spoiled.add(plugged.slot)
+        left = {row.address for row in looked.judgement.left}
+        under = _under(foretold)
+        if foretold is None and device in left and looked.judgement.outcome == "leak":
+            foretold = foretell_after(looked.after, device, left)
+            under = _under(foretold)
+        elif foretold is None and device and looked.judgement.outcome == "clean":
+            assert self._verdict is not None
+            came = came_with(before, with_it)
+            under = implied(self._verdict.candidates, with_it, device, came)
         return Hunted(
             recipe,
             machine,
@@ -217,7 +257,16 @@ class Hunt:
             finalized_us,
             (before, with_it, looked.after),
             used,
+            foretold,
+            under,
         )
+
+    def _foretell(self, before: Book, with_it: Book, device: int, pin: Pin) -> Foretold | None:
+        """Foretell from a device that is unplugged and held."""
+        pinned = self._book()
+        pins = held_by(pinned.index, device, pin)
+        came = {a for a in came_with(before, with_it) if same(with_it, pinned, a)}
+        return foretell_pinned(pinned, device, came, pins) if pins and device in came else None
 
     def _died(
         self, recipe: Recipe, machine: str, cycle: Cycle, error: ReadingError | TargetError
@@ -251,11 +300,15 @@ class Hunt:
 
     def _book(self) -> Book:
         index = Index(self._driver.read())
-        if self._policy is None:
-            verdict, book = choose(index)
-            self._policy = verdict.policy
+        if self._verdict is None:
+            self._verdict, book = choose(index)
             return book
-        return open_book(index, self._policy)
+        return open_book(index, self._verdict.policy)
+
+
+def _under(foretold: Foretold | None) -> dict[str, str]:
+    forecasts = foretold.forecasts if foretold is not None else ()
+    return {found.policy.name: found.outcome.outcome for found in forecasts}
 
 
 class _Looked(NamedTuple):

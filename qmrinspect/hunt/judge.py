@@ -16,7 +16,7 @@ from ..audit.graph import PASSING, alive
 from ..audit.outcome import is_of_a_view, outcome_of
 from ..ledger import Book, Edge
 
-__all__ = ["Judgement", "Left", "judge"]
+__all__ = ["Judgement", "Left", "came_with", "judge", "same"]
 
 
 class Left(NamedTuple):
@@ -49,8 +49,8 @@ def judge(before: Book, plugged: Book, after: Book, device: int, name: str = "")
     :param device: address of the device while it was plugged; 0 for what is no object.
     :param name: what to call it; its type by default.
     """
-    came = _came(before, plugged)
-    left = [a for a in sorted(came) if _same(plugged, after, a)]
+    came = came_with(before, plugged)
+    left = [a for a in sorted(came) if same(plugged, after, a)]
     name = name or plugged.index.snapshot.objects[device].type
     if device in left and after.index.in_tree(device):
         text = f"{name} is still plugged: nobody acknowledged the unplug"
@@ -62,17 +62,17 @@ def judge(before: Book, plugged: Book, after: Book, device: int, name: str = "")
     return Judgement(found.outcome, found.cause, found.causes, rows, found.text)
 
 
-def _came(before: Book, plugged: Book) -> set[int]:
+def came_with(before: Book, plugged: Book) -> set[int]:
     """Objects that were not there before, or are others now at the same address.
 
     What comes has a reference; the remains of what went before may look like an object
     without one, when their memory is used again.
     """
     objects = plugged.index.snapshot.objects
-    return {a for a, obj in objects.items() if obj.ref and not _same(before, plugged, a)}
+    return {a for a, obj in objects.items() if obj.ref and not same(before, plugged, a)}
 
 
-def _same(one: Book, two: Book, address: int) -> bool:
+def same(one: Book, two: Book, address: int) -> bool:
     """Whether the same object is alive in both, not another one at its address."""
     first = one.index.snapshot.objects.get(address)
     second = two.index.snapshot.objects.get(address)

@@ -9,14 +9,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..audit.forecast import Forecast
 from ..index import Index
-from ..ledger import Edge
+from ..ledger import Book, Edge
 from .cycle import NOT_PLUGGABLE, Hunted
+from .foretell import Foretold
 
-__all__ = ["BAD", "FORMAT", "Row", "edge_json", "is_bad", "key", "pluggable", "row_of"]
+__all__ = [
+    "BAD",
+    "FORMAT",
+    "Row",
+    "edge_json",
+    "forecast_json",
+    "is_bad",
+    "key",
+    "pluggable",
+    "row_of",
+]
 
 FORMAT = "qmr-hunt/1"
 
@@ -101,11 +113,67 @@ def row_of(hunted: Hunted, number: int = 1) -> dict[str, Any]:
         "qemu_version": target.qemu_version if target else "",
         "build_id": target.build_id if target else "",
         "policy": hunted.after.policy.name if hunted.after else "",
+        "under": dict(hunted.under),
+        "forecast": _foretold_json(hunted.foretold, hunted.books[1:2]),
         "text": stable(judgement.text) if hunted.outcome == "crash" else judgement.text,
     }
     if cycle.refused and hunted.outcome in BAD:
         row["note"] = f"{cycle.step} was refused, and not all was taken back: {cycle.refused}"
     return row
+
+
+def _foretold_json(foretold: Foretold | None, with_it: Sequence[Book]) -> dict[str, Any] | None:
+    if foretold is None:
+        return None
+    was = with_it[0].index if with_it else None
+    return {
+        "source": foretold.source,
+        "policies": [forecast_json(found, was) for found in foretold.forecasts],
+        "outlived": [list(key) for key in foretold.outlived],
+    }
+
+
+def forecast_json(forecast: Forecast, was: Index | None = None) -> dict[str, Any]:
+    """Return what one policy makes of an unplug.
+
+    :param was: of the snapshot with the device, which knows the paths.
+    """
+    outcome, abort, index = forecast.outcome, forecast.abort, forecast.book.index
+    objects = index.snapshot.objects
+    return {
+        "policy": forecast.policy.name,
+        "source": forecast.source,
+        "outcome": outcome.outcome,
+        "cause": outcome.cause,
+        "text": outcome.text,
+        "assertion": None
+        if abort is None
+        else {
+            "function": abort.function,
+            "expression": abort.expression,
+            "region": _region_json(index, abort.object),
+            "others": [_region_json(index, other) for other in abort.others],
+        },
+        "left": [
+            {
+                "address": hex(address),
+                "type": objects[address].type,
+                "was": (was or index).path(address) or (was or index).label(address),
+                "observed": objects[address].ref,
+                "references": [edge_json(index, e) for e in forecast.book.on.get(address, ())],
+            }
+            for address in forecast.left
+        ],
+    }
+
+
+def _region_json(index: Index, address: int) -> dict[str, str]:
+    region = index.snapshot.regions.get(address)
+    return {
+        "address": hex(address),
+        "name": region.name if region else "",
+        "owner": index.label(region.owner) if region and region.owner else "",
+    }
 
 
 # "rocker: 0x7f12..." and pids differ between two runs of the same crash.

@@ -15,6 +15,8 @@ class Settings(NamedTuple):
     :param guest: ``none``, or the paths of a Linux guest's kernel and initramfs, joined by a colon.
     :param hosts: what the VM is started with, by the names of :data:`HOSTS`.
     :param bundle: directory for the evidence of findings, or "".
+    :param forecast: hold each device by a link for a reading, and foretell what each policy
+        would make of its unplug.
     """
 
     qemu: str = "qemu-system-x86_64"
@@ -24,6 +26,7 @@ class Settings(NamedTuple):
     guest: str = "none"
     hosts: tuple[str, ...] = ()
     bundle: str = ""
+    forecast: bool = False
 
 
 class Job(NamedTuple):

@@ -6,15 +6,21 @@ A check's findings in the form of a hunt's rows, so that one page serves both.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from html import escape
 
 from ..audit.check import Report
-from ..hunt.rows import edge_json
+from ..audit.forecast import Forecaster, all_policies
+from ..audit.graph import orphan_groups
+from ..hunt.rows import edge_json, forecast_json
 from ..index import printable
+from .forecasts import forecast_section
 from .page import STYLE
 from .svg import reference_graph
 
 __all__ = ["check_page"]
+
+_FORECASTS_MAX = 50
 
 
 def check_page(report: Report) -> str:
@@ -49,5 +55,20 @@ def check_page(report: Report) -> str:
             f"<p>observed {finding.observed}, expected {finding.expected}</p>"
             f'<div class="scroll">{reference_graph({"objects_left": [left]})}</div></section>'
         )
+    parts += _forecasts(report)
     parts.append("</body></html>")
     return "\n".join(parts) + "\n"
+
+
+def _forecasts(report: Report) -> Iterator[str]:
+    """Yield what each policy would make of what was unplugged and is still there."""
+    groups = orphan_groups(report.book)
+    if groups:
+        yield "<h2>Under each policy</h2>"
+    forecaster = Forecaster(report.book)
+    for group in groups[:_FORECASTS_MAX]:
+        label = printable(report.book.index.label(group.head))
+        found = [forecaster.of(policy, group.head, group.members) for policy in all_policies()]
+        yield f'<section class="finding"><h3>{escape(label)}</h3>'
+        yield from forecast_section([forecast_json(one) for one in found])
+        yield "</section>"

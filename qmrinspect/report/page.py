@@ -14,6 +14,7 @@ from typing import Any
 
 from ..hunt.rows import Row, is_bad, key
 from ..index import printable
+from .forecasts import forecast_section
 from .svg import growth_plot, reference_graph
 
 __all__ = ["STYLE", "page"]
@@ -155,6 +156,11 @@ def _finding(number: int, row: Row) -> Iterator[str]:
                 f"<td class=mono>{escape(printable(edge['field']))}</td></tr>"
             )
         yield "</tbody></table></details>"
+    foretold = row.get("forecast")
+    if foretold:
+        yield f"<details open><summary>Under each policy ({escape(foretold['source'])})</summary>"
+        yield from forecast_section(foretold["policies"])
+        yield "</details>"
     if row.get("backtrace"):
         lines = "\n".join(printable(line, 500) for line in row["backtrace"])
         yield f"<details><summary>Backtrace</summary><pre>{escape(lines)}</pre></details>"

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..hunt.rows import Row
 from ..index import printable
+from .forecasts import under_line
 
 __all__ = ["growth_lines", "verdict_lines"]
 
@@ -38,6 +39,9 @@ def verdict_lines(row: Row) -> Iterator[str]:
             yield f"    {others} more objects that came with it are still alive"
     elif row.get("kept"):
         yield f"    {printable(row['text'], 400)}"
+    under = under_line(row)
+    if under:
+        yield f"    {printable(under, 400)}"
     if row.get("backtrace"):
         for line in row["backtrace"][:_FRAMES_SHOWN]:
             yield f"        {printable(line, 120)}"

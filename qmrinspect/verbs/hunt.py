@@ -54,7 +54,7 @@ def _on_target(
 def _cycles(
     driver: Driver, recipes: Sequence[Any], args: argparse.Namespace, session: Session
 ) -> Iterator[Result]:
-    bench = Hunt(driver, args.wait_guest)
+    bench = Hunt(driver, args.wait_guest, pinned=args.forecast)
     done = 0
     try:
         for recipe in recipes:
@@ -169,6 +169,7 @@ def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Ou
         cycles=args.cycles,
         guest=find_guest(args.guest),
         bundle=os.path.abspath(args.bundle) if args.bundle else "",
+        forecast=args.forecast,
     )
     all_models = (args.cpus or ("all" if settings.guest == "none" else "own")) == "all"
     planned = plan(settings, names, all_models)
@@ -195,6 +196,14 @@ def _file(name: str, help: str) -> Argument:
 
 
 _CAMPAIGN = (
+    Argument(
+        ("--forecast",),
+        {
+            "action": "store_true",
+            "help": "hold each device by a link for one more reading, and tell exactly what its "
+            "unplug would do under each policy",
+        },
+    ),
     Argument(("--cycles",), {"type": int, "default": 1, "help": "times to plug each device"}),
     Argument(("--accel",), {"default": "tcg", "help": "its accelerator (default: tcg)"}),
     Argument(

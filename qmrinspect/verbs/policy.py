@@ -106,7 +106,7 @@ def _lines(verdict: Verdict) -> Iterator[str]:
         verb = "counts" if len(others) == 1 else "count"
         yield (
             f"{_names(others)} {verb} like {verdict.policy.name}: only what finalizing a region "
-            "asserts tells them apart"
+            "asserts tells them apart, see qmr forecast"
         )
 
 

@@ -1,0 +1,167 @@
+"""What an unplug would have done under other policies
+---------------------------------------------------
+
+Of each cycle of a hunt: from what is left of a device that leaked, from what implies it where
+none did, or from one reading more, taken while a link holds the device that was unplugged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..audit.forecast import Forecast, Forecaster, all_policies
+from ..audit.unrealize import Key, learn, ties
+from ..hotplug.pin import Pin, let_go, links, set_pin
+from ..index import Index
+from ..ledger import Book, Policy
+from ..snapshot import Prop
+
+if TYPE_CHECKING:
+    from ..hotplug.plugging import Plugged
+    from .cycle import Driver
+
+__all__ = [
+    "UNKNOWN",
+    "Foretold",
+    "Pins",
+    "foretell_after",
+    "foretell_pinned",
+    "held_by",
+    "implied",
+]
+
+#: What cannot be told from what was seen.
+UNKNOWN = "unknown"
+
+# So many links are tried before a VM is taken for one that has none.
+_TRIALS = 40
+
+# What else an unplug that ended clean under one policy says, wherever the device's own code
+# is the same.  Each of these takes no reference, and asserts nothing, that the first does not:
+#
+# * owner-ref: every pair of one owner was undone before the owner was finalized, for it would
+#   have held it; without such pairs all four do the same.
+# * no-ref asserts more than subregion-ref and owner-shared, and takes no reference more but
+#   those that a container gives up when it is finalized.
+# * subregion-ref and owner-shared: whatever the order, the container gives up its regions.
+_SAME_OR_LESS: Mapping[str, Collection[str]] = {
+    "strict": ("strict", "owner-ref", "no-ref", "subregion-ref", "owner-shared"),
+    "owner-ref": ("owner-ref", "no-ref", "subregion-ref", "owner-shared"),
+    "no-ref": ("no-ref", "subregion-ref", "owner-shared"),
+    "subregion-ref": ("subregion-ref", "owner-shared"),
+    "owner-shared": ("subregion-ref", "owner-shared"),
+}
+
+
+class Foretold(NamedTuple):
+    """Forecasts of one unplug.
+
+    :param source: what they were made from: ``after`` or ``pinned``.
+    :param outlived: the keys of what outlived unrealize, for forecasts of devices of the type
+        that are plugged elsewhere.
+    """
+
+    source: str
+    forecasts: tuple[Forecast, ...]
+    outlived: Sequence[Key]
+
+
+def foretell_after(after: Book, device: int, left: Collection[int]) -> Foretold:
+    """Foretell from what is left of a device.
+
+    :param left: the device and what else that came with it is left.
+    """
+    forecaster = Forecaster(after)
+    forecasts = tuple(forecaster.of(policy, device, left) for policy in all_policies())
+    return Foretold("after", forecasts, learn(after, device, left))
+
+
+def foretell_pinned(
+    pinned: Book, device: int, came: Collection[int], pins: Sequence[Prop]
+) -> Foretold:
+    """Foretell from a device that was unplugged and that a link holds.
+
+    :param came: what came with it, and still is there.
+    """
+    forecaster = Forecaster(pinned)
+    forecasts = tuple(forecaster.of(policy, device, came, pins) for policy in all_policies())
+    held = {(prop.holder, prop.name) for prop in pins}
+    return Foretold("pinned", forecasts, learn(pinned, device, came, held))
+
+
+def implied(
+    candidates: Iterable[Policy], with_it: Book, device: int, came: Collection[int]
+) -> dict[str, str]:
+    """Say under which other policies a device would be gone as well that is gone here.
+
+    :param candidates: the policies that this QEMU may follow.
+    :param with_it: while it was plugged.
+    """
+    if not any(tie.region for tie in ties(with_it, device, came)):
+        # No region was in a container of the device, and no policy does anything else.
+        return dict.fromkeys((policy.name for policy in all_policies()), "clean")
+    sets = [set(_SAME_OR_LESS[policy.name]) for policy in candidates]
+    gone = set.intersection(*sets) if sets else set()
+    return {p.name: "clean" if p.name in gone else UNKNOWN for p in all_policies()}
+
+
+class Pins:
+    """The link of a VM that holds each device of a hunt for a reading.
+
+    :param driver: of the VM.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._link: tuple[str, str] | None = None
+        #: Why no device can be held.
+        self.reason = ""
+
+    def hold(self, with_it: Book, plugged: Plugged, device: int) -> Pin | None:
+        """Hold a device that is plugged; None where it cannot be."""
+        if not plugged.path or plugged.recipe.subject is not None or self.reason:
+            return None
+        if self._link is not None:
+            path, name = self._link
+            pin = partial(set_pin, path=path, name=name, device=plugged.path)
+            return self._driver.drive(pin)
+        return self._find(with_it.index, plugged.path, device)
+
+    def _find(self, index: Index, device: str, address: int) -> Pin | None:
+        """Find a link that can be set to a device, and holds it then."""
+        stay = [
+            (path, obj.type)
+            for obj in index.snapshot.objects.values()
+            for path in (index.path(obj.address),)
+            if path.startswith("/") and not f"{path}/".startswith(f"{device}/")
+        ]
+        driver = self._driver
+        found = driver.drive(lambda monitor: _first(links(monitor, stay), _TRIALS))
+        for path, name in found:
+            pin = driver.drive(partial(set_pin, path=path, name=name, device=device))
+            if pin is None:
+                continue
+            if held_by(Index(driver.read()), address, pin):
+                self._link = path, name
+                return pin
+            driver.drive(partial(let_go, pin=pin))
+        self.reason = "no object of this VM has a strong link that may be set to a device"
+        return None
+
+
+def held_by(index: Index, device: int, pin: Pin) -> list[Prop]:
+    """Return the link as memory shows it; empty when it does not count."""
+    return [
+        prop
+        for prop in index.snapshot.props
+        if prop.role == "strong"
+        and prop.target == device
+        and prop.name == pin.property
+        and index.path(prop.holder) == pin.path
+    ]
+
+
+def _first(found: Iterable[tuple[str, str]], limit: int) -> list[tuple[str, str]]:
+    return [item for item, _ in zip(found, range(limit))]

@@ -1,0 +1,124 @@
+"""Forecasts for people
+--------------------
+
+One line a policy, then the reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from ..index import printable
+from . import render
+from .render import Row
+from .svg import reference_graph
+
+__all__ = ["forecast_lines", "forecast_section", "gist", "under_line"]
+
+_LOOKS = {"clean": "good", "crash": "error", "leak": "error", "partial-leak": "error"}
+_TIES_SHOWN = 12
+_REASON_MAX = 600
+
+# What is said of each way to an answer.
+_CERTAINTY = {
+    "exact": "",
+    "sure": "sure",
+    "learned": "as a device of the type did elsewhere",
+    "either way": "whatever unrealize ends",
+    "open": "open",
+}
+
+
+def gist(found: Mapping[str, Any] | None) -> str:
+    """Return the outcome of a forecast in a few words: ``leak: same-owner-subregions``."""
+    if found is None:
+        return ""
+    assertion = found.get("assertion")
+    if assertion:
+        return f"crash: {assertion['function']}: {assertion['expression']}"
+    return f"{found['outcome']}: {found['cause']}" if found["cause"] else str(found["outcome"])
+
+
+def forecast_lines(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one object of ``qmr-forecast/1``."""
+    yield from render.table((), [_row(found) for found in document["policies"]])
+    said: set[str] = set()
+    for found in document["policies"]:
+        for text in _reasons(found):
+            if text not in said:
+                said.add(text)
+                yield f"  {printable(text, _REASON_MAX)}"
+    ties = document.get("decides") or ()
+    if ties:
+        yield "  whether unrealize ends these decides:"
+        for tie in ties[:_TIES_SHOWN]:
+            yield f"    {printable(tie['text'], _REASON_MAX)}"
+        if len(ties) > _TIES_SHOWN:
+            yield f"    and {len(ties) - _TIES_SHOWN} more"
+
+
+def _row(found: Mapping[str, Any]) -> Row:
+    outcome = found["outcome"]
+    text = gist(found)
+    if outcome is None:
+        text = (
+            f"{gist(found['if_everything'])} if unrealize ends all, "
+            f"{gist(found['if_nothing'])} if it ends none"
+        )
+    look = _LOOKS.get(outcome, "warning")
+    return Row((found["policy"], text, _CERTAINTY[found["certainty"]]), look)
+
+
+def _reasons(found: Mapping[str, Any]) -> Iterator[str]:
+    parts = (found,) if found["outcome"] is not None else (found["if_nothing"],)
+    for part in parts:
+        if part["outcome"] != "clean":
+            yield part["text"]
+
+
+def under_line(row: Mapping[str, Any]) -> str:
+    """Return what a row of a hunt says of the other policies; empty when nothing."""
+    under = row.get("under") or {}
+    words: dict[str, list[str]] = {}
+    foretold = {found["policy"]: found for found in (row.get("forecast") or {}).get("policies", ())}
+    for policy, outcome in under.items():
+        words.setdefault(gist(foretold.get(policy)) or outcome, []).append(policy)
+    if len(words) < 2:
+        return ""
+    return "; ".join(f"under {_list(names)}: {word}" for word, names in words.items())
+
+
+def _list(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+
+
+def forecast_section(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield HTML: a row a policy, and a picture of what would remain.
+
+    :param found: the forecasts of one object, by policy.
+    """
+    yield '<table class="forecast"><thead><tr><th>policy</th><th>outcome</th><th>why</th>'
+    yield "</tr></thead><tbody>"
+    for one in found:
+        look = {"clean": "good"}.get(one["outcome"], "bad")
+        text = escape(printable(one["text"], _REASON_MAX))
+        yield (
+            f"<tr><td>{escape(one['policy'])}</td>"
+            f'<td class="{look}">{escape(gist(one))}</td><td>{text}</td></tr>'
+        )
+    yield "</tbody></table>"
+    pictures: dict[str, list[str]] = {}
+    for one in found:
+        picture = reference_graph({"objects_left": _head_first(one["left"])})
+        if picture:
+            pictures.setdefault(picture, []).append(one["policy"])
+    for picture, names in pictures.items():
+        yield f"<p>What would remain under {escape(_list(names))}:</p>"
+        yield f'<div class="scroll">{picture}</div>'
+
+
+def _head_first(left: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    # The object with the shortest path is the device; the others are below it.
+    return sorted(left, key=lambda item: (item["was"].count("/"), item["was"]))
