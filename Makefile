@@ -17,7 +17,12 @@ define QEMUS
 10.0 --policy owner-shared
 10.0 --policy strict
 10.0 --policy no-ref
+10.2
+11.1
+11.1 --target aarch64
 endef
+# The same of tools/stock_qemu.py.
+STOCK_QEMUS := 10.0 11.1
 export QEMUS
 
 RUN_PACKAGES := ca-certificates gdb ipxe-qemu python3 python3-venv qemu-system-data \
@@ -75,7 +80,7 @@ define install
 	fi
 endef
 
-.PHONY: help demo hunt test setup setup-test lint format check qemus packages packages-hunt \
+.PHONY: help demo hunt test setup setup-test lint format check qemus profiles packages packages-hunt \
 	packages-test clean
 
 help: ## show this
@@ -103,8 +108,12 @@ format: setup-test ## let ruff rewrite the sources
 check: setup-test qemus
 	$(VENV)/bin/pytest
 
-qemus: packages-test ## build the QEMUs with debug symbols that the tests use
+qemus: packages-test ## provide the QEMUs that the tests use: built with debug symbols, and stock ones
+	@for qemu in $(STOCK_QEMUS); do /usr/bin/python3 tools/stock_qemu.py $$qemu; done
 	@while read -r build; do /usr/bin/python3 tools/build_qemu.py $$build; done <<<"$$QEMUS"
+
+profiles: setup-test ## make the layout profiles anew that ship with the package
+	$(VENV)/bin/python tools/make_profile.py
 
 clean: ## remove .venv and what tools left; the QEMUs outside stay
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -2,236 +2,161 @@
 """Build a QEMU with debug symbols from the distribution's own source package.
 
 Debian ships no debug symbols with its QEMU.  This builds one for tests, layout
-profiles and experiments: x86_64-softmmu, no optional features, KVM and TCG,
-DWARF in the binary.  Nothing but the path of the binary goes to stdout.
+profiles and experiments: KVM and TCG, what qmr's catalogue can plug, DWARF in the
+binary.  Nothing but the path of the binary goes to stdout.
 
     tools/build_qemu.py 7.2                           # bookworm's source package
-    tools/build_qemu.py 10.0                          # trixie's
+    tools/build_qemu.py 11.1 --target aarch64         # another emulator of the same tree
     tools/build_qemu.py 10.0 --policy owner-shared    # the same, one patch applied
 
 The result is kept outside the repository, by source version and by a hash of the
-recipe, and found again without a look at the archive.  ``--policy`` applies
-``tools/patches/VERSION-POLICY.patch`` and compiles only what that touches; the
+recipe, and found again without a look at the archive.  Of a family the newest version
+that the archive lists and serves is taken, else one pinned by its SHA-256.  ``--policy``
+applies ``tools/patches/VERSION-POLICY.patch`` and compiles only what that touches; the
 policies are those of the reference ledger, and ``owner-ref`` is the source as it is.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
-import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
+
+from archive import Archive
+from workshop import Cache, Shell, ToolError, copy_atomically, digest, remove, say, write_atomically
 
 HERE = Path(__file__).resolve().parent
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-BINARY = "qemu-system-x86_64"
-UNPATCHED = "owner-ref"
-POLICIES = (UNPATCHED, "subregion-ref", "owner-shared", "strict", "no-ref")
+TARGETS = ("x86_64", "aarch64")
+AS_IT_IS = "owner-ref"
+POLICIES = (AS_IT_IS, "subregion-ref", "owner-shared", "strict", "no-ref")
+POOL = "pool/main/q/qemu"
 
 # The source package carries no firmware; Debian's own packages install it here.
 FIRMWARE = "/usr/share/seabios:/usr/share/qemu:/usr/lib/ipxe/qemu"
 
-# Both QEMUs need a newer meson than bookworm has or an older one than pip would
-# choose, and their configure still imports pkg_resources, gone in setuptools 81.
-PIP = ("meson==1.5.2", "setuptools<81", "wheel")
+# All QEMUs need a newer meson than bookworm has or an older one than pip would choose; the
+# configure of some still imports pkg_resources, gone in setuptools 81, or wants pycotap.
+PIP = ("meson==1.5.2", "pycotap", "setuptools<81", "wheel")
+
+# What stands behind devices and backends that can be plugged; and what changes structures,
+# as in the distribution's own builds, whose profiles are made from these.
+FEATURES = (
+    "alsa attr bochs brlapi cap-ng cloop curl dmg gio gnutls keyring l2tpv3 libiscsi libnfs "
+    "libssh libusb linux-aio linux-io-uring multiprocess numa oss parallels plugins png qcow1 "
+    "qed replication slirp smartcard spice spice-protocol tpm usb-redir vde vdi vhost-crypto "
+    "vhost-kernel vhost-net vhost-user vhost-vdpa virtfs vnc vnc-jpeg vnc-sasl vvfat"
+).split()
+NEWER_FEATURES = "colo-proxy hv-balloon libkeyutils pixman vhdx vmdk vpc".split()
 
 CONFIGURE = (
-    "--target-list=x86_64-softmmu",
+    "--target-list=" + ",".join(f"{target}-softmmu" for target in TARGETS),
     "--without-default-features",
     "--enable-system",
     "--enable-debug-info",
     "--enable-kvm",
     "--enable-tcg",
     "--enable-fdt=system",
-    "--enable-vhost-user",
-    # With what changes the layout of the VNC server's structures: the profile of the
-    # distribution's own build is made from this one.
-    "--enable-vnc",
-    "--enable-vnc-sasl",
-    "--enable-vnc-jpeg",
-    "--enable-png",
     "--disable-docs",
     "--disable-werror",
     "--disable-install-blobs",
     f"--firmwarepath={FIRMWARE}",
 )
 
-# Variables of a surrounding make or virtual environment that would leak into the build.
-FOREIGN = ("CFLAGS", "CPPFLAGS", "LDFLAGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "NINJA_STATUS")
-FOREIGN_PYTHON = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")
-
 
 @dataclass(frozen=True)
 class Recipe:
-    """One QEMU that can be built.
+    """One family of QEMUs that can be built.
 
-    :param suite: codename of the Debian release that has this version.
+    :param suites: codenames of the Debian releases that may have it, the best first.
     :param configure: more arguments for QEMU's ``configure``; ``{venv}`` is
         replaced by the directory of the private virtual environment.
+    :param features: more names of what to enable.
+    :param pinned: version to its files and their SHA-256, for when no index lists what
+        the archive serves.
     """
 
-    suite: str
+    suites: tuple[str, ...]
     configure: tuple[str, ...]
+    features: Sequence[str] = ()
+    pinned: Mapping[str, dict[str, str]] = field(default_factory=dict)
 
+    def arguments(self) -> list[str]:
+        """All arguments of ``configure``."""
+        features = [f"--enable-{name}" for name in (*FEATURES, *self.features)]
+        return [*CONFIGURE, *features, *self.configure]
+
+
+_NEWER = ("--python={venv}/bin/python3",)
 
 RECIPES = {
     # 7.2 needs pixman and has no option for it; given --python it runs meson
     # with an interpreter that does not know the venv's packages.
-    "7.2": Recipe("bookworm", ("--meson={venv}/bin/meson",)),
-    "10.0": Recipe("trixie", ("--python={venv}/bin/python3", "--enable-pixman")),
+    "7.2": Recipe(("bookworm",), ("--meson={venv}/bin/meson",)),
+    "10.0": Recipe(("trixie",), _NEWER, NEWER_FEATURES),
+    "10.2": Recipe(("sid", "forky"), _NEWER, (*NEWER_FEATURES, "passt")),
+    "11.1": Recipe(
+        ("sid", "forky", "trixie-backports"),
+        _NEWER,
+        (*NEWER_FEATURES, "passt"),
+        {
+            "11.1.1+ds-1": {
+                "qemu_11.1.1+ds-1.dsc": (
+                    "dfd4fbdd38517e2467002091bbcd938bbff8b2c851cc3f56b019236c7d1f21da"
+                ),
+                "qemu_11.1.1+ds.orig.tar.xz": (
+                    "0b1376e75dbe3e2fea4e408f8669f88a723f419f36a5b7d74cc6a4cfe07e4f5e"
+                ),
+                "qemu_11.1.1+ds-1.debian.tar.xz": (
+                    "870a1193f28ce522ac91f68100d75dce5527e08d8958344b389c9fa24b44968f"
+                ),
+            }
+        },
+    ),
 }
 
 
-class BuildError(Exception):
-    """The build cannot go on; the text says what to do."""
+class Source(NamedTuple):
+    """A source package.
 
-
-def say(text: str) -> None:
-    print(f"build_qemu: {text}", file=sys.stderr, flush=True)
-
-
-def digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
-def copy_atomically(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    shutil.copyfile(source, partial)
-    shutil.copymode(source, partial)
-    os.replace(partial, target)
-
-
-def remove(path: Path) -> None:
-    """Remove a directory; a failure is one, since what is left would be used again."""
-    if path.exists():
-        shutil.rmtree(path)
-
-
-class Shell:
-    """Runs the commands of a build and keeps what they say in one log file.
-
-    :param log: the file; it is started anew.
-    :param lock: descriptor of the held lock.  The commands inherit it, so that
-        the lock outlives a killed script for as long as its compiler runs.
+    :param dsc: what was downloaded, None where its binary or its tree is there already.
+    :param why: why it is not the newest one that is listed, or "".
     """
 
-    def __init__(self, log: Path, lock: int) -> None:
-        self.log = log
-        self._lock = lock
-        self.env = {k: v for k, v in os.environ.items() if k not in FOREIGN + FOREIGN_PYTHON}
-        self.env["LC_ALL"] = "C.UTF-8"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("")
-
-    def run(self, *command: str | Path, cwd: Path | None = None) -> str:
-        """Run a command, show its ``[n/m]`` progress, and return its output.
-
-        :raises BuildError: when it fails; the end of its output is shown.
-        """
-        words = [str(word) for word in command]
-        lines: list[str] = []
-        shown = time.monotonic()
-        with self.log.open("a") as log:
-            print("+", *words, file=log, flush=True)
-            try:
-                child = subprocess.Popen(
-                    words,
-                    cwd=cwd,
-                    env=self.env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    errors="replace",
-                    pass_fds=(self._lock,),
-                )
-            except OSError as error:
-                raise BuildError(f"cannot run {words[0]}: {error.strerror}") from error
-            with child:
-                assert child.stdout is not None
-                for line in child.stdout:
-                    lines.append(line)
-                    log.write(line)
-                    progress = re.match(r"\[(\d+)/(\d+)\]", line)
-                    if progress and time.monotonic() - shown > 15:
-                        shown = time.monotonic()
-                        say(f"{progress[1]} of {progress[2]} steps")
-        if child.returncode:
-            for line in lines[-25:]:
-                print("  " + line.rstrip(), file=sys.stderr)
-            status = f"{words[0]} failed with status {child.returncode}"
-            raise BuildError(f"{status}; its whole output is in {self.log}")
-        return "".join(lines)
-
-
-class Cache:
-    """Where everything is kept.
-
-    ========================  ====================================================
-    ``index/RECIPE``          the source version that this recipe built last
-    ``bin/KEY/``              finished binaries
-    ``tree/KEY/src``, build   unpacked source and its build directory
-    ``meson-HASH``            virtual environment that runs meson
-    ``apt/SUITE``             private package lists
-    ========================  ====================================================
-    """
-
-    def __init__(self) -> None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self.root = Path(home) / "qmr" / "qemu"
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[int]:
-        """Hold the cache for one build at a time; gives the lock's descriptor."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say("another build is running, waiting for it")
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield lock.fileno()
+    version: str
+    dsc: Path | None
+    why: str = ""
 
 
 class Builder:
-    """One version under one policy.
+    """One emulator of one version under one policy.
 
     :param family: a key of :data:`RECIPES`.
+    :param target: one of :data:`TARGETS`.
     :param policy: one of :data:`POLICIES`.
-    :raises BuildError: when there is no patch for that policy.
+    :raises ToolError: when there is no patch for that policy.
     """
 
-    def __init__(self, family: str, policy: str) -> None:
+    def __init__(self, family: str, target: str, policy: str) -> None:
         self.family = family
         self.recipe = RECIPES[family]
+        self.program = f"qemu-system-{target}"
         self.policy = policy
         self.cache = Cache()
         self.patch: Path | None = None
-        if policy != UNPATCHED:
+        if policy != AS_IT_IS:
             self.patch = HERE / "patches" / f"{family}-{policy}.patch"
             if not self.patch.is_file():
-                raise BuildError(f"QEMU {family} has no patch for policy {policy}: {self.patch}")
-        configure = " ".join(CONFIGURE + self.recipe.configure)
-        self.tree_hash = digest(self.recipe.suite, configure, " ".join(PIP))
+                raise ToolError(f"QEMU {family} has no patch for policy {policy}: {self.patch}")
+        self.tree_hash = digest(*self.recipe.arguments(), *PIP)
         self.patch_hash = digest(self.patch.read_text()) if self.patch else "as-is"
-        name = f"{family}-{policy}-{self.tree_hash}-{self.patch_hash}"
+        name = f"{family}-{target}-{policy}-{self.tree_hash}-{self.patch_hash}"
         self.index = self.cache.root / "index" / name
 
     def cached(self) -> Path | None:
@@ -244,7 +169,10 @@ class Builder:
 
     def binary(self, version: str) -> Path:
         key = f"{version}-{self.tree_hash}"
-        return self.cache.root / "bin" / key / f"{self.policy}-{self.patch_hash}" / BINARY
+        return self.cache.root / "bin" / key / f"{self.policy}-{self.patch_hash}" / self.program
+
+    def tree(self, version: str) -> Path:
+        return self.cache.root / "tree" / f"{self.family}-{version}-{self.tree_hash}"
 
     def build(self, refresh: bool) -> Path:
         """Give the binary; build it where the cache has none.
@@ -261,20 +189,19 @@ class Builder:
                 return found
             started = time.monotonic()
             shell = Shell(self.cache.root / f"{self.family}-{self.policy}.log", lock)
-            # Where any policy of this version was built, the others use its source.
+            # Where anything of this version was built, the others use its source.
             version = None if refresh else self.known_version()
-            apt = None if version else Archive(shell, self.cache.root, self.recipe.suite)
-            if apt:
-                version = apt.version()
-            assert version is not None
-            binary = self.binary(version)
+            source = Source(version, None) if version else self.find(shell)
+            binary = self.binary(source.version)
             if not binary.is_file():
-                tree = self.cache.root / "tree" / f"{self.family}-{version}-{self.tree_hash}"
-                self.prepare(shell, tree, apt)
+                tree = self.tree(source.version)
+                self.prepare(shell, tree, source)
                 self.compile(shell, tree, binary)
                 self.prune(tree)
-            write_atomically(self.index, version + "\n")
-            say(f"QEMU {version}, policy {self.policy}: {time.monotonic() - started:.0f} s")
+            write_atomically(self.index, source.version + "\n")
+            why = f" ({source.why})" if source.why else ""
+            took = time.monotonic() - started
+            say(f"QEMU {source.version}{why}, {self.program}, policy {self.policy}: {took:.0f} s")
             return binary
 
     def known_version(self) -> str | None:
@@ -288,22 +215,67 @@ class Builder:
         match = pattern.fullmatch(newest.name)
         return match[1] if match else None
 
-    def prepare(self, shell: Shell, tree: Path, apt: Archive | None) -> None:
+    def find(self, shell: Shell) -> Source:
+        """Take the newest version that is listed and served, else a pinned one."""
+        missing: list[str] = []
+        trouble: ToolError | None = None
+        archives = [Archive(shell, self.cache.root, suite) for suite in self.recipe.suites]
+        for archive in archives:
+            try:
+                listed = archive.sources("qemu", self.family)
+            except ToolError as error:
+                trouble = error
+                continue
+            for epoch_version in listed:
+                version = epoch_version.split(":", 1)[-1]
+                if version in missing:
+                    continue
+                try:
+                    return self.take(version, missing, archive, epoch_version)
+                except ToolError as error:
+                    trouble = error
+                    missing.append(version)
+        for version, files in self.recipe.pinned.items():
+            try:
+                return self.take(version, missing, archives[0], files)
+            except ToolError as error:
+                trouble = error
+        raise ToolError(
+            f"no Debian archive of this machine's apt has the source of QEMU {self.family}"
+            + (f": {trouble}" if trouble else "")
+        )
+
+    def take(
+        self, version: str, missing: list[str], archive: Archive, source: str | dict[str, str]
+    ) -> Source:
+        """Download a version, if it is not there already."""
+        why = "which the archive serves, unlike " + " and ".join(missing) if missing else ""
+        if self.binary(version).is_file() or (self.tree(version) / "src").is_dir():
+            return Source(version, None, why)
+        say(f"download the source of QEMU {version}")
+        if isinstance(source, str):
+            return Source(version, archive.download_source("qemu", source), why)
+        return Source(version, archive.download_pinned(POOL, source), why)
+
+    def prepare(self, shell: Shell, tree: Path, source: Source) -> None:
         """Unpack and configure; each step counts only once it is complete."""
-        source, build, configured = tree / "src", tree / "build", tree / "configured"
-        if not source.is_dir():
+        src, build, configured = tree / "src", tree / "build", tree / "configured"
+        if not src.is_dir():
             remove(tree)
             tree.mkdir(parents=True)
-            assert apt is not None
-            apt.unpack(source)
+            assert source.dsc is not None
+            partial = tree / "src.partial"
+            shell.run("dpkg-source", "--no-copy", "--extract", source.dsc, partial)
+            os.replace(partial, src)
+            remove(source.dsc.parent)
         venv = self.meson(shell)
         shell.env["PATH"] = f"{venv}/bin:/usr/bin:/bin:/usr/sbin:/sbin"
         if not configured.is_file():
             remove(build)
             build.mkdir()
             say("configure")
-            more = [option.format(venv=venv) for option in self.recipe.configure]
-            shell.run(source / "configure", *CONFIGURE, *more, cwd=build)
+            options = [option.format(venv=venv) for option in self.recipe.arguments()]
+            shell.run(src / "configure", *options, cwd=build)
             configured.touch()
 
     def meson(self, shell: Shell) -> Path:
@@ -329,10 +301,10 @@ class Builder:
             shell.run("patch", "-p1", "--no-backup-if-mismatch", "-i", self.patch, cwd=tree / "src")
         say("compile (a few minutes the first time)")
         try:
-            shell.run("ninja", BINARY, cwd=tree / "build")
+            shell.run("ninja", self.program, cwd=tree / "build")
         finally:
             pristine.restore()
-        copy_atomically(tree / "build" / BINARY, binary)
+        copy_atomically(tree / "build" / self.program, binary)
 
     def prune(self, keep: Path) -> None:
         """Drop this version's other trees: their binaries stay, objects are large."""
@@ -364,103 +336,10 @@ class Pristine:
                     copy_atomically(copy, target)
 
 
-class Archive:
-    """One release of the Debian archive that this machine's apt is set up for.
-
-    Works on private lists, so that neither root nor a change of the machine's
-    sources is needed.
-    """
-
-    def __init__(self, shell: Shell, root: Path, suite: str) -> None:
-        self._shell = shell
-        self._root = root / "apt" / suite
-        self._suite = suite
-        self._options: list[str] = []
-
-    def version(self) -> str:
-        """The source version of QEMU that the release has now.
-
-        :raises BuildError: when no archive of this machine has one.
-        """
-        uris = self._uris()
-        for uri in uris:
-            say(f"looking for QEMU's source in {self._suite}")
-            try:
-                self._update(uri)
-                listing = self._apt_get("source", "--download-only", "--print-uris", "qemu")
-            except BuildError:
-                if uri == uris[-1]:
-                    raise
-                continue
-            found = re.search(r" qemu_(\S+)\.dsc ", listing)
-            if found:
-                return found[1]
-        raise BuildError(
-            f"apt knows no Debian archive with the source of QEMU in {self._suite}: "
-            "add Debian's main archive to its sources"
-        )
-
-    def unpack(self, target: Path) -> None:
-        """Download what :meth:`version` found and unpack it, whole or not at all."""
-        download = self._root / "download"
-        remove(download)
-        download.mkdir(parents=True)
-        say("download and unpack the source")
-        self._apt_get("source", "--download-only", "qemu", cwd=download)
-        dsc = next(download.glob("*.dsc"))
-        partial = target.with_name(target.name + ".partial")
-        remove(partial)
-        self._shell.run("dpkg-source", "--no-copy", "--extract", dsc, partial, cwd=download)
-        os.replace(partial, target)
-        remove(download)
-
-    def _uris(self) -> list[str]:
-        # The archive that has this machine's own release has the others as well.
-        codename = re.search(r"^VERSION_CODENAME=(\S+)", Path("/etc/os-release").read_text(), re.M)
-        fields = "$(REPO_URI)|$(RELEASE)|$(CODENAME)|$(COMPONENT)|$(ORIGIN)"
-        query = ("indextargets", "--format", fields, "Created-By: Packages")
-        listing = self._apt_get(*query)
-        if not listing.strip():
-            # Images often come without package lists, and then apt tells nothing.
-            self._options = self._private()
-            self._apt_get("update")
-            listing = self._apt_get(*query)
-        uris: list[str] = []
-        for line in listing.splitlines():
-            uri, release, named, component, origin, *_ = [*line.split("|"), "", "", "", ""]
-            debian = origin == "Debian" and component == "main"
-            if debian and codename and codename[1] in (release, named) and uri not in uris:
-                uris.append(uri)
-        return uris
-
-    def _private(self) -> list[str]:
-        for name in ("lists/partial", "cache/archives/partial"):
-            (self._root / name).mkdir(parents=True, exist_ok=True)
-        settings = {
-            "Dir::State::Lists": self._root / "lists",
-            "Dir::Cache": self._root / "cache",
-            # apt's own user may not enter this user's cache.
-            "APT::Sandbox::User": "root",
-        }
-        return [word for k, v in settings.items() for word in ("-o", f"{k}={v}")]
-
-    def _update(self, uri: str) -> None:
-        self._options = self._private()
-        sources = self._root / "sources.list"
-        sources.write_text(f"deb-src [signed-by={KEYRING}] {uri} {self._suite} main\n")
-        self._options += ["-o", f"Dir::Etc::SourceList={sources}"]
-        self._options += ["-o", "Dir::Etc::SourceParts=/dev/null"]
-        self._options += ["-o", "APT::Update::Error-Mode=any"]
-        self._apt_get("update")
-
-    def _apt_get(self, *arguments: str, cwd: Path | None = None) -> str:
-        return self._shell.run("apt-get", "--quiet", *self._options, *arguments, cwd=cwd)
-
-
 def check_packages() -> None:
     """See that everything a build needs is installed.
 
-    :raises BuildError: with the packages that are missing.
+    :raises ToolError: with the packages that are missing.
     """
     wanted = (HERE / "qemu-build-packages").read_text().split()
     try:
@@ -472,12 +351,12 @@ def check_packages() -> None:
             check=False,
         ).stdout
     except OSError as error:
-        raise BuildError("this builds Debian's source package and needs a Debian") from error
+        raise ToolError("this builds Debian's source package and needs a Debian") from error
     lines = [line.split() for line in answer.splitlines()]
     installed = {words[1] for words in lines if words[0] == "ii"}
     missing = [name for name in wanted if name not in installed]
     if missing:
-        raise BuildError(
+        raise ToolError(
             "packages are missing, as root: apt-get install --no-install-recommends "
             + " ".join(missing)
         )
@@ -489,12 +368,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("version", choices=sorted(RECIPES))
-    parser.add_argument("--policy", choices=POLICIES, default=UNPATCHED)
+    parser.add_argument("--target", choices=TARGETS, default=TARGETS[0])
+    parser.add_argument("--policy", choices=POLICIES, default=AS_IT_IS)
     parser.add_argument("--refresh", action="store_true", help="look for a newer source package")
     options = parser.parse_args(arguments)
     try:
-        print(Builder(options.version, options.policy).build(options.refresh))
-    except (BuildError, OSError) as error:
+        print(Builder(options.version, options.target, options.policy).build(options.refresh))
+    except (ToolError, OSError) as error:
         say(str(error))
         return 2
     except KeyboardInterrupt:
