@@ -8,6 +8,8 @@ both and leaves with :attr:`QmrError.exit_code`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     "LayoutError",
     "MonitorError",
@@ -25,14 +27,16 @@ class QmrError(Exception):
 
     :param text: what happened, one sentence without a final full stop.
     :param hint: what to do next; empty when the sentence says it already.
+    :param lines: what was tried, or can be done, a line each; a front shows them below.
     """
 
     exit_code = 2
 
-    def __init__(self, text: str, hint: str = "") -> None:
+    def __init__(self, text: str, hint: str = "", lines: Iterable[str] = ()) -> None:
         super().__init__(text)
         self.text = text
         self.hint = hint
+        self.lines = tuple(lines)
 
     def __str__(self) -> str:
         return f"{self.text}: {self.hint}" if self.hint else self.text

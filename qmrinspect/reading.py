@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 from .audit.check import Finding, Report, check
-from .errors import LayoutError, ReadingError
+from .errors import LayoutError, ReadingError, TargetError
 from .instants import ATTEMPTS, GRACE_S, PAUSE_S, Instants, added, patiently
 from .layout import Layout
-from .layout.find import candidates
+from .layout.advice import no_layout
+from .layout.debugfiles import Origin, open_file
+from .layout.dwarf import DebugInfo, debug_info
+from .layout.find import Wanted, candidates, given
 from .layout.names import FieldNames, field_names
 from .snapshot import Pointer, Snapshot
 from .target.image import Capture, Image, Target
@@ -22,10 +26,10 @@ from .target.instant import Stoppable
 from .walk import Program, capture, decode, program_of, settled, version_of
 from .walk.context import Context
 from .walk.place import Place, find_place
-from .walk.pointers import find_pointers
+from .walk.pointers import find_pointers, type_functions
 from .walk.validate import GAUGES, Check, fits, validate
 
-__all__ = ["Reader", "read"]
+__all__ = ["Reader", "program_layout", "read"]
 
 # Looks at what was found, with an RCU grace period between two.
 _LOOKS = 8
@@ -40,10 +44,21 @@ class Reader:
         gives its own.
     :param runs: whether the target runs between two readings, so that another one may
         come out better.
+    :param given: a layout file of the user's; no other layout is tried then.
+    :param debug: the debug information of the target, where it has been opened.
     """
 
-    def __init__(self, target: Target, layouts: Iterable[Layout] = (), runs: bool = True) -> None:
+    def __init__(
+        self,
+        target: Target,
+        layouts: Iterable[Layout] = (),
+        runs: bool = True,
+        given: str = "",
+        debug: DebugInfo | None = None,
+    ) -> None:
         self.target = target
+        self._given = given
+        self._debug = debug or debug_info(target)
         self._runs = runs and target.kind == "process"
         self._layouts = tuple(layouts)
         self._fitting: Layout | None = None
@@ -137,12 +152,19 @@ class Reader:
         """
         if self._context is None or not targets:
             return ()
-        base, elf = self.target.base(), self.target.elf()
-        variables = [(base + start, size, name) for start, size, name in elf.objects()]
+        base, symbols = self.target.base(), self._debug.objects()
+        variables = [(base + start, size, name) for start, size, name in symbols]
         found = find_pointers(self._context, snapshot.objects, targets, variables)
-        if all(pointer.field for pointer in found if pointer.place == "object"):
+        nameless = {
+            snapshot.objects[pointer.container].type
+            for pointer in found
+            if pointer.place == "object" and not pointer.field
+        }
+        functions = {name: type_functions(self._context, name, base) for name in nameless}
+        functions = {name: places for name, places in functions.items() if places}
+        if not functions:
             return found
-        names = field_names(elf, self.target.program())
+        names = field_names(self._debug, functions)
         return [self._named(names, snapshot, pointer) for pointer in found]
 
     def place(self, snapshot: Snapshot, address: int) -> Place:
@@ -157,8 +179,8 @@ class Reader:
             time.sleep(PAUSE_S)
             snapshot = self.read()
         assert self._context is not None
-        base, elf = self.target.base(), self.target.elf()
-        variables = [(base + start, size, name) for start, size, name in elf.objects()]
+        base = self.target.base()
+        variables = [(base + start, size, name) for start, size, name in self._debug.objects()]
         return find_place(self._context, snapshot.objects, address, variables)
 
     def _named(self, names: FieldNames, snapshot: Snapshot, pointer: Pointer) -> Pointer:
@@ -167,8 +189,7 @@ class Reader:
             return pointer
         chain = self._context.chain(snapshot.objects[pointer.container].type)
         sizes = [(name, self._context.types[name].size) for name in reversed(chain)]
-        struct = names.struct_of(sizes, GAUGES)
-        return pointer._replace(field=names.name(struct, pointer.offset))
+        return pointer._replace(field=names.field(sizes, GAUGES, pointer.offset))
 
     def _take(self, layout: Layout) -> Snapshot:
         return self._decode(*self._capture(layout), layout)
@@ -188,22 +209,31 @@ class Reader:
         return snapshot
 
     def _known_program(self) -> Program:
-        self._program = self._program or program_of(self.target)
+        self._program = self._program or program_of(self.target, self._debug)
         return self._program
 
     def _first(self) -> Snapshot:
         """Find the layout that fits."""
-        refused = []
-        for layout in self._candidates():
+        self.need_machine()
+        wanted = Wanted(self.target, self._debug, version_of(self.target.elf()))
+        for layout in self._candidates(wanted):
             snapshot, reason = self._try(layout)
             if snapshot is not None:
                 self._fitting = layout
                 return snapshot
-            refused.append(f"{layout.source}: {reason}")
-        raise LayoutError(
-            f"no known layout fits {self.target.exe} ({'; '.join(refused)})",
-            "give qmr a QEMU with debug information, or make a profile with tools/make_profile.py",
-        )
+            wanted.tried.append(f"{layout.source} does not fit: {reason}")
+        self.target.mappings()  # a process that has ended meanwhile is told as that
+        raise no_layout(wanted)
+
+    def need_machine(self) -> None:
+        """See that QEMU is so far that it can be read; its memory is hardly looked at.
+
+        :raises TargetError: it is none, or names none of its variables.
+        :raises ReadingError: it has no machine yet.
+        """
+        raw = self.target.peek(self._known_program().statics.first("current_machine"), 8)
+        if raw is not None and not any(raw):
+            raise ReadingError("this QEMU has no machine yet", "try again when it has started")
 
     def _try(self, layout: Layout) -> tuple[Snapshot | None, str]:
         """Read under a layout; return no snapshot, and why, when it does not fit.
@@ -237,10 +267,12 @@ class Reader:
                 break  # sizes do not change: it is another QEMU's layout
         return None, reason
 
-    def _candidates(self) -> Iterable[Layout]:
+    def _candidates(self, wanted: Wanted) -> Iterable[Layout]:
+        if self._given:
+            yield given(Path(self._given))
+            return
         yield from self._layouts
-        elf = self.target.elf()
-        yield from candidates(elf, self.target.program(), version_of(elf))
+        yield from candidates(wanted)
 
 
 def _identities(report: Report) -> set[tuple[str, int, int]]:
@@ -254,3 +286,28 @@ def _identity(finding: Finding) -> tuple[str, int, int]:
 def read(target: Target) -> Snapshot:
     """Take one snapshot of a target.  Raises as :meth:`Reader.read` does."""
     return Reader(target).read()
+
+
+def program_layout(path: str) -> Layout:
+    """Return the layout of a program that need not run, from its debug information.
+
+    :raises TargetError: it is no QEMU, or cannot be read.
+    :raises LayoutError: it has no debug information; the lines say what was tried.
+    """
+    try:
+        program = open_file(path)
+    except OSError as error:
+        raise TargetError(f"{path} cannot be read: {error.strerror}") from None
+    version = version_of(program.elf)
+    if not version:
+        raise TargetError(f"{path} is not a QEMU system emulator", "name the program itself")
+    tried: list[str] = []
+    origin = Origin(path, program.real, "/", ())
+    layout = DebugInfo(program.elf, origin).layout(version, tried.append)
+    if layout is None:
+        raise LayoutError(
+            f"{path} has no debug information that can be read",
+            "install it, or name servers in DEBUGINFOD_URLS",
+            [f"  tried: {line}" for line in tried],
+        )
+    return layout

@@ -43,6 +43,7 @@ class FakeTarget:
     kind = "process"
     pid = 4242
     exe = "/usr/bin/qemu-system-fake"
+    symbol_files: tuple[str, ...] = ()
 
     def __init__(
         self, memory: Mapping[int, bytearray], symbols: Mapping[str, int], layout: Layout
@@ -127,8 +128,12 @@ def elf_file(
     symbols: Mapping[str, int],
     version: str = "10.0.13 (fake)",
     build_id: bytes = b"\xfa\xce" * 10,
+    **named: bytes,
 ) -> bytes:
-    """Return a small position-independent program that exports ``symbols``."""
+    """Return a small position-independent program that exports ``symbols``.
+
+    :param named: contents of sections whose names begin with ``.gnu_``, by the rest of it.
+    """
     names = b"\0" + b"".join(name.encode() + b"\0" for name in symbols)
     rows = [struct.pack("<IBBHQQ", 0, 0, 0, 0, 0, 0)]
     at = 1
@@ -140,16 +145,21 @@ def elf_file(
     text = f"QEMU emulator version {version}\0".encode()
     body, places = bytearray(), []
     start = 64 + 3 * 56
-    for part in (note, text, table, names):
+    titles = b"".join(f"\0.gnu_{name}".encode() for name in named) + b"\0"
+    for part in (note, text, table, names, *named.values(), titles):
         body += b"\0" * (-len(body) % 16)
         places.append((start + len(body), len(part)))
         body += part
     body += b"\0" * (-len(body) % 16)
-    sections = [(0, 0, 0, 0, 0), (1, 11, *places[2], 2), (2, 3, *places[3], 0)]
+    sections = [(0, 0, 0, 0, 0), (0, 11, *places[2], 2), (0, 3, *places[3], 0)]
+    for i, name in enumerate(named):
+        sections.append((titles.index(f".gnu_{name}".encode()), 1, *places[4 + i], 0))
+    sections.append((0, 3, *places[-1], 0))
     header = struct.pack(
         "<16sHHIQQQIHHHHHH",
         b"\x7fELF\2\1\1".ljust(16, b"\0"),
-        3, 62, 1, TEXT, 64, start + len(body), 0, 64, 56, 3, 64, len(sections), 0,
+        3, 62, 1, TEXT, 64, start + len(body), 0, 64, 56, 3, 64, len(sections),
+        len(sections) - 1,
     )  # fmt: skip
     programs = b"".join(
         struct.pack("<IIQQQQQQ", *row)

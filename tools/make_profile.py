@@ -19,18 +19,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 from build_qemu import AS_IT_IS, RECIPES, TARGETS, Builder  # noqa: E402
 
-from qmrinspect.layout import Layout, Struct, dwarf, save  # noqa: E402
-from qmrinspect.target.elf import ElfFile  # noqa: E402
-from qmrinspect.target.process import map_file  # noqa: E402
-from qmrinspect.walk import version_of  # noqa: E402
+from qmrinspect.layout import Layout, Struct, save  # noqa: E402
+from qmrinspect.reading import program_layout  # noqa: E402
 
 PROFILES = ROOT / "qmrinspect" / "layout" / "profiles"
-
-
-def read(program: str) -> Layout:
-    """Read the layout of one program."""
-    elf = ElfFile(memoryview(map_file(program)), program)
-    return dwarf.from_program(program, elf.build_id(), version_of(elf))
 
 
 def join(layouts: Sequence[Layout]) -> Layout:
@@ -53,7 +45,7 @@ def write_all() -> None:
     layouts = []
     for family in RECIPES:
         programs = [str(Builder(family, target, AS_IT_IS).build(False)) for target in TARGETS]
-        layouts.append(join([read(program) for program in programs]))
+        layouts.append(join([program_layout(program) for program in programs]))
     for old in PROFILES.glob("*.json"):
         old.unlink()
     for layout in layouts:
@@ -64,6 +56,6 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         write_all()
     elif len(sys.argv) > 2:
-        write(sys.argv[1], join([read(program) for program in sys.argv[2:]]))
+        write(sys.argv[1], join([program_layout(program) for program in sys.argv[2:]]))
     else:
         sys.exit(__doc__)

@@ -21,9 +21,10 @@ VALUED = {
     "--snapshot": "FILE",
     "--remote": "HOST:PORT",
     "--qmp": "SOCKET|HOST:PORT",
+    "--layout": "FILE",
 }
 #: These may stand after the verb as well; the others might be a verb's own.
-ANYWHERE = ("--qmp", "--pid", "--core", "--exe", "--snapshot", "--remote")
+ANYWHERE = ("--qmp", "--layout", "--pid", "--core", "--exe", "--snapshot", "--remote")
 #: These name a target.
 TARGETS = ("--pid", "--core", "--snapshot", "--remote")
 
@@ -55,6 +56,8 @@ class Options:
             raise UsageError(f"{given[0]} and {given[1]} both name a target", "name one of them")
         if "--exe" in self.values and "--core" not in self.values:
             raise UsageError("--exe names the program of a core", "give the core: --core FILE")
+        if "--layout" in self.values and "--snapshot" in self.values:
+            raise UsageError("a saved snapshot needs no layout", "leave out --layout")
         pid = self.get("--pid")
         if "--pid" in self.values and not pid.isdigit():
             raise UsageError(f"--pid takes a number, not {printable(pid)!r}", "see qmr ps")

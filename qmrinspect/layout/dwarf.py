@@ -1,111 +1,204 @@
 """Layouts from debug information
 ------------------------------
 
-GDB reads the DWARF, so that separate debug files, ``dwz`` and debuginfod work as
-they do for everybody else.
+Of the program's own file or of its debug file, whichever has it.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Callable
 
-from ..errors import LayoutError
-from ..target.elf import ElfFile
-from .model import Layout, from_json
+from ..errors import LayoutError, QmrError, TargetError
+from ..target.elf import PT_LOAD, ElfFile
+from ..target.image import Target
+from .debugfiles import DebugFile, Note, Origin, by_build_id, find, open_file, origin_of, supplement
+from .debuginfod import fetch
+from .gdbchild import Supplement, User, ask_gdb, gdb_command, user_of
+from .model import FORMAT, Layout, from_json
+from .schema import SCHEMA
 
-__all__ = ["debug_file", "from_program", "has_debug_info", "instance_structs", "lines"]
+__all__ = ["DebugInfo", "Tell", "debug_info", "silent"]
 
-_TIMEOUT_S = 300
-_DEBUG_DIRECTORY = Path("/usr/lib/debug/.build-id")
+# The user that what comes from another machine is read as: nobody.
+_NOBODY = (65534, 65534)
 
-
-def has_debug_info(elf: ElfFile) -> bool:
-    """Whether it is worth asking GDB: DWARF in the file, beside it, or on a server."""
-    if elf.has_section(".debug_info") or os.environ.get("DEBUGINFOD_URLS"):
-        return True
-    return debug_file(elf) is not None
+#: Is told what takes long; an empty text ends it.
+Tell = Callable[[str], None]
 
 
-def debug_file(elf: ElfFile) -> Path | None:
-    """Return the file beside a stripped one that has its debug information, None for none."""
-    build_id = elf.build_id()
-    path = _DEBUG_DIRECTORY / build_id[:2] / f"{build_id[2:]}.debug"
-    return path if build_id and path.exists() else None
+def silent(_text: str) -> None:
+    """Tell nobody."""
 
 
-def from_program(path: str, build_id: str, version: str) -> Layout:
-    """Let GDB read the structures of a program.
+class DebugInfo:
+    """The debug information of a program.
 
-    :param path: where the program can be opened, ``/proc/PID/exe`` say.
-    :raises LayoutError: when there is no GDB, or no debug information.
+    :param elf: the program.
+    :param pid: of its process on this machine, 0 when there is none.
+    :param servers: whether the user's debuginfod servers are asked.
+    :param tell: is told what takes long.
     """
-    data = _ask_gdb(path, "dump_layout")
-    data.update(build_id=build_id, version=version)
-    layout = from_json(data, "dwarf")
-    missing = layout.missing()
-    if missing:
-        raise LayoutError(f"the debug information of {path} lacks {', '.join(missing[:5])}")
-    return layout
 
+    def __init__(
+        self,
+        elf: ElfFile,
+        origin: Origin,
+        pid: int = 0,
+        user: User = None,
+        servers: bool = True,
+        tell: Tell = silent,
+    ) -> None:
+        self.elf, self.origin = elf, origin
+        self._servers, self._tell = servers, tell
+        #: Whose rights are enough to read the program.
+        self.user = user or user_of(pid, origin.path)
 
-def instance_structs(path: str) -> dict[str, Any]:
-    """Let GDB name every field of every structure that begins with an ``Object``.
+    def files(self, note: Note) -> Iterator[DebugFile]:
+        """Yield the files that may have it: the program, its debug files, a server's last.
 
-    :param path: where the program can be opened.
-    :return: by structure: ``size``, ``first`` (the structure at its start) and ``fields``
-        as [offset, size, name, stride] in bytes.
-    :raises LayoutError: when there is no GDB, or no debug information.
-    """
-    return _ask_gdb(path, "dump_instance_structs")
+        :param note: is told, in a line, where there was none.
+        """
+        yield from self._local(note)
+        yield from self._fetch(self.elf.build_id(), self.elf.name, note)
 
-
-def lines(path: str, addresses: Sequence[int]) -> dict[str, Any]:
-    """Let GDB name the source of addresses.
-
-    :param path: where the program can be opened.
-    :param addresses: link-time.
-    :return: by address: function, file, line; what GDB does not know is left out.
-    :raises LayoutError: when there is no GDB, or no debug information.
-    """
-    return _ask_gdb(path, "dump_lines", list(addresses))
-
-
-def _ask_gdb(path: str, function: str, *arguments: object) -> dict[str, Any]:
-    """Have GDB open a program and run a function of the GDB front that writes JSON."""
-    gdb = shutil.which("gdb")
-    if gdb is None:
-        raise LayoutError("GDB is needed to read debug information", "apt-get install gdb")
-    package = str(Path(__file__).resolve().parents[2])
-    with tempfile.TemporaryDirectory(prefix="qmr-") as directory:
-        out = Path(directory) / "out.json"
-        script = (
-            f"import sys; sys.path.insert(0, {package!r}); "
-            f"from qmrinspect.fronts.gdb import structs; "
-            f"structs.{function}({', '.join(map(repr, (str(out), *arguments)))})"
-        )
-        command = [gdb, "-nx", "-batch", "-iex", "set auto-load no", "-ex", f"python {script}"]
+    def _local(self, note: Note) -> Iterator[DebugFile]:
         try:
-            done = subprocess.run(
-                [*command, path],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_TIMEOUT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise LayoutError(f"GDB took longer than {_TIMEOUT_S} s to read {path}") from None
+            yield open_file(self.origin.path, self.elf.name)
+        except (OSError, TargetError) as error:
+            note(f"{self.elf.name} cannot be opened: {error}")
+        yield from find(self.elf, self.origin, note)
+
+    def _fetch(self, build_id: str, name: str, note: Note) -> Iterator[DebugFile]:
+        if not self._servers:
+            note("debuginfod: not asked now")
+            return
+        fetched = fetch(build_id, name, note, self._tell)
+        if fetched is not None:
+            yield fetched
+
+    def has_dwarf(self) -> bool:
+        """Whether there is a file with DWARF on this machine, and a GDB to read it."""
+        if not gdb_command():
+            return False
+        return any(file.has_dwarf for file in self._local(lambda line: None))
+
+    def ask(self, question: str, argument: object, note: Note) -> dict[str, Any] | None:
+        """Have GDB answer from the first file that has DWARF, None where there is none."""
+        for file, more in self.with_dwarf(note):
+            try:
+                return ask_gdb(file, question, argument, self.user_of(file), more, self._tell)
+            except QmrError as error:
+                note(str(error))
+        return None
+
+    def with_dwarf(self, note: Note) -> Iterator[tuple[DebugFile, Supplement | None]]:
+        """Yield the files that have DWARF, and what ``dwz`` took out of them."""
+        for file in self.files(note):
+            if not file.has_dwarf:
+                note(f"no debug information in {file.path}")
+                continue
+            try:
+                more = self._supplement(file)
+            except TargetError as error:
+                note(error.text)
+            else:
+                yield file, more
+
+    def user_of(self, file: DebugFile) -> User:
+        """Return whose rights are enough to read a file."""
+        return self.user or user_of(0, f"/proc/self/fd/{file.fd}")
+
+    def _supplement(self, file: DebugFile) -> Supplement | None:
+        build_id, found = supplement(file)
+        lines: list[str] = []
+        if build_id and found is None:
+            found = next(by_build_id(build_id, self.origin, lines.append), None)
+        if build_id and found is None:
+            found = next(self._fetch(build_id, f"{file.path} (dwz)", lines.append), None)
+        return Supplement(build_id, found) if found is not None else None
+
+    def layout(self, version: str, note: Note) -> Layout | None:
+        """Return the layout that it describes, None where there is none.
+
+        :param version: of the QEMU, for people.
+        """
+        structs = self.ask("layout", SCHEMA, note)
+        if structs is None:
+            return None
+        data = {"format": FORMAT, "build_id": self.elf.build_id(), "version": version}
         try:
-            data: dict[str, Any] = json.loads(out.read_text())
-        except (OSError, ValueError):
-            last = (done.stderr.strip().splitlines() or ["it wrote nothing"])[-1]
-            raise LayoutError(f"GDB could not read the structures of {path}: {last}") from None
-    return data
+            layout = from_json({**data, "structs": structs}, "dwarf")
+        except LayoutError as error:
+            note(error.text)
+            return None
+        missing = layout.missing()
+        if missing:
+            note(f"the debug information of {self.elf.name} lacks {', '.join(missing[:5])}")
+            return None
+        return layout
+
+    def symbols(
+        self, names: Iterable[str], needed: Iterable[str], note: Note
+    ) -> Mapping[str, list[int]]:
+        """Return link-time addresses by name, as :meth:`ElfFile.symbols`, of debug files too.
+
+        :param needed: a server is asked only where one of these is missing otherwise.
+        """
+        wanted = list(names)
+        found = {name: list(values) for name, values in self.elf.symbols(wanted).items()}
+        if self.elf.has_symtab():
+            return found
+        for file in self._with_symbols(lambda: not found.keys() >= set(needed), note):
+            for name, values in file.elf.symbols(wanted).items():
+                known = found.setdefault(name, [])
+                known += [value for value in values if value not in known]
+            break
+        return found
+
+    def objects(self) -> list[tuple[int, int, str]]:
+        """Return every data symbol, as :meth:`ElfFile.objects`, of debug files too."""
+        rows = set(self.elf.objects())
+        if not self.elf.has_symtab():
+            for file in self._with_symbols(lambda: False, lambda line: None):
+                rows.update(file.elf.objects())
+                break
+        return sorted(rows)
+
+    def _with_symbols(self, ask: Callable[[], bool], note: Note) -> Iterator[DebugFile]:
+        for file in find(self.elf, self.origin, note):
+            if not file.elf.has_symtab():
+                note(f"no symbols in {file.path}")
+            elif not _same_places(file.elf, self.elf):
+                note(f"{file.path} is of another program")
+            else:
+                yield file
+        if ask():
+            for file in self._fetch(self.elf.build_id(), self.elf.name, note):
+                if file.elf.has_symtab():
+                    yield file
+
+
+def debug_info(target: Target, servers: bool = True, tell: Tell = silent) -> DebugInfo:
+    """Return the debug information of a target's program, as :class:`DebugInfo`."""
+    local = target.kind == "process"
+    foreign = target.kind == "remote" and os.geteuid() == 0
+    return DebugInfo(
+        target.elf(),
+        origin_of(target),
+        target.pid if local else 0,
+        _NOBODY if foreign else None,
+        servers,
+        tell,
+    )
+
+
+def _same_places(one: ElfFile, other: ElfFile) -> bool:
+    """Whether what two files say of addresses is of the same program."""
+    if one.build_id() or other.build_id():
+        return one.build_id() == other.build_id()
+    spans = [
+        [(s.vaddr, s.memsz) for s in elf.segments if s.type == PT_LOAD] for elf in (one, other)
+    ]
+    return spans[0] == spans[1]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct as codes
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -25,11 +26,13 @@ __all__ = [
     "resolve",
     "save",
     "unpacker",
+    "write_json",
 ]
 
 FORMAT = "qmr-layout/1"
 # No structure of QEMU that qmr reads is larger; a file that says so is damaged.
 _SIZE_MAX = 1 << 24
+_FILE_MAX = 16 << 20
 
 _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
@@ -67,7 +70,7 @@ class Struct(NamedTuple):
 class Layout(NamedTuple):
     """Offsets of the fields of one QEMU build.
 
-    :param source: ``dwarf``, ``cache``, ``profile:NAME`` or ``inferred``.
+    :param source: ``dwarf``, ``cache``, ``file:NAME``, ``profile:NAME`` or ``inferred``.
     :param build_id: of the program it was made from; empty for a profile.
     :param version: QEMU's own version text, for people only.
     """
@@ -151,7 +154,7 @@ def from_json(data: Any, source: str) -> Layout:
         for name, (size, fields) in ABI.items():
             structs.setdefault(name, Struct(size, fields))
         return Layout(source, str(data.get("build_id", "")), str(data.get("version", "")), structs)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise LayoutError(f"{source} is not a layout file ({error!r})") from None
 
 
@@ -161,13 +164,18 @@ def load(path: Path, source: str) -> Layout:
     :raises LayoutError: when it cannot be read or is none.
     """
     try:
-        return from_json(json.loads(path.read_text()), source)
-    except (OSError, ValueError) as error:
+        with open(path, "rb") as file:
+            raw = file.read(_FILE_MAX)
+        return from_json(json.loads(raw), source)
+    except (OSError, ValueError, RecursionError) as error:
         raise LayoutError(f"{path} cannot be read as a layout: {error}") from None
 
 
 def save(layout: Layout, path: Path) -> None:
-    """Write a layout file, replacing an older one in one step."""
+    """Write a layout file, replacing an older one in one step.
+
+    :raises OSError: it cannot be written.
+    """
     data = {
         "format": FORMAT,
         "build_id": layout.build_id,
@@ -177,7 +185,15 @@ def save(layout: Layout, path: Path) -> None:
             for name, s in layout.structs.items()
         },
     }
+    write_json(path, data, 1)
+
+
+def write_json(path: Path, data: object, indent: int | None = None) -> None:
+    """Write a JSON file with its directory, replacing an older one in one step.
+
+    :raises OSError: it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(data, indent=indent, sort_keys=True) + "\n")
     part.replace(path)

@@ -17,7 +17,10 @@ _CORE: dict[str, str] = {
     # QOM: include/qom/object.h, qom/object.c
     "Object": "class free properties ref parent",
     "ObjectClass": "type properties unparent",
-    "TypeImpl": "name class_size instance_size parent parent_type class abstract",
+    "TypeImpl": (
+        "name class_size instance_size parent parent_type class abstract class_init "
+        "class_base_init instance_init instance_post_init instance_finalize"
+    ),
     "ObjectProperty": "name type release opaque",
     "LinkProperty": "targetp flags",
     # qdev: include/hw/qdev-core.h, include/hw/qdev-clock.h

@@ -36,6 +36,7 @@ class Core:
     """
 
     kind = "core"
+    symbol_files: tuple[str, ...] = ()
 
     def __init__(self, path: str | Path, exe: str | Path | None = None) -> None:
         self.path = str(path)

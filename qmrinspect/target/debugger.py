@@ -29,6 +29,7 @@ __all__ = [
     "Debugged",
     "Signal",
     "core_path",
+    "exec_path",
     "parse_auxv",
     "parse_mappings",
     "parse_signal",
@@ -118,6 +119,7 @@ class Debugged:
     """
 
     kind = "remote"
+    symbol_files: tuple[str, ...] = ()
 
     def __init__(self, pid: int, run: Callable[[str], str], read: Read, exe: str) -> None:
         self.pid = pid
@@ -253,7 +255,16 @@ def parse_mappings(text: str) -> list[Mapping]:
 
 def core_path(text: str) -> str:
     """Return the core file that GDB's ``info files`` names, empty when there is none."""
-    match = re.search(r"core dump file:\s+[`'\u2018](.+)['\u2019], file type", text)
+    return _path(text, "core dump file")
+
+
+def exec_path(text: str) -> str:
+    """Return the program that GDB's ``info files`` names, empty when there is none."""
+    return _path(text, "exec file")
+
+
+def _path(text: str, what: str) -> str:
+    match = re.search(rf"{what}:\s+[`'\u2018](.+)['\u2019], file type", text)
     return os.path.expanduser(match.group(1)) if match else ""
 
 

@@ -25,8 +25,10 @@ _SYM = struct.Struct("<IBBHQQ")
 PT_LOAD, PT_NOTE = 1, 4
 ET_CORE = 4
 EM_X86_64 = 62
-_SHT_SYMTAB, _SHT_NOTE, _SHT_DYNSYM = 2, 7, 11
+_SHT_SYMTAB, _SHT_NOTE, _SHT_NOBITS, _SHT_DYNSYM = 2, 7, 8, 11
 _NT_GNU_BUILD_ID = 3
+# Linkers make 20 bytes of it at most; what is longer than a hash is none.
+_BUILD_ID_MAX = 64
 _STT_OBJECT, _STT_FUNC = 1, 2
 
 
@@ -89,11 +91,15 @@ class ElfFile:
             row = _SHDR.unpack_from(data, shoff + i * shentsize)
             self._sections.append(_Section(row[0], row[1], row[4], row[5], row[6]))
 
-    def notes(self) -> Iterable[tuple[str, int, bytes]]:
+    def notes(self) -> Iterator[tuple[str, int, bytes]]:
         """Yield every note as (name, type, content)."""
         spans = [(s.offset, s.filesz) for s in self.segments if s.type == PT_NOTE]
-        if not spans:
-            spans = [(s.offset, s.size) for s in self._sections if s.type == _SHT_NOTE]
+        return self._notes(spans or self._note_sections())
+
+    def _note_sections(self) -> list[tuple[int, int]]:
+        return [(s.offset, s.size) for s in self._sections if s.type == _SHT_NOTE]
+
+    def _notes(self, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[str, int, bytes]]:
         for offset, size in spans:
             end = min(offset + size, len(self.data))
             while offset + 12 <= end:
@@ -112,9 +118,11 @@ class ElfFile:
 
     def build_id(self) -> str:
         """Return the GNU build id as hex digits, empty when there is none."""
-        for name, kind, desc in self.notes():
-            if name == "GNU" and kind == _NT_GNU_BUILD_ID:
-                return desc.hex()
+        # The segments of a debug file are those of its program, and lie elsewhere in it.
+        for notes in (self._notes(self._note_sections()), self.notes()):
+            for name, kind, desc in notes:
+                if name == "GNU" and kind == _NT_GNU_BUILD_ID and 2 <= len(desc) <= _BUILD_ID_MAX:
+                    return desc.hex()
         return ""
 
     def load_base(self) -> int:
@@ -134,15 +142,20 @@ class ElfFile:
         return _SYM.iter_unpack(raw[: len(raw) // _SYM.size * _SYM.size])
 
     def has_section(self, name: str) -> bool:
-        """Whether there is a section of that name."""
+        """Whether there is a section of that name that has content in this file."""
+        return bool(self.section(name))
+
+    def section(self, name: str) -> bytes | memoryview:
+        """Return the content of a section, empty when the file has none."""
         if self._names_index >= len(self._sections):
-            return False
+            return b""
         names = self._sections[self._names_index]
         wanted = name.encode() + b"\0"
-        return any(
-            bytes(self.data[names.offset + s.name :][: len(wanted)]) == wanted
-            for s in self._sections
-        )
+        for s in self._sections:
+            at = names.offset + s.name
+            if bytes(self.data[at : at + len(wanted)]) == wanted and s.type != _SHT_NOBITS:
+                return self.data[s.offset : s.offset + s.size]
+        return b""
 
     def has_symtab(self) -> bool:
         """Whether the full symbol table is there, static symbols included."""

@@ -305,12 +305,16 @@ def without(ranges: Iterable[tuple[int, int]], holes: Iterable[tuple[int, int]])
 
 
 class Target(Protocol):
-    """A place that an image can be taken from."""
+    """A place that an image can be taken from.
+
+    :ivar symbol_files: what a debugger has loaded symbols of the program from.
+    """
 
     kind: str
     pid: int
     exe: str
     argv: list[str]
+    symbol_files: tuple[str, ...]
 
     def elf(self) -> ElfFile:
         """Return the ELF file of the program."""

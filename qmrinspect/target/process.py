@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 from ..errors import TargetError
-from .denied import denied, ended
+from .denied import dead, denied, ended
 from .elf import ElfFile
 from .image import PAGE, Capture, Image, Mapping, Peek, Ranges, without
 from .instant import Choose, Copy, Frozen
@@ -23,7 +23,7 @@ from .memory import BatchReader, Buffer
 from .pagemap import touched
 from .threads import Stopped, undisturbed
 
-__all__ = ["Process", "map_file", "parse_maps"]
+__all__ = ["Process", "map_descriptor", "map_file", "parse_maps"]
 
 # Beyond this much memory a copy of it would be a burden.
 _COPY_MAX = 2 << 30
@@ -47,9 +47,14 @@ def parse_maps(text: str) -> list[Mapping]:
 def map_file(path: str | Path) -> bytes | mmap.mmap:
     """Map a file read-only."""
     with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return b""
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return map_descriptor(file.fileno())
+
+
+def map_descriptor(fd: int) -> bytes | mmap.mmap:
+    """Map an open file read-only."""
+    if os.fstat(fd).st_size == 0:
+        return b""
+    return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
 
 
 class _Kept(NamedTuple):
@@ -70,6 +75,7 @@ class Process:
     """
 
     kind = "process"
+    symbol_files: tuple[str, ...] = ()
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -90,8 +96,10 @@ class Process:
         except PermissionError:
             raise denied(pid) from None
         except (FileNotFoundError, ProcessLookupError):
+            if dead(pid):
+                raise ended(pid) from None
             raise TargetError(
-                f"process {pid} has no program to read", "it is a kernel thread or has ended"
+                f"process {pid} has no program to read", "it is a kernel thread"
             ) from None
         self._malloc = Malloc()
         self._buffers: dict[str, Buffer] = {}
@@ -119,11 +127,14 @@ class Process:
 
     def _read_maps(self) -> str:
         try:
-            return Path(f"/proc/{self.pid}/maps").read_text(errors="replace")
+            text = Path(f"/proc/{self.pid}/maps").read_text(errors="replace")
         except PermissionError:
             raise denied(self.pid) from None
         except (FileNotFoundError, ProcessLookupError):
-            raise ended(self.pid) from None
+            text = ""
+        if not text:  # nor has a process that nobody has waited for
+            raise ended(self.pid)
+        return text
 
     def elf(self) -> ElfFile:
         """Return the ELF file that the process runs."""

@@ -43,6 +43,7 @@ class Remote:
     """
 
     kind = "remote"
+    symbol_files: tuple[str, ...] = ()
 
     def __init__(self, address: str) -> None:
         self._packets = _Packets(address)

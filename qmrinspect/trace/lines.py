@@ -15,8 +15,9 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..errors import LayoutError
-from ..layout import dwarf
+from ..layout.debugfiles import DebugFile, Origin
+from ..layout.dwarf import DebugInfo
+from ..layout.gdbchild import User, rights
 from ..target.elf import ElfFile
 
 __all__ = ["Line", "find_lines", "parse_addr2line", "relative", "source_root"]
@@ -41,31 +42,32 @@ def find_lines(elf: ElfFile, file: str, addresses: Iterable[int]) -> dict[int, l
     :param file: where the program can be opened.
     """
     wanted = sorted(set(addresses))
-    if not wanted or not dwarf.has_debug_info(elf):
+    if not wanted:
         return {}
-    beside = dwarf.debug_file(elf)
-    if elf.has_section(".debug_info") or beside is not None:
-        tool = shutil.which("addr2line")
-        if tool is not None:
-            return _by_addr2line(tool, str(beside or file), wanted)
-    try:
-        return _by_gdb(file, wanted)
-    except LayoutError:
-        return {}
+    debug = DebugInfo(elf, Origin(file, os.path.realpath(file), "/", ()))
+    tool = shutil.which("addr2line")
+    if tool is not None:
+        for found, _more in debug.with_dwarf(lambda line: None):
+            return _by_addr2line(tool, found, debug.user_of(found), wanted)
+    return _by_gdb(debug, wanted)
 
 
-def _by_addr2line(tool: str, file: str, addresses: Sequence[int]) -> dict[int, list[Line]]:
+def _by_addr2line(
+    tool: str, file: DebugFile, user: User, addresses: Sequence[int]
+) -> dict[int, list[Line]]:
     try:
         done = subprocess.run(
-            [tool, "-a", "-f", "-i", "-e", file],
+            [tool, "-a", "-f", "-i", "-e", f"/proc/self/fd/{file.fd}"],
             input="".join(f"{address:#x}\n" for address in addresses),
             capture_output=True,
             text=True,
             errors="replace",
             timeout=_TIMEOUT_S,
+            pass_fds=[file.fd],
             check=False,
+            **rights(user),
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.SubprocessError):
         return {}
     return parse_addr2line(done.stdout)
 
@@ -89,8 +91,8 @@ def parse_addr2line(text: str) -> dict[int, list[Line]]:
     return out
 
 
-def _by_gdb(file: str, addresses: Sequence[int]) -> dict[int, list[Line]]:
-    found = dwarf.lines(file, addresses)
+def _by_gdb(debug: DebugInfo, addresses: Sequence[int]) -> dict[int, list[Line]]:
+    found = debug.ask("lines", addresses, lambda line: None) or {}
     return {
         int(address): [Line(function, posixpath.normpath(name) if name else "", line)]
         for address, (function, name, line) in found.items()

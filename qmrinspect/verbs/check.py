@@ -1,7 +1,7 @@
 """Verbs of the audit
 ------------------
 
-The check, what is lost, cycles, and how well the layout fits.
+The check, what is lost, and cycles.
 """
 
 from __future__ import annotations
@@ -351,44 +351,6 @@ def _one_cycle(book: Book, cycle: _Cycle, look: str) -> Iterator[str]:
         yield from render.table((), words.edge_rows(book, cycle.edges), right=(1,), indent=6)
 
 
-# layout ----------------------------------------------------------------------------
-
-
-def _layout(session: Session, args: argparse.Namespace) -> Outcome:
-    from ..walk.validate import validate
-
-    snapshot = session.snapshot()
-    checks = [row for row in validate(snapshot) if row.total]
-    target = snapshot.target
-    data = {
-        **words.head_json("qmr-layout/1", snapshot),
-        "source": target.layout,
-        "checks": [
-            {"name": row.name, "ok": row.ok, "held": row.held, "total": row.total} for row in checks
-        ],
-        "not_searched": unsearched_json(snapshot),
-    }
-
-    def lines() -> Iterator[str]:
-        fits = all(row.ok for row in checks)
-        yield (
-            f"layout {printable(target.layout)} {'fits' if fits else 'does not fit'} "
-            f"{printable(target.exe)}, QEMU {printable(target.qemu_version)}"
-        )
-        rows = [
-            Row(("ok" if row.ok else "NO", row.detail, row.name), "" if row.ok else "error")
-            for row in checks
-        ]
-        yield from render.table(("", "holds", "relation"), rows, right=(1,))
-        if snapshot.unsearched:
-            yield "kinds of references that this QEMU was not searched for:"
-            rows = [Row((row.kind, row.start, row.field, row.why)) for row in snapshot.unsearched]
-            yield from render.table(("kind", "type", "field", "why"), rows)
-        yield f"build id {target.build_id or 'none'}"
-
-    return Outcome(data, lines())
-
-
 _ALL = Argument(("--all",), {"action": "store_true", "help": "list everything"})
 
 VERBS = (
@@ -406,10 +368,4 @@ VERBS = (
         _orphans,
     ),
     Verb("cycles", "strongly connected groups of counted references", (_ALL,), _cycles),
-    Verb(
-        "layout",
-        "where the structure layout came from, and how well it fits this process",
-        (),
-        _layout,
-    ),
 )

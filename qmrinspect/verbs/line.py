@@ -26,11 +26,13 @@ class Line(NamedTuple):
     :param args: what the verb takes.
     :param debug: whether ``--debug`` was given: failures come with their traceback.
     :param qmp: the monitor that ``--qmp`` names, empty when it was left out.
+    :param layout: the file that ``--layout`` names, empty when it was left out.
     """
 
     args: argparse.Namespace
     debug: bool
     qmp: str
+    layout: str = ""
 
 
 def split(text: str) -> list[str]:
@@ -90,8 +92,9 @@ def parse(verb: Verb, text: str) -> Line:
     outer = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     outer.add_argument("--debug", action="store_true")
     known = {name for argument in verb.arguments for name in argument.names}
-    if "--qmp" not in known:
-        outer.add_argument("--qmp", default="")
+    for name in ("--qmp", "--layout"):
+        if name not in known:
+            outer.add_argument(name, default="")
     try:
         common, rest = outer.parse_known_args(words)
     except argparse.ArgumentError as error:
@@ -108,7 +111,8 @@ def parse(verb: Verb, text: str) -> Line:
                 f"qmr {verb.name}: unrecognized arguments: {shown}", f"see help qmr {verb.name}"
             )
         setattr(args, slot, " ".join([first, *extra]))
-    return Line(args, common.debug, getattr(common, "qmp", "") or getattr(args, "qmp", "") or "")
+    qmp = getattr(common, "qmp", "") or getattr(args, "qmp", "") or ""
+    return Line(args, common.debug, qmp, getattr(common, "layout", ""))
 
 
 def _object_slot(verb: Verb) -> str:

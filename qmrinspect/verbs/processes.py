@@ -22,7 +22,7 @@ __all__ = ["Running", "find_by_name", "running"]
 
 # A program with another name is looked into only when it was started like a QEMU.
 _QEMU_OPTIONS = frozenset(
-    ("-machine", "-M", "-accel", "-enable-kvm", "-qmp", "-mon", "-device", "-drive", "-nographic")
+    "-machine -M -accel -enable-kvm -qmp -mon -monitor -device -drive -nographic -display".split()
 )
 _SYMBOLS = ("current_machine", "address_space_memory")
 
@@ -31,8 +31,8 @@ class Running(NamedTuple):
     """A QEMU that runs.
 
     :param qmp: addresses of its QMP monitors, from its command line.
-    :param layout: in a word, which structure layout there is for it.
     :param refused: why it may not be read, empty when it may.
+    :param program: device and inode of its program.
     """
 
     pid: int
@@ -40,13 +40,13 @@ class Running(NamedTuple):
     machine: str
     version: str
     qmp: Sequence[str]
-    layout: str
     refused: str
+    program: tuple[int, int]
 
 
 def running() -> list[Running]:
     """Return the QEMUs, by process id."""
-    known: dict[tuple[int, int], tuple[str, str] | None] = {}
+    known: dict[tuple[int, int], str | None] = {}
     found = []
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         argv = _argv(pid)
@@ -103,7 +103,7 @@ def _looks_like_qemu(pid: int, argv: Sequence[str]) -> bool:
 
 
 def _describe(
-    pid: int, argv: list[str], known: dict[tuple[int, int], tuple[str, str] | None]
+    pid: int, argv: list[str], known: dict[tuple[int, int], str | None]
 ) -> Running | None:
     options = _Options(argv)
     name = options.name or str(pid)
@@ -118,20 +118,18 @@ def _describe(
         # Another user's: what the command line says is all there is.
         if not os.path.basename(argv[0]).startswith(("qemu-system", "qemu-kvm")):
             return None
-        return Running(pid, name, options.machine, "", qmp, "", refused or "no permission")
+        return Running(pid, name, options.machine, "", qmp, refused or "no permission", (0, 0))
     key = (status.st_dev, status.st_ino)
     if key not in known:
-        known[key] = _program(pid)
-    program = known[key]
-    if program is None:
+        known[key] = _version(pid)
+    version = known[key]
+    if version is None:
         return None
-    version, layout = program
-    return Running(pid, name, options.machine, version, qmp, layout, refused)
+    return Running(pid, name, options.machine, version, qmp, refused, key)
 
 
-def _program(pid: int) -> tuple[str, str] | None:
-    """Return the version and the layout of a program, None when it is no QEMU."""
-    from ..layout.find import available
+def _version(pid: int) -> str | None:
+    """Return the version of a program, None when it is no QEMU."""
     from ..walk import version_of
 
     try:
@@ -139,9 +137,9 @@ def _program(pid: int) -> tuple[str, str] | None:
         version = version_of(elf)
         if not version and not all(elf.symbols(_SYMBOLS).get(symbol) for symbol in _SYMBOLS):
             return None
-        return version, available(elf, version)
     except QmrError:
         return None
+    return version
 
 
 def _refused(pid: int) -> str:

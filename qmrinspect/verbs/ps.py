@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from ..index import printable
 from ..report import render
@@ -13,11 +14,17 @@ from ..report.render import Row
 from .processes import Running, running
 from .verb import Outcome, Session, Verb
 
+if TYPE_CHECKING:
+    from .readable import Verdict
+
 __all__ = ["VERBS"]
 
 
 def _ps(session: Session, args: argparse.Namespace) -> Outcome:
+    from .readable import judge
+
     found = running()
+    verdicts = judge(found)
     data = {
         "format": "qmr-ps/1",
         "processes": [
@@ -27,17 +34,17 @@ def _ps(session: Session, args: argparse.Namespace) -> Outcome:
                 "machine": process.machine,
                 "version": process.version,
                 "qmp": list(process.qmp),
-                "layout": process.layout,
-                "readable": not process.refused,
-                "refused": process.refused,
+                "layout": verdict.layout,
+                "readable": not verdict.refused,
+                "refused": verdict.refused,
             }
-            for process in found
+            for process, verdict in zip(found, verdicts)
         ],
     }
-    return Outcome(data, _ps_lines(found))
+    return Outcome(data, _ps_lines(found, verdicts))
 
 
-def _ps_lines(found: Sequence[Running]) -> Iterator[str]:
+def _ps_lines(found: Sequence[Running], verdicts: Sequence[Verdict]) -> Iterator[str]:
     if not found:
         yield "no QEMU runs here that qmr can see"
         return
@@ -48,19 +55,19 @@ def _ps_lines(found: Sequence[Running]) -> Iterator[str]:
                 process.name,
                 process.machine,
                 printable(process.version).split(" ")[0] or "?",
-                process.layout or "?",
-                "no" if process.refused else "yes",
+                verdict.layout or "?",
+                "no" if verdict.refused else "yes",
                 ", ".join(map(printable, process.qmp)) or "-",
             ),
-            "dim" if process.refused else "",
+            "dim" if verdict.refused else "",
         )
-        for process in found
+        for process, verdict in zip(found, verdicts)
     ]
     head = ("pid", "name", "machine", "version", "layout", "readable", "monitors")
     yield from render.table(head, rows, right=(0,), indent=0)
-    for process in found:
-        if process.refused:
-            yield f"{process.pid}: {printable(process.refused)}"
+    for process, verdict in zip(found, verdicts):
+        if verdict.refused:
+            yield f"{process.pid}: {printable(verdict.refused)}"
 
 
 VERBS = (

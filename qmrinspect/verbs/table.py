@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..fronts.repl import verbs as repl
 from ..fronts.shell import repl_verb
 from ..index import printable
-from . import campaign, check, files, forecast, hunt, monitor, mtree, policy, ps, refs, tree
+from . import campaign, check, files, forecast, hunt, layout, monitor, mtree, policy, ps, refs, tree
 from .verb import Verb
 
 __all__ = ["VERBS", "find_verb"]
@@ -28,6 +28,7 @@ VERBS: dict[str, Verb] = {
         check,
         policy,
         forecast,
+        layout,
         files,
         hunt,
         campaign,

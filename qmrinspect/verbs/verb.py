@@ -15,6 +15,7 @@ from ..audit.check import Report
 from ..errors import UsageError
 from ..hunt.cycle import Driver
 from ..index import Index
+from ..layout import Layout
 from ..monitor.base import Monitor
 from ..snapshot import Obj, Pointer, Snapshot
 from ..target.image import Target
@@ -67,6 +68,9 @@ class Session(Protocol):
 
         :raises TargetError: a saved snapshot has no memory.
         """
+
+    def layout(self) -> Layout | None:
+        """Return the layout of the last reading, None when a saved snapshot was read."""
 
     def resolve(self, index: Index, text: str) -> Obj:
         """Find the object that ``OBJ`` names; inside GDB also by expression."""

@@ -16,8 +16,11 @@ from .context import Context
 from .scan import find_words
 from .validate import GAUGES
 
-__all__ = ["container_of", "field_of", "find_pointers", "variable_at"]
+__all__ = ["container_of", "field_of", "find_pointers", "type_functions", "variable_at"]
 
+_FUNCTIONS = (
+    "class_init class_base_init instance_init instance_post_init instance_finalize"
+).split()
 # A device may embed some thousand irqs and regions in front of a field.
 _NESTED_MAX = 4096
 _RANK = {"object": 0, "variable": 1, "memory": 2}
@@ -50,6 +53,25 @@ def find_pointers(
         field = field_of(context, objects[container].type, offset)
         out.append(Pointer(target, word, container, offset, "object", field))
     return sorted(out, key=lambda p: (p.target, _RANK[p.place], not p.field, p.address))
+
+
+def type_functions(context: Context, name: str, base: int) -> list[int]:
+    """Return the functions of a QOM type, or of the nearest ancestor that has some.
+
+    :param base: load address of the program, which is subtracted.
+    :return: none where the layout does not know where they are, or a module has them.
+    """
+    if not context.layout.has("TypeImpl", "class_init"):
+        return []
+    raw = {known[1]: known[0] for known in context.known.types.values()}
+    unpack = context.layout.unpacker("TypeImpl", *_FUNCTIONS)
+    low, high = context.statics.program
+    for ancestor in context.chain(name):
+        if ancestor in raw:
+            found = [at - base for at in unpack(raw[ancestor]) if low <= at < high]
+            if found:
+                return found
+    return []
 
 
 def container_of(

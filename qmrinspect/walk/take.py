@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from ..errors import LayoutError, ReadingError, TargetError
 from ..layout import Layout
+from ..layout.advice import no_names
+from ..layout.dwarf import DebugInfo, debug_info
 from ..layout.schema import SYMBOLS
 from ..snapshot import Snapshot, TargetInfo, View
 from ..target.elf import PT_LOAD, ElfFile
@@ -32,6 +34,8 @@ __all__ = [
     "version_of",
 ]
 
+# Where every walk begins.
+_NEEDED = ("current_machine", "address_space_memory")
 _VERSION = re.compile(rb"QEMU emulator version ([^\n\0]{1,120})")
 
 
@@ -45,36 +49,38 @@ class Program(NamedTuple):
     info: TargetInfo
 
 
-def program_of(target: Target) -> Program:
-    """Read the program's file; raises as :func:`statics_of` does."""
-    statics, elf = statics_of(target), target.elf()
+def program_of(target: Target, debug: DebugInfo | None = None) -> Program:
+    """Read the program's file; takes and raises what :func:`statics_of` does."""
+    statics, elf = statics_of(target, debug), target.elf()
     info = TargetInfo(target.kind, target.pid, target.exe, elf.build_id(), version_of(elf), "", "")
     return Program(statics, info)
 
 
-def statics_of(target: Target) -> Statics:
+def statics_of(target: Target, debug: DebugInfo | None = None) -> Statics:
     """Locate the symbols and the data of a target's program.
 
+    :param debug: its debug information, where that has been opened.
     :raises TargetError: when the program is no QEMU that can be read.
     """
     elf, base = target.elf(), target.base()
-    symbols = {
-        name: [base + value for value in values] for name, values in elf.symbols(SYMBOLS).items()
-    }
-    if "current_machine" not in symbols or "address_space_memory" not in symbols:
+    tried: list[str] = []
+    found = (debug or debug_info(target)).symbols(SYMBOLS, _NEEDED, tried.append)
+    symbols = {name: [base + value for value in values] for name, values in found.items()}
+    if not symbols.keys() >= set(_NEEDED):
         if version_of(elf):
-            raise TargetError(
-                f"{target.exe} is a QEMU that names none of its variables",
-                "it was stripped of its symbols and built without modules; use an unstripped one",
-            )
+            raise no_names(target, tried)
         raise TargetError(f"{target.exe} is not a QEMU system emulator", "qmr ps lists those")
     writable = [s for s in elf.segments if s.type == PT_LOAD and s.flags & 2]
     low = min(s.vaddr for s in writable)
     high = max(s.vaddr + s.memsz for s in writable)
-    zeros = max(s.vaddr + s.filesz for s in writable)
+    # What rewrites a program (patchelf) may have given it another writable segment.
+    zeros = max(writable, key=lambda s: s.memsz - s.filesz)
     start = base + elf.load_base()
     return Statics(
-        symbols, (base + zeros, base + high), (base + low, base + high), (start, base + high)
+        symbols,
+        (base + zeros.vaddr + zeros.filesz, base + zeros.vaddr + zeros.memsz),
+        (base + low, base + high),
+        (start, base + high),
     )
 
 

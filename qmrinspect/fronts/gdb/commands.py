@@ -63,7 +63,7 @@ class Command(gdb.Command):
         session = self._session
         _code(2)
         line = parse(self._verb, argument)
-        session.qmp = line.qmp
+        session.qmp, session.layout_file = line.qmp, line.layout
         width = gdb.parameter("width")
         render.use_style(render.Style(False, width if isinstance(width, int) else 0))
         try:
@@ -132,7 +132,7 @@ def errors(debug: bool) -> Iterator[None]:
     except SystemExit:
         return  # --help was asked for and answered
     except QmrError as error:
-        text = str(error)
+        text = "\n".join((str(error), *error.lines))
     except gdb.GdbError:
         raise
     except gdb.error as error:

@@ -15,6 +15,8 @@ from ...audit.check import Report, check
 from ...errors import ObjectNotFound, TargetError
 from ...hunt.cycle import Driver
 from ...index import Index
+from ...layout import Layout
+from ...layout.dwarf import debug_info
 from ...monitor.addresses import monitors_of
 from ...monitor.base import Monitor
 from ...monitor.connecting import connect_first
@@ -25,8 +27,7 @@ from ...target.image import Target
 from ...walk.place import Place
 from .inferior import Inferior
 from .running import RunningMonitor
-from .structs import dwarf_layout
-from .targets import Running, open_target, program, runs
+from .targets import Running, open_target, runs, symbol_files
 
 __all__ = ["ADDRESS_MASK", "Session"]
 
@@ -44,13 +45,14 @@ class Session:
 
     def __init__(self) -> None:
         self.qmp = ""
+        self.layout_file = ""
         self.inferior = Inferior()
         self._key: tuple[object, ...] = ()
         self._target: Target | None = None
         self._reader: Reader | None = None
         self._index: Index | None = None
         self._monitor: RunningMonitor | None = None
-        self._drew = False
+        self._drew = self._told = False
         self._listening = False
 
     def listen(self) -> None:
@@ -69,7 +71,8 @@ class Session:
             inferior.num,
             inferior.pid,
             connection.num if connection is not None else 0,
-            program(),
+            symbol_files(),
+            self.layout_file,
         )
         if key != self._key or self._target is None:
             self._forget_target()
@@ -92,8 +95,8 @@ class Session:
         if self._index is None:
             reader = self._reader
             if reader is None:
-                layout = dwarf_layout()
-                reader = Reader(target, [layout] if layout is not None else [], runs=False)
+                debug = debug_info(target, tell=self._tell)
+                reader = Reader(target, runs=False, given=self.layout_file, debug=debug)
             self._index = Index(reader.read())
             self._reader = reader
         return self._index
@@ -108,6 +111,9 @@ class Session:
         if self._reader is None:
             raise TargetError("nothing was read yet", "qmr tree reads the VM")
         return self._reader.place(snapshot, address)
+
+    def layout(self) -> Layout | None:
+        return self._reader.layout if self._reader is not None else None
 
     def last_index(self) -> Index | None:
         """Return the last reading if it still holds."""
@@ -182,6 +188,15 @@ class Session:
         if self._monitor is not None:
             self._monitor.close()
             self._monitor = None
+
+    def _tell(self, text: str) -> None:
+        """Say what takes long while the VM stands, once where that cannot be drawn over."""
+        if os.isatty(2):
+            self.progress(text)
+        elif text and not self._told:
+            # Past GDB: what a script takes as the answer of a verb shall not begin with it.
+            os.write(2, f"{text}\n".encode())
+        self._told = bool(text)
 
     def progress(self, text: str) -> None:
         if os.isatty(2) and (text or self._drew):

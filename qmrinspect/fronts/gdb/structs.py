@@ -1,32 +1,57 @@
 """What GDB knows of structures
 ----------------------------
+
+This file stands for itself: a GDB that reads debug information for qmr is given its
+text, and may have no right to read the package (see :mod:`qmrinspect.layout.gdbchild`).
 """
 
 from __future__ import annotations
 
 import json
-import re
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Callable
 
 import gdb
 
-from ...errors import LayoutError
-from ...layout import Layout
-from ...layout.model import FORMAT, from_json
-from ...layout.schema import SCHEMA
-
-__all__ = [
-    "dump_instance_structs",
-    "dump_layout",
-    "dump_lines",
-    "dwarf_layout",
-    "dwarf_structs",
-    "instance_structs",
-]
+__all__ = ["answer", "layout_structs", "lines", "type_structs"]
 
 # How deep a field of a field is named, and a chain of first members followed.
 _NESTED = 4
 _DEPTH = 16
-_TYPE_NAME = re.compile(r"^\d+:\t(?:typedef )?struct (?:\S+ )?(\w+);", re.MULTILINE)
+
+
+def answer(request: str, out: int) -> None:
+    """Answer one request about the program that this GDB has open.
+
+    :param request: JSON: a function of this module by name, with its argument.
+    :param out: descriptor that the answer is written to, as JSON.
+    """
+    name, argument = json.loads(request)
+    questions: dict[str, Callable[[Any], dict[str, object]]] = {
+        "layout": layout_structs,
+        "types": type_structs,
+        "lines": lines,
+    }
+    found = questions[name](argument)
+    with os.fdopen(out, "w", encoding="utf-8") as file:
+        json.dump(found, file)
+
+
+def layout_structs(schema: Mapping[str, str]) -> dict[str, object]:
+    """Return the structures of a schema as DWARF describes them."""
+    out: dict[str, object] = {}
+    for struct, wanted in schema.items():
+        kind = _lookup(struct)
+        if kind is None or not kind.sizeof:
+            continue
+        found: dict[str, tuple[int, int]] = {}
+        _fields(kind, 0, found)
+        out[struct] = {
+            "size": kind.sizeof,
+            "fields": {name: found[name] for name in wanted.split() if name in found},
+        }
+    return out
 
 
 def _lookup(name: str) -> gdb.Type | None:
@@ -51,33 +76,36 @@ def _fields(kind: gdb.Type, base: int, out: dict[str, tuple[int, int]]) -> None:
             _fields(field.type.strip_typedefs(), offset, out)
 
 
-def dwarf_structs() -> dict[str, dict[str, object]]:
-    """Return the structures of the schema as DWARF describes them."""
-    out: dict[str, dict[str, object]] = {}
-    for struct, wanted in SCHEMA.items():
-        kind = _lookup(struct)
-        if kind is None or not kind.sizeof:
-            continue
-        found: dict[str, tuple[int, int]] = {}
-        _fields(kind, 0, found)
-        out[struct] = {
-            "size": kind.sizeof,
-            "fields": {name: found[name] for name in wanted.split() if name in found},
-        }
+def type_structs(functions: Mapping[str, Sequence[int]]) -> dict[str, object]:
+    """Return the structures that the sources of QOM types see, if they begin with an ``Object``.
+
+    The file that has a type's functions has the whole structure of its instances, and
+    of those of its ancestors, which it contains.
+
+    :param functions: link-time addresses of functions, by type.
+    :return: by type and structure: ``size``, ``first`` (the structure at its start) and
+        ``fields`` as [offset, size, name, stride] in bytes; the stride is that of an
+        array's elements, 0 for anything else.
+    """
+    out: dict[str, object] = {}
+    seen: dict[str, dict[str, object]] = {}
+    for name, places in functions.items():
+        found: dict[str, object] = {}
+        for place in places:
+            table = gdb.find_pc_line(place).symtab
+            if table is None:
+                continue
+            if table.filename not in seen:
+                seen[table.filename] = dict(_instances(table))
+            found.update(seen[table.filename])
+        out[name] = found
     return out
 
 
-def instance_structs() -> dict[str, dict[str, object]]:
-    """Return every structure that begins with an ``Object``, all of its fields named.
-
-    A field is [offset, size, name, stride] in bytes; the stride is that of an array's
-    elements, 0 for anything else.
-    """
-    out: dict[str, dict[str, object]] = {}
-    listing = str(gdb.execute("info types -q .", to_string=True))
-    for name in sorted(set(_TYPE_NAME.findall(listing))):
-        kind = _lookup(name)
-        if kind is None or kind.code != gdb.TYPE_CODE_STRUCT or not kind.fields():
+def _instances(table: gdb.Symtab) -> Iterator[tuple[str, dict[str, object]]]:
+    for symbol in table.static_block():
+        kind = symbol.type.strip_typedefs() if symbol.type is not None else None
+        if kind is None or kind.code != gdb.TYPE_CODE_STRUCT or not kind.tag:
             continue
         first = _first(kind)
         base, depth = first, 0
@@ -87,8 +115,7 @@ def instance_structs() -> dict[str, dict[str, object]]:
             continue
         rows: list[tuple[int, int, str, int]] = []
         _leaves(kind, 0, "", rows, _NESTED)
-        out[name] = {"size": kind.sizeof, "first": first.tag or "", "fields": rows}
-    return out
+        yield kind.tag, {"size": kind.sizeof, "first": first.tag or "", "fields": rows}
 
 
 def _first(kind: gdb.Type) -> gdb.Type | None:
@@ -115,15 +142,9 @@ def _leaves(
             out.append((offset, inner.sizeof, name, stride or 0))
 
 
-def dump_instance_structs(path: str) -> None:
-    """Write what :func:`instance_structs` finds in the program that this GDB has open."""
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(instance_structs(), file)
-
-
-def dump_lines(path: str, addresses: list[int]) -> None:
-    """Write function, file and line of addresses in the program that this GDB has open."""
-    out: dict[str, tuple[str, str, int]] = {}
+def lines(addresses: Sequence[int]) -> dict[str, object]:
+    """Return function, file and line by link-time address; what is not known is left out."""
+    out: dict[str, object] = {}
     for address in addresses:
         block = gdb.block_for_pc(address)
         while block is not None and block.function is None:
@@ -132,22 +153,4 @@ def dump_lines(path: str, addresses: list[int]) -> None:
         if block is not None and block.function is not None:
             file = found.symtab.fullname() if found.symtab is not None else ""
             out[str(address)] = (block.function.name, file, found.line)
-    with open(path, "w", encoding="utf-8") as file_out:
-        json.dump(out, file_out)
-
-
-def dump_layout(path: str) -> None:
-    """Write the layout of the program that this GDB has open."""
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump({"format": FORMAT, "structs": dwarf_structs()}, file)
-
-
-def dwarf_layout() -> Layout | None:
-    """Return the layout that GDB knows from debug information, None when it knows none."""
-    if _lookup("Object") is None or _lookup("MemoryRegion") is None:
-        return None
-    try:
-        layout = from_json({"format": FORMAT, "structs": dwarf_structs()}, "dwarf")
-    except LayoutError:
-        return None
-    return None if layout.missing() else layout
+    return out

@@ -8,10 +8,19 @@ import gdb
 
 from ...errors import TargetError
 from ...target.core import Core
-from ...target.debugger import Attached, Debugged, core_path
+from ...target.debugger import Attached, Debugged, core_path, exec_path
+from ...target.denied import dead
 from ...target.image import Target
 
-__all__ = ["Running", "ask", "dead", "inferior_kind", "memory", "open_target", "program", "runs"]
+__all__ = [
+    "Running",
+    "ask",
+    "inferior_kind",
+    "memory",
+    "open_target",
+    "runs",
+    "symbol_files",
+]
 
 
 class Running(Exception):
@@ -57,23 +66,28 @@ def program() -> str:
     return (space.filename if space is not None else "") or ""
 
 
+def symbol_files() -> tuple[str, ...]:
+    """Return the files that GDB has symbols of the program from."""
+    main = program()
+    builds = {file.build_id for file in gdb.objfiles() if file.filename == main and file.build_id}
+    names = [main, *(f.filename or "" for f in gdb.objfiles() if f.build_id in builds)]
+    return tuple(dict.fromkeys(name for name in names if name.startswith("/")))
+
+
 def open_target() -> Target:
     inferior = gdb.selected_inferior()
-    exe = program()
     how = inferior_kind()
+    # The file of the symbols (symbol-file) need not be the program's.
+    files = ask("info files")
+    exe = exec_path(files) or program()
+    target: Target
     if how == "core":
-        return Core(core_path(ask("info files")), exe or None)
-    if not inferior.pid:
+        target = Core(core_path(files), exe or None)
+    elif not inferior.pid:
         raise TargetError("GDB debugs no process", "attach PID, run, or core-file FILE")
-    if how == "native":
-        return Attached(inferior.pid)
-    return Debugged(inferior.pid, ask, memory, exe)
-
-
-def dead(pid: int) -> bool:
-    """Whether a process on this machine has ended, though GDB has not seen it yet."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    except OSError:
-        return True
+    elif how == "native":
+        target = Attached(inferior.pid)
+    else:
+        target = Debugged(inferior.pid, ask, memory, exe)
+    target.symbol_files = symbol_files()
+    return target

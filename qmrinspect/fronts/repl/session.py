@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Callable
 
 from ...errors import QmrError, TargetError
 from ...index import Index, printable
+from ...layout import Layout
 from ...monitor.base import Event, Monitor
 from ...snapshot import Obj, Pointer, Snapshot
 from ...target.image import Target
@@ -115,6 +116,10 @@ class ReplSession:
     def report(self) -> Report:
         """Audit a reading."""
         return self.attached().report()
+
+    def layout(self) -> Layout | None:
+        """Return the layout of the last reading, None when a saved snapshot was read."""
+        return self.attached().layout()
 
     def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
         """Return the words that point to objects of the last reading."""

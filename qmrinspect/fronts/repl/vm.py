@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from ...errors import MonitorError, TargetError
 from ...index import Index, printable
+from ...layout import Layout
 from ...monitor.base import Event, Monitor, MonitorLost
 from ...snapshot import Pointer, Snapshot
 from ...target.image import Capture, Image, Peek, Ranges, Target
@@ -168,6 +169,10 @@ class Vm:
             self._keep(report.book.index.snapshot)
             self._sum(report)
             return report
+
+    def layout(self) -> Layout | None:
+        """Return the layout of the last reading, None when a saved snapshot was read."""
+        return self._shell.layout()
 
     def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
         """Search the memory of the last reading; see :meth:`ShellSession.pointers`."""

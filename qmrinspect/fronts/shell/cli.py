@@ -22,6 +22,7 @@ from ..options import ANYWHERE, TARGETS, VALUED, Options, take, target_options
 if TYPE_CHECKING:
     from ...audit.check import Report
     from ...hunt.cycle import Driver
+    from ...layout import Layout
     from ...monitor.base import Monitor
     from ...reading import Reader
     from ...snapshot import Obj, Pointer, Snapshot
@@ -227,12 +228,18 @@ class ShellSession:
             )
         return self.reader().place(snapshot, address)
 
+    def layout(self) -> Layout | None:
+        """Return the layout of the last reading, None when a saved snapshot was read."""
+        return None if self._options.get("--snapshot") else self.reader().layout
+
     def reader(self) -> Reader:
         """Return what reads the target, again and again."""
         if self._reader is None:
+            from ...layout.dwarf import debug_info
             from ...reading import Reader
 
-            self._reader = Reader(self.target())
+            debug = debug_info(self.target(), tell=self.progress)
+            self._reader = Reader(self.target(), given=self._options.get("--layout"), debug=debug)
         return self._reader
 
     def resolve(self, index: Index, text: str) -> Obj:
@@ -335,7 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except QmrError as error:
         if debug:
             _traceback()
-        _complain(error.text, error.hint)
+        _complain(error.text, error.hint, error.lines)
         return error.exit_code
     except SystemExit as error:  # argparse, after --help
         return error.code if isinstance(error.code, int) else 0
@@ -414,10 +421,12 @@ def _pipe_closed() -> int:
     return 0
 
 
-def _complain(text: str, hint: str) -> None:
+def _complain(text: str, hint: str, lines: Iterable[str] = ()) -> None:
     # QEMU's own words may quote what a guest or a user made up.
     line = printable(f"qmr: {text}" + (f": {hint}" if hint else ""), _COMPLAINT_MAX)
     print(line, file=sys.stderr)
+    for line in lines:
+        print(printable(line, _COMPLAINT_MAX), file=sys.stderr)
 
 
 def _traceback() -> None:
@@ -453,6 +462,7 @@ def _help() -> Iterable[str]:
     yield from _rows(
         [
             ("--qmp SOCKET|HOST:PORT", "the monitor, when QEMU's command line does not say it"),
+            ("--layout FILE", "where the fields are: what qmr layout --save wrote"),
             ("--json", "print JSON for programs (also after the verb)"),
             ("--debug", "print the traceback of a failure"),
             ("--version", "print the version"),

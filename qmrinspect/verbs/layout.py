@@ -1,0 +1,112 @@
+"""The verb of layouts
+-------------------
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import UsageError
+from ..index import printable
+from ..layout import Layout, save
+from ..report import render, words
+from ..report.render import Row
+from .check import unsearched_json
+from .verb import Argument, Outcome, Session, Verb
+
+__all__ = ["VERBS"]
+
+
+def _layout(session: Session, args: argparse.Namespace) -> Outcome:
+    from ..reading import program_layout
+
+    if not args.program:
+        return _of_target(session, args.save)
+    layout = program_layout(args.program)
+    data = {
+        "format": "qmr-layout/1",
+        "source": layout.source,
+        "program": args.program,
+        "build_id": layout.build_id,
+        "qemu_version": layout.version,
+        "structs": len(layout.structs),
+    }
+    count = render.plural(len(layout.structs), "structure")
+    lines = [f"{printable(args.program)}, QEMU {printable(layout.version)}: {count} from its DWARF"]
+    return Outcome(data, [*lines, *_save(layout, args.save)])
+
+
+def _of_target(session: Session, path: str) -> Outcome:
+    from ..walk.validate import validate
+
+    snapshot = session.snapshot()
+    checks = [row for row in validate(snapshot) if row.total]
+    target = snapshot.target
+    saved: list[str] = []
+    if path:
+        layout = session.layout()
+        if layout is None:
+            raise UsageError("a saved snapshot has no layout", "name a QEMU that runs")
+        saved = list(_save(layout, path))
+    data = {
+        **words.head_json("qmr-layout/1", snapshot),
+        "source": target.layout,
+        "checks": [
+            {"name": row.name, "ok": row.ok, "held": row.held, "total": row.total} for row in checks
+        ],
+        "not_searched": unsearched_json(snapshot),
+    }
+
+    def lines() -> Iterator[str]:
+        fits = all(row.ok for row in checks)
+        yield (
+            f"layout {printable(target.layout)} {'fits' if fits else 'does not fit'} "
+            f"{printable(target.exe)}, QEMU {printable(target.qemu_version)}"
+        )
+        rows = [
+            Row(("ok" if row.ok else "NO", row.detail, row.name), "" if row.ok else "error")
+            for row in checks
+        ]
+        yield from render.table(("", "holds", "relation"), rows, right=(1,))
+        if snapshot.unsearched:
+            yield "kinds of references that this QEMU was not searched for:"
+            rows = [Row((row.kind, row.start, row.field, row.why)) for row in snapshot.unsearched]
+            yield from render.table(("kind", "type", "field", "why"), rows)
+        yield f"build id {target.build_id or 'none'}"
+        yield from saved
+
+    return Outcome(data, lines())
+
+
+def _save(layout: Layout, path: str) -> Iterator[str]:
+    if path:
+        try:
+            save(layout, Path(path))
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+        yield f"{printable(path)} has it: use it with --layout, here and elsewhere"
+
+
+VERBS = (
+    Verb(
+        "layout",
+        "where the structure layout came from, and how well it fits this process",
+        (
+            Argument(
+                ("program",),
+                {
+                    "nargs": "?",
+                    "metavar": "PROGRAM",
+                    "help": "a QEMU with debug information that need not run",
+                },
+                "file",
+            ),
+            Argument(
+                ("--save",), {"metavar": "FILE", "help": "write the layout into a file"}, "file"
+            ),
+        ),
+        _layout,
+    ),
+)
