@@ -430,6 +430,25 @@ def _scsi(m: FakeMachine) -> FakeObject:
     return disk
 
 
+def _scatter_list(m: FakeMachine) -> FakeObject:
+    ghost = m.new("nic")
+    sg = m.make("QEMUSGList", dev=ghost.address, sg=m.array(0, 0), nsg=1, nalloc=5)
+    m.poke("QEMUSGList", sg, **{"as": m.spaces[0].address})
+    m.array(sg)
+    return ghost
+
+
+def _request_map(m: FakeMachine) -> FakeObject:
+    ghost = _ghost_ram(m)
+    m.nic.ref += 1
+    sg = m.make("QEMUSGList", dev=m.nic.address, sg=m.array(0, 0), nsg=1, nalloc=5)
+    m.poke("QEMUSGList", sg, **{"as": m.spaces[0].address})
+    request = m.make("DMAAIOCB", sg=sg)
+    vector = request + m.layout.offset("DMAAIOCB", "iov")
+    m.poke("QEMUIOVector", vector, iov=m.array(GUEST + 0x100, 0x80), niov=1)
+    return ghost
+
+
 def _ghost_ram(m: FakeMachine) -> FakeObject:
     """Let the guest's memory belong to an object that nothing else holds."""
     ghost = m.new("nic")
@@ -500,6 +519,8 @@ SOLE: dict[str, Scenario] = {
     "numa-node": _numa,
     "throttle-member": _throttle,
     "scsi-request": _scsi,
+    "scatter-list": _scatter_list,
+    "request-map": _request_map,
     "vring-cache": _vring,
     "queue-element": _element,
     "dma-map": _dma,

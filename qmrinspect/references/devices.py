@@ -47,13 +47,6 @@ KINDS = (
         "block/throttle-groups.c throttle_group_incref",
     ),
     Kind(
-        "scsi-request",
-        "a SCSI request holds its device and the device of the bus",
-        "hw/scsi/scsi-bus.c scsi_req_alloc",
-        "until 10.1",
-        transient=True,
-    ),
-    Kind(
         "audio-voice",
         "a voice of an audio backend holds the backend",
         "audio/audio_template.h audio_pcm_hw_add_new, audio_pcm_create_voice_pair",
@@ -270,18 +263,6 @@ _USERS = (
         "throttle-group",
         "block/throttle-groups.c throttle_group_incref",
         needs="ThrottleGroup.head ThrottleGroupMember.round_robin",
-    ),
-    Holder(
-        "scsi-request",
-        Reader("scsi_requests"),
-        "",
-        "device",
-        "hw/scsi/scsi-bus.c scsi_req_alloc",
-        needs="SCSIDevice.requests SCSIRequest.next SCSIRequest.dev SCSIRequest.bus "
-        "BusState.parent",
-        since="until 10.1",
-        unsure="a SCSI request holds its device",
-        mark="!QIONetListenerSource.sioc",
     ),
 )
 

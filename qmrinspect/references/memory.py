@@ -65,11 +65,6 @@ _BUFFERS = (
 _POPPED = "hw/virtio/virtio.c virtqueue_pop, virtqueue_map_desc"
 _AHCI = "hw/ide/ahci.c map_page"
 _VHOST = "hw/virtio/vhost.c vhost_memory_map, vhost_virtqueue_start"
-# What tells a request in flight of a virtio device from its remains.
-_REQUEST = (
-    "VirtIODevice.vq VirtQueue.inuse VirtQueueElement.in_num VirtQueueElement.out_num "
-    "VirtQueueElement.in_sg VirtQueueElement.out_sg iovec.iov_base"
-)
 
 
 def _popped(type: str, way: str) -> tuple[Holder, ...]:
@@ -110,22 +105,6 @@ HOLDERS = (
     *_popped(
         "virtio-net-device",
         "VirtIONet.vqs ->[VirtIONet.max_queue_pairs VirtIONetQueue] + VirtIONetQueue.async_tx",
-    ),
-    Holder(
-        "queue-element",
-        Reader("virtio_blk_requests"),
-        "",
-        "ram",
-        _POPPED,
-        needs=f"{_REQUEST} VirtIOBlockReq.elem VirtIOBlockReq.dev VirtIOBlockReq.vq",
-    ),
-    Holder(
-        "queue-element",
-        Reader("virtio_scsi_requests"),
-        "",
-        "ram",
-        _POPPED,
-        needs=f"{_REQUEST} VirtIOSCSIReq.elem VirtIOSCSIReq.dev VirtIOSCSIReq.vq",
     ),
     Holder(
         "dma-map",

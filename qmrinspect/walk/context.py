@@ -109,7 +109,8 @@ class Known:
     :ivar variables: the static variables that were recognised, by what they are for.
     :ivar routes: the ways that were followed, with their offsets.
     :ivar classes: the words that point to a class, ``targets`` those to what is searched for
-        all over memory, and ``bounce`` those that mark a bounce buffer.
+        all over memory, ``devices`` and ``spaces`` those to what requests point to, and
+        ``bounce`` those that mark a bounce buffer.
     """
 
     def __init__(self) -> None:
@@ -119,6 +120,7 @@ class Known:
         self.variables: dict[str, int] = {}
         self.routes: dict[str, tuple[Op, ...]] = {}
         self.classes, self.targets, self.bounce = Found(), Found(), Found()
+        self.devices, self.spaces = Found(), Found()
 
 
 class Context:

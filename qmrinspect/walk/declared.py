@@ -13,13 +13,14 @@ from functools import partial
 
 from ..references import HOLDERS, Around, Holder, OfListener, OfType, Variable
 from ..references.record import fields_of, parse, ways_of
-from ..snapshot import FieldReference, Listener, Obj, Unsearched
+from ..snapshot import FieldReference, Listener, Obj, Space, Unsearched
 from ..target.image import Unreadable
 from .context import Context
 from .inuse import Pointed
 from .ram import RamMap
 from .readers import READERS
 from .scan import find_words
+from .scene import Scene
 from .shapes import SHAPES
 from .ways import Found, follow
 
@@ -30,10 +31,14 @@ _POINTED = "irq"
 
 
 def read_declared(
-    context: Context, objects: Mapping[int, Obj], listeners: Mapping[int, Listener]
+    context: Context,
+    objects: Mapping[int, Obj],
+    spaces: Mapping[int, Space],
+    listeners: Mapping[int, Listener],
 ) -> Iterator[FieldReference]:
     """Yield the references of all declared holders that this QEMU was searched for."""
     ram = RamMap(context)
+    scene = Scene(objects, spaces, listeners, ram)
     usable = [holder for holder in HOLDERS if not missing(context, holder)]
     of_type: dict[str, list[Holder]] = {}
     around = []
@@ -48,7 +53,7 @@ def read_declared(
         elif isinstance(start, Variable):
             yield from _variables(context, objects, holder, start)
         else:
-            found = READERS[start.name](context, objects, ram)
+            found = READERS[start.name](context, scene)
             yield from _believed(context, objects, ram, holder, found)
     yield from _of_types(context, objects, ram, of_type)
     yield from _around(context, objects, around)

@@ -185,7 +185,7 @@ def decode(
     pending = rcu.read_pending(context, views, objects)
     if pending is None:
         context.note(statics.first("call_rcu1"), "the queue of RCU callbacks was not found")
-    fields = tuple(declared.read_declared(context, objects, listeners))
+    fields = tuple(declared.read_declared(context, objects, spaces, listeners))
     for address in {f.target for f in fields if f.kind == "flatview-user"} - views.keys():
         view = memory.read_view(context, address, "field")
         if view is not None:

@@ -1,0 +1,223 @@
+"""Requests in flight
+------------------
+
+What a device has begun and not finished holds the device, and the owners of the guest
+memory that it maps.  Few requests are on a list; the others are found by what they point
+to.  A freed one keeps most of its bytes, but not its head, which the allocator uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ..target.image import Unreadable
+from .context import Context
+from .scan import find_words
+from .scene import Objects, ReaderFunction, Scene, attempt, of_type
+from .ways import Found, follow
+
+__all__ = ["READERS"]
+
+_QUEUES_MAX = 1024  # VIRTIO_QUEUE_MAX, include/hw/virtio/virtio.h
+_BUFFERS_MAX = 1024  # VIRTQUEUE_MAX_SIZE
+_ELEMENT_MAX = 64 << 10  # of memory that an element and its vectors take
+_PIECES_MAX = 1 << 16  # of one scatter list
+_REFS_MAX = 1000  # of one request
+# What has a scatter list and a packet whose buffers it maps, by the structure that has both.
+_PACKETS = ("EHCIPacket", "XHCITransfer")
+_VECTOR = "QEMUIOVector.iov ->[QEMUIOVector.niov iovec] + iovec.iov_base"
+
+
+def _scsi_requests(context: Context, scene: Scene) -> Iterator[Found]:
+    """SCSI requests hold their device and the bus's (hw/scsi/scsi-bus.c scsi_req_alloc).
+
+    Those that are queued are on the device's list; the others have its bus and
+    functions of the program.
+    """
+    layout, image = context.layout, context.image
+    link, parent = layout.offset("SCSIRequest", "next"), layout.offset("BusState", "parent")
+    at_dev, at_bus = layout.offset("SCSIRequest", "dev"), layout.offset("SCSIRequest", "bus")
+    home = layout.offset("DeviceState", "parent_bus")
+    requests: dict[int, int] = {}
+
+    def listed(device: int) -> Iterator[Found]:
+        first = image.u64(device + layout.offset("SCSIDevice", "requests"))
+        requests.update(
+            (request, device) for request in context.queue(first, link, "SCSI requests")
+        )
+        return iter(())
+
+    devices = list(of_type(context, scene.objects, "scsi-device"))
+    yield from attempt(context, devices, listed)
+    low, high = context.statics.program
+    for word, device in find_words(context.image, devices, context.known.devices):
+        request = word - at_dev
+        try:
+            row = context.record("SCSIRequest", request)
+        except Unreadable:
+            continue
+        bus = row["bus"]
+        counted = 0 < row["refcount"] < _REFS_MAX
+        if counted and bus and bus == image.u64(device + home) and low <= row["ops"] < high:
+            requests[request] = device
+
+    def held(request: int) -> Iterator[Found]:
+        yield Found(request, "SCSIRequest.dev", requests[request])
+        bus = image.u64(request + at_bus)
+        if bus in scene.objects:
+            yield Found(request, "SCSIRequest.bus->qbus.parent", image.u64(bus + parent))
+
+    yield from attempt(context, sorted(requests), held)
+
+
+def _scatter_lists(context: Context, scene: Scene) -> Iterator[Found]:
+    """A scatter list in use holds its device (system/dma-helpers.c qemu_sglist_init)."""
+    for address, device in _lists(context, scene):
+        yield Found(address, "QEMUSGList.dev", device)
+
+
+def _lists(context: Context, scene: Scene) -> Sequence[tuple[int, int]]:
+    if scene.lists is None:
+        scene.lists = list(_find_lists(context, scene))
+    return scene.lists
+
+
+def _find_lists(context: Context, scene: Scene) -> Iterator[tuple[int, int]]:
+    """Yield (address, device) of each ``QEMUSGList``: it has an address space and a device.
+
+    qemu_sglist_destroy clears all of it.
+    """
+    layout, image = context.layout, context.image
+    at_as, at_dev = layout.offset("QEMUSGList", "as"), layout.offset("QEMUSGList", "dev")
+    for word, _space in find_words(image, scene.spaces, context.known.spaces):
+        address = word - at_as
+        try:
+            device = image.u64(address + at_dev)
+            obj = scene.objects.get(device)
+            if obj is None or not context.is_a(obj.type, "device"):
+                continue
+            row = context.record("QEMUSGList", address)
+        except Unreadable:
+            continue
+        used, room = row.signed("nsg"), row.signed("nalloc")
+        if row["sg"] and 0 <= used <= room and 0 < room <= _PIECES_MAX:
+            yield address, device
+
+
+def _block_requests(context: Context, scene: Scene) -> Iterator[Found]:
+    """The memory that a request to a block device maps (system/dma-helpers.c dma_blk_cb)."""
+    lists = {address for address, _ in _lists(context, scene)}
+    at_sg = context.layout.offset("DMAAIOCB", "sg")
+
+    def read(request: int) -> Iterator[Found]:
+        yield from follow(context, request, f"DMAAIOCB.iov + {_VECTOR}")
+
+    requests = [word - at_sg for word, _ in find_words(context.image, lists)]
+    yield from attempt(context, requests, read)
+
+
+def _usb_packets(context: Context, scene: Scene) -> Iterator[Found]:
+    """The memory that a packet of a USB host maps (hw/usb/libhw.c usb_packet_map).
+
+    The packet lies beside the scatter list that it was made from; its vector stays as it is
+    when the memory was given back, and the list does not.
+    """
+    layout = context.layout
+    for address, device in _lists(context, scene):
+        kind = scene.objects[device].type
+        struct = "XHCITransfer" if "xhci" in kind else "EHCIPacket" if "ehci" in kind else ""
+        if not layout.has(struct, "packet") or not layout.has(struct, "sgl"):
+            continue
+        start = address - layout.offset(struct, "sgl")
+
+        def read(start: int, struct: str = struct) -> Iterator[Found]:
+            yield from follow(context, start, f"{struct}.packet + USBPacket.iov + {_VECTOR}")
+
+        yield from attempt(context, [start], read)
+
+
+def _virtio_blk_requests(context: Context, scene: Scene) -> Iterator[Found]:
+    yield from _requests(context, scene.objects, "virtio-blk-device", "VirtIOBlockReq")
+
+
+def _virtio_scsi_requests(context: Context, scene: Scene) -> Iterator[Found]:
+    yield from _requests(context, scene.objects, "virtio-scsi-device", "VirtIOSCSIReq")
+
+
+def _requests(context: Context, objects: Objects, kind: str, struct: str) -> Iterator[Found]:
+    """The buffers of requests in flight of virtio block and SCSI devices.
+
+    No list has them all; each points to its device and to its queue, and carries the
+    element that it was popped with.  A freed one keeps these pointers, but not the
+    head of its memory, which the allocator uses.
+    """
+    layout = context.layout
+    busy = {
+        address: count
+        for address in of_type(context, objects, kind)
+        if (count := _in_use(context, address))
+    }
+    found: dict[int, list[int]] = {device: [] for device in busy}
+    for word, device in find_words(context.image, busy):
+        request = word - layout.offset(struct, "dev")
+        if _is_request(context, struct, request, device):
+            found[device].append(request)
+    ways = [
+        f"{struct}.elem + VirtQueueElement.{way}_sg ->[VirtQueueElement.{way}_num iovec] "
+        "+ iovec.iov_base"
+        for way in ("in", "out")
+    ]
+
+    def read(request: int) -> Iterator[Found]:
+        for way in ways:
+            yield from follow(context, request, way)
+
+    for device, requests in found.items():
+        if len(requests) > busy[device]:
+            context.note(device, f"{len(requests)} requests for {busy[device]} in flight")
+            continue
+        yield from attempt(context, requests, read)
+
+
+def _in_use(context: Context, device: int) -> int:
+    """Return how many elements of a device's queues are popped."""
+    layout, image = context.layout, context.image
+    try:
+        queues = image.u64(device + layout.offset("VirtIODevice", "vq"))
+        stride, at = layout.size("VirtQueue"), layout.offset("VirtQueue", "inuse")
+        raw = image.read(queues, stride * _QUEUES_MAX) if queues else b""
+    except Unreadable:
+        return 0
+    counts = (
+        int.from_bytes(raw[i + at : i + at + 4], "little") for i in range(0, len(raw), stride)
+    )
+    return sum(count for count in counts if count <= _BUFFERS_MAX)
+
+
+def _is_request(context: Context, struct: str, request: int, device: int) -> bool:
+    layout, image = context.layout, context.image
+    try:
+        queues = image.u64(device + layout.offset("VirtIODevice", "vq"))
+        queue = image.u64(request + layout.offset(struct, "vq"))
+        element = request + layout.offset(struct, "elem")
+        row = context.record("VirtQueueElement", element)
+    except Unreadable:
+        return False
+    stride = layout.size("VirtQueue")
+    if not queues <= queue < queues + stride * _QUEUES_MAX or (queue - queues) % stride:
+        return False
+    # virtqueue_alloc_element: the vectors follow the element in the same allocation.
+    vectors = (row["in_sg"], row["out_sg"])
+    return 0 < row["in_num"] + row["out_num"] <= _BUFFERS_MAX and all(
+        element < vector < element + _ELEMENT_MAX for vector in vectors
+    )
+
+
+READERS: dict[str, ReaderFunction] = {
+    "block_requests": _block_requests,
+    "scatter_lists": _scatter_lists,
+    "scsi_requests": _scsi_requests,
+    "usb_packets": _usb_packets,
+    "virtio_blk_requests": _virtio_blk_requests,
+    "virtio_scsi_requests": _virtio_scsi_requests,
+}

@@ -1,0 +1,53 @@
+"""What readers are given
+----------------------
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Callable
+
+from ..snapshot import Listener, Obj, Space
+from ..target.image import Unreadable
+from .context import Context
+from .ram import RamMap
+from .ways import Found
+
+__all__ = ["Objects", "ReaderFunction", "Scene", "attempt", "of_type"]
+
+Objects = Mapping[int, Obj]
+
+
+@dataclass
+class Scene:
+    """What was read before the declared holders are.
+
+    :param lists: the scatter lists in use, (address, device), once they were looked for.
+    """
+
+    objects: Objects
+    spaces: Mapping[int, Space]
+    listeners: Mapping[int, Listener]
+    ram: RamMap
+    lists: Sequence[tuple[int, int]] | None = None
+
+
+ReaderFunction = Callable[[Context, Scene], Iterator[Found]]
+
+
+def of_type(context: Context, objects: Objects, name: str) -> Iterator[int]:
+    for address, obj in objects.items():
+        if context.is_a(obj.type, name):
+            yield address
+
+
+def attempt(
+    context: Context, addresses: Iterable[int], read: Callable[[int], Iterable[Found]]
+) -> Iterator[Found]:
+    """Read each of them; what cannot be read becomes a note and ends nothing else."""
+    for address in addresses:
+        try:
+            yield from read(address)
+        except Unreadable as error:
+            context.note(address, f"a holder cannot be read at {error.args[0]:#x}")
