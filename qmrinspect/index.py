@@ -14,25 +14,13 @@ from copy import copy
 
 from .errors import ObjectNotFound
 from .snapshot import FieldReference, Obj, Prop, Snapshot
+from .text import printable
 
-__all__ = ["Index", "printable"]
+__all__ = ["Index"]
 
 _DEPTH_MAX = 256
 # A device may embed some hundred regions and irqs before the field that is asked for.
 _NESTED_MAX = 4096
-
-
-def printable(text: str, limit: int = 200) -> str:
-    """Return a name from the VM's memory as text that is safe on a terminal.
-
-    Control characters, escape sequences and what cannot be shown come out as
-    backslash escapes; what is longer than ``limit`` characters is cut.
-    """
-    out = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii")
-        for c in text[: limit + 1]
-    )
-    return out if len(text) <= limit else out[:limit] + "..."
 
 
 class Index:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from qmrinspect.hotplug.recipes import recipe_for  # noqa: E402
 from qmrinspect.hunt.cycle import hunt_one  # noqa: E402
-from qmrinspect.hunt.drivers import OwnVm  # noqa: E402
+from qmrinspect.hunt.own_vm import OwnVm  # noqa: E402
 from qmrinspect.snapshot import Snapshot  # noqa: E402
 from qmrinspect.store import save  # noqa: E402
 

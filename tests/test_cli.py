@@ -14,12 +14,12 @@ import pytest
 from conftest import Qmr, Ran
 from fakes import FakeMachine
 
+from qmrinspect.fronts.session import ShellSession
 from qmrinspect.fronts.shell import cli
+from qmrinspect.fronts.shell.table import EVERY
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.report import render
 from qmrinspect.store import save
-from qmrinspect.verbs.monitor import assignments
-from qmrinspect.verbs.table import VERBS
 
 # Reading -----------------------------------------------------------------------------
 
@@ -272,23 +272,23 @@ def test_qmp_takes_values_and_whole_messages(qmr: Qmr, stock_vm: Vm) -> None:
     assert short == whole and "pc-i440fx" in short
 
 
-def test_assignments_nest_and_keep_types() -> None:
-    assert assignments(["a=1", "b=on", "c=x=y", "d.e=true", "d.f=[2]", "g="]) == {
-        "a": 1,
-        "b": True,
-        "c": "x=y",
-        "d": {"e": True, "f": [2]},
-        "g": "",
-    }
+def test_an_argument_has_the_type_that_qemu_says(qmr: Qmr, stock_vm: Vm) -> None:
+    # A number for people, and a string for QEMU.
+    said = qmr("stock", "qmp", "human-monitor-command", "command-line=42", "--json").json
+    assert "unknown command" in said["return"]
+    ran = qmr("stock", "qmp", "device_del", "ide=x")
+    assert ran.code == 2 and "device_del takes no ide: did you mean id?" in ran.err
+    ran = qmr("stock", "qmp", "device_dell", "id=x")
+    assert ran.code == 2 and "did you mean device_del" in ran.err
 
 
 def test_events_come_as_they_happen(fresh_vm: Vm) -> None:
     options = cli.Options()
     options.values["--pid"] = str(fresh_vm.pid)
-    session = cli.ShellSession(options)
+    session = ShellSession(options)
     session.monitor()
     os.kill(fresh_vm.pid, signal.SIGTERM)
-    outcome = VERBS["events"].run(session, Namespace(seconds=10, count=1))
+    outcome = EVERY["events"].run(session, Namespace(seconds=10, count=1))
     assert [event["event"] for event in outcome.data] == ["SHUTDOWN"]
     session.close()
 
@@ -367,7 +367,7 @@ def test_an_unexpected_failure_shows_no_traceback(
     def fails(*_: object) -> None:
         raise ZeroDivisionError("boom")
 
-    monkeypatch.setitem(VERBS, "ps", VERBS["ps"]._replace(run=fails))
+    monkeypatch.setitem(EVERY, "ps", EVERY["ps"]._replace(run=fails))
     assert cli.main(["ps"]) == 3
     err = capsys.readouterr().err
     assert "--debug" in err and "Traceback" not in err
@@ -379,7 +379,7 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(VERBS, "ps", VERBS["ps"]._replace(run=interrupted))
+    monkeypatch.setitem(EVERY, "ps", EVERY["ps"]._replace(run=interrupted))
     assert cli.main(["ps"]) == 130
 
 
@@ -395,7 +395,7 @@ def test_a_closed_pipe_is_no_failure(stock_vm: Vm) -> None:
 def test_help_lists_every_verb(qmr: Qmr) -> None:
     ran = qmr("--help")
     assert ran.code == 0
-    for name in VERBS:
+    for name in EVERY:
         assert re.search(rf"^  {name}\s", ran.out, re.M), name
     assert qmr("refs", "--help").out.startswith("usage: qmr refs")
     assert re.fullmatch(r"qmr \d+\.\d+\S*\n", qmr("--version").out)

@@ -20,9 +20,10 @@ from faketarget import (
 
 from qmrinspect.audit import check, why
 from qmrinspect.errors import QmrError
-from qmrinspect.index import Index, printable
+from qmrinspect.index import Index
 from qmrinspect.snapshot import Snapshot
 from qmrinspect.store import load, save
+from qmrinspect.text import printable
 from qmrinspect.walk import take
 
 WILD = 0x7FFFDEADBEE8

@@ -9,7 +9,9 @@ from typing import Callable
 import pytest
 
 from qmrinspect.errors import UsageError
-from qmrinspect.fronts.gdb.running import Inferior, Interrupted, Stop, run_while
+from qmrinspect.fronts.gdb.running import Inferior, Interrupted, run_while
+from qmrinspect.fronts.gdb.stops import Stop
+from qmrinspect.fronts.line import parse, split
 from qmrinspect.monitor.base import MonitorLost
 from qmrinspect.target.debugger import (
     Signal,
@@ -20,7 +22,6 @@ from qmrinspect.target.debugger import (
     read_ranges,
 )
 from qmrinspect.target.image import Mapping
-from qmrinspect.verbs.line import parse, split
 from qmrinspect.verbs.table import VERBS
 
 PAGE = 4096

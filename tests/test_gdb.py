@@ -19,8 +19,8 @@ import pexpect
 import pytest
 from gdbtool import PATIENCE, ROOT, SCRIPT, Gdb, complete, debug_qemu, refusal
 
+from qmrinspect.fronts.shell.table import EVERY
 from qmrinspect.hotplug.vm import Vm
-from qmrinspect.verbs.table import VERBS
 
 # A TCG buffer of its default size would be a gigabyte of every core.
 SMALL = ("-m", "32", "-nodefaults")
@@ -79,7 +79,7 @@ def typed(typed_vm: Vm) -> Iterator[Gdb]:
 
 def test_every_verb_of_the_table_is_there_with_its_help(gdb: Gdb) -> None:
     overview = gdb.run("help qmr")
-    for verb in VERBS.values():
+    for verb in EVERY.values():
         if "gdb" in verb.fronts:
             assert f"qmr {verb.name} -- " in overview
             assert f"usage: qmr {verb.name}" in gdb.run(f"help qmr {verb.name}")

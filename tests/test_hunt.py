@@ -16,10 +16,10 @@ from conftest import Qmr
 from qmrinspect.errors import UsageError
 from qmrinspect.hotplug.recipes import HOSTS, recipe_for
 from qmrinspect.hotplug.vm import Vm
+from qmrinspect.hunt.attached import Attached
 from qmrinspect.hunt.bench import Bench
 from qmrinspect.hunt.candidates import candidates
 from qmrinspect.hunt.cycle import Hunt
-from qmrinspect.hunt.drivers import Attached
 from qmrinspect.hunt.guest import find_guest
 from qmrinspect.hunt.settings import Job, Settings
 from qmrinspect.monitor.base import Monitor, MonitorLost

@@ -400,9 +400,8 @@ def test_the_plain_monitor_needs_the_standard_library_only(vm: Vm) -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from qmrinspect.hotplug import recipes, unplug, vm\n"
-        "from qmrinspect.monitor import plain\n"
-        "from qmrinspect.monitor.base import open_monitor\n"
-        "monitor = open_monitor(sys.argv[2])\n"
+        "from qmrinspect.monitor.plain import PlainMonitor\n"
+        "monitor = PlainMonitor(sys.argv[2])\n"
         "print(type(monitor).__name__, monitor.execute('query-status')['running'])\n"
     )
     # -I and -S: neither the venv's packages nor the environment are seen.

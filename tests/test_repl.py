@@ -16,7 +16,7 @@ from terminal import Terminal
 from qmrinspect.fronts.repl import start as repl
 from qmrinspect.fronts.shell import cli
 from qmrinspect.hotplug.vm import Vm
-from qmrinspect.verbs import processes
+from qmrinspect.monitor import processes
 
 DELETE_LINE = "\x15"  # Ctrl-U
 CTRL_C, CTRL_D, CTRL_R = "\x03", "\x04", "\x12"

@@ -13,13 +13,14 @@ import pytest
 
 from qmrinspect.errors import MonitorError, UsageError
 from qmrinspect.fronts.repl.completion import LineCompleter
-from qmrinspect.fronts.repl.engine import VERBS, logical_lines
+from qmrinspect.fronts.repl.engine import logical_lines
 from qmrinspect.fronts.repl.events import EventLog, SharedMonitor
 from qmrinspect.fronts.repl.knowledge import Knowledge, parse_qtree
 from qmrinspect.fronts.repl.line import Command, expand, parse_command, unfinished
-from qmrinspect.fronts.repl.schema import Property, Schema, typed_property
 from qmrinspect.fronts.repl.session import ReplSession
+from qmrinspect.fronts.repl.table import REPL_VERBS
 from qmrinspect.hotplug.vm import Vm
+from qmrinspect.monitor.arguments import Property, Schema, typed_property
 from qmrinspect.monitor.base import Event, EventQueue, Monitor, Wanted
 from qmrinspect.report import render
 
@@ -215,7 +216,7 @@ def test_a_full_slot_is_no_place_for_a_device() -> None:
 
 def test_without_a_vm_there_are_verbs_and_nothing_else() -> None:
     session = ReplSession(lambda text, look: None, lambda: None, lambda vm, event: None)
-    completer = LineCompleter(session, Knowledge(lambda: None), VERBS)
+    completer = LineCompleter(session, Knowledge(lambda: None), REPL_VERBS)
     assert {"refs", "report"} <= {*completer.complete("re").candidates}
     assert completer.complete("refs ").candidates == []
     assert completer.complete("check --js").candidates == ["--json"]

@@ -18,7 +18,7 @@ from qmrinspect.audit import choose
 from qmrinspect.hotplug.recipes import recipe_for
 from qmrinspect.hotplug.unplug import drivers
 from qmrinspect.hotplug.vm import Vm
-from qmrinspect.hunt import Attached
+from qmrinspect.hunt.attached import Attached
 from qmrinspect.hunt.cycle import Hunt
 from qmrinspect.index import Index
 from qmrinspect.reading import Reader

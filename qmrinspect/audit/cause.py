@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..index import printable
 from ..ledger import RULES, Book, Edge
+from ..text import printable
 from .graph import PASSING, forgotten, source
 
 __all__ = ["Cause", "causes", "descends", "describe", "unheld"]

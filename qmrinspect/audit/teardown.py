@@ -13,10 +13,10 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 from ..errors import ReadingError
-from ..index import printable
 from ..ledger import Book, Edge, Policy
 from ..ledger.policies import NO_CONTAINER, NO_SUBREGIONS, SAME_OWNER
 from ..snapshot import Prop
+from ..text import printable
 from .graph import PASSING
 
 __all__ = ["FINALIZED_WITH", "Abort", "Ground", "Teardown"]

@@ -14,9 +14,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ..index import Index, printable
+from ..index import Index
 from ..ledger import Book, Edge, Policy
 from ..ledger.policies import NO_CONTAINER, NO_SUBREGIONS
+from ..text import printable
 from .cause import descends
 from .forecast import Forecast, Forecaster
 from .graph import PASSING, source

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from ..index import printable
 from ..ledger import Book, Edge
+from ..text import printable
 from .finding import Finding
 
 __all__ = ["finalized_subregions", "visible_unreferenced"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..errors import UsageError
-from ..index import printable
+from ..text import printable
 
-__all__ = ["ANYWHERE", "TARGETS", "VALUED", "Options", "take", "target_options"]
+__all__ = ["ANYWHERE", "LIBVIRT", "TARGETS", "VALUED", "Options", "take", "target_options"]
 
 #: Options before the verb, with what they take.
 VALUED = {
@@ -27,6 +27,10 @@ VALUED = {
 ANYWHERE = ("--qmp", "--layout", "--pid", "--core", "--exe", "--snapshot", "--remote")
 #: These name a target.
 TARGETS = ("--pid", "--core", "--snapshot", "--remote")
+
+
+#: What the name of a target begins with that libvirt runs.
+LIBVIRT = "libvirt:"
 
 
 class Options:

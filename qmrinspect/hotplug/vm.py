@@ -21,7 +21,9 @@ from types import TracebackType
 from typing import Callable
 
 from ..errors import MonitorError, TargetError
-from ..monitor.base import Monitor, open_monitor
+from ..monitor.base import Monitor
+from ..monitor.connecting import answers
+from ..monitor.open import open_monitor
 from ..spawn import spawn
 
 __all__ = ["Vm"]
@@ -157,7 +159,7 @@ class Vm:
     def monitor(self, opener: Callable[[str], Monitor] = open_monitor) -> Monitor:
         """Open its monitor, which serves one client at a time.
 
-        :param opener: the kind of monitor, for one ``PlainMonitor``.
+        :param opener: the kind of monitor, for one :class:`RecordingMonitor`.
         :raises MonitorError: another client holds it, or QEMU has ended.
         """
         try:
@@ -185,35 +187,25 @@ class Vm:
         self.kill()
 
     def _wait_started(self, timeout: float) -> None:
-        # QEMU listens before it makes the machine and greets after it, so the greeting
-        # is what says that the machine is there.
+        # QEMU listens before it makes the machine.
         deadline = time.monotonic() + timeout
         while not os.path.exists(self.qmp):
             self._check_start(deadline, timeout)
             time.sleep(_START_POLL)
-        from ..monitor.plain import PlainMonitor
+        # It is bound a little before it is listened on.
+        while not answers(self.qmp, max(0.1, deadline - time.monotonic())):
+            # Either it is about to end, or it will answer.
+            self.wait(_START_POLL * 5)
+            self._check_start(deadline, timeout)
 
-        while True:
-            try:
-                PlainMonitor(self.qmp, max(0.1, deadline - time.monotonic())).close()
-                return
-            except MonitorError as error:
-                # Either it is about to end, or the socket is bound and not listened on yet.
-                if not self.wait(_START_POLL * 5):
-                    self._check_start(deadline, timeout, error)
-                else:
-                    self._check_start(deadline, timeout)
-
-    def _check_start(
-        self, deadline: float, timeout: float, cause: MonitorError | None = None
-    ) -> None:
+    def _check_start(self, deadline: float, timeout: float) -> None:
         if not self.alive():
             raise TargetError(f"QEMU did not start ({self.exit_text()})", " ".join(self.argv))
         if time.monotonic() > deadline:
             raise TargetError(
                 f"QEMU did not open its monitor within {timeout:g} s",
                 self.last_words() or "start it by hand: " + " ".join(self.argv),
-            ) from cause
+            )
 
 
 def _clean(process: subprocess.Popen[bytes] | None, directory: Path) -> None:

@@ -16,7 +16,6 @@ from ..errors import QmrError
 from ..hotplug.kinds import Recipe
 from ..hotplug.unplug import run_cycle
 from ..hotplug.vm import Vm
-from ..monitor.plain import PlainMonitor
 
 __all__ = ["backtrace", "stacks"]
 
@@ -107,7 +106,7 @@ def _under(gdb: str, vm: Vm, recipe: Recipe) -> list[str]:
 
 
 def _cycle(vm: Vm, recipe: Recipe) -> None:
-    with contextlib.suppress(QmrError), vm.monitor(PlainMonitor) as monitor:
+    with contextlib.suppress(QmrError), vm.monitor() as monitor:
         cycle = run_cycle(monitor, recipe, "dut1")
         if not cycle.crash and not cycle.hang:
             # Without a crash GDB would wait for ever.

@@ -22,9 +22,9 @@ from ..layout import Layout
 from .backtrace import backtrace, stacks
 from .bundle import write_bundle
 from .cycle import Hunt, Hunted, not_begun
-from .drivers import OwnVm
 from .growth import Growth
 from .guest import GUEST_HOSTS, GUEST_PATIENCE_S, Guest
+from .own_vm import OwnVm
 from .rows import BAD, pluggable, row_of
 from .settings import Job, Settings
 

@@ -16,8 +16,7 @@ from ..errors import QmrError, TargetError, UsageError
 from ..hotplug.kinds import Recipe
 from ..hotplug.recipes import HOSTS, recipe_for, vm_arguments
 from ..hotplug.vm import Vm
-from ..index import printable
-from ..monitor.plain import PlainMonitor
+from ..text import printable
 from .bench import Bench
 from .candidates import candidates
 from .settings import Job, Settings
@@ -68,7 +67,7 @@ def plan(settings: Settings, names: Sequence[str], cpus: bool = False) -> Plan:
     """
     with (
         Vm(settings.qemu, settings.machine, settings.accel, _PLANNING) as vm,
-        vm.monitor(PlainMonitor) as monitor,
+        vm.monitor() as monitor,
     ):
         found = candidates(monitor)
     models = {_model(name): name for name in found.models}

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Callable, NamedTuple, Protocol, TypeVar
+from typing import Callable, NamedTuple, TypeVar
 
 from ..audit.graph import orphan_groups
 from ..audit.policy import Verdict, choose
@@ -35,11 +35,11 @@ from ..index import Index
 from ..ledger import Book, open_book
 from ..monitor.base import Monitor, MonitorLost
 from ..peers import PlaceMissing
-from ..snapshot import Snapshot
+from .driver import Driver
 from .foretell import Foretold, Pins, foretell_after, foretell_pinned, held_by, implied
 from .judge import Judgement, came_with, judge, same, waits
 
-__all__ = ["NOT_PLUGGABLE", "Driver", "Hunt", "Hunted", "hunt_one", "look", "not_begun"]
+__all__ = ["NOT_PLUGGABLE", "Hunt", "Hunted", "hunt_one", "look", "not_begun"]
 
 T = TypeVar("T")
 
@@ -61,19 +61,6 @@ _PAUSE_S = 0.05
 # A finalized device has said so by then, mostly.  The memory is the proof, so that an
 # event which comes while it is read is soon enough.
 _EVENT_S = 0.1
-
-
-class Driver(Protocol):
-    """How a front reads memory and drives the monitor."""
-
-    def read(self) -> Snapshot:
-        """Take a reading."""
-
-    def drive(self, step: Callable[[Monitor], T]) -> T:
-        """Run ``step`` with the monitor while the VM runs."""
-
-    def death(self) -> str:
-        """Return how QEMU died: signal and last message; empty while it lives."""
 
 
 class Hunted(NamedTuple):

@@ -20,7 +20,7 @@ from ..snapshot import Prop
 
 if TYPE_CHECKING:
     from ..hotplug.plugging import Plugged
-    from .cycle import Driver
+    from .driver import Driver
 
 __all__ = [
     "UNKNOWN",

@@ -28,7 +28,7 @@ from .debugfiles import DebugFile
 __all__ = ["Supplement", "User", "ask_gdb", "gdb_command", "rights", "use_gdb", "user_of"]
 
 # What the other GDB runs; the only file besides the front that knows GDB.
-_SCRIPT = Path(__file__).resolve().parents[1] / "fronts" / "gdb" / "structs.py"
+_SCRIPT = Path(__file__).resolve().parent / "gdb_types.py"
 _TIMEOUT_S = 300
 _ANSWER_MAX = 64 << 20
 _TICK_S = 0.5
@@ -93,7 +93,7 @@ def ask_gdb(
     """Have GDB open a file and answer a question about it.
 
     :param question: ``layout``, ``types`` or ``lines``, with the argument that
-        ``fronts/gdb/structs.py`` says.
+        ``gdb_types.py`` says.
     :param user: as :func:`user_of` returns it.
     :param tell: is told what takes long.
     :raises LayoutError: there is no GDB, or it could not read the file.

@@ -3,9 +3,9 @@
 
 One synchronous face of QEMU's machine protocol (QMP), whatever carries it.
 
-Two modules implement it: :mod:`qmrinspect.monitor.qmp` over the qemu.qmp package,
-and :mod:`qmrinspect.monitor.plain` over a plain socket, for the Python inside
-GDB.  What both need to connect is in :mod:`qmrinspect.monitor.connecting`.
+:mod:`qmrinspect.monitor.qmp` implements it over the qemu.qmp package, and inside GDB,
+whose Python has no package of ours, :mod:`qmrinspect.monitor.plain` over a plain socket.
+What both need to connect is in :mod:`qmrinspect.monitor.connecting`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any, Callable, NamedTuple, Union
 
 from ..errors import MonitorError
-from .addresses import Address
 
 __all__ = [
     "COMMAND_TIMEOUT",
@@ -31,7 +30,6 @@ __all__ = [
     "MonitorBusy",
     "MonitorLost",
     "MonitorTimeout",
-    "open_monitor",
 ]
 
 #: Seconds that QEMU has for its greeting; an idle QEMU needs a millisecond.
@@ -246,18 +244,3 @@ class Monitor(ABC):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def open_monitor(address: str | Address, timeout: float = GREETING_TIMEOUT) -> Monitor:
-    """Open a monitor over qemu.qmp where that is installed, else over a plain socket.
-
-    :param timeout: seconds for the connection and the greeting.
-    :raises MonitorError: it cannot be reached, is held, or is no QMP monitor.
-    """
-    try:
-        from .qmp import QmpMonitor
-    except ImportError:
-        from .plain import PlainMonitor
-
-        return PlainMonitor(address, timeout)
-    return QmpMonitor(address, timeout)

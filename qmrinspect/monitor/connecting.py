@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from ..errors import MonitorError
-from .addresses import Address, address_text
+from .addresses import Address, address_text, parse_address
 from .base import CommandError, Monitor, MonitorBusy, MonitorLost, MonitorTimeout
 
 __all__ = [
+    "answers",
     "busy_error",
     "check_greeting",
     "closed_error",
@@ -34,6 +35,9 @@ __all__ = [
 
 # Seconds between attempts to enter a socket's backlog.
 _BACKLOG_POLL = 0.01
+
+# A greeting is some 200 bytes.
+_GREETING_MAX = 65536
 
 
 def connect_first(addresses: Sequence[str], connect: Callable[[str], Monitor]) -> Monitor:
@@ -122,6 +126,36 @@ def check_greeting(message: object, address: str) -> str:
     if not isinstance(number, Mapping) or "major" not in number:
         return ""
     return ".".join(str(number.get(part, 0)) for part in ("major", "minor", "micro"))
+
+
+def answers(address: str, timeout: float) -> bool:
+    """Whether a QEMU answers at an address: its machine is made, and no other client is there.
+
+    It greets before ``-device`` is done with, and takes the first command after it.
+
+    :param timeout: seconds for the connection, the greeting and an answer.
+    :raises MonitorLost: what is there speaks no QMP.
+    """
+    deadline = time.monotonic() + timeout
+    got = b""
+    try:
+        with connect_socket(parse_address(address), timeout) as stream:
+            for lines in (1, 2):
+                while got.count(b"\n") < lines and len(got) < _GREETING_MAX:
+                    stream.settimeout(max(0.001, deadline - time.monotonic()))
+                    piece = stream.recv(_GREETING_MAX)
+                    if not piece:
+                        return False
+                    got += piece
+                if lines == 1:
+                    stream.sendall(b'{"execute": "qmp_capabilities"}\n')
+    except (MonitorError, OSError):
+        return False
+    try:
+        check_greeting(json.loads(got.partition(b"\n")[0]), address)
+    except ValueError:
+        raise garbled_error(address, got) from None
+    return True
 
 
 def busy_error(address: str, timeout: float, pid: int = 0) -> MonitorBusy:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import MonitorError, TargetError
-from ..index import printable
+from ..text import printable
 from .base import COMMAND_TIMEOUT, Event, EventQueue, Monitor, MonitorLost, Wanted
 from .connecting import closed_error, late_error, reply_error
 

@@ -165,8 +165,11 @@ class QmpMonitor(Monitor):
         self._watch = asyncio.ensure_future(self._watch_connection())
 
     def _take_event(self, message: Message) -> bool:
-        self._queue.put(Event.from_message(message))
+        self._arrived(Event.from_message(message))
         return False
+
+    def _arrived(self, event: Event) -> None:
+        self._queue.put(event)
 
     async def _watch_connection(self) -> None:
         # Ends when the connection does; disconnect() then raises the reason.

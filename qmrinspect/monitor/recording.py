@@ -6,13 +6,14 @@ Keeps what went over the line, so that a finding can be handed over with it.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from ..errors import MonitorError
-from .base import CommandError, Event
-from .plain import PlainMonitor
+from .addresses import Address
+from .base import COMMAND_TIMEOUT, GREETING_TIMEOUT, CommandError, Event
+from .qmp import QmpMonitor
 
 __all__ = ["RecordingMonitor"]
 
@@ -20,12 +21,12 @@ __all__ = ["RecordingMonitor"]
 _KEPT = 2000
 
 
-class RecordingMonitor(PlainMonitor):
-    """A :class:`PlainMonitor` with a transcript of its last messages."""
+class RecordingMonitor(QmpMonitor):
+    """A :class:`QmpMonitor` with a transcript of its last messages."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, address: str | Address, timeout: float = GREETING_TIMEOUT) -> None:
         self._log: deque[dict[str, object]] = deque(maxlen=_KEPT)
-        super().__init__(*arguments, **options)
+        super().__init__(address, timeout)
 
     @property
     def transcript(self) -> list[dict[str, object]]:
@@ -36,28 +37,37 @@ class RecordingMonitor(PlainMonitor):
         """Begin the transcript anew."""
         self._log.clear()
 
-    def _exchange(
+    def execute(
         self,
         command: str,
-        arguments: Mapping[str, object] | None,
-        timeout: float,
-        descriptor: int = -1,
+        arguments: Mapping[str, object] | None = None,
+        timeout: float = COMMAND_TIMEOUT,
     ) -> object:
         request: dict[str, object] = {"execute": command}
         if arguments:
             request["arguments"] = dict(arguments)
+        with self._recorded(request):
+            answer = super().execute(command, arguments, timeout)
+            self._log.append({"return": answer})
+        return answer
+
+    def pass_descriptor(self, name: str, descriptor: int, timeout: float = COMMAND_TIMEOUT) -> None:
+        with self._recorded({"execute": "getfd", "arguments": {"fdname": name}}):
+            super().pass_descriptor(name, descriptor, timeout)
+            self._log.append({"return": {}})
+
+    @contextlib.contextmanager
+    def _recorded(self, request: dict[str, object]) -> Iterator[None]:
         self._log.append(request)
         try:
-            answer = super()._exchange(command, arguments, timeout, descriptor)
+            yield
         except CommandError as error:
             self._log.append({"error": {"class": error.error_class, "desc": error.desc}})
             raise
         except MonitorError as error:
             self._log.append({"lost": error.text})
             raise
-        self._log.append({"return": answer})
-        return answer
 
-    def _take_event(self, event: Event) -> None:
-        super()._take_event(event)
+    def _arrived(self, event: Event) -> None:
+        super()._arrived(event)
         self._log.append({"event": event.name, "data": dict(event.data)})

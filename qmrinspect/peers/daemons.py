@@ -7,7 +7,6 @@ QEMU, and files that only a tool can make.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import socket
@@ -16,8 +15,7 @@ import sys
 from pathlib import Path
 from typing import Callable
 
-from ..errors import MonitorError
-from ..monitor.plain import PlainMonitor
+from ..monitor.connecting import answers as monitor_answers
 from . import bridge_helper as helper
 from .place import Place, PlaceMissing, ProgramPlace, find_program, last_line
 
@@ -224,7 +222,7 @@ class RemoteDevice(ProgramPlace):
 
         # Its end is closed here, so that the first QEMU sees when the second is gone.
         with theirs:
-            super().__init__(argv, _greets, timeout=10.0, pass_fds=(theirs.fileno(),))
+            super().__init__(argv, _ready, timeout=10.0, pass_fds=(theirs.fileno(),))
         self.descriptor = ours.fileno()
 
     def close(self) -> None:
@@ -232,8 +230,5 @@ class RemoteDevice(ProgramPlace):
         self._ours.close()
 
 
-def _greets(directory: Path) -> bool:
-    with contextlib.suppress(MonitorError):
-        PlainMonitor(str(directory / "qmp"), 1.0).close()
-        return True
-    return False
+def _ready(directory: Path) -> bool:
+    return monitor_answers(str(directory / "qmp"), 1.0)

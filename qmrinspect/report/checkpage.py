@@ -13,7 +13,7 @@ from ..audit.check import Report
 from ..audit.forecast import Forecaster, all_policies
 from ..audit.graph import orphan_groups
 from ..hunt.rows import edge_json, forecast_json
-from ..index import printable
+from ..text import printable
 from .forecasts import forecast_section
 from .page import STYLE
 from .svg import reference_graph

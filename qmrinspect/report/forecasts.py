@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..index import printable
+from ..text import printable
 from . import render
 from .render import Row
 from .svg import reference_graph

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import TargetError
 from ..hunt.rows import Row, is_bad
-from ..index import printable
+from ..text import printable
 
 __all__ = ["write_junit"]
 

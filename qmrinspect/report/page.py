@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from ..hunt.rows import Row, is_bad, key
-from ..index import printable
+from ..text import printable
 from .forecasts import forecast_section
 from .svg import growth_plot, reference_graph
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from ..index import printable
+from ..text import printable
 
 __all__ = ["growth_plot", "reference_graph"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..hunt.rows import Row
-from ..index import printable
+from ..text import printable
 from .forecasts import under_line
 
 __all__ = ["growth_lines", "verdict_lines"]

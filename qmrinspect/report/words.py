@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..audit.graph import PASSING
-from ..index import Index, printable
+from ..index import Index
 from ..ledger import RULES, Book, Edge
 from ..snapshot import Snapshot
+from ..text import printable
 from . import render
 from .render import Row
 

@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import QmrError, TargetError
-from .verb import CLEAN, FINDINGS, Argument, Outcome, Session, Verb
+from .verb import CLEAN, FINDINGS, Outcome, Session
 
-__all__ = ["VERBS"]
-
-_REPORT = "qmr-report.html"
+__all__ = ["run_replay", "run_report"]
 
 # What git bisect run takes an exit code for: see git-bisect(1).
 _GOOD, _BAD, _SKIP = 0, 1, 125
 
 
-def report(session: Session, args: argparse.Namespace) -> Outcome:
+def run_report(session: Session, args: argparse.Namespace) -> Outcome:
     """Write one HTML page of a campaign, or of a check of the target."""
     if args.campaign:
         return _report_hunt(args)
@@ -65,7 +63,7 @@ def _write(path: str, text: str) -> None:
         raise TargetError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def replay(session: Session, args: argparse.Namespace) -> Outcome:
+def run_replay(session: Session, args: argparse.Namespace) -> Outcome:
     """Do one finding again, on another QEMU."""
     from ..hunt.bench import Bench
     from ..hunt.bundle import read_bundle
@@ -91,52 +89,3 @@ def replay(session: Session, args: argparse.Namespace) -> Outcome:
         text = f"something else than in the bundle, which has {was}"
     found = {"format": "qmr-replay/1", "verdict": verdict, "row": row}
     return Outcome(found, [*verdict_lines(row), f"{verdict}: {text}"], code)
-
-
-VERBS = (
-    Verb(
-        "report",
-        "one HTML page, for offline use, of a hunt or of a check of the target",
-        (
-            Argument(
-                ("campaign",),
-                {
-                    "nargs": "?",
-                    "default": "",
-                    "metavar": "CAMPAIGN",
-                    "help": "what qmr hunt --campaign kept, or qmr hunt --json printed",
-                },
-                "file",
-            ),
-            Argument(
-                ("-o", "--output"),
-                {"default": _REPORT, "metavar": "FILE", "help": f"default: {_REPORT}"},
-                "file",
-            ),
-            Argument(
-                ("--baseline",),
-                {"default": "", "metavar": "FILE", "help": "an earlier campaign to compare with"},
-                "file",
-            ),
-            Argument(("--title",), {"default": "", "help": "of the page"}),
-        ),
-        report,
-        example="qmr report hunt.sqlite -o hunt.html",
-    ),
-    Verb(
-        "replay",
-        "do a finding again on another QEMU; exit code 1: it is there, 0: it is not, "
-        "125: it cannot be tested (see git bisect run)",
-        (
-            Argument(("bundle",), {"metavar": "BUNDLE", "help": "a finding's directory"}, "file"),
-            Argument(
-                ("--qemu",),
-                {"default": "", "metavar": "PROGRAM", "help": "another QEMU than the bundle's"},
-                "file",
-            ),
-        ),
-        replay,
-        fronts=frozenset(("shell", "repl")),
-        example="git bisect run qmr replay qmr-bundles/intel-hda-leak --qemu ./qemu-system-x86_64",
-    ),
-)

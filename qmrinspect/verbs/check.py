@@ -15,15 +15,16 @@ from ..audit import Orphans, Report, choose, orphan_groups
 from ..audit.cause import causes
 from ..audit.check import Finding
 from ..audit.graph import PASSING, adjacency, components, reachable, roots, source
-from ..index import Index, printable
+from ..index import Index
 from ..ledger import RULES, Book, Edge
 from ..report import render, words
 from ..report.render import Row
 from ..snapshot import Snapshot
+from ..text import printable
 from .policy import policy_json, policy_text
-from .verb import Argument, Outcome, Session, Verb
+from .verb import Outcome, Session
 
-__all__ = ["VERBS", "report_json"]
+__all__ = ["report_json", "run_check", "run_cycles", "run_orphans"]
 
 _SEVERITIES = ("error", "warning", "note")
 # So many rows of evidence are shown under a finding; qmr refs shows all.
@@ -33,7 +34,7 @@ _EVIDENCE_MAX = 12
 # check -----------------------------------------------------------------------------
 
 
-def _check(session: Session, args: argparse.Namespace) -> Outcome:
+def run_check(session: Session, args: argparse.Namespace) -> Outcome:
     report = session.report()
     return Outcome(report_json(report), _check_lines(report), 1 if report.failed else 0)
 
@@ -170,7 +171,7 @@ def _cost(snapshot: Snapshot) -> str:
 # orphans ---------------------------------------------------------------------------
 
 
-def _orphans(session: Session, args: argparse.Namespace) -> Outcome:
+def run_orphans(session: Session, args: argparse.Namespace) -> Outcome:
     snapshot = session.snapshot()
     book = choose(Index(snapshot))[1]
     groups = orphan_groups(book)
@@ -288,7 +289,7 @@ def _find_cycles(book: Book) -> list[_Cycle]:
     return sorted(out, key=lambda cycle: (not cycle.lost, cycle.ordinary))
 
 
-def _cycles(session: Session, args: argparse.Namespace) -> Outcome:
+def run_cycles(session: Session, args: argparse.Namespace) -> Outcome:
     snapshot = session.snapshot()
     book = choose(Index(snapshot))[1]
     cycles = _find_cycles(book)
@@ -349,23 +350,3 @@ def _one_cycle(book: Book, cycle: _Cycle, look: str) -> Iterator[str]:
     yield f"  {render.paint(', '.join(names[:6]) + more, look)}: {held}"
     if cycle.lost:
         yield from render.table((), words.edge_rows(book, cycle.edges), right=(1,), indent=6)
-
-
-_ALL = Argument(("--all",), {"action": "store_true", "help": "list everything"})
-
-VERBS = (
-    Verb(
-        "check",
-        "the audit: observed against expected for every object, and the findings",
-        (),
-        _check,
-        example="The exit code is 1 when anything worse than a note was found.",
-    ),
-    Verb(
-        "orphans",
-        "objects alive in memory that the QOM tree no longer holds",
-        (_ALL,),
-        _orphans,
-    ),
-    Verb("cycles", "strongly connected groups of counted references", (_ALL,), _cycles),
-)

@@ -18,14 +18,14 @@ from ..ledger import Book
 from ..report import render, words
 from ..report.render import Row
 from ..snapshot import Snapshot
-from .verb import Argument, Outcome, Session, Verb
+from .verb import Outcome, Session
 
-__all__ = ["VERBS", "compared", "difference_json", "difference_lines"]
+__all__ = ["compared", "difference_json", "difference_lines", "run_diff", "run_save"]
 
 _LISTED_MAX = 40
 
 
-def _save(session: Session, args: argparse.Namespace) -> Outcome:
+def run_save(session: Session, args: argparse.Namespace) -> Outcome:
     from ..store import save
 
     # What does not balance is saved with the words that point to it.
@@ -48,7 +48,7 @@ def _save(session: Session, args: argparse.Namespace) -> Outcome:
 # diff ------------------------------------------------------------------------------
 
 
-def _diff(session: Session, args: argparse.Namespace) -> Outcome:
+def run_diff(session: Session, args: argparse.Namespace) -> Outcome:
     return compared(_instant(session, args.before), _instant(session, args.after))
 
 
@@ -154,30 +154,3 @@ def _listed(title: str, book: Book, addresses: Sequence[int], sign: str) -> Iter
     yield from render.table((), rows[:_LISTED_MAX], right=(2,))
     if len(rows) > _LISTED_MAX:
         yield f"  and {len(rows) - _LISTED_MAX} more (--json lists all)"
-
-
-VERBS = (
-    Verb(
-        "save",
-        "store a snapshot in a file; a name that ends in .gz or .zst is compressed",
-        (Argument(("file",), {"metavar": "FILE"}, "file"),),
-        _save,
-        example="example: qmr save before.gz",
-    ),
-    Verb(
-        "diff",
-        "compare two instants, object by object, reference by reference",
-        (
-            Argument(
-                ("before",), {"metavar": "A", "help": "a snapshot file, or - for now"}, "file"
-            ),
-            Argument(
-                ("after",),
-                {"nargs": "?", "default": "-", "metavar": "B", "help": "the same; now if left out"},
-                "file",
-            ),
-        ),
-        _diff,
-        example="example: qmr diff before.gz",
-    ),
-)

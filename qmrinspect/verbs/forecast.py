@@ -18,21 +18,22 @@ from ..audit.forecast import Forecaster, all_policies
 from ..audit.unrealize import Key, Prospect, Tie, prospects
 from ..errors import TargetError, UsageError
 from ..hunt.rows import forecast_json
-from ..index import Index, printable
+from ..index import Index
 from ..ledger import Book
 from ..report import render, words
 from ..report.forecasts import forecast_lines, gist
 from ..report.render import Row
+from ..text import printable
 from .policy import policy_json
-from .verb import Argument, Outcome, Session, Verb
+from .verb import Outcome, Session
 
-__all__ = ["VERBS"]
+__all__ = ["run_forecast"]
 
 _PAIRS_SHOWN = 6
 _LEARNED_MAX = 1 << 20
 
 
-def _forecast(session: Session, args: argparse.Namespace) -> Outcome:
+def run_forecast(session: Session, args: argparse.Namespace) -> Outcome:
     if args.boot and args.object:
         raise UsageError("forecast takes an object or --boot, not both")
     index = Index(session.snapshot())
@@ -250,44 +251,3 @@ def _pairs_lines(index: Index, pairs: Pairs) -> Iterator[str]:
         told.setdefault(gist(forecast_json(one)), []).append(one.policy.name)
     for text, names in told.items():
         yield f"    {', '.join(names)}: {text}"
-
-
-VERBS = (
-    Verb(
-        "forecast",
-        "what unplugging would do under each policy: finalize, leak (what stays), or abort "
-        "(which assertion)",
-        (
-            Argument(
-                ("object",),
-                {
-                    "nargs": "?",
-                    "default": "",
-                    "metavar": "OBJ",
-                    "help": "a device, plugged or unplugged; without one, all that was unplugged "
-                    "and is still there",
-                },
-                "object",
-            ),
-            Argument(
-                ("--boot",),
-                {
-                    "action": "store_true",
-                    "help": "every pair of a container and a region of the machine as it runs, and "
-                    "what each policy makes of it when the container's owner goes",
-                },
-            ),
-            Argument(
-                ("--learned",),
-                {
-                    "default": "",
-                    "metavar": "FILE",
-                    "help": "what qmr hunt --forecast --json saw devices leave, on any QEMU",
-                },
-                "file",
-            ),
-        ),
-        _forecast,
-        example="example: qmr forecast nic0",
-    ),
-)

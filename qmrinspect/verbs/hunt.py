@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..hotplug.recipes import recipe_for
 from ..hotplug.unplug import drivers
-from ..hunt import Hunt
-from ..hunt.cycle import Driver
+from ..hunt.cycle import Hunt
+from ..hunt.driver import Driver
 from ..hunt.growth import Growth
 from ..hunt.rows import row_of
-from ..index import printable
-from .verb import Argument, Outcome, Session, Verb
-from .verdicts import Result, Verdicts
+from ..report.verdicts import Result, Verdicts
+from ..text import printable
+from .hunt_options import CAMPAIGN
+from .verb import CLEAN, FINDINGS, Outcome, Session
 
 if TYPE_CHECKING:
     from ..hunt.campaign import Plan
 
-__all__ = ["VERBS"]
+__all__ = ["run_demo", "run_hunt"]
 
 _DEMO = ("virtio-net-pci", "e1000e", "usb-tablet", "intel-hda", "bochs-display", "qemu-xhci")
 
@@ -127,7 +128,7 @@ def _on_own_vms(plan: Plan, args: argparse.Namespace, session: Session) -> Itera
 _COUNTED = ("leak", "partial-leak", "crash", "hang")
 
 
-def hunt(session: Session, args: argparse.Namespace) -> Outcome:
+def run_hunt(session: Session, args: argparse.Namespace) -> Outcome:
     """Plug and unplug devices and judge each one."""
     if args.cycles < 1:
         raise UsageError("--cycles takes a number from 1")
@@ -139,16 +140,26 @@ def hunt(session: Session, args: argparse.Namespace) -> Outcome:
             )
         args.wait_guest = 10.0 if args.guest != "none" else 0.0
         driver = _attached(int(args.guest)) if args.guest.isdigit() else session.driver()
-        return Verdicts(args).outcome(_on_target(driver, args.driver, args, session))
+        return _outcome(Verdicts(args), _on_target(driver, args.driver, args, session))
     return _own(session, args, args.driver)
+
+
+def _outcome(verdicts: Verdicts, results: Iterator[Result]) -> Outcome:
+    # The work is done while its outcome is printed.
+    return Outcome(
+        verdicts.documents(results),
+        verdicts.lines(results),
+        stream=True,
+        late=lambda: FINDINGS if verdicts.failed() else CLEAN,
+    )
 
 
 def _attached(pid: int) -> Driver:
     """Return a VM that the user runs, by its process id."""
-    from ..hunt import Attached
+    from ..hunt.attached import Attached
     from ..monitor.addresses import monitors_of
-    from ..monitor.base import open_monitor
     from ..monitor.connecting import connect_first
+    from ..monitor.open import open_monitor
     from ..reading import Reader
     from ..target.process import Process
 
@@ -173,110 +184,13 @@ def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Ou
     )
     all_models = (args.cpus or ("all" if settings.guest == "none" else "own")) == "all"
     planned = plan(settings, names, all_models)
-    return Verdicts(args, planned).outcome(_on_own_vms(planned, args, session))
+    return _outcome(Verdicts(args, planned), _on_own_vms(planned, args, session))
 
 
-def demo(session: Session, args: argparse.Namespace) -> Outcome:
+def run_demo(session: Session, args: argparse.Namespace) -> Outcome:
     """Do the main job on a QEMU that is started for it."""
-    for argument in _CAMPAIGN:
+    for argument in CAMPAIGN:
         name = argument.names[-1].lstrip("-").replace("-", "_")
         setattr(args, name, argument.options.get("default", False))
     args.driver = list(_DEMO)
     return _own(session, args, _DEMO)
-
-
-_QEMU = Argument(
-    ("--qemu",), {"default": "qemu-system-x86_64", "metavar": "PROGRAM", "help": "QEMU to start"}
-)
-_MACHINE = Argument(("--machine",), {"default": "pc", "help": "its machine type (default: pc)"})
-
-
-def _file(name: str, help: str) -> Argument:
-    return Argument((name,), {"default": "", "metavar": "FILE", "help": help}, "file")
-
-
-_CAMPAIGN = (
-    Argument(
-        ("--forecast",),
-        {
-            "action": "store_true",
-            "help": "hold each device by a link for one more reading, and tell exactly what its "
-            "unplug would do under each policy",
-        },
-    ),
-    Argument(("--cycles",), {"type": int, "default": 1, "help": "times to plug each device"}),
-    Argument(("--accel",), {"default": "tcg", "help": "its accelerator (default: tcg)"}),
-    Argument(
-        ("--guest",),
-        {
-            "default": "none",
-            "metavar": "none|linux|PID",
-            "help": "who lets the devices go: nobody, so that qmr plays the guest; a Linux guest "
-            "(KERNEL:INITRD names another one); or the guest of a VM that runs",
-        },
-    ),
-    Argument(
-        ("--cpus",),
-        {
-            "choices": ("all", "own"),
-            "default": "",
-            "help": "the CPU models: all, each in a VM of its own (default without a guest), or "
-            "the machine's own",
-        },
-    ),
-    Argument(
-        ("--jobs",),
-        {
-            "type": int,
-            "default": 0,
-            "metavar": "N",
-            "help": "VMs at once, if there is memory for them (default: two a core, or one with a "
-            "guest)",
-        },
-    ),
-    Argument(
-        ("--dask",),
-        {"default": "", "metavar": "ADDRESS", "help": "hunt on a cluster: tcp://SCHEDULER"},
-    ),
-    _file("--campaign", "keep the results in FILE, or go on with what it has"),
-    _file("--baseline", "compare with an earlier campaign: only new findings fail"),
-    _file("--expect", "rules for known findings, each with its reason"),
-    _file("--junit", "write a JUnit report"),
-    Argument(
-        ("--bundle",),
-        {"default": "", "metavar": "DIR", "help": "put the evidence of each finding there"},
-        "file",
-    ),
-)
-
-VERBS = (
-    Verb(
-        "hunt",
-        "plug and unplug devices, judge each one by what remains in memory",
-        (
-            Argument(
-                ("driver",),
-                {
-                    "nargs": "*",
-                    "metavar": "DRIVER",
-                    "help": "device types as for device_add, or object:TYPE, chardev:TYPE, "
-                    "netdev:TYPE, block:TYPE; without any, all that QEMU can plug",
-                },
-                "driver",
-            ),
-            *_CAMPAIGN,
-            _QEMU,
-            _MACHINE,
-        ),
-        hunt,
-        example="qmr hunt intel-hda bochs-display",
-    ),
-    Verb(
-        "demo",
-        "the main job on a QEMU that qmr starts itself: six devices, one verdict each",
-        (_QEMU, _MACHINE),
-        demo,
-        fronts=frozenset(("shell", "repl")),
-        example="qmr demo",
-    ),
-)

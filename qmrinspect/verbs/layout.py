@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import UsageError
-from ..index import printable
 from ..layout import Layout, save
 from ..report import render, words
 from ..report.render import Row
+from ..text import printable
 from .check import unsearched_json
-from .verb import Argument, Outcome, Session, Verb
+from .verb import Outcome, Session
 
-__all__ = ["VERBS"]
+__all__ = ["run_layout"]
 
 
-def _layout(session: Session, args: argparse.Namespace) -> Outcome:
+def run_layout(session: Session, args: argparse.Namespace) -> Outcome:
     from ..reading import program_layout
 
     if not args.program:
@@ -87,26 +87,3 @@ def _save(layout: Layout, path: str) -> Iterator[str]:
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from None
         yield f"{printable(path)} has it: use it with --layout, here and elsewhere"
-
-
-VERBS = (
-    Verb(
-        "layout",
-        "where the structure layout came from, and how well it fits this process",
-        (
-            Argument(
-                ("program",),
-                {
-                    "nargs": "?",
-                    "metavar": "PROGRAM",
-                    "help": "a QEMU with debug information that need not run",
-                },
-                "file",
-            ),
-            Argument(
-                ("--save",), {"metavar": "FILE", "help": "write the layout into a file"}, "file"
-            ),
-        ),
-        _layout,
-    ),
-)

@@ -24,15 +24,25 @@ from ..hotplug.recipes import Recipe, recipe_for
 from ..hotplug.unplug import Cycle, Plugged, drivers, plug, unplug
 from ..hunt.cycle import look
 from ..hunt.judge import Judgement
-from ..index import Index, printable
+from ..index import Index
 from ..ledger import Book
+from ..monitor.arguments import typed
 from ..monitor.base import Event, Monitor
 from ..report import render, words
 from ..snapshot import Device
+from ..text import printable
 from .files import difference_json
-from .verb import CLEAN, FINDINGS, Argument, Outcome, Session, Verb
+from .verb import CLEAN, FINDINGS, Outcome, Session
 
-__all__ = ["VERBS", "assignments", "event_line"]
+__all__ = [
+    "event_line",
+    "run_events",
+    "run_gdb_script",
+    "run_hmp",
+    "run_plug",
+    "run_qmp",
+    "run_unplug",
+]
 
 _EVENT_POLL_S = 0.5
 # Seconds that the guest of a VM that runs has to let a device go before its part is played.
@@ -40,53 +50,34 @@ _GUEST_S = 3.0
 _TYPES_SHOWN = 8
 
 
-def assignments(texts: Sequence[str]) -> dict[str, Any]:
-    """Read ``k=v`` words: ``v`` is JSON where it can be, text where not; dots nest.
-
-    :raises UsageError: one of them is no assignment.
-    """
-    out: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UsageError(f"{text!r} is no assignment", "write it as KEY=VALUE")
-        place = out
-        *outer, last = key.split(".")
-        for part in outer:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise UsageError(f"{key} goes below {part}, which has a value of its own")
-        place[last] = _value(value)
-    return out
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return {"on": True, "off": False}.get(text, text)
-
-
 # qmp, hmp, events ------------------------------------------------------------------
 
 
-def _qmp(session: Session, args: argparse.Namespace) -> Outcome:
-    command, arguments = args.command, assignments(args.argument)
+def run_qmp(session: Session, args: argparse.Namespace) -> Outcome:
+    command = args.command
     if command.startswith("{"):
-        try:
-            message = json.loads(command)
-            command = message["execute"]
-            arguments = {**message.get("arguments", {}), **arguments}
-        except (ValueError, KeyError, TypeError):
-            raise UsageError(
-                "the command is no QMP message", 'write NAME k=v... or {"execute": "NAME"}'
-            ) from None
+        command, arguments = _message(" ".join([command, *args.argument]))
+    else:
+        arguments = typed(session.monitor(), command, args.argument)
     answer = session.monitor().execute(command, arguments or None)
     data = {"format": "qmr-qmp/1", "command": command, "return": answer}
     return Outcome(data, json.dumps(answer, indent=2).splitlines())
 
 
-def _hmp(session: Session, args: argparse.Namespace) -> Outcome:
+def _message(text: str) -> tuple[str, dict[str, Any]]:
+    try:
+        message = json.loads(text)
+        command, arguments = message["execute"], message.get("arguments", {})
+        if not isinstance(command, str) or not isinstance(arguments, dict):
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(
+            "the command is no QMP message", 'write NAME k=v... or {"execute": "NAME"}'
+        ) from None
+    return command, arguments
+
+
+def run_hmp(session: Session, args: argparse.Namespace) -> Outcome:
     line = " ".join(args.line)
     printed = session.monitor().hmp(line)
     data = {"format": "qmr-hmp/1", "line": line, "output": printed}
@@ -94,7 +85,7 @@ def _hmp(session: Session, args: argparse.Namespace) -> Outcome:
     return Outcome(data, [printable(row.expandtabs(), 4000) for row in printed.splitlines()])
 
 
-def _events(session: Session, args: argparse.Namespace) -> Outcome:
+def run_events(session: Session, args: argparse.Namespace) -> Outcome:
     found = _arriving(session.monitor(), args.seconds, args.count)
     data = (
         {
@@ -136,8 +127,7 @@ def event_line(event: Event) -> str:
 # plug ------------------------------------------------------------------------------
 
 
-def _plug(session: Session, args: argparse.Namespace) -> Outcome:
-    properties = assignments(args.property)
+def run_plug(session: Session, args: argparse.Namespace) -> Outcome:
     driver = session.driver()
     known = driver.drive(drivers)
     if args.driver not in known:
@@ -146,6 +136,9 @@ def _plug(session: Session, args: argparse.Namespace) -> Outcome:
             f"this QEMU has no device {printable(args.driver)}",
             "did you mean " + " or ".join(near) + "?" if near else "qmr hmp 'info qdm' lists them",
         )
+    words_given = [f"driver={args.driver}", *args.property]
+    properties = driver.drive(lambda monitor: typed(monitor, "device_add", words_given))
+    del properties["driver"]
     recipe = _recipe(recipe_for(args.driver, known), properties)
     before = choose(Index(driver.read()))[1]
     id = str(properties.pop("id", "")) or _free_id(before.index)
@@ -198,7 +191,7 @@ def _plug_lines(after: Book, plugged: Plugged, appeared: Sequence[int]) -> Itera
 # unplug ----------------------------------------------------------------------------
 
 
-def _unplug(session: Session, args: argparse.Namespace) -> Outcome:
+def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
     driver = session.driver()
     with_it = choose(Index(driver.read()))[1]
     device = _plugged_device(session, with_it.index, args.id)
@@ -322,71 +315,10 @@ def _unplug_lines(
 # gdb-script ------------------------------------------------------------------------
 
 
-def _gdb_script(session: Session, args: argparse.Namespace) -> Outcome:
+def run_gdb_script(session: Session, args: argparse.Namespace) -> Outcome:
     package = Path(__file__).resolve().parent.parent
     places = (package.parent / "gdb" / "qmr.py", package / "gdb_script" / "qmr.py")
     for place in places:
         if place.is_file():
             return Outcome({"format": "qmr-gdb-script/1", "path": str(place)}, [str(place)])
     raise TargetError("this installation of qmr has no script for GDB", "install qmr again")
-
-
-VERBS = (
-    Verb(
-        "plug",
-        "plug a device, with what it needs behind it, and say what appeared",
-        (
-            Argument(("driver",), {"metavar": "DRIVER", "help": "as for device_add"}, "driver"),
-            Argument(
-                ("property",),
-                {"nargs": "*", "metavar": "k=v", "help": "its properties; id=NAME names it"},
-            ),
-        ),
-        _plug,
-        example="example: qmr plug virtio-net-pci id=nic1",
-    ),
-    Verb(
-        "unplug",
-        "unplug a device, acknowledge it in the guest's place if the guest does not, and say "
-        "what stayed",
-        (Argument(("id",), {"metavar": "ID", "help": "the device's id"}, "device"),),
-        _unplug,
-        example="The exit code is 1 when something leaked, or QEMU crashed.",
-    ),
-    Verb(
-        "qmp",
-        "run a QMP command",
-        (
-            Argument(("command",), {"metavar": "CMD"}),
-            Argument(("argument",), {"nargs": "*", "metavar": "k=v", "help": "its arguments"}),
-        ),
-        _qmp,
-        example="example: qmr qmp qom-list path=/machine/peripheral",
-    ),
-    Verb(
-        "hmp",
-        "run a line of the human monitor",
-        (Argument(("line",), {"nargs": "+", "metavar": "LINE"}),),
-        _hmp,
-        example="Quote a line that has options: qmr hmp 'info mtree -f'",
-    ),
-    Verb(
-        "events",
-        "print what QEMU announces on its monitor, until interrupted",
-        (
-            Argument(
-                ("--seconds",), {"type": float, "metavar": "N", "help": "end after N seconds"}
-            ),
-            Argument(("--count",), {"type": int, "metavar": "N", "help": "end after N events"}),
-        ),
-        _events,
-    ),
-    Verb(
-        "gdb-script",
-        "print the path of the script that GDB can source",
-        (),
-        _gdb_script,
-        frozenset(("shell", "repl")),
-        example="example: gdb -p PID -x $(qmr gdb-script)",
-    ),
-)

@@ -14,19 +14,20 @@ from typing import Any
 
 from ..audit import choose
 from ..errors import UsageError
-from ..index import Index, printable
+from ..index import Index
 from ..ledger import Book
 from ..report import render, words
 from ..report.render import Row
 from ..snapshot import Region, Snapshot, Space, View
-from .verb import Argument, Outcome, Session, Verb
+from ..text import printable
+from .verb import Outcome, Session
 
-__all__ = ["VERBS"]
+__all__ = ["run_mtree"]
 
 _DEPTH_MAX = 64
 
 
-def _mtree(session: Session, args: argparse.Namespace) -> Outcome:
+def run_mtree(session: Session, args: argparse.Namespace) -> Outcome:
     snapshot = session.snapshot()
     book = choose(Index(snapshot))[1]
     spaces = _spaces(snapshot, args.space)
@@ -280,24 +281,3 @@ def _flat_json(book: Book, spaces: Sequence[Space]) -> dict[str, Any]:
             for view, users in _views(snapshot, spaces)
         ],
     }
-
-
-VERBS = (
-    Verb(
-        "mtree",
-        "memory regions by address space: range, priority, type, owner, alias, references",
-        (
-            Argument(
-                ("space",),
-                {"nargs": "?", "metavar": "AS", "help": "only this address space"},
-                "space",
-            ),
-            Argument(("--flat",), {"action": "store_true", "help": "show the flat views"}),
-            Argument(
-                ("--disabled",), {"action": "store_true", "help": "show disabled regions as well"}
-            ),
-        ),
-        _mtree,
-        example="example: qmr mtree memory --flat",
-    ),
-)

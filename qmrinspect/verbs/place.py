@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..index import Index, printable
+from ..index import Index
 from ..report import render, words
 from ..report.render import Row
+from ..text import printable
 from .verb import Outcome, Session
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from ..index import Index
 from ..ledger import POLICIES, Policy
 from ..report import render, words
 from ..report.render import Row
-from .verb import Outcome, Session, Verb
+from .verb import Outcome, Session
 
-__all__ = ["VERBS", "policy_json", "policy_text"]
+__all__ = ["policy_json", "policy_text", "run_policy"]
 
 
 def policy_json(verdict: Verdict) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def policy_text(verdict: Verdict) -> str:
     return f"policy {policy.name} ({evidence}{mixed}): {policy.rule}"
 
 
-def _policy(session: Session, args: argparse.Namespace) -> Outcome:
+def run_policy(session: Session, args: argparse.Namespace) -> Outcome:
     snapshot = session.snapshot()
     verdict, _ = choose(Index(snapshot))
     data = {
@@ -113,6 +113,3 @@ def _lines(verdict: Verdict) -> Iterator[str]:
 def _names(policies: Sequence[Policy]) -> str:
     names = [policy.name for policy in policies]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-VERBS = (Verb("policy", "which reference policy this QEMU follows, and the evidence", (), _policy),)

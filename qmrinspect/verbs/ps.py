@@ -8,19 +8,19 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..index import printable
+from ..monitor.processes import Running, running
 from ..report import render
 from ..report.render import Row
-from .processes import Running, running
-from .verb import Outcome, Session, Verb
+from ..text import printable
+from .verb import Outcome, Session
 
 if TYPE_CHECKING:
     from .readable import Verdict
 
-__all__ = ["VERBS"]
+__all__ = ["run_ps"]
 
 
-def _ps(session: Session, args: argparse.Namespace) -> Outcome:
+def run_ps(session: Session, args: argparse.Namespace) -> Outcome:
     from .readable import judge
 
     found = running()
@@ -68,13 +68,3 @@ def _ps_lines(found: Sequence[Running], verdicts: Sequence[Verdict]) -> Iterator
     for process, verdict in zip(found, verdicts):
         if verdict.refused:
             yield f"{process.pid}: {printable(verdict.refused)}"
-
-
-VERBS = (
-    Verb(
-        "ps",
-        "which QEMUs run here: pid, name, machine, version, layout, monitors",
-        (),
-        _ps,
-    ),
-)

@@ -7,31 +7,23 @@ Who holds an object, why it is alive, and a picture of it.
 from __future__ import annotations
 
 import argparse
-import shutil
-import subprocess
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..audit import choose, why
 from ..audit.cause import unheld
-from ..audit.graph import PASSING, adjacency, components, source
+from ..audit.graph import adjacency, source
 from ..audit.why import Why
-from ..errors import TargetError, UsageError
-from ..index import Index, printable
+from ..index import Index
 from ..ledger import Book, Edge
-from ..report import render, words
+from ..report import dot, render, words
 from ..report.render import Row
 from ..snapshot import Pointer
-from .verb import Argument, Outcome, Session, Verb
+from ..text import printable
+from .verb import Outcome, Session
 
-__all__ = ["OBJECT", "VERBS"]
-
-OBJECT = Argument(
-    ("object",),
-    {"metavar": "OBJ", "help": "a QOM path, a device id, the end of a path, or an address"},
-    "object",
-)
+__all__ = ["run_graph", "run_refs", "run_why"]
 
 # A picture of more objects than this is none.
 _NODES_MAX = 200
@@ -46,7 +38,7 @@ def _open(session: Session, text: str) -> tuple[Book, int]:
 # refs ------------------------------------------------------------------------------
 
 
-def _refs(session: Session, args: argparse.Namespace) -> Outcome:
+def run_refs(session: Session, args: argparse.Namespace) -> Outcome:
     book, address = _open(session, args.object)
     index = book.index
     pointers = candidates(book, address, session.pointers(index.snapshot, {address}))
@@ -130,7 +122,7 @@ def candidates(book: Book, address: int, pointers: Sequence[Pointer]) -> list[Po
 # why -------------------------------------------------------------------------------
 
 
-def _why(session: Session, args: argparse.Namespace) -> Outcome:
+def run_why(session: Session, args: argparse.Namespace) -> Outcome:
     book, address = _open(session, args.object)
     found = why(book, address)
     index = book.index
@@ -185,22 +177,11 @@ def _why_lines(book: Book, address: int, found: Why) -> Iterator[str]:
 
 # graph -----------------------------------------------------------------------------
 
-_LOOKS = {
-    "child": 'color="#1f6fb4"',
-    "link": 'color="#b4501f" style=bold',
-    "bus-child": 'color="#3f8f3f"',
-    "parent-bus": 'color="#3f8f3f" style=dashed',
-    "subregion": 'color="#7a3fb0"',
-    "address-space-root": 'color="#b03f8a"',
-    "initial": 'color="#555555" style=bold',
-}
-_PASSING_LOOK = 'color="#999999" style=dotted'
 
-
-def _graph(session: Session, args: argparse.Namespace) -> Outcome:
+def run_graph(session: Session, args: argparse.Namespace) -> Outcome:
     book, address = _open(session, args.object)
     edges = _around(book, address, args.depth)
-    dot = "\n".join(_dot(book, address, edges)) + "\n"
+    text = "\n".join(dot.reference_dot(book, address, edges)) + "\n"
     index = book.index
     nodes = sorted({address, *(e.target for e in edges), *(source(book, e) for e in edges)} - {0})
     data: dict[str, Any] = {
@@ -211,16 +192,16 @@ def _graph(session: Session, args: argparse.Namespace) -> Outcome:
             {**words.edge_json(book.index, edge), "source": words.hex_text(source(book, edge))}
             for edge in edges
         ],
-        "dot": dot,
+        "dot": text,
     }
     if args.svg:
-        _draw(dot, args.svg)
+        dot.draw(text, args.svg)
         count = render.plural(len(nodes), "object")
         return Outcome(
             {**data, "svg": args.svg},
             [f"{args.svg} shows {count} around {words.name(index, address)}"],
         )
-    return Outcome(data, dot.splitlines())
+    return Outcome(data, text.splitlines())
 
 
 def _around(book: Book, address: int, depth: int) -> list[Edge]:
@@ -249,120 +230,3 @@ def _around(book: Book, address: int, depth: int) -> list[Edge]:
             if edge.target in level:
                 edges[edge] = None
     return list(edges)
-
-
-def _dot(book: Book, address: int, edges: Sequence[Edge]) -> Iterator[str]:
-    index = book.index
-    ring = _ring(book, address, edges)
-    yield "digraph references {"
-    yield "  rankdir=LR;"
-    yield '  node [shape=box fontname="sans-serif" fontsize=10];'
-    yield '  edge [fontname="sans-serif" fontsize=9];'
-    merged: Counter[tuple[str, str, str]] = Counter()
-    fields: dict[tuple[str, str, str], str] = {}
-    names: dict[str, str] = {}
-    inside: set[tuple[str, str, str]] = set()
-    for edge in edges:
-        start, target = source(book, edge), _node(edge.target)
-        if start:
-            first = _node(start)
-        else:
-            first = f"s{edge.holder:x}" if edge.holder else _quoted(f"v:{edge.rule or edge.field}")
-            names[first] = words.holder_text(book, edge) if edge.holder else edge.field
-        key = (first, target, edge.kind)
-        merged[key] += 1
-        fields[key] = edge.field
-        if start in ring and edge.target in ring:
-            inside.add(key)
-    shown = {address, *(e.target for e in edges), *(source(book, e) for e in edges)} - {0}
-    for node in sorted(shown):
-        obj = index.snapshot.objects[node]
-        label = f"{words.short(index, node)}\n{printable(obj.type)}\n{obj.ref} / "
-        look = ' style="filled" fillcolor="#ffe9a8"' if node == address else ""
-        if node in ring:
-            look += ' color="#d00000" penwidth=2'
-        yield f"  {_node(node)} [label={_quoted(label + str(book.expected(node)))}{look}];"
-    for node_name, label in sorted(names.items()):
-        yield f"  {node_name} [shape=ellipse label={_quoted(printable(label))}];"
-    for key, count in merged.items():
-        first, target, kind = key
-        look = _LOOKS.get(kind, _PASSING_LOOK if kind in PASSING else "")
-        if key in inside:
-            look += ' color="#d00000" penwidth=2'
-        field = f"\n{printable(fields[key])}" if count == 1 else f" x{count}"
-        yield f"  {first} -> {target} [label={_quoted(kind + field)} {look}];"
-    yield "}"
-
-
-def _ring(book: Book, address: int, edges: Sequence[Edge]) -> set[int]:
-    """Return the cycle that an object is in, when its own parts make it."""
-    graph: dict[int, list[int]] = {}
-    for edge in edges:
-        start = source(book, edge)
-        if start and edge.kind not in ("bus-child", "parent-bus"):
-            graph.setdefault(start, []).append(edge.target)
-    groups = components([address], graph)
-    return next((set(group) for group in groups if address in group), set())
-
-
-def _node(address: int) -> str:
-    return f"o{address:x}"
-
-
-def _quoted(text: str) -> str:
-    # "\n" in a label is DOT's own line break.
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
-
-
-def _draw(dot: str, path: str) -> None:
-    program = shutil.which("dot")
-    if program is None:
-        raise UsageError(
-            "graphviz is not installed, so no SVG can be made",
-            "install it (Debian: apt-get install graphviz), or leave --svg out for DOT text",
-        )
-    done = subprocess.run(
-        [program, "-Tsvg", "-o", path], input=dot.encode(), stderr=subprocess.PIPE, check=False
-    )
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip()
-        raise TargetError(f"{path} cannot be drawn: {said or 'dot failed'}")
-
-
-VERBS = (
-    Verb(
-        "refs",
-        "every reference held on an object: kind, holder, field, and what is left unexplained",
-        (
-            OBJECT,
-            Argument(
-                ("--all",),
-                {"action": "store_true", "help": "list every word that points to it as well"},
-            ),
-        ),
-        _refs,
-        example="example: qmr refs nic0",
-    ),
-    Verb(
-        "why",
-        "why an object is alive: the shortest chain of counted references from a root, or the "
-        "cycle that keeps it",
-        (OBJECT,),
-        _why,
-        example="example: qmr why nic0",
-    ),
-    Verb(
-        "graph",
-        "a picture of the references around an object, as DOT text or SVG",
-        (
-            OBJECT,
-            Argument(
-                ("--depth",),
-                {"type": int, "default": 2, "metavar": "N", "help": "holders of holders (2)"},
-            ),
-            Argument(("--svg",), {"metavar": "FILE", "help": "draw it with graphviz"}, "file"),
-        ),
-        _graph,
-        example="example: qmr graph nic0 | dot -Tpng > nic0.png",
-    ),
-)

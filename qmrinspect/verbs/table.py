@@ -1,54 +1,372 @@
 """All verbs
 ---------
 
-One table serves the command line, the REPL and GDB: a verb that is added here
-appears in all of them.
+One table serves the command line, the REPL and GDB: a verb that is added here appears in
+all of them.  It says what each verb is called and takes; the function that answers lies
+in the file of its family, which is imported when the verb runs.
 """
 
 from __future__ import annotations
 
-import difflib
+from .hunt_options import CAMPAIGN, MACHINE, QEMU
+from .verb import Argument, Run, Verb, later
 
-from ..errors import UsageError
-from ..fronts.repl import verbs as repl
-from ..fronts.shell import repl_verb
-from ..index import printable
-from . import campaign, check, files, forecast, hunt, layout, monitor, mtree, policy, ps, refs, tree
-from .verb import Verb
+__all__ = ["VERBS"]
 
-__all__ = ["VERBS", "find_verb"]
+
+def _run(family: str, function: str) -> Run:
+    return later(__package__, family, function)
+
+
+_REPORT = "qmr-report.html"
+
+_OBJECT = Argument(
+    ("object",),
+    {"metavar": "OBJ", "help": "a QOM path, a device id, the end of a path, or an address"},
+    "object",
+)
+_ALL = Argument(("--all",), {"action": "store_true", "help": "list everything"})
 
 VERBS: dict[str, Verb] = {
     verb.name: verb
-    for module in (
-        ps,
-        tree,
-        mtree,
-        refs,
-        check,
-        policy,
-        forecast,
-        layout,
-        files,
-        hunt,
-        campaign,
-        monitor,
-        repl_verb,
-        repl,
+    for verb in (
+        Verb(
+            "ps",
+            "which QEMUs run here: pid, name, machine, version, layout, monitors",
+            (),
+            _run("ps", "run_ps"),
+        ),
+        Verb(
+            "tree",
+            "the QOM tree with type, references observed / expected",
+            (
+                Argument(
+                    ("path",),
+                    {"nargs": "?", "metavar": "PATH", "help": "begin at this object"},
+                    "path",
+                ),
+                Argument(
+                    ("--depth",),
+                    {"type": int, "metavar": "N", "help": "go no deeper than N levels"},
+                ),
+                Argument(
+                    ("--all",),
+                    {
+                        "action": "store_true",
+                        "help": "list memory regions, irqs and clocks as well",
+                    },
+                ),
+            ),
+            _run("tree", "run_tree"),
+            example="Objects whose references do not balance are always listed, marked with !.",
+        ),
+        Verb(
+            "show",
+            "everything known of one object, or of what an address belongs to: its block (live, "
+            "freed, not known), and who points there",
+            (_OBJECT,),
+            _run("tree", "run_show"),
+            example="example: qmr show 0x55d0c0de1230",
+        ),
+        Verb(
+            "mtree",
+            "memory regions by address space: range, priority, type, owner, alias, references",
+            (
+                Argument(
+                    ("space",),
+                    {"nargs": "?", "metavar": "AS", "help": "only this address space"},
+                    "space",
+                ),
+                Argument(("--flat",), {"action": "store_true", "help": "show the flat views"}),
+                Argument(
+                    ("--disabled",),
+                    {"action": "store_true", "help": "show disabled regions as well"},
+                ),
+            ),
+            _run("mtree", "run_mtree"),
+            example="example: qmr mtree memory --flat",
+        ),
+        Verb(
+            "refs",
+            "every reference held on an object: kind, holder, field, and what is left unexplained",
+            (
+                _OBJECT,
+                Argument(
+                    ("--all",),
+                    {"action": "store_true", "help": "list every word that points to it as well"},
+                ),
+            ),
+            _run("refs", "run_refs"),
+            example="example: qmr refs nic0",
+        ),
+        Verb(
+            "why",
+            "why an object is alive: the shortest chain of counted references from a root, or the "
+            "cycle that keeps it",
+            (_OBJECT,),
+            _run("refs", "run_why"),
+            example="example: qmr why nic0",
+        ),
+        Verb(
+            "graph",
+            "a picture of the references around an object, as DOT text or SVG",
+            (
+                _OBJECT,
+                Argument(
+                    ("--depth",),
+                    {"type": int, "default": 2, "metavar": "N", "help": "holders of holders (2)"},
+                ),
+                Argument(("--svg",), {"metavar": "FILE", "help": "draw it with graphviz"}, "file"),
+            ),
+            _run("refs", "run_graph"),
+            example="example: qmr graph nic0 | dot -Tpng > nic0.png",
+        ),
+        Verb(
+            "check",
+            "the audit: observed against expected for every object, and the findings",
+            (),
+            _run("check", "run_check"),
+            example="The exit code is 1 when anything worse than a note was found.",
+        ),
+        Verb(
+            "orphans",
+            "objects alive in memory that the QOM tree no longer holds",
+            (_ALL,),
+            _run("check", "run_orphans"),
+        ),
+        Verb(
+            "cycles",
+            "strongly connected groups of counted references",
+            (_ALL,),
+            _run("check", "run_cycles"),
+        ),
+        Verb(
+            "policy",
+            "which reference policy this QEMU follows, and the evidence",
+            (),
+            _run("policy", "run_policy"),
+        ),
+        Verb(
+            "forecast",
+            "what unplugging would do under each policy: finalize, leak (what stays), or abort "
+            "(which assertion)",
+            (
+                Argument(
+                    ("object",),
+                    {
+                        "nargs": "?",
+                        "default": "",
+                        "metavar": "OBJ",
+                        "help": "a device, plugged or unplugged; without one, all that was "
+                        "unplugged and is still there",
+                    },
+                    "object",
+                ),
+                Argument(
+                    ("--boot",),
+                    {
+                        "action": "store_true",
+                        "help": "every pair of a container and a region of the machine as it runs, "
+                        "and what each policy makes of it when the container's owner goes",
+                    },
+                ),
+                Argument(
+                    ("--learned",),
+                    {
+                        "default": "",
+                        "metavar": "FILE",
+                        "help": "what qmr hunt --forecast --json saw devices leave, on any QEMU",
+                    },
+                    "file",
+                ),
+            ),
+            _run("forecast", "run_forecast"),
+            example="example: qmr forecast nic0",
+        ),
+        Verb(
+            "layout",
+            "where the structure layout came from, and how well it fits this process",
+            (
+                Argument(
+                    ("program",),
+                    {
+                        "nargs": "?",
+                        "metavar": "PROGRAM",
+                        "help": "a QEMU with debug information that need not run",
+                    },
+                    "file",
+                ),
+                Argument(
+                    ("--save",), {"metavar": "FILE", "help": "write the layout into a file"}, "file"
+                ),
+            ),
+            _run("layout", "run_layout"),
+        ),
+        Verb(
+            "save",
+            "store a snapshot in a file; a name that ends in .gz or .zst is compressed",
+            (Argument(("file",), {"metavar": "FILE"}, "file"),),
+            _run("files", "run_save"),
+            example="example: qmr save before.gz",
+        ),
+        Verb(
+            "diff",
+            "compare two instants, object by object, reference by reference",
+            (
+                Argument(
+                    ("before",), {"metavar": "A", "help": "a snapshot file, or - for now"}, "file"
+                ),
+                Argument(
+                    ("after",),
+                    {
+                        "nargs": "?",
+                        "default": "-",
+                        "metavar": "B",
+                        "help": "the same; now if left out",
+                    },
+                    "file",
+                ),
+            ),
+            _run("files", "run_diff"),
+            example="example: qmr diff before.gz",
+        ),
+        Verb(
+            "hunt",
+            "plug and unplug devices, judge each one by what remains in memory",
+            (
+                Argument(
+                    ("driver",),
+                    {
+                        "nargs": "*",
+                        "metavar": "DRIVER",
+                        "help": "device types as for device_add, or object:TYPE, chardev:TYPE, "
+                        "netdev:TYPE, block:TYPE; without any, all that QEMU can plug",
+                    },
+                    "driver",
+                ),
+                *CAMPAIGN,
+                QEMU,
+                MACHINE,
+            ),
+            _run("hunt", "run_hunt"),
+            example="qmr hunt intel-hda bochs-display",
+        ),
+        Verb(
+            "demo",
+            "the main job on a QEMU that qmr starts itself: six devices, one verdict each",
+            (QEMU, MACHINE),
+            _run("hunt", "run_demo"),
+            fronts=frozenset(("shell", "repl")),
+            example="qmr demo",
+        ),
+        Verb(
+            "report",
+            "one HTML page, for offline use, of a hunt or of a check of the target",
+            (
+                Argument(
+                    ("campaign",),
+                    {
+                        "nargs": "?",
+                        "default": "",
+                        "metavar": "CAMPAIGN",
+                        "help": "what qmr hunt --campaign kept, or qmr hunt --json printed",
+                    },
+                    "file",
+                ),
+                Argument(
+                    ("-o", "--output"),
+                    {"default": _REPORT, "metavar": "FILE", "help": f"default: {_REPORT}"},
+                    "file",
+                ),
+                Argument(
+                    ("--baseline",),
+                    {
+                        "default": "",
+                        "metavar": "FILE",
+                        "help": "an earlier campaign to compare with",
+                    },
+                    "file",
+                ),
+                Argument(("--title",), {"default": "", "help": "of the page"}),
+            ),
+            _run("campaign", "run_report"),
+            example="qmr report hunt.sqlite -o hunt.html",
+        ),
+        Verb(
+            "replay",
+            "do a finding again on another QEMU; exit code 1: it is there, 0: it is not, "
+            "125: it cannot be tested (see git bisect run)",
+            (
+                Argument(
+                    ("bundle",), {"metavar": "BUNDLE", "help": "a finding's directory"}, "file"
+                ),
+                Argument(
+                    ("--qemu",),
+                    {"default": "", "metavar": "PROGRAM", "help": "another QEMU than the bundle's"},
+                    "file",
+                ),
+            ),
+            _run("campaign", "run_replay"),
+            fronts=frozenset(("shell", "repl")),
+            example="git bisect run qmr replay qmr-bundles/intel-hda-leak --qemu "
+            "./qemu-system-x86_64",
+        ),
+        Verb(
+            "plug",
+            "plug a device, with what it needs behind it, and say what appeared",
+            (
+                Argument(("driver",), {"metavar": "DRIVER", "help": "as for device_add"}, "driver"),
+                Argument(
+                    ("property",),
+                    {"nargs": "*", "metavar": "k=v", "help": "its properties; id=NAME names it"},
+                ),
+            ),
+            _run("monitor", "run_plug"),
+            example="example: qmr plug virtio-net-pci id=nic1",
+        ),
+        Verb(
+            "unplug",
+            "unplug a device, acknowledge it in the guest's place if the guest does not, and say "
+            "what stayed",
+            (Argument(("id",), {"metavar": "ID", "help": "the device's id"}, "device"),),
+            _run("monitor", "run_unplug"),
+            example="The exit code is 1 when something leaked, or QEMU crashed.",
+        ),
+        Verb(
+            "qmp",
+            "run a QMP command",
+            (
+                Argument(("command",), {"metavar": "CMD"}),
+                Argument(("argument",), {"nargs": "*", "metavar": "k=v", "help": "its arguments"}),
+            ),
+            _run("monitor", "run_qmp"),
+            example="example: qmr qmp qom-list path=/machine/peripheral",
+        ),
+        Verb(
+            "hmp",
+            "run a line of the human monitor",
+            (Argument(("line",), {"nargs": "+", "metavar": "LINE"}),),
+            _run("monitor", "run_hmp"),
+            example="Quote a line that has options: qmr hmp 'info mtree -f'",
+        ),
+        Verb(
+            "events",
+            "print what QEMU announces on its monitor, until interrupted",
+            (
+                Argument(
+                    ("--seconds",), {"type": float, "metavar": "N", "help": "end after N seconds"}
+                ),
+                Argument(("--count",), {"type": int, "metavar": "N", "help": "end after N events"}),
+            ),
+            _run("monitor", "run_events"),
+        ),
+        Verb(
+            "gdb-script",
+            "print the path of the script that GDB can source",
+            (),
+            _run("monitor", "run_gdb_script"),
+            frozenset(("shell", "repl")),
+            example="example: gdb -p PID -x $(qmr gdb-script)",
+        ),
     )
-    for verb in module.VERBS
 }
-
-
-def find_verb(name: str) -> Verb:
-    """Return the verb of that name.
-
-    :raises UsageError: there is none; the hint names the nearest.
-    """
-    if name in VERBS:
-        return VERBS[name]
-    near = difflib.get_close_matches(name, VERBS, 2, 0.5)
-    raise UsageError(
-        f"there is no verb {printable(name)}",
-        "did you mean " + " or ".join(near) + "?" if near else "qmr --help lists them",
-    )

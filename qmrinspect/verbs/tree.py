@@ -13,16 +13,16 @@ from typing import Any
 
 from ..audit import Report, check
 from ..audit.graph import adjacency
-from ..index import Index, printable
+from ..index import Index
 from ..ledger import Book
 from ..report import render, words
 from ..report.render import Row
 from ..snapshot import Prop
+from ..text import printable
 from .place import address_of, show_address
-from .refs import OBJECT
-from .verb import Argument, Outcome, Session, Verb
+from .verb import Outcome, Session
 
-__all__ = ["VERBS"]
+__all__ = ["run_show", "run_tree"]
 
 # Numerous, and seldom what one looks for: only counted, unless they do not balance.
 _MINOR = {"memory-region": "region", "irq": "irq", "clock": "clock"}
@@ -33,7 +33,7 @@ _LISTED_MAX = 20
 # tree ------------------------------------------------------------------------------
 
 
-def _tree(session: Session, args: argparse.Namespace) -> Outcome:
+def run_tree(session: Session, args: argparse.Namespace) -> Outcome:
     report = check(session.snapshot())
     index = report.book.index
     top = session.resolve(index, args.path).address if args.path else index.root
@@ -163,7 +163,7 @@ def _hidden(book: Book, address: int, cut: bool) -> str:
 # show ------------------------------------------------------------------------------
 
 
-def _show(session: Session, args: argparse.Namespace) -> Outcome:
+def run_show(session: Session, args: argparse.Namespace) -> Outcome:
     report = check(session.snapshot())
     index = report.book.index
     given = address_of(args.object)
@@ -358,35 +358,3 @@ def _region_facts(index: Index, address: int) -> list[tuple[str, str]]:
         ("alias of", alias),
         ("subregions", str(len(region.subregions)) if region.subregions else ""),
     ]
-
-
-VERBS = (
-    Verb(
-        "tree",
-        "the QOM tree with type, references observed / expected",
-        (
-            Argument(
-                ("path",),
-                {"nargs": "?", "metavar": "PATH", "help": "begin at this object"},
-                "path",
-            ),
-            Argument(
-                ("--depth",), {"type": int, "metavar": "N", "help": "go no deeper than N levels"}
-            ),
-            Argument(
-                ("--all",),
-                {"action": "store_true", "help": "list memory regions, irqs and clocks as well"},
-            ),
-        ),
-        _tree,
-        example="Objects whose references do not balance are always listed, marked with !.",
-    ),
-    Verb(
-        "show",
-        "everything known of one object, or of what an address belongs to: its block (live, "
-        "freed, not known), and who points there",
-        (OBJECT,),
-        _show,
-        example="example: qmr show 0x55d0c0de1230",
-    ),
-)

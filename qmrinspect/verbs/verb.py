@@ -8,22 +8,23 @@ only read its arguments and print its outcome.
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
-from ..audit.check import Report
 from ..errors import UsageError
-from ..hunt.cycle import Driver
-from ..index import Index
-from ..layout import Layout
-from ..monitor.base import Monitor
-from ..snapshot import Obj, Pointer, Snapshot
-from ..target.image import Target
 
 if TYPE_CHECKING:
+    from ..audit.check import Report
+    from ..hunt.driver import Driver
+    from ..index import Index
+    from ..layout import Layout
+    from ..monitor.base import Monitor
+    from ..snapshot import Obj, Pointer, Snapshot
+    from ..target.image import Target
     from ..walk.place import Place
 
-__all__ = ["Argument", "Outcome", "Session", "Verb", "parser_for"]
+__all__ = ["Argument", "Outcome", "Run", "Session", "Verb", "later", "parser_for"]
 
 CLEAN, FINDINGS = 0, 1
 
@@ -88,6 +89,23 @@ class Session(Protocol):
         """Show on stderr how far a long work is; an empty text ends it."""
 
 
+#: What answers a verb.
+Run = Callable[["Session", argparse.Namespace], Outcome]
+
+
+def later(package: str, module: str, function: str) -> Run:
+    """Return a verb's function, whose module is imported when the verb runs.
+
+    :param package: where the module lies.
+    """
+
+    def run(session: Session, args: argparse.Namespace) -> Outcome:
+        answer: Run = getattr(importlib.import_module(f"{package}.{module}"), function)
+        return answer(session, args)
+
+    return run
+
+
 class Argument(NamedTuple):
     """One argument: as :meth:`argparse.ArgumentParser.add_argument` takes it.
 
@@ -110,7 +128,7 @@ class Verb(NamedTuple):
     name: str
     help: str
     arguments: Sequence[Argument]
-    run: Callable[[Session, argparse.Namespace], Outcome]
+    run: Run
     fronts: frozenset[str] = frozenset(("shell", "gdb", "repl"))
     reports: bool = True
     example: str = ""

@@ -5,17 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Set
-from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar, cast
+from typing import Callable, NamedTuple, TypeVar, cast
 
 from ..heap import Live
 from ..layout import Layout
 from ..snapshot import Note, TypeInfo, Unknown
 from ..target.image import Image, Unreadable
 from .glib import HashTable, HashVariant, entries, open_table
+from .route import Op
 from .scan import Found
-
-if TYPE_CHECKING:
-    from .ways import Op
 
 __all__ = ["Context", "Handles", "Known", "Record", "Statics"]
 

@@ -8,15 +8,13 @@ an array holds is read at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
-from ..layout import Layout
-from ..layout.model import resolve
-from ..references.record import Step, parse
 from ..target.image import Unreadable
 from .context import LIST_MAX, Context
+from .route import Array, Deref, List, Op, Route, Value
 
-__all__ = ["Found", "Op", "follow"]
+__all__ = ["Found", "follow"]
 
 _POINTER = 8
 
@@ -35,97 +33,6 @@ class Found(NamedTuple):
     value: int
 
 
-class _Deref(NamedTuple):
-    """Go where the pointer at ``offset`` leads."""
-
-    offset: int
-    label: str
-
-
-class _List(NamedTuple):
-    """Go to each element of the list whose head is at ``offset``."""
-
-    offset: int
-    link: int
-    label: str
-
-
-class _Array(NamedTuple):
-    """Go to each element of an array at ``offset``, or where the pointer there leads.
-
-    :param length: the most there can be, or where they are counted as (level, offset, size).
-    """
-
-    offset: int
-    pointed: bool
-    length: int | tuple[int, int, int]
-    stride: int
-    label: str
-
-
-class _Value(NamedTuple):
-    """Read the pointer at ``offset``, or take the place itself."""
-
-    offset: int
-    embedded: bool
-    label: str
-
-
-Op = Union[_Deref, _List, _Array, _Value]
-
-
-class _Route:
-    """Compiles a way; the offsets of embedded structures are added up."""
-
-    def __init__(self, layout: Layout, way: str) -> None:
-        self._layout = layout
-        self.ops: list[Op] = []
-        self._offset = 0
-        self._label = ""
-        # Where each structure on the way begins: the level, and the offset there.
-        self._bases: dict[str, tuple[int, int]] = {}
-        for step in parse(way):
-            self._step(step)
-        self.ops.append(_Value(self._offset, way.startswith("&"), self._label))
-
-    def _step(self, step: Step) -> None:
-        if step.how.endswith("[]"):
-            self._array(step)
-            return
-        name = resolve(self._layout, step.struct, step.names)
-        offset = self._layout.offset(step.struct, name)
-        if step.how == "list":
-            self._go(_List(self._offset, offset, self._label))
-            self._label = step.struct
-            self._bases[step.struct] = (len(self.ops), 0)
-            return
-        if step.how == "->":
-            self._go(_Deref(self._offset, self._label))
-            self._label = f"->{name}"
-        elif not self.ops and not self._label:
-            self._label = f"{step.struct}.{name}"
-        else:
-            self._label += f".{name}"
-        self._bases[step.struct] = (len(self.ops), self._offset)
-        self._offset += offset
-
-    def _array(self, step: Step) -> None:
-        stride = self._layout.size(step.struct) if step.struct else _POINTER
-        length: int | tuple[int, int, int]
-        if "." in step.length:
-            struct, _, field = step.length.partition(".")
-            level, base = self._bases[struct]
-            offset, size = self._layout.structs[struct].fields[field]
-            length = (level, base + offset, size)
-        else:
-            length = int(step.length)
-        self._go(_Array(self._offset, step.how == "->[]", length, stride, self._label))
-
-    def _go(self, op: Op) -> None:
-        self.ops.append(op)
-        self._offset, self._label = 0, ""
-
-
 def follow(context: Context, start: int, way: str) -> Iterator[Found]:
     """Yield what a way leads to; NULL pointers are left out.
 
@@ -135,7 +42,7 @@ def follow(context: Context, start: int, way: str) -> Iterator[Found]:
     """
     ops = context.known.routes.get(way)
     if ops is None:
-        ops = context.known.routes[way] = tuple(_Route(context.layout, way).ops)
+        ops = context.known.routes[way] = tuple(Route(context.layout, way).ops)
     yield from _run(context, ops, 0, [start], start, "")
 
 
@@ -144,15 +51,15 @@ def _run(
 ) -> Iterator[Found]:
     op, place, image = ops[i], places[-1], context.image
     text = label + op.label
-    if isinstance(op, _Value):
+    if isinstance(op, Value):
         value = place + op.offset if op.embedded else image.u64(place + op.offset)
         if value:
             yield Found(holder, text, value)
-    elif isinstance(op, _Deref):
+    elif isinstance(op, Deref):
         value = image.u64(place + op.offset)
         if value:
             yield from _run(context, ops, i + 1, [*places, value], holder, text)
-    elif isinstance(op, _List):
+    elif isinstance(op, List):
         first = image.u64(place + op.offset)
         for at in context.queue(first, op.link, text):
             yield from _run(context, ops, i + 1, [*places, at], at, "")
@@ -164,7 +71,7 @@ def _elements(
     context: Context, ops: tuple[Op, ...], i: int, places: list[int], holder: int, text: str
 ) -> Iterator[Found]:
     op, after, image = ops[i], ops[i + 1], context.image
-    assert isinstance(op, _Array)
+    assert isinstance(op, Array)
     array = image.u64(places[-1] + op.offset) if op.pointed else places[-1] + op.offset
     count = op.length if isinstance(op.length, int) else _count(context, places, op.length)
     if not array or not count:
@@ -174,10 +81,10 @@ def _elements(
         return
     at = after.offset
     # What is not followed further is not looked at twice.
-    sparse = isinstance(after, _Deref) or (isinstance(after, _Value) and not after.embedded)
+    sparse = isinstance(after, Deref) or (isinstance(after, Value) and not after.embedded)
     for k, value in _column(context, array, count, op.stride, at) if sparse else _all(count):
         inner = f"{text}[{k}]"
-        if isinstance(after, _Value) and sparse:
+        if isinstance(after, Value) and sparse:
             yield Found(holder, inner + after.label, value)
         elif sparse:
             yield from _run(

@@ -15,9 +15,9 @@ import gdb
 from ...errors import QmrError, UsageError
 from ...index import Index
 from ...report import render
-from ...verbs.complete import complete
-from ...verbs.line import parse
 from ...verbs.verb import Outcome, Verb, parser_for
+from ..complete import complete
+from ..line import parse
 from .session import Session
 from .targets import Running, ask, inferior_kind, runs
 
@@ -36,7 +36,7 @@ class Group(gdb.Command):
         if not argument:
             gdb.execute("help qmr")
             return
-        from ...verbs.table import find_verb
+        from ..shell.table import find_verb
 
         with errors(False):
             verb = find_verb(argument.split()[0])

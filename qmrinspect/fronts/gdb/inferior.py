@@ -15,7 +15,7 @@ import gdb
 from ...errors import TargetError
 from ...target.debugger import Signal, parse_signal
 from ...target.denied import dead
-from .running import Stop
+from .stops import Stop
 from .targets import ask, inferior_kind
 
 __all__ = ["Inferior"]

@@ -7,27 +7,26 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Sequence
-from typing import Callable, TypeVar
+from typing import TYPE_CHECKING, Callable, TypeVar
 
 import gdb
 
 from ...audit.check import Report, check
 from ...errors import ObjectNotFound, TargetError
-from ...hunt.cycle import Driver
 from ...index import Index
 from ...layout import Layout
 from ...layout.dwarf import debug_info
-from ...monitor.addresses import monitors_of
-from ...monitor.base import Monitor
-from ...monitor.connecting import connect_first
-from ...monitor.plain import PlainMonitor
 from ...reading import Reader
 from ...snapshot import Obj, Pointer, Snapshot
 from ...target.image import Target
 from ...walk.place import Place
 from .inferior import Inferior
-from .running import RunningMonitor
 from .targets import Running, open_target, runs, symbol_files
+
+if TYPE_CHECKING:
+    from ...hunt.driver import Driver
+    from ...monitor.base import Monitor
+    from .running import RunningMonitor
 
 __all__ = ["ADDRESS_MASK", "Session"]
 
@@ -170,6 +169,11 @@ class Session:
         return self._open_monitor()
 
     def _open_monitor(self) -> RunningMonitor:
+        from ...monitor.addresses import monitors_of
+        from ...monitor.connecting import connect_first
+        from ...monitor.plain import PlainMonitor
+        from .running import RunningMonitor
+
         if self._monitor is None:
             target = self.target()
             if target.kind == "core":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Protocol
 
-from ...index import printable
+from ...text import printable
 
 __all__ = ["KINDS", "Names", "summary"]
 

@@ -10,7 +10,7 @@ import gdb
 import gdb.printing
 
 from ...errors import TargetError
-from ...index import printable
+from ...text import printable
 from . import summaries
 from .commands import errors
 from .session import ADDRESS_MASK, Session

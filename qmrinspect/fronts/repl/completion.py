@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...errors import UsageError
-from ...verbs.complete import Completion, complete
+from ...monitor.arguments import Member, tree_of
 from ...verbs.verb import Verb
+from ..complete import Completion, complete
 from .knowledge import Knowledge
 from .line import first_word
-from .schema import Member, tree_of
 from .session import ReplSession
 
 __all__ = ["LineCompleter"]
@@ -102,7 +102,7 @@ class LineCompleter:
             schema = self._knowledge.schema()
             return schema.events if schema is not None else ()
         if kind == "target":
-            from ...verbs.processes import running
+            from ...monitor.processes import running
 
             return [process.name for process in running()]
         return ()

@@ -20,22 +20,16 @@ from pathlib import Path
 from typing import IO, Any, Callable, Protocol
 
 from ...errors import QmrError, TargetError, UsageError
-from ...index import printable
 from ...report import render
-from ...verbs import line as words_of
-from ...verbs.table import VERBS as TABLE
+from ...text import printable
 from ...verbs.verb import Outcome, Verb
+from .. import line as words_of
 from .jobs import Cancelled, current
 from .line import Command, expand, first_word, parse_command, unfinished
 from .session import ReplSession
-from .verbs import repl_verb
+from .table import REPL_VERBS
 
-__all__ = ["VERBS", "Engine", "Output", "complaint", "guarded", "logical_lines"]
-
-#: The verbs of this front, by name.
-VERBS: Mapping[str, Verb] = {
-    name: repl_verb(verb) for name, verb in TABLE.items() if "repl" in verb.fronts
-}
+__all__ = ["Engine", "Output", "complaint", "guarded", "logical_lines"]
 
 _UNEXPECTED = 3
 _COMPLAINT_MAX = 4000
@@ -81,6 +75,7 @@ class Engine:
 
     def __init__(self, session: ReplSession) -> None:
         self.session = session
+        session.verbs = REPL_VERBS
         self._depth = 0
 
     def run(self, line: str, output: Output) -> int:
@@ -149,13 +144,11 @@ class Engine:
                 return self._message(rest), as_json
             if rest.strip() not in ("-h", "--help", ""):
                 return self._command(rest), as_json
-        verb = VERBS.get(word)
+        verb = REPL_VERBS.get(word)
         if verb is not None:
             return self._verb(verb, rest)
-        if word in TABLE:
-            fronts = {"shell": "the command line", "gdb": "GDB"}
-            places = " or ".join(fronts[f] for f in sorted(TABLE[word].fronts) if f in fronts)
-            raise UsageError(f"{word} makes no sense in the REPL", f"use it on {places}")
+        if word == "repl":
+            raise UsageError("repl makes no sense in the REPL", "use it on the command line")
         return self._command(text), False
 
     def _verb(self, verb: Verb, rest: str) -> tuple[Outcome, bool]:
@@ -176,7 +169,9 @@ class Engine:
     # The monitor.
 
     def _hmp(self, line: str) -> Outcome:
-        return TABLE["hmp"].run(self.session, argparse.Namespace(line=[line.strip()], json=False))
+        return REPL_VERBS["hmp"].run(
+            self.session, argparse.Namespace(line=[line.strip()], json=False)
+        )
 
     def _message(self, text: str) -> Outcome:
         try:
@@ -208,7 +203,7 @@ class Engine:
         return self._execute(command, typed)
 
     def _unknown(self, word: str, commands: Iterable[str]) -> UsageError:
-        known = [*VERBS, *self.session.aliases, *commands]
+        known = [*REPL_VERBS, *self.session.aliases, *commands]
         near = difflib.get_close_matches(word, known, 3, 0.5)
         hint = "did you mean " + " or ".join(near) + "?" if near else "help lists the verbs"
         return UsageError(f"there is no verb and no QMP command {printable(word)}", hint)

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ...errors import UsageError
-from ...index import printable
 from ...report import render
 from ...report.render import Row
+from ...text import printable
 from ...verbs.verb import parser_for
-from .verbs import repl_verb
 
 if TYPE_CHECKING:
     from .session import ReplSession
@@ -36,11 +35,9 @@ _KEYS = (
 )
 
 
-def overview() -> Iterator[str]:
+def overview(session: ReplSession) -> Iterator[str]:
     """Yield what there is."""
-    from ...verbs.table import VERBS
-
-    verbs = [verb for verb in VERBS.values() if "repl" in verb.fronts]
+    verbs = session.verbs.values()
     own = [verb for verb in verbs if verb.fronts == {"repl"}]
     yield render.paint("verbs (help VERB says more)", "bold")
     yield from render.table((), [Row((v.name, v.help)) for v in verbs if v not in own])
@@ -57,14 +54,12 @@ def topic(session: ReplSession, name: str) -> Iterator[str]:
 
     :raises UsageError: there is none of that name.
     """
-    from ...verbs.table import VERBS
-
     if name in session.aliases:
         yield f"{printable(name)} is an alias of: {printable(session.aliases[name])}"
         return
-    verb = VERBS.get(name)
-    if verb is not None and "repl" in verb.fronts:
-        parser = parser_for(repl_verb(verb), "")
+    verb = session.verbs.get(name)
+    if verb is not None:
+        parser = parser_for(verb, "")
         # The prompt is qmr's already.
         yield from (
             parser.format_help().replace("qmr ", "").replace(":  ", ": ", 1).rstrip().splitlines()
@@ -74,11 +69,9 @@ def topic(session: ReplSession, name: str) -> Iterator[str]:
 
 
 def _command(session: ReplSession, name: str) -> Iterator[str]:
-    from ...verbs.table import VERBS
-
     schema = session.knowledge.schema()
     if schema is None or name not in schema.commands:
-        known = [*VERBS, *(schema.commands if schema else ())]
+        known = [*session.verbs, *(schema.commands if schema else ())]
         near = difflib.get_close_matches(name, known, 3, 0.5)
         raise UsageError(
             f"there is no help on {printable(name)}",

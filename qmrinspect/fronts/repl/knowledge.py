@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar, cast
 
 from ...errors import MonitorError
+from ...monitor.arguments import Property, Schema, ask_properties, ask_schema
 from ...monitor.base import Monitor
-from .schema import Property, Schema
 
 if TYPE_CHECKING:
     from .vm import Vm
@@ -125,7 +125,7 @@ class Knowledge:
         """Return what the monitor understands, None when it cannot be asked."""
 
         def ask(monitor: Monitor) -> Schema | None:
-            return Schema(cast(Any, monitor.execute("query-qmp-schema")))
+            return ask_schema(monitor)
 
         return self._ask("schema", ask, _FOREVER, None)
 
@@ -151,18 +151,7 @@ class Knowledge:
         """Return the properties of a device type or of an object type, by name."""
 
         def ask(monitor: Monitor) -> dict[str, Property]:
-            is_device = driver in self.drivers()
-            command = "device-list-properties" if is_device else "qom-list-properties"
-            rows = cast(Any, monitor.execute(command, {"typename": driver}, _PATIENCE_S))
-            return {
-                str(row["name"]): Property(
-                    str(row["name"]),
-                    str(row["type"]),
-                    str(row.get("description", "")),
-                    row.get("default-value"),
-                )
-                for row in rows
-            }
+            return ask_properties(monitor, driver, driver in self.drivers(), _PATIENCE_S)
 
         return self._ask(f"properties {driver}", ask, _FOREVER, {})
 

@@ -17,9 +17,9 @@ from prompt_toolkit.lexers import Lexer
 from ...errors import QmrError
 from ...report import render
 from .completion import LineCompleter
-from .engine import VERBS
 from .line import first_word
 from .session import ReplSession
+from .table import REPL_VERBS
 
 __all__ = ["LineLexer", "MenuCompleter", "highlighted"]
 
@@ -73,7 +73,7 @@ class LineLexer(Lexer):
         return out
 
     def _style_of(self, word: str) -> str:
-        if word in VERBS or word in self._session.aliases or word == "info":
+        if word in REPL_VERBS or word in self._session.aliases or word == "info":
             return "class:verb"
         schema = self._session.knowledge.known_schema()
         return "class:command" if schema is not None and word in schema.commands else ""
@@ -83,7 +83,7 @@ class MenuCompleter(Completer):
     """Completions as prompt_toolkit wants them; it calls this in a thread."""
 
     def __init__(self, session: ReplSession) -> None:
-        self._lines = LineCompleter(session, session.knowledge, VERBS)
+        self._lines = LineCompleter(session, session.knowledge, REPL_VERBS)
         self._files = PathCompleter(expanduser=True)
 
     def get_completions(

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, Protocol
 
 from ...errors import QmrError
 from ...report import render
@@ -23,7 +23,8 @@ from .jobs import Job
 from .look import highlighted
 
 if TYPE_CHECKING:
-    from .screen import Screen
+    from .engine import Engine
+    from .session import ReplSession
 
 __all__ = ["Page", "Runner"]
 
@@ -43,10 +44,36 @@ def terminal_style() -> render.Style:
     return render.Style(color, columns)
 
 
+class Surface(Protocol):
+    """The terminal that pages are shown on."""
+
+    runner: Runner
+    session: ReplSession
+    engine: Engine
+
+    def emit(self, text: str, pager: bool = False) -> None:
+        """Print above the prompt, or in the pager."""
+
+    def notify(self, text: str, look: str) -> None:
+        """Print a line that no command asked for."""
+
+    def redraw(self) -> None:
+        """Draw the prompt and the status bar anew."""
+
+    def redraw_later(self) -> None:
+        """The same, if the command takes so long that it is worth a word."""
+
+    def stop(self) -> None:
+        """End the session."""
+
+    def typed_ahead(self) -> bool:
+        """Whether the user types the next line already."""
+
+
 class Page:
     """The output of one command."""
 
-    def __init__(self, screen: Screen, job: Job, hold: bool) -> None:
+    def __init__(self, screen: Surface, job: Job, hold: bool) -> None:
         self._screen, self._job = screen, job
         self._held: list[str] = []
         self._lock = threading.Lock()
@@ -99,7 +126,7 @@ class Page:
 class Runner:
     """Runs one line after the other; the prompt stays free meanwhile."""
 
-    def __init__(self, screen: Screen) -> None:
+    def __init__(self, screen: Surface) -> None:
         self._screen = screen
         self._lock = threading.Lock()
         self._queue: deque[tuple[str, Callable[[Job], None]]] = deque()

@@ -33,8 +33,8 @@ from prompt_toolkit.lexers import Lexer
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.styles import Style
 
-from ...index import printable
 from ...report import render
+from ...text import printable
 from .line import unfinished
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from functools import partial
 from types import FrameType
 
 from ...errors import QmrError
-from ...index import printable
 from ...monitor.base import Event
 from ...report import render
+from ...text import printable
 from ..options import Options
 from .engine import Engine, guarded, logical_lines
 from .jobs import Job

@@ -8,15 +8,16 @@ aliases, watches, lines.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Callable
 
 from ...errors import QmrError, TargetError
-from ...index import Index, printable
+from ...index import Index
 from ...layout import Layout
 from ...monitor.base import Event, Monitor
 from ...snapshot import Obj, Pointer, Snapshot
 from ...target.image import Target
+from ...text import printable
 from ..options import Options
 from .jobs import check_cancelled
 from .knowledge import Knowledge
@@ -24,7 +25,8 @@ from .vm import Notify, Vm
 
 if TYPE_CHECKING:
     from ...audit.check import Report
-    from ...hunt.cycle import Driver
+    from ...hunt.driver import Driver
+    from ...verbs.verb import Verb
     from ...walk.place import Place
 
 __all__ = ["ReplSession"]
@@ -48,6 +50,8 @@ class ReplSession:
     ) -> None:
         self.notify, self._changed, self._event = notify, changed, event
         self.vm: Vm | None = None
+        #: What it answers, by name; the engine sets it.
+        self.verbs: Mapping[str, Verb] = {}
         #: What the running command says of itself.
         self.activity = ""
         #: Snapshots that the user gave names.

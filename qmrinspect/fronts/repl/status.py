@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ...index import printable
 from ...report import render
+from ...text import printable
 from .events import looks
 
 if TYPE_CHECKING:

@@ -13,24 +13,36 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from ...errors import QmrError, TargetError, UsageError
-from ...index import Index, printable
+from ...index import Index
 from ...report import render, words
 from ...report.render import Row
 from ...snapshot import Snapshot
+from ...text import printable
 from ...verbs.files import compared
-from ...verbs.monitor import VERBS as MONITOR_VERBS
 from ...verbs.monitor import event_line
-from ...verbs.verb import Argument, Outcome, Session, Verb
+from ...verbs.table import VERBS
+from ...verbs.verb import Outcome, Session
 
 if TYPE_CHECKING:
     from .session import ReplSession
     from .vm import Vm
 
-__all__ = ["VERBS", "repl_verb"]
+__all__ = [
+    "run_alias",
+    "run_attach",
+    "run_detach",
+    "run_diff",
+    "run_events",
+    "run_exit",
+    "run_help",
+    "run_history",
+    "run_mark",
+    "run_marks",
+    "run_source",
+    "run_watch",
+]
 
-_REPL = frozenset(("repl",))
 _WATCH_S = 0.1
-_EVENTS_SHOWN = 20
 
 
 def _of(session: Session) -> ReplSession:
@@ -40,7 +52,7 @@ def _of(session: Session) -> ReplSession:
 # Instants --------------------------------------------------------------------------
 
 
-def _mark(session: Session, args: argparse.Namespace) -> Outcome:
+def run_mark(session: Session, args: argparse.Namespace) -> Outcome:
     repl = _of(session)
     snapshot = session.snapshot()
     again = args.name in repl.marks
@@ -52,7 +64,7 @@ def _mark(session: Session, args: argparse.Namespace) -> Outcome:
     return Outcome(data, [f"{name}{moved} this instant, {count}; diff {name} compares with it"])
 
 
-def _marks(session: Session, args: argparse.Namespace) -> Outcome:
+def run_marks(session: Session, args: argparse.Namespace) -> Outcome:
     marks = _of(session).marks
     data = {
         "format": "qmr-marks/1",
@@ -72,7 +84,7 @@ def _marks(session: Session, args: argparse.Namespace) -> Outcome:
     )
 
 
-def _diff(session: Session, args: argparse.Namespace) -> Outcome:
+def run_diff(session: Session, args: argparse.Namespace) -> Outcome:
     repl = _of(session)
     before = _instant(repl, args.before)
     return compared(before, _instant(repl, args.after))
@@ -96,7 +108,7 @@ def _instant(repl: ReplSession, name: str) -> Snapshot:
 # watch -----------------------------------------------------------------------------
 
 
-def _watch(session: Session, args: argparse.Namespace) -> Outcome:
+def run_watch(session: Session, args: argparse.Namespace) -> Outcome:
     repl = _of(session)
     if args.off:
         names = [args.object] if args.object else list(repl.watches)
@@ -163,10 +175,10 @@ def _look(
 # events ----------------------------------------------------------------------------
 
 
-def _events(session: Session, args: argparse.Namespace) -> Outcome:
+def run_events(session: Session, args: argparse.Namespace) -> Outcome:
     log = _of(session).attached().log
     if args.seconds is not None or args.count is not None:
-        return _PLAIN_EVENTS.run(session, args)
+        return VERBS["events"].run(session, args)
     if args.show is not None or args.hide is not None:
         log.shown = _patterns(args.show) or log.shown
         log.hidden = _patterns(args.hide) if args.hide is not None else log.hidden
@@ -196,7 +208,7 @@ def _patterns(text: str | None) -> tuple[str, ...]:
 # attach, detach --------------------------------------------------------------------
 
 
-def _attach(session: Session, args: argparse.Namespace) -> Outcome:
+def run_attach(session: Session, args: argparse.Namespace) -> Outcome:
     from ..options import target_options
 
     vm = _of(session).attach(target_options(args.target))
@@ -212,7 +224,7 @@ def _attach(session: Session, args: argparse.Namespace) -> Outcome:
     return Outcome(data, [f"attached to {vm.name}{pid}{state}"])
 
 
-def _detach(session: Session, args: argparse.Namespace) -> Outcome:
+def run_detach(session: Session, args: argparse.Namespace) -> Outcome:
     repl = _of(session)
     name = repl.attached().name
     repl.detach()
@@ -222,14 +234,14 @@ def _detach(session: Session, args: argparse.Namespace) -> Outcome:
 # The session itself ----------------------------------------------------------------
 
 
-def _help(session: Session, args: argparse.Namespace) -> Outcome:
+def run_help(session: Session, args: argparse.Namespace) -> Outcome:
     from .help import overview, topic
 
-    lines = list(topic(_of(session), args.topic) if args.topic else overview())
+    lines = list(topic(_of(session), args.topic) if args.topic else overview(_of(session)))
     return Outcome({"format": "qmr-help/1", "text": lines}, lines)
 
 
-def _alias(session: Session, args: argparse.Namespace) -> Outcome:
+def run_alias(session: Session, args: argparse.Namespace) -> Outcome:
     aliases = _of(session).aliases
     name, text = args.name, " ".join(args.text).lstrip("= ")
     if name and "=" in name:
@@ -250,133 +262,16 @@ def _alias(session: Session, args: argparse.Namespace) -> Outcome:
     )
 
 
-def _history(session: Session, args: argparse.Namespace) -> Outcome:
+def run_history(session: Session, args: argparse.Namespace) -> Outcome:
     lines = [line for line in _of(session).history if not args.word or " ".join(args.word) in line]
     shown = [printable(line, 2000) for line in lines[-args.last :]]
     return Outcome({"format": "qmr-history/1", "lines": lines[-args.last :]}, shown)
 
 
-def _source(session: Session, args: argparse.Namespace) -> Outcome:
+def run_source(session: Session, args: argparse.Namespace) -> Outcome:
     raise UsageError("source stands alone in its line", "source FILE")  # the engine runs it
 
 
-def _exit(session: Session, args: argparse.Namespace) -> Outcome:
+def run_exit(session: Session, args: argparse.Namespace) -> Outcome:
     _of(session).over = True
     return Outcome({"format": "qmr-exit/1"}, [])
-
-
-_LAST = Argument(
-    ("--last",), {"type": int, "default": _EVENTS_SHOWN, "metavar": "N", "help": "how many (20)"}
-)
-
-VERBS = (
-    Verb(
-        "mark",
-        "keep this instant under a name, to compare with it later",
-        (Argument(("name",), {"metavar": "NAME"}, "mark"),),
-        _mark,
-        _REPL,
-        example="mark before, plug e1000e id=x, diff before",
-    ),
-    Verb("marks", "list the instants that were marked", (), _marks, _REPL),
-    Verb(
-        "watch",
-        "tell an object's reference count whenever it changes; it is peeked at ten times a "
-        "second, and the VM is not stopped",
-        (
-            Argument(("object",), {"nargs": "?", "metavar": "OBJ"}, "object"),
-            Argument(("--off",), {"action": "store_true", "help": "end this watch, or all"}),
-        ),
-        _watch,
-        _REPL,
-        example="watch nic0",
-    ),
-    Verb(
-        "attach",
-        "work on another VM, a core or a saved snapshot",
-        (
-            Argument(
-                ("target",),
-                {
-                    "nargs": argparse.REMAINDER,
-                    "metavar": "TARGET",
-                    "help": "NAME, PID, libvirt:DOMAIN, --core FILE, --snapshot FILE, --remote "
-                    "HOST:PORT; with --qmp SOCKET if need be",
-                },
-                "target",
-            ),
-        ),
-        _attach,
-        _REPL,
-        example="ps lists what runs; attach stock",
-    ),
-    Verb("detach", "let go of the VM; it runs on", (), _detach, _REPL),
-    Verb(
-        "alias",
-        "give a command a short name; alias alone lists them",
-        (
-            Argument(("name",), {"nargs": "?", "metavar": "NAME"}, "alias"),
-            Argument(("text",), {"nargs": argparse.REMAINDER, "metavar": "COMMAND"}),
-            Argument(("--remove",), {"action": "store_true", "help": "forget it"}),
-        ),
-        _alias,
-        _REPL,
-        example="alias t tree --depth 2",
-    ),
-    Verb(
-        "history",
-        "the last lines that were typed (Ctrl-R searches them)",
-        (
-            Argument(("word",), {"nargs": "*", "metavar": "WORD", "help": "only those with it"}),
-            _LAST,
-        ),
-        _history,
-        _REPL,
-    ),
-    Verb(
-        "source",
-        "run the commands in a file",
-        (Argument(("file",), {"metavar": "FILE"}, "file"),),
-        _source,
-        _REPL,
-        reports=False,
-        example="source recipes.qmr",
-    ),
-    Verb(
-        "help",
-        "what a verb or a QMP command takes, with examples",
-        (Argument(("topic",), {"nargs": "?", "metavar": "VERB"}, "verb"),),
-        _help,
-        _REPL,
-    ),
-    Verb("exit", "leave; the VM runs on (Ctrl-D)", (), _exit, _REPL, reports=False),
-    Verb("quit", "the same (qmp quit ends the VM)", (), _exit, _REPL, reports=False),
-)
-
-_PLAIN_EVENTS = next(verb for verb in MONITOR_VERBS if verb.name == "events")
-_EVENTS = _PLAIN_EVENTS._replace(
-    help="the last events, and which are shown as they come; with --seconds or --count, what "
-    "QEMU announces from now on",
-    arguments=(
-        Argument(("name",), {"nargs": "*", "metavar": "NAME", "help": "only these"}, "event"),
-        _LAST,
-        Argument(
-            ("--show",),
-            {"metavar": "NAMES", "help": "tell these as they come: *, BLOCK_*"},
-            "event",
-        ),
-        Argument(
-            ("--hide",), {"metavar": "NAMES", "help": "but not these; none for none"}, "event"
-        ),
-        *_PLAIN_EVENTS.arguments,
-    ),
-    run=_events,
-    example="events DEVICE_DELETED; events --hide 'RTC_CHANGE BLOCK_*'",
-)
-
-
-def repl_verb(verb: Verb) -> Verb:
-    """Return a verb of the table as a session answers it: it has marks, and keeps events."""
-    if verb.name == "events":
-        return _EVENTS
-    return verb._replace(run=_diff) if verb.name == "diff" else verb

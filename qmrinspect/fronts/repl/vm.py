@@ -16,21 +16,22 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from ...errors import MonitorError, TargetError
-from ...index import Index, printable
+from ...index import Index
 from ...layout import Layout
 from ...monitor.base import Event, Monitor, MonitorLost
 from ...snapshot import Pointer, Snapshot
 from ...target.image import Capture, Image, Peek, Ranges, Target
 from ...target.instant import Choose, Frozen
 from ...target.process import Process
+from ...text import printable
 from ..options import Options
-from ..shell.cli import ShellSession
+from ..session import ShellSession
 from .events import EventLog, SharedMonitor, run_state
 from .jobs import check_cancelled
 
 if TYPE_CHECKING:
     from ...audit.check import Report
-    from ...hunt.cycle import Driver
+    from ...hunt.driver import Driver
     from ...walk.place import Place
 
 __all__ = ["Notify", "Summary", "Vm"]
@@ -274,7 +275,7 @@ class Vm:
 
     def driver(self) -> Driver:
         """Return what a hunt reads and drives it with."""
-        from ...hunt import Attached
+        from ...hunt.attached import Attached
 
         self.target()
         return Attached(self.snapshot, self.monitor())
@@ -343,7 +344,7 @@ class Vm:
 
 
 def _name(target: Target, options: Options) -> str:
-    from ...verbs.processes import running
+    from ...monitor.processes import running
 
     if target.kind != "process":
         return printable(os.path.basename(options.get("--core") or options.get("--remote")))

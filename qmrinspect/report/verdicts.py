@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import QmrError
 from ..hunt.rows import FORMAT, is_bad, key
-from ..index import printable
-from ..report import render
-from ..report.tell import verdict_lines
-from .verb import CLEAN, FINDINGS, Outcome
+from ..text import printable
+from . import render
+from .tell import verdict_lines
 
 if TYPE_CHECKING:
     from ..hunt.campaign import Plan
@@ -75,12 +74,6 @@ class Verdicts:
             self._baseline = baseline_rows(args.baseline)
             self._known = {key(row) for row in self._baseline if is_bad(row)}
 
-    def outcome(self, results: Iterator[Result]) -> Outcome:
-        """Return what the verb answers; the work is done while that is printed."""
-        return Outcome(
-            self._documents(results), self._lines(results), CLEAN, stream=True, late=self._code
-        )
-
     def _take(self, results: Iterator[Result]) -> Iterator[dict[str, Any]]:
         for result in results:
             if result.error is not None:
@@ -92,7 +85,7 @@ class Verdicts:
 
             self._compared = compare(self._rows, self._baseline)
         if self._args.junit:
-            from ..report.junit import write_junit
+            from .junit import write_junit
 
             write_junit(self._args.junit, self._rows)
 
@@ -113,7 +106,8 @@ class Verdicts:
             self._rows.append(row)
         return row
 
-    def _documents(self, results: Iterator[Result]) -> Iterator[Any]:
+    def documents(self, results: Iterator[Result]) -> Iterator[Any]:
+        """Yield the rows as they come, then the summary; the work is done meanwhile."""
         yield from self._take(results)
         summary: dict[str, Any] = {"format": FORMAT, "summary": dict(self._counts)}
         summary["not_hotpluggable"] = self._unpluggable
@@ -131,7 +125,8 @@ class Verdicts:
             ]
         yield summary
 
-    def _lines(self, results: Iterator[Result]) -> Iterator[str]:
+    def lines(self, results: Iterator[Result]) -> Iterator[str]:
+        """Yield the same for people."""
         for row in self._take(results):
             # What was named is answered for.
             if (row.get("hotpluggable", True) or self._args.driver) and not self._told(row):
@@ -173,7 +168,11 @@ class Verdicts:
                 what = " ".join(str(v) for k, v in rule.items() if k not in ("reason", "hits"))
                 yield f"no finding matches the rule {what!r}: {rule['reason']}"
 
-    def _code(self) -> int:
+    def failed(self) -> bool:
+        """Whether there are findings that are neither known nor expected.
+
+        :raises QmrError: not all could be done.
+        """
         if self._failed:
             raise QmrError(
                 f"{render.plural(len(self._failed), 'job')} could not be done: "
@@ -185,4 +184,4 @@ class Verdicts:
             for row in self._rows
             if is_bad(row) and not row.get("expected") and row.get("status") != "known"
         ]
-        return FINDINGS if new else CLEAN
+        return bool(new)

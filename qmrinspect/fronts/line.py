@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import UsageError
-from .verb import Verb, parser_for
+from ..verbs.verb import Verb, parser_for
 
 __all__ = ["Line", "parse", "split"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Callable, NamedTuple
 
 from ..index import Index
-from .verb import Argument, Verb
+from ..verbs.verb import Argument, Verb
 
 __all__ = ["Completion", "complete"]
 

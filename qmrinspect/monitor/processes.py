@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..errors import QmrError, TargetError
-from ..index import printable
-from ..monitor.addresses import monitor_addresses
 from ..target.elf import ElfFile
 from ..target.process import Process, map_file
+from ..text import printable
+from .addresses import monitor_addresses
 
 __all__ = ["Running", "find_by_name", "running"]
 

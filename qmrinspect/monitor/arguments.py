@@ -11,12 +11,22 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Callable, NamedTuple, Union
+from typing import Any, Callable, NamedTuple, Union, cast
 
-from ...errors import UsageError
-from ...index import printable
+from ..errors import UsageError
+from ..text import printable
+from .base import COMMAND_TIMEOUT, CommandError, Monitor
 
-__all__ = ["Member", "Property", "Schema", "typed_property"]
+__all__ = [
+    "Member",
+    "Property",
+    "Schema",
+    "ask_properties",
+    "ask_schema",
+    "tree_of",
+    "typed",
+    "typed_property",
+]
 
 # Members of members: deeper than this nobody types.
 _DEPTH_MAX = 8
@@ -213,6 +223,59 @@ class Schema:
         """Order the branches of an alternate: what fits anything comes last."""
         entry = self._types.get(kind, {})
         return {"string": 2, "value": 3}.get(str(entry.get("json-type")), 1)
+
+
+def ask_schema(monitor: Monitor) -> Schema:
+    """Ask QEMU what it understands; some 20 ms, and true for as long as it runs.
+
+    :raises MonitorError: it does not answer.
+    """
+    return Schema(cast(Any, monitor.execute("query-qmp-schema")))
+
+
+def ask_properties(
+    monitor: Monitor, kind: str, device: bool, timeout: float = COMMAND_TIMEOUT
+) -> dict[str, Property]:
+    """Ask QEMU for the properties of a device type or of an object type, by name.
+
+    :param device: whether it is a device type.
+    :param timeout: in seconds.
+    :raises CommandError: there is no such type.
+    """
+    command = "device-list-properties" if device else "qom-list-properties"
+    rows = cast(Any, monitor.execute(command, {"typename": kind}, timeout))
+    return {
+        str(row["name"]): Property(
+            str(row["name"]),
+            str(row["type"]),
+            str(row.get("description", "")),
+            row.get("default-value"),
+        )
+        for row in rows
+    }
+
+
+def typed(monitor: Monitor, command: str, words: Sequence[str]) -> dict[str, Any]:
+    """Read ``k=v`` words as the arguments of a command; see :meth:`Schema.typed`.
+
+    :raises UsageError: there is no such command, or a word does not fit.
+    :raises MonitorError: QEMU does not answer.
+    """
+    schema = ask_schema(monitor)
+    if command not in schema.commands:
+        near = difflib.get_close_matches(command, schema.commands, 3, 0.5)
+        raise UsageError(
+            f"the QMP command {printable(command)} has not been found",
+            "did you mean " + " or ".join(near) + "?" if near else "qmp query-commands lists them",
+        )
+
+    def properties(kind: str) -> Mapping[str, Property]:
+        try:
+            return ask_properties(monitor, kind, command == "device_add")
+        except CommandError:
+            return {}  # QEMU says so itself when it is asked to make one
+
+    return schema.typed(command, words, properties)
 
 
 def tree_of(words: Sequence[str]) -> Tree:

@@ -1,0 +1,19 @@
+"""The verb that opens the REPL
+----------------------------
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ...verbs.verb import Outcome, Session
+from ..repl.start import start
+from ..session import ShellSession
+
+__all__ = ["run_repl"]
+
+
+def run_repl(session: Session, args: argparse.Namespace) -> Outcome:
+    """Open the REPL on what the command line names."""
+    assert isinstance(session, ShellSession)
+    return Outcome(None, (), start(session.options, args.command, not args.no_startup_file))

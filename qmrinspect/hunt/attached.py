@@ -1,0 +1,63 @@
+"""A VM that runs already
+----------------------
+
+What a hunt on it reads and drives it with.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Callable, TypeVar
+
+from ..monitor.base import Monitor
+from ..snapshot import Snapshot
+
+__all__ = ["Attached"]
+
+T = TypeVar("T")
+
+# Seconds that a QEMU which has closed its monitor takes to be gone.
+_DYING_S = 2.0
+_DYING_POLL_S = 0.01
+
+
+def ended(pid: int, timeout: float) -> bool:
+    """Wait until a process has ended, for ``timeout`` seconds at most; say whether it has."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as stat:
+                if stat.read().rpartition(b")")[2].split()[0] in (b"Z", b"X"):
+                    return True
+        except OSError:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_DYING_POLL_S)
+
+
+class Attached:
+    """A QEMU that runs already; it is never restarted.
+
+    :param read: takes a reading.
+    :param monitor: of that QEMU.
+    """
+
+    def __init__(self, read: Callable[[], Snapshot], monitor: Monitor) -> None:
+        self._read = read
+        self._monitor = monitor
+        self._pid = 0
+
+    def read(self) -> Snapshot:
+        """Take a reading."""
+        snapshot = self._read()
+        self._pid = snapshot.target.pid
+        return snapshot
+
+    def drive(self, step: Callable[[Monitor], T]) -> T:
+        """Run ``step``; the VM runs anyway."""
+        return step(self._monitor)
+
+    def death(self) -> str:
+        """Say whether the process has ended; how is for its parent to know."""
+        return f"QEMU {self._pid} has ended" if self._pid and ended(self._pid, _DYING_S) else ""

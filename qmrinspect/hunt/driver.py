@@ -1,0 +1,27 @@
+"""How a front reads and drives a VM
+---------------------------------
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Protocol, TypeVar
+
+from ..monitor.base import Monitor
+from ..snapshot import Snapshot
+
+__all__ = ["Driver"]
+
+T = TypeVar("T")
+
+
+class Driver(Protocol):
+    """How a front reads memory and drives the monitor."""
+
+    def read(self) -> Snapshot:
+        """Take a reading."""
+
+    def drive(self, step: Callable[[Monitor], T]) -> T:
+        """Run ``step`` with the monitor while the VM runs."""
+
+    def death(self) -> str:
+        """Return how QEMU died: signal and last message; empty while it lives."""

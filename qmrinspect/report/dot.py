@@ -1,0 +1,118 @@
+"""Pictures in DOT
+---------------
+
+The one writer of DOT; Graphviz lays the pictures out.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from ..audit.graph import PASSING, components, source
+from ..errors import TargetError, UsageError
+from ..ledger import Book, Edge
+from ..text import printable
+from . import words
+
+__all__ = ["draw", "reference_dot"]
+
+_LOOKS = {
+    "child": 'color="#1f6fb4"',
+    "link": 'color="#b4501f" style=bold',
+    "bus-child": 'color="#3f8f3f"',
+    "parent-bus": 'color="#3f8f3f" style=dashed',
+    "subregion": 'color="#7a3fb0"',
+    "address-space-root": 'color="#b03f8a"',
+    "initial": 'color="#555555" style=bold',
+}
+_PASSING_LOOK = 'color="#999999" style=dotted'
+
+
+def reference_dot(book: Book, address: int, edges: Sequence[Edge]) -> Iterator[str]:
+    """Yield the lines of a picture of references, in DOT, with one object in its middle.
+
+    A cycle that the object is in is red.
+    """
+    index = book.index
+    ring = _ring(book, address, edges)
+    yield "digraph references {"
+    yield "  rankdir=LR;"
+    yield '  node [shape=box fontname="sans-serif" fontsize=10];'
+    yield '  edge [fontname="sans-serif" fontsize=9];'
+    merged: Counter[tuple[str, str, str]] = Counter()
+    fields: dict[tuple[str, str, str], str] = {}
+    names: dict[str, str] = {}
+    inside: set[tuple[str, str, str]] = set()
+    for edge in edges:
+        start, target = source(book, edge), _node(edge.target)
+        if start:
+            first = _node(start)
+        else:
+            first = f"s{edge.holder:x}" if edge.holder else _quoted(f"v:{edge.rule or edge.field}")
+            names[first] = words.holder_text(book, edge) if edge.holder else edge.field
+        key = (first, target, edge.kind)
+        merged[key] += 1
+        fields[key] = edge.field
+        if start in ring and edge.target in ring:
+            inside.add(key)
+    shown = {address, *(e.target for e in edges), *(source(book, e) for e in edges)} - {0}
+    for node in sorted(shown):
+        obj = index.snapshot.objects[node]
+        label = f"{words.short(index, node)}\n{printable(obj.type)}\n{obj.ref} / "
+        look = ' style="filled" fillcolor="#ffe9a8"' if node == address else ""
+        if node in ring:
+            look += ' color="#d00000" penwidth=2'
+        yield f"  {_node(node)} [label={_quoted(label + str(book.expected(node)))}{look}];"
+    for node_name, label in sorted(names.items()):
+        yield f"  {node_name} [shape=ellipse label={_quoted(printable(label))}];"
+    for key, count in merged.items():
+        first, target, kind = key
+        look = _LOOKS.get(kind, _PASSING_LOOK if kind in PASSING else "")
+        if key in inside:
+            look += ' color="#d00000" penwidth=2'
+        field = f"\n{printable(fields[key])}" if count == 1 else f" x{count}"
+        yield f"  {first} -> {target} [label={_quoted(kind + field)} {look}];"
+    yield "}"
+
+
+def _ring(book: Book, address: int, edges: Sequence[Edge]) -> set[int]:
+    """Return the cycle that an object is in, when its own parts make it."""
+    graph: dict[int, list[int]] = {}
+    for edge in edges:
+        start = source(book, edge)
+        if start and edge.kind not in ("bus-child", "parent-bus"):
+            graph.setdefault(start, []).append(edge.target)
+    groups = components([address], graph)
+    return next((set(group) for group in groups if address in group), set())
+
+
+def _node(address: int) -> str:
+    return f"o{address:x}"
+
+
+def _quoted(text: str) -> str:
+    # "\n" in a label is DOT's own line break.
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def draw(dot: str, path: str) -> None:
+    """Have Graphviz draw a picture into an SVG file.
+
+    :raises UsageError: Graphviz is not installed.
+    :raises TargetError: the file cannot be written.
+    """
+    program = shutil.which("dot")
+    if program is None:
+        raise UsageError(
+            "graphviz is not installed, so no SVG can be made",
+            "install it (Debian: apt-get install graphviz), or leave --svg out for DOT text",
+        )
+    done = subprocess.run(
+        [program, "-Tsvg", "-o", path], input=dot.encode(), stderr=subprocess.PIPE, check=False
+    )
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip()
+        raise TargetError(f"{path} cannot be drawn: {said or 'dot failed'}")

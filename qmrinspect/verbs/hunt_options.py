@@ -1,0 +1,75 @@
+"""What a hunt may be told
+----------------------
+
+The options of ``hunt``; ``demo`` hunts with their defaults.
+"""
+
+from __future__ import annotations
+
+from .verb import Argument
+
+__all__ = ["CAMPAIGN", "MACHINE", "QEMU"]
+
+QEMU = Argument(
+    ("--qemu",), {"default": "qemu-system-x86_64", "metavar": "PROGRAM", "help": "QEMU to start"}
+)
+MACHINE = Argument(("--machine",), {"default": "pc", "help": "its machine type (default: pc)"})
+
+
+def _file(name: str, help: str) -> Argument:
+    return Argument((name,), {"default": "", "metavar": "FILE", "help": help}, "file")
+
+
+CAMPAIGN = (
+    Argument(
+        ("--forecast",),
+        {
+            "action": "store_true",
+            "help": "hold each device by a link for one more reading, and tell exactly what its "
+            "unplug would do under each policy",
+        },
+    ),
+    Argument(("--cycles",), {"type": int, "default": 1, "help": "times to plug each device"}),
+    Argument(("--accel",), {"default": "tcg", "help": "its accelerator (default: tcg)"}),
+    Argument(
+        ("--guest",),
+        {
+            "default": "none",
+            "metavar": "none|linux|PID",
+            "help": "who lets the devices go: nobody, so that qmr plays the guest; a Linux guest "
+            "(KERNEL:INITRD names another one); or the guest of a VM that runs",
+        },
+    ),
+    Argument(
+        ("--cpus",),
+        {
+            "choices": ("all", "own"),
+            "default": "",
+            "help": "the CPU models: all, each in a VM of its own (default without a guest), or "
+            "the machine's own",
+        },
+    ),
+    Argument(
+        ("--jobs",),
+        {
+            "type": int,
+            "default": 0,
+            "metavar": "N",
+            "help": "VMs at once, if there is memory for them (default: two a core, or one with a "
+            "guest)",
+        },
+    ),
+    Argument(
+        ("--dask",),
+        {"default": "", "metavar": "ADDRESS", "help": "hunt on a cluster: tcp://SCHEDULER"},
+    ),
+    _file("--campaign", "keep the results in FILE, or go on with what it has"),
+    _file("--baseline", "compare with an earlier campaign: only new findings fail"),
+    _file("--expect", "rules for known findings, each with its reason"),
+    _file("--junit", "write a JUnit report"),
+    Argument(
+        ("--bundle",),
+        {"default": "", "metavar": "DIR", "help": "put the evidence of each finding there"},
+        "file",
+    ),
+)

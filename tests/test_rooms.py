@@ -1,0 +1,182 @@
+"""The rooms of the package: who may import whom, and what is imported when."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "qmrinspect"
+
+#: From the ground up; a room knows only those before it.
+ROOMS = (
+    *("errors", "text", "spawn", "target", "references", "layout", "snapshot", "index", "heap"),
+    *("walk", "ledger", "audit", "instants", "reading", "trace", "store"),
+    *("monitor", "peers", "hotplug", "hunt", "report", "verbs"),
+    *(
+        "fronts",
+        "fronts.repl",
+        "fronts.shell",
+        "fronts.gdb",
+        "__main__",
+    ),
+)
+#: What runs on any GDB's Python.
+GROUND = ROOMS[: ROOMS.index("monitor")]
+LINES_MAX = 3500
+
+
+class Import(NamedTuple):
+    module: str
+    target: str
+    top: bool
+
+
+def _modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path
+    found[""] = found.pop("__init__")
+    return found
+
+
+MODULES = _modules()
+
+
+def room(module: str) -> str:
+    parts = module.split(".")
+    own = parts[0] == "fronts" and (PACKAGE / "fronts" / ".".join(parts[1:2])).is_dir()
+    return ".".join(parts[: 2 if own else 1])
+
+
+def _targets(module: str, node: ast.AST) -> Iterator[str]:
+    """Yield the modules of the package that a statement imports."""
+    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("later", "_run"):
+        # later(__package__, module, function), as the tables of the verbs have it.
+        names = [a.value for a in node.args if isinstance(a, ast.Constant)]
+        if len(names) == 2:
+            yield f"{module.rpartition('.')[0]}.{names[0]}"
+    if not isinstance(node, ast.ImportFrom):
+        return
+    if node.level:
+        parts = module.split(".")
+        up = node.level - (MODULES[module].name == "__init__.py")
+        full = ".".join([*parts[: len(parts) - up], *([node.module] if node.module else [])])
+    elif (node.module or "").split(".")[0] == "qmrinspect":
+        full = (node.module or "").partition(".")[2]
+    else:
+        return
+    for alias in node.names:
+        inner = f"{full}.{alias.name}".strip(".")
+        yield inner if inner in MODULES else full
+
+
+def _imports() -> list[Import]:
+    found = []
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text())
+        top = {id(node) for node in tree.body}
+        for node in ast.walk(tree):
+            found += [Import(module, t, id(node) in top) for t in _targets(module, node)]
+    return found
+
+
+IMPORTS = _imports()
+
+
+def test_every_import_goes_down() -> None:
+    up = [
+        f"{one.module} imports {one.target}"
+        for one in IMPORTS
+        if one.target
+        and room(one.module) != room(one.target)
+        and ROOMS.index(room(one.module)) <= ROOMS.index(room(one.target))
+    ]
+    assert up == []
+
+
+def test_every_room_is_known() -> None:
+    assert {room(module) for module in MODULES if module} == set(ROOMS)
+
+
+def test_no_modules_import_each_other() -> None:
+    below: dict[str, set[str]] = {module: set() for module in MODULES}
+    for one in IMPORTS:
+        if one.target and one.target != one.module:
+            below[one.module].add(one.target)
+    # What imports nothing that is left is taken away, until nothing can be.
+    while True:
+        free = {module for module, targets in below.items() if not targets & below.keys()}
+        if not free:
+            break
+        below = {module: targets for module, targets in below.items() if module not in free}
+    # What is left is a circle, or above one.
+    assert sorted(below) == []
+
+
+def test_no_room_is_too_large() -> None:
+    lines: dict[str, int] = {}
+    for module, path in MODULES.items():
+        lines[room(module)] = lines.get(room(module), 0) + len(path.read_text().splitlines())
+    assert {name: n for name, n in lines.items() if n > LINES_MAX} == {}
+
+
+def test_only_the_front_in_gdb_and_the_script_for_gdb_import_it() -> None:
+    users = set()
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import) and any(
+                a.name.split(".")[0] == "gdb" for a in node.names
+            ):
+                users.add(module)
+    assert {user for user in users if room(user) != "fronts.gdb"} == {"layout.gdb_types"}
+
+
+def test_the_ground_floor_needs_the_standard_library_only() -> None:
+    foreign = []
+    for module, path in MODULES.items():
+        if room(module) not in GROUND or module == "layout.gdb_types":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names.append(node.module or "")
+            foreign += [
+                f"{module}: {name}"
+                for name in names
+                if name.split(".")[0] not in {*sys.stdlib_module_names, "qmrinspect"}
+            ]
+    assert foreign == []
+
+
+def _loaded(code: str) -> set[str]:
+    program = f"import sys; {code}; print('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_what_says_what_there_is_imports_nothing_that_works(option: str) -> None:
+    # Time is noisy; what costs it is what is imported.
+    loaded = _loaded(f"from qmrinspect.fronts.shell.cli import main; main(['{option}'])")
+    own = {name for name in loaded if name.startswith("qmrinspect.")}
+    rooms = {room(name.partition(".")[2]) for name in own}
+    wanted = {"errors", "text", "report", "verbs"}
+    assert {name for name in rooms if not name.startswith("fronts")} <= wanted
+    assert len(own) < 25
+    assert not loaded & {"asyncio", "socket", "subprocess", "sqlite3", "dataclasses", "qemu"}
+
+
+def test_a_verb_that_reads_needs_no_monitor_and_no_peer() -> None:
+    loaded = _loaded("import qmrinspect.verbs.check, qmrinspect.verbs.refs, qmrinspect.verbs.tree")
+    rooms = {room(name.partition(".")[2]) for name in loaded if name.startswith("qmrinspect.")}
+    assert not rooms & {"monitor", "peers", "hotplug", "hunt"}
