@@ -32,7 +32,7 @@ from qmrinspect.hunt.worker import Worker, WorkerDied
 from qmrinspect.monitor.connecting import peer_pid
 from qmrinspect.monitor.recording import RecordingMonitor
 from qmrinspect.report.page import page
-from qmrinspect.verbs.verdicts import Result, Verdicts
+from qmrinspect.report.verdicts import Result, Verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -209,7 +209,7 @@ def test_of_cpu_models_that_end_alike_the_first_is_told() -> None:
     args = argparse.Namespace(driver=[], expect="", baseline="", junit="")
     rows = [found(job.driver, "leak" if job.cpu != "c" else "clean") for job in jobs]
     results = (Result([row | {"text": "", "objects_left": []}], True) for row in rows)
-    lines = "\n".join(Verdicts(args, Plan(Settings(), jobs)).outcome(results).lines)
+    lines = "\n".join(Verdicts(args, Plan(Settings(), jobs)).lines(results))
     assert "a-cpu" in lines and "c-cpu" in lines
     assert "b-cpu" not in lines and "d-cpu" not in lines
     assert "2 more CPU models as a-cpu\n4 cycles: 1 clean, 3 leak" in lines
