@@ -109,6 +109,7 @@ print("PCIProxyDev" in SCHEMA, [f.kind for f in report.findings],
     def run() -> str:
         return subprocess.run(
             [sys.executable, "-S", "-c", program],
+            cwd=tmp_path,
             env={"PYTHONPATH": f"{tmp_path}:{TESTS}"},
             capture_output=True,
             text=True,
