@@ -10,8 +10,16 @@ from collections.abc import Mapping
 from typing import Union
 
 from ..errors import MonitorError, UsageError
+from ..target.rooted import open_in_root
 
-__all__ = ["Address", "address_text", "monitor_addresses", "monitors_of", "parse_address"]
+__all__ = [
+    "Address",
+    "address_text",
+    "addresses_here",
+    "monitor_addresses",
+    "monitors_of",
+    "parse_address",
+]
 
 #: The path of a unix socket, or host and port.
 Address = Union[str, tuple[str, int]]
@@ -44,17 +52,54 @@ def monitors_of(pid: int, argv: list[str]) -> list[str]:
 
     :raises MonitorError: it has none.
     """
-    try:
-        cwd = os.readlink(f"/proc/{pid}/cwd")
-    except OSError:
-        cwd = ""
-    addresses = monitor_addresses(argv, cwd)
+    addresses = addresses_here(pid, argv)
     if not addresses:
         raise MonitorError(
             f"QEMU {pid} has no QMP socket on its command line",
             "name it with --qmp, or start QEMU with -qmp unix:FILE,server=on,wait=off",
         )
     return addresses
+
+
+def addresses_here(pid: int, argv: list[str]) -> list[str]:
+    """Return the addresses of :func:`monitor_addresses` as they are reached from here.
+
+    The sockets of a QEMU in a container or a chroot lie in its own root directory.
+
+    :param pid: its process on this machine; 0 when it runs on another one.
+    """
+    root, cwd = _directories(pid)
+    addresses = monitor_addresses(argv, cwd)
+    return [_inside(root, address) for address in addresses] if root else addresses
+
+
+def _directories(pid: int) -> tuple[str, str]:
+    """Return the root directory of a process, empty when it is ours, and its working directory.
+
+    The working directory is named as the process itself names it.
+    """
+    proc = f"/proc/{pid}"
+    try:
+        cwd = os.readlink(f"{proc}/cwd")
+        same = os.path.samefile(f"{proc}/root", "/")
+        same = same and os.path.samefile(f"{proc}/ns/mnt", "/proc/self/ns/mnt")
+        root = os.readlink(f"{proc}/root").rstrip("/")
+    except OSError:
+        return "", ""
+    if same:
+        return "", cwd
+    return f"{proc}/root", cwd[len(root) :] if cwd.startswith(f"{root}/") else cwd
+
+
+def _inside(root: str, address: str) -> str:
+    if not address.startswith("/"):
+        return address
+    try:
+        fd, real = open_in_root(root, address, os.O_PATH)
+    except OSError:
+        return root + address
+    os.close(fd)
+    return root + real
 
 
 def monitor_addresses(argv: list[str], cwd: str = "") -> list[str]:

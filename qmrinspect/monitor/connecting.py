@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 import struct
 import time
@@ -35,6 +36,8 @@ __all__ = [
 
 # Seconds between attempts to enter a socket's backlog.
 _BACKLOG_POLL = 0.01
+# Bytes of a unix socket's path.
+_SUN_PATH_MAX = 107
 
 # A greeting is some 200 bytes.
 _GREETING_MAX = 65536
@@ -104,6 +107,19 @@ def _connect_unix(stream: socket.socket, path: str, timeout: float) -> None:
     # EAGAIN is a full backlog (unix(7)).  QEMU's holds one or two, and clients that gave
     # up stay in it until QEMU comes to them: right after a session this passes by itself.
     deadline = time.monotonic() + timeout
+    directory = -1
+    if path.startswith("/proc/") and len(os.fsencode(path)) > _SUN_PATH_MAX:
+        # QEMU's own name for it, in its container, is short enough.
+        directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
+        path = f"/proc/self/fd/{directory}/{os.path.basename(path)}"
+    try:
+        _connect_patiently(stream, path, deadline)
+    finally:
+        if directory >= 0:
+            os.close(directory)
+
+
+def _connect_patiently(stream: socket.socket, path: str, deadline: float) -> None:
     while True:
         try:
             stream.connect(path)

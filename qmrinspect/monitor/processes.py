@@ -16,7 +16,7 @@ from ..errors import QmrError, TargetError
 from ..target.elf import ElfFile
 from ..target.process import Process, map_file
 from ..text import printable
-from .addresses import monitor_addresses
+from .addresses import addresses_here
 
 __all__ = ["Running", "find_by_name", "running"]
 
@@ -107,10 +107,7 @@ def _describe(
 ) -> Running | None:
     options = _Options(argv)
     name = options.name or str(pid)
-    cwd = ""
-    with contextlib.suppress(OSError):
-        cwd = os.readlink(f"/proc/{pid}/cwd")
-    qmp = monitor_addresses(argv, cwd)
+    qmp = addresses_here(pid, argv)
     refused = _refused(pid)
     try:
         status = os.stat(f"/proc/{pid}/exe")

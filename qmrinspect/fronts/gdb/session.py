@@ -180,7 +180,8 @@ class Session:
                 raise TargetError("a core dump has no monitor", "this needs a live QEMU")
             if runs():
                 raise Running
-            addresses = [self.qmp] if self.qmp else monitors_of(target.pid, target.argv)
+            here = target.pid if target.kind == "process" else 0
+            addresses = [self.qmp] if self.qmp else monitors_of(here, target.argv)
             self.inferior.death = ""
             self._monitor = RunningMonitor(
                 self.inferior, lambda: connect_first(addresses, PlainMonitor)
