@@ -10,12 +10,14 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from conftest import Qmr
@@ -299,3 +301,67 @@ def test_a_qemu_that_dies_while_layouts_are_tried_is_told_as_that(
         monkeypatch.setattr(Process, "peek", die)
         with pytest.raises(TargetError, match="has ended"):
             reader.read()
+
+
+# Programs of others ----------------------------------------------------------------
+
+
+def test_a_hunt_ends_where_nothing_can_be_read(parts: Parts, clean: Path, qmr: Qmr) -> None:
+    program = parts.program("hunted")
+    begun = sum("hunted" in line for line in commands())
+    done = qmr("hunt", "--qemu", program, "--json")
+    assert done.code == 2 and not done.out
+    assert done.err.count("names none of its variables") == 1
+    assert begun == sum("hunted" in line for line in commands()) == 0
+
+
+def commands() -> list[str]:
+    """Return the command lines of all processes."""
+    out = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            out.append(path.read_bytes().decode("utf-8", "replace"))
+        except OSError:
+            continue
+    return out
+
+
+def test_a_program_that_was_rewritten_is_read(parts: Parts, clean: Path) -> None:
+    """patchelf adds a writable segment, as for Nix, conda and PyPI."""
+    program = parts.directory / "rewritten"
+    shutil.copy(debug_qemu(), program)
+    run(Path(sys.executable).with_name("patchelf"), "--set-rpath", "/nowhere/" + "x" * 200, program)
+    elf = ElfFile(program.read_bytes(), "it")
+    assert sum(s.type == 1 and bool(s.flags & 2) for s in elf.segments) == 2
+    with Vm(str(program)) as vm:
+        # Another program may take its place meanwhile.
+        program.unlink()
+        shutil.copy("/bin/true", program)
+        assert source_of(vm) == "dwarf"
+
+
+def test_a_qemu_in_a_container_is_read_and_driven(tmp_path: Path, qmr: Qmr) -> None:
+    """It has a root directory, processes and mounts of its own; its socket is behind a link."""
+    root = tmp_path / "root"
+    root.mkdir()
+    script = (
+        f"mount --rbind / {root} && mount -t tmpfs none {root}/run && mkdir {root}/run/monitors "
+        f"&& ln -s /run/monitors {root}/run/link && mount -t proc none {root}/proc && "
+        f"exec chroot {root} $(command -v qemu-system-x86_64) -name boxed -display none -S "
+        "-nodefaults -qmp unix:/run/link/qmp,server=on,wait=off"
+    )
+    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script]
+    with subprocess.Popen(command) as process:
+        deadline = time.monotonic() + 20
+        found: list[dict[str, Any]] = []
+        while not (found and found[0]["readable"]):
+            assert process.poll() is None and time.monotonic() < deadline
+            running = qmr("ps", "--json").json["processes"]
+            found = [row for row in running if row["name"] == "boxed"]
+        assert found[0]["qmp"] == [f"/proc/{found[0]['pid']}/root/run/monitors/qmp"]
+        checked = qmr("boxed", "check", "--json")
+        assert checked.code == 0 and checked.json["exact"] == checked.json["objects"] > 200
+        assert "virtio-rng-pci was finalized" in (
+            qmr("boxed", "plug", "virtio-rng-pci", "id=r0").err + qmr("boxed", "unplug", "r0").out
+        )
+        process.kill()

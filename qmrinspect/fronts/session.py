@@ -51,6 +51,11 @@ class ShellSession:
         """What was given beside the verb."""
         return self._options
 
+    @property
+    def layout_file(self) -> str:
+        """The user's own layout (``--layout``), empty for none."""
+        return self._options.get("--layout")
+
     def has_target(self) -> bool:
         """Whether the user named a target."""
         return bool(self._options.name) or any(o in self._options.values for o in TARGETS)
@@ -156,7 +161,7 @@ class ShellSession:
             from ..reading import Reader
 
             debug = debug_info(self.target(), tell=self.progress)
-            self._reader = Reader(self.target(), given=self._options.get("--layout"), debug=debug)
+            self._reader = Reader(self.target(), given=self.layout_file, debug=debug)
         return self._reader
 
     def resolve(self, index: Index, text: str) -> Obj:

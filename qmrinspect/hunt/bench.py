@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from ..errors import QmrError, ReadingError, TargetError
 from ..hotplug.kinds import Driver, Recipe
 from ..hotplug.recipes import HOSTS, recipe_for
 from ..hotplug.unplug import drivers
-from ..layout import Layout
+from ..layout.find import given
 from .backtrace import backtrace, stacks
 from .bundle import write_bundle
 from .cycle import Hunt, Hunted, not_begun
@@ -61,7 +62,7 @@ class Bench:
         self._before: list[str] = []
         self._known: Mapping[str, Driver] = {}
         self._number = 0
-        self._layout: Layout | None = None
+        self._layout = given(Path(settings.layout)) if settings.layout else None
 
     def do(self, job: Job) -> Iterator[dict[str, Any]]:
         """Run the cycles of a job and yield the rows of those that say something new.

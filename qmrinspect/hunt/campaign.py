@@ -16,6 +16,8 @@ from ..errors import QmrError, TargetError, UsageError
 from ..hotplug.kinds import Recipe
 from ..hotplug.recipes import HOSTS, recipe_for, vm_arguments
 from ..hotplug.vm import Vm
+from ..reading import Reader
+from ..target.process import Process
 from ..text import printable
 from .bench import Bench
 from .candidates import candidates
@@ -63,13 +65,20 @@ def plan(settings: Settings, names: Sequence[str], cpus: bool = False) -> Plan:
 
     :param cpus: hunt every CPU model, each in a VM of its own kind.
     :raises UsageError: QEMU has no such driver.
-    :raises TargetError: it does not start.
+    :raises TargetError: it does not start, or cannot be read.
+    :raises LayoutError: no layout fits it.
     """
     with (
         Vm(settings.qemu, settings.machine, settings.accel, _PLANNING) as vm,
         vm.monitor() as monitor,
     ):
         found = candidates(monitor)
+        # What cannot be read ends here, not in each of hundreds of VMs.
+        process = Process(vm.pid)
+        try:
+            Reader(process, given=settings.layout).read()
+        finally:
+            process.close()
     models = {_model(name): name for name in found.models}
     jobs = [Job(name) for name in found.names]
     if not names:

@@ -17,6 +17,7 @@ class Settings(NamedTuple):
     :param bundle: directory for the evidence of findings, or "".
     :param forecast: hold each device by a link for a reading, and foretell what each policy
         would make of its unplug.
+    :param layout: the user's own layout file, or "".
     """
 
     qemu: str = "qemu-system-x86_64"
@@ -27,6 +28,7 @@ class Settings(NamedTuple):
     hosts: tuple[str, ...] = ()
     bundle: str = ""
     forecast: bool = False
+    layout: str = ""
 
 
 class Job(NamedTuple):

@@ -139,7 +139,8 @@ def run_hunt(session: Session, args: argparse.Namespace) -> Outcome:
                 "on a VM that runs, name the devices to hunt", "qmr TARGET hunt virtio-net-pci"
             )
         args.wait_guest = 10.0 if args.guest != "none" else 0.0
-        driver = _attached(int(args.guest)) if args.guest.isdigit() else session.driver()
+        given = session.layout_file
+        driver = _attached(int(args.guest), given) if args.guest.isdigit() else session.driver()
         return _outcome(Verdicts(args), _on_target(driver, args.driver, args, session))
     return _own(session, args, args.driver)
 
@@ -154,7 +155,7 @@ def _outcome(verdicts: Verdicts, results: Iterator[Result]) -> Outcome:
     )
 
 
-def _attached(pid: int) -> Driver:
+def _attached(pid: int, given: str) -> Driver:
     """Return a VM that the user runs, by its process id."""
     from ..hunt.attached import Attached
     from ..monitor.addresses import monitors_of
@@ -165,7 +166,7 @@ def _attached(pid: int) -> Driver:
 
     process = Process(pid)
     monitor = connect_first(monitors_of(pid, process.argv), open_monitor)
-    return Attached(Reader(process).read, monitor)
+    return Attached(Reader(process, given=given).read, monitor)
 
 
 def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Outcome:
@@ -181,6 +182,7 @@ def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Ou
         guest=find_guest(args.guest),
         bundle=os.path.abspath(args.bundle) if args.bundle else "",
         forecast=args.forecast,
+        layout=os.path.abspath(session.layout_file) if session.layout_file else "",
     )
     all_models = (args.cpus or ("all" if settings.guest == "none" else "own")) == "all"
     planned = plan(settings, names, all_models)

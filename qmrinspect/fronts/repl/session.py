@@ -105,6 +105,11 @@ class ReplSession:
             )
         return self.vm
 
+    @property
+    def layout_file(self) -> str:
+        """The user's own layout (``--layout``), empty for none."""
+        return self.vm.layout_file if self.vm is not None else ""
+
     def has_target(self) -> bool:
         """Whether it is attached."""
         return self.vm is not None

@@ -171,6 +171,11 @@ class Vm:
             self._sum(report)
             return report
 
+    @property
+    def layout_file(self) -> str:
+        """The user's own layout (``--layout``), empty for none."""
+        return self._shell.layout_file
+
     def layout(self) -> Layout | None:
         """Return the layout of the last reading, None when a saved snapshot was read."""
         return self._shell.layout()
