@@ -80,7 +80,7 @@ define install
 	fi
 endef
 
-.PHONY: help demo hunt test setup setup-test lint format check qemus profiles packages packages-hunt \
+.PHONY: help demo hunt test setup setup-test lint format check soak qemus profiles packages packages-hunt \
 	packages-test clean
 
 help: ## show this
@@ -107,6 +107,9 @@ format: setup-test ## let ruff rewrite the sources
 
 check: setup-test qemus
 	$(VENV)/bin/pytest
+
+soak: setup-test ## repeat for an hour what the tests do a few times
+	$(VENV)/bin/python tests/soak_stop.py
 
 qemus: packages-test ## provide the QEMUs that the tests use: built with debug symbols, and stock ones
 	@for qemu in $(STOCK_QEMUS); do /usr/bin/python3 tools/stock_qemu.py $$qemu; done

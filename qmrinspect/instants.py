@@ -105,6 +105,9 @@ class Instants:
             rounds += 1
             copy = self._target.copy(self._choose)
             image = copy.patched(frozen, self._target.peek)
+            if rounds > 1:
+                # What was found before is wanted by now; what is found elsewhere is born since.
+                image.scope = frozen.pages()
             spent.append(_cost(frozen, copy, begin, "pages"))
             try:
                 walked = self._walk(image, added(spent))

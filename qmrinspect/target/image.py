@@ -112,6 +112,7 @@ class Image:
         self.given: set[int] = set()
         self.empty: set[int] = set()
         self.missing: set[int] = set()
+        self.scope: set[int] | None = None
         self.since: Image | None = None
         self.changed: set[int] = set()
         self.mappings: list[Mapping] = []

@@ -193,7 +193,8 @@ class Context:
     def believed(self) -> None:
         """Have the next walk build upon this one."""
         self.known.image, self.known.recalls = self.image, self.recalls
-        self.image.since, self._recalls = None, {}
+        self.image.since = self.image.scope = None
+        self._recalls = {}
 
     def record(self, struct: str, address: int) -> Record:
         """Read one structure.

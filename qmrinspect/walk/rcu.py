@@ -129,6 +129,7 @@ def _recognise(context: Context, node: int, objects: Mapping[int, object]) -> tu
         child = image.u64(node + layout.offset("BusChild", "child"))
         if child in objects:
             return "bus-child", child
+        image.give(child)  # there may be an object that nothing else leads to
     except Unreadable:
         pass
     try:

@@ -91,7 +91,7 @@ def _given(
     image: Image, hits: Sequence[tuple[int, int]], wanted: Collection[int]
 ) -> Iterator[tuple[int, int]]:
     for hit in hits:
-        if hit[1] in wanted:
+        if hit[1] in wanted and (image.scope is None or hit[0] // PAGE in image.scope):
             image.give(hit[0])
             yield hit
 
