@@ -65,7 +65,7 @@ def test_the_two_functions_are_found(tmp_path: Path, optimise: str) -> None:
     known = [(a, a + n) for a, n, name in elf.functions() if name in ("object_ref", "object_unref")]
     writes = find_writes(code, start, 24, 4, known)
     take, drop = sorted(writes)
-    assert (take.operation, take.amount, take.sure) == ("xadd", 1, True)
+    assert (take.operation, take.amount, take.doubt) == ("xadd", 1, 0)
     assert (drop.operation, drop.amount) in (("sub", 1), ("xadd", -1))
     assert known[0][0] <= take.address < known[0][1] <= drop.address
 

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from qmrinspect.audit import choose
+from qmrinspect.hotplug.kinds import Driver
 from qmrinspect.hotplug.recipes import recipe_for
 from qmrinspect.hotplug.unplug import drivers
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.hunt.attached import Attached
-from qmrinspect.hunt.cycle import Hunt
-from qmrinspect.index import Index
+from qmrinspect.hunt.cycle import Hunt, Hunted
 from qmrinspect.reading import Reader
 from qmrinspect.target.process import Process
-from qmrinspect.trace.tracing import Trace, Tracing
+from qmrinspect.trace.tracing import tracing_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,15 +51,15 @@ EMBEDDED = ("pci_ich9_ahci_init", "hw/ide/ich.c")
 # hw/usb/hcd-uhci.c usb_uhci_common_realize; hw/ide/ahci.c ahci_realize; hw/pci/pci_bridge.c
 # pci_bridge_initfn and pci_bridge_region_init; ui/console.c graphic_console_init.
 
-#: The stock QEMU is stripped, and names of classes what it does not export: class+0x90 of a
-#: device is DeviceClass.realize, class+0xb0 of a PCI device PCIDeviceClass.realize.
+_REALIZE = "PCIDeviceClass.realize"
+#: The stock QEMU is stripped: what it does not export is called after classes that have it.
 STOCK = {
-    "intel-hda": [Taken("intel-hda", "subregion", 2, "intel-hda-generic:class+0xb0")],
-    "bochs-display": [Taken("bochs-display", "subregion", 3, "bochs-display:class+0xb0")],
+    "intel-hda": [Taken("intel-hda", "subregion", 2, f"intel-hda-generic:{_REALIZE}")],
+    "bochs-display": [Taken("bochs-display", "subregion", 3, f"bochs-display:{_REALIZE}")],
     "qemu-xhci": [
-        Taken("qemu-xhci", "link", 1, "pci-xhci:class+0xb0"),
+        Taken("qemu-xhci", "link", 1, f"pci-xhci:{_REALIZE}"),
         Taken("base-xhci", "child", 1, "pci-xhci:instance_init"),
-        Taken("base-xhci", "subregion", 12, "base-xhci:class+0x90"),
+        Taken("base-xhci", "subregion", 12, "base-xhci:DeviceClass.realize"),
     ],
     "piix3-usb-uhci": [Taken("irq", "", 1, "usb_uhci_common_realize")],
     "ich9-ahci": [Taken("irq", "", 6, "ahci_realize")],
@@ -87,13 +86,6 @@ DEBUG = {
 }
 
 
-class Traced(NamedTuple):
-    """One cycle: the types of what came with the device and remained, and its trace."""
-
-    types: dict[int, str]
-    trace: Trace
-
-
 class Machine(NamedTuple):
     """A QEMU to leak in, and the table for it."""
 
@@ -112,34 +104,21 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
         yield Machine(vm, STOCK if request.param == "stock" else DEBUG)
 
 
-def cycle(vm: Vm, reader: Reader, driver: str, id: str) -> Traced:
+def cycle(hunt: Hunt, known: Mapping[str, Driver], driver: str, id: str) -> Hunted:
     """Trace one plug and unplug from birth."""
-    target = reader.target
-    reader.read()
-    assert reader.layout is not None
-    tracing = Tracing(target, reader.layout)
-    with vm.monitor() as monitor:
-        attached = Attached(reader.read, monitor)
-        recipe = recipe_for(driver, attached.drive(drivers))
-        tracing.start()
-        try:
-            hunted = Hunt(attached).one(recipe, id)
-            snapshot = tracing.reading(reader.read)
-            recording = tracing.stop()
-        finally:
-            tracing.close()
-    assert recording.lost == 0
-    left = {left.address for left in hunted.judgement.left}
-    book = choose(Index(snapshot))[1]
-    trace = tracing.explain(recording, book, left & snapshot.objects.keys())
-    return Traced({a: snapshot.objects[a].type for a in trace.balances}, trace)
+    hunted = hunt.one(recipe_for(driver, known), id)
+    assert hunted.trace is not None
+    assert hunted.trace.recording.lost == 0
+    assert hunted.trace.recording.method == "execution"
+    return hunted
 
 
-def takers(traced: Traced, row: Taken) -> list[tuple[str, str]]:
+def takers(hunted: Hunted, row: Taken) -> list[tuple[str, str]]:
     """Return (function, file) of those who took what remains on the objects of a row."""
     out = []
-    for address, balance in traced.trace.balances.items():
-        if traced.types[address] != row.type:
+    assert hunted.trace is not None and hunted.after is not None
+    for address, balance in hunted.trace.balances.items():
+        if hunted.after.index.snapshot.objects[address].type != row.type:
             continue
         steps = [h.step for h in balance.held if row.edge in ("", h.edge.kind)]
         if not row.edge:
@@ -154,15 +133,30 @@ def takers(traced: Traced, row: Taken) -> list[tuple[str, str]]:
 @pytest.mark.timeout(120)
 def test_each_remaining_reference_has_its_taker(machine: Machine) -> None:
     reader = Reader(Process(machine.vm.pid))
-    for number, (driver, rows) in enumerate(machine.table.items()):
-        traced = cycle(machine.vm, reader, driver, f"dut{number}")
-        assert bool(rows) == bool(traced.trace.balances), driver
-        for row in rows:
-            found = [taker for taker in takers(traced, row) if taker != EMBEDDED]
-            assert found == [(row.function, row.file)] * row.times, f"{driver}: {found}"
-        for one in traced.trace.balances.values():
-            assert not one.life.refused
-            assert not one.unnamed
-            assert not one.choice
-            assert not one.denied
-            assert sum(step.event.by for step in one.life.steps) == one.life.count
+    with machine.vm.monitor() as monitor:
+        attached = Attached(reader.read, monitor, lambda: tracing_of(reader))
+        known = attached.drive(drivers)
+        hunt = Hunt(attached, trace=True)
+        for number, (driver, rows) in enumerate(machine.table.items()):
+            hunted = cycle(hunt, known, driver, f"dut{number}")
+            assert hunted.outcome in (("leak", "partial-leak") if rows else ("clean",)), driver
+            for row in rows:
+                found = [taker for taker in takers(hunted, row) if taker != EMBEDDED]
+                assert found == [(row.function, row.file)] * row.times, f"{driver}: {found}"
+            check(hunted)
+            told = [cause.text for cause in hunted.judgement.causes]
+            assert all("taken in" in text and text.endswith(", never dropped") for text in told)
+            for row in rows[:1]:
+                place = f"{row.function} ({row.file}:" if row.file else row.function
+                assert any("taken in" in text and place in text for text in told), told
+
+
+def check(hunted: Hunted) -> None:
+    """Check what holds for every trace: it adds up, and everything has a name."""
+    assert hunted.trace is not None
+    for one in hunted.trace.balances.values():
+        assert not one.life.refused
+        assert not one.unnamed
+        assert not one.choice
+        assert not one.denied
+        assert sum(step.event.by for step in one.life.steps) == one.life.count

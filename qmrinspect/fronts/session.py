@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ..reading import Reader
     from ..snapshot import Obj, Pointer, Snapshot
     from ..target.image import Target
+    from ..trace.recorder import Tell
+    from ..trace.tracing import Tracing
     from ..walk.place import Place
 
 __all__ = ["ShellSession"]
@@ -216,7 +218,14 @@ class ShellSession:
 
         # The monitor comes last: what it says of the target is less clear.
         self.target()
-        return Attached(self.snapshot, self.monitor())
+        return Attached(self.snapshot, self.monitor(), self.tracing)
+
+    def tracing(self, only: Collection[int] = (), tell: Tell | None = None) -> Tracing:
+        """Return what traces the target."""
+        from ..trace.tracing import tracing_of
+
+        self.target()
+        return tracing_of(self.reader(), only, tell)
 
     def progress(self, text: str) -> None:
         """Show on stderr how far a long work is; an empty text ends it."""

@@ -7,10 +7,14 @@ What a hunt on it reads and drives it with.
 from __future__ import annotations
 
 import time
-from typing import Callable, TypeVar
+from typing import TYPE_CHECKING, Callable, TypeVar
 
+from ..errors import TargetError
 from ..monitor.base import Monitor
 from ..snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from ..trace.tracing import Tracing
 
 __all__ = ["Attached"]
 
@@ -41,11 +45,18 @@ class Attached:
 
     :param read: takes a reading.
     :param monitor: of that QEMU.
+    :param tracing: makes what traces it.
     """
 
-    def __init__(self, read: Callable[[], Snapshot], monitor: Monitor) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Snapshot],
+        monitor: Monitor,
+        tracing: Callable[[], Tracing] | None = None,
+    ) -> None:
         self._read = read
         self._monitor = monitor
+        self._tracing = tracing
         self._pid = 0
 
     def read(self) -> Snapshot:
@@ -61,3 +72,9 @@ class Attached:
     def death(self) -> str:
         """Say whether the process has ended; how is for its parent to know."""
         return f"QEMU {self._pid} has ended" if self._pid and ended(self._pid, _DYING_S) else ""
+
+    def tracing(self) -> Tracing:
+        """Return what traces it."""
+        if self._tracing is None:
+            raise TargetError("this is no process that can be traced")
+        return self._tracing()

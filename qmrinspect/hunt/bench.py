@@ -204,10 +204,10 @@ class Bench:
         if self._vm is None:
             self._kind = kind
             self._vm = self._start_special(recipe) or self._start()
-            pinned = self._settings.forecast
-            self._hunt = Hunt(self._vm, pinned=pinned)
+            told = self._settings.forecast, self._settings.trace
+            self._hunt = Hunt(self._vm, 0.0, None, *told)
             if self._guest is not None:
-                self._hunt = Hunt(self._vm, GUEST_PATIENCE_S, self._guest.use, pinned)
+                self._hunt = Hunt(self._vm, GUEST_PATIENCE_S, self._guest.use, *told)
             self._known = self._vm.drive(drivers)
             self._before = []
             self._number = 0

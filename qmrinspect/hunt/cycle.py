@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 import time
+from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Callable, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
 
 from ..audit.graph import orphan_groups
 from ..audit.policy import Verdict, choose
@@ -39,6 +40,10 @@ from .driver import Driver
 from .foretell import Foretold, Pins, foretell_after, foretell_pinned, held_by, implied
 from .judge import Judgement, came_with, judge, same, waits
 
+if TYPE_CHECKING:
+    from ..snapshot import Snapshot
+    from ..trace.tracing import Trace
+
 __all__ = ["NOT_PLUGGABLE", "Hunt", "Hunted", "hunt_one", "look", "not_begun"]
 
 T = TypeVar("T")
@@ -62,6 +67,9 @@ _PAUSE_S = 0.05
 # event which comes while it is read is soon enough.
 _EVENT_S = 0.1
 
+# Readings of a cycle of which it is remembered when they were.
+_READINGS = 16
+
 
 class Hunted(NamedTuple):
     """What came of one cycle; durations in microseconds.
@@ -72,6 +80,7 @@ class Hunted(NamedTuple):
     :param used: links and disks that the guest used while it was plugged.
     :param foretold: what the unplug would have done under each policy, where it can be told.
     :param under: the outcome by policy, as far as it is foretold or implied.
+    :param trace: who took what remains, where that was recorded.
     """
 
     recipe: Recipe
@@ -88,6 +97,7 @@ class Hunted(NamedTuple):
     used: tuple[str, ...] = ()
     foretold: Foretold | None = None
     under: Mapping[str, str] = MappingProxyType({})
+    trace: Trace | None = None
 
 
 class Hunt:
@@ -97,6 +107,7 @@ class Hunt:
     :param use: has the guest use what was plugged, and returns the names of what it used.
     :param pinned: hold each device by a link for a reading between its unplug and its end, so
         that what it would do under each policy can be told exactly.
+    :param trace: record who takes and drops references meanwhile.
     """
 
     def __init__(
@@ -105,6 +116,7 @@ class Hunt:
         guest: float = 0.0,
         use: Callable[[Plugged], tuple[str, ...]] | None = None,
         pinned: bool = False,
+        trace: bool = False,
     ) -> None:
         self._driver = driver
         self._guest = guest
@@ -113,13 +125,34 @@ class Hunt:
         self._verdict: Verdict | None = None
         self._last: Book | None = None
         self._spoiled: set[int] = set()
+        self._tracing = driver.tracing() if trace else None
+        self._spans: deque[tuple[Snapshot, tuple[int, int]]] = deque(maxlen=_READINGS)
 
     def one(self, recipe: Recipe, id: str) -> Hunted:
         """Run one cycle; a refusal, a hang and a crash are results as well.
 
         :param id: for the device; it must be free.
-        :raises TargetError: when the memory cannot be read.
+        :raises TargetError: when the memory cannot be read, or the VM not traced.
         """
+        tracing = self._tracing
+        if tracing is None:
+            return self._one(recipe, id)
+        tracing.start()
+        try:
+            hunted = self._one(recipe, id)
+            recording = tracing.stop()
+        finally:
+            tracing.close()
+        span = self._span(hunted.after)
+        if hunted.after is None or span is None:
+            return hunted
+        from .traced import with_takers
+
+        left = [left.address for left in hunted.judgement.left]
+        trace = tracing.explain(recording, hunted.after, left, span)
+        return hunted._replace(judgement=with_takers(hunted.judgement, trace), trace=trace)
+
+    def _one(self, recipe: Recipe, id: str) -> Hunted:
         driver = self._driver
         before, self._last = self._last or self._book(), None
         machine = before.index.snapshot.target.machine
@@ -286,11 +319,18 @@ class Hunt:
         return free[0] if free else -1
 
     def _book(self) -> Book:
+        begin = time.monotonic_ns()
         index = Index(self._driver.read())
+        self._spans.append((index.snapshot, (begin, time.monotonic_ns())))
         if self._verdict is None:
             self._verdict, book = choose(index)
             return book
         return open_book(index, self._verdict.policy)
+
+    def _span(self, book: Book | None) -> tuple[int, int] | None:
+        """Return when the reading of a book began and ended, None for none or an old one."""
+        snapshot = book.index.snapshot if book is not None else None
+        return next((span for known, span in self._spans if known is snapshot), None)
 
 
 def _under(foretold: Foretold | None) -> dict[str, str]:

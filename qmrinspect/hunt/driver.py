@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
-from typing import Callable, Protocol, TypeVar
+from typing import TYPE_CHECKING, Callable, Protocol, TypeVar
 
 from ..monitor.base import Monitor
 from ..snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from ..trace.tracing import Tracing
 
 __all__ = ["Driver"]
 
@@ -25,3 +28,6 @@ class Driver(Protocol):
 
     def death(self) -> str:
         """Return how QEMU died: signal and last message; empty while it lives."""
+
+    def tracing(self) -> Tracing:
+        """Return what traces it; raises TargetError or UsageError where nothing can."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Callable, TypeVar
+from typing import TYPE_CHECKING, Callable, TypeVar
 
 from ..hotplug.recipes import Recipe, vm_arguments
 from ..hotplug.vm import Vm
@@ -18,6 +18,9 @@ from ..monitor.recording import RecordingMonitor
 from ..reading import Reader
 from ..snapshot import Snapshot
 from ..target.process import Process
+
+if TYPE_CHECKING:
+    from ..trace.tracing import Tracing
 
 __all__ = ["OwnVm"]
 
@@ -100,6 +103,12 @@ class OwnVm:
         """Return how QEMU died: signal and last message; empty while it lives."""
         self.vm.wait(_DYING_S)
         return self.vm.exit_text()
+
+    def tracing(self) -> Tracing:
+        """Return what traces it."""
+        from ..trace.tracing import tracing_of
+
+        return tracing_of(self._reader)
 
     def close(self) -> None:
         """End the VM."""

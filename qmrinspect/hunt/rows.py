@@ -117,6 +117,14 @@ def row_of(hunted: Hunted, number: int = 1) -> dict[str, Any]:
         "forecast": _foretold_json(hunted.foretold, hunted.books[1:2]),
         "text": stable(judgement.text) if hunted.outcome == "crash" else judgement.text,
     }
+    if hunted.trace is not None and hunted.after is not None:
+        from ..trace.report import balance_json, recording_json
+
+        found = hunted.trace.balances.values()
+        row["trace"] = {
+            **recording_json(hunted.trace.recording),
+            "objects": [balance_json(hunted.after, one) for one in found],
+        }
     if cycle.refused and hunted.outcome in BAD:
         row["note"] = f"{cycle.step} was refused, and not all was taken back: {cycle.refused}"
     return row

@@ -18,6 +18,7 @@ class Settings(NamedTuple):
     :param forecast: hold each device by a link for a reading, and foretell what each policy
         would make of its unplug.
     :param layout: the user's own layout file, or "".
+    :param trace: whether to record who takes and drops references.
     """
 
     qemu: str = "qemu-system-x86_64"
@@ -29,6 +30,7 @@ class Settings(NamedTuple):
     bundle: str = ""
     forecast: bool = False
     layout: str = ""
+    trace: bool = False
 
 
 class Job(NamedTuple):

@@ -28,6 +28,15 @@ _CORE: dict[str, str] = {
         "id realized pending_deleted_event hotplugged parent_bus gpios clocks child_bus"
     ),
     "BusState": "parent name num_children children sibling",
+    # methods that call stacks are named by: include/hw/qdev-core.h, hw/pci/pci_device.h, hw/usb.h,
+    # hw/scsi/scsi.h, hw/virtio/virtio.h, virtio-pci.h
+    "DeviceClass": "reset realize unrealize",
+    "PCIDeviceClass": "realize exit",
+    "USBDeviceClass": "realize unrealize",
+    "SCSIDeviceClass": "realize unrealize",
+    "VirtioDeviceClass": "realize unrealize",
+    "VirtioPCIClass": "realize",
+    "VirtIOSerialPortClass": "realize unrealize",
     "BusChild": "child index sibling",
     "NamedGPIOList": "name in num_in num_out node",
     "NamedClockList": "name clock output alias node",

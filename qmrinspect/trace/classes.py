@@ -2,8 +2,9 @@
 ---------------------------
 
 What a stripped program does not export is often a method of a QOM class, and the classes
-are in memory: a pointer to a function's start is called after the type and the place in
-its class, ``qxl:class+0xb0``, or after what QOM calls it for.
+are in memory: a pointer to a function's start is called after the type and the method,
+``qxl:PCIDeviceClass.realize``, its place in the class where that is not known,
+``cpu:class+0x148``, or what QOM calls it for, ``pci-xhci:instance_init``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,17 @@ _WORD = struct.Struct("<Q")
 
 # What comes before ``abstract`` in a TypeImpl, by its distance in words (qom/object.c).
 _HOOKS = {1: "instance_finalize", 2: "instance_post_init", 3: "instance_init", 6: "class_init"}
+
+# The structure of a type's class, for the types that many derive from.
+_STRUCTS = {
+    "device": "DeviceClass",
+    "pci-device": "PCIDeviceClass",
+    "usb-device": "USBDeviceClass",
+    "scsi-device": "SCSIDeviceClass",
+    "virtio-device": "VirtioDeviceClass",
+    "virtio-pci": "VirtioPCIClass",
+    "virtio-serial-port": "VirtIOSerialPortClass",
+}
 
 Peek = Callable[[int, int], "bytes | None"]
 
@@ -66,8 +78,24 @@ def class_functions(
         parent = types.get(found.parent)
         for offset, function in _own_words(peek, found, parent):
             if is_function(function):
-                out.setdefault(function, f"{found.name}:class+{offset:#x}")
+                method = _method(types, layout, address, offset)
+                out.setdefault(function, f"{found.name}:{method or f'class+{offset:#x}'}")
     return out
+
+
+def _method(types: dict[int, _Type], layout: Layout, address: int, offset: int) -> str:
+    """Return ``Struct.method`` at an offset in a type's class, empty when it is not known."""
+    for _ in range(_DEPTH_MAX):
+        found = types.get(address)
+        if found is None:
+            break
+        name = _STRUCTS.get(found.name, "")
+        fields = layout.structs[name].fields if name in layout.structs else {}
+        for method, (at, _size) in fields.items():
+            if at == offset:
+                return f"{name}.{method}"
+        address = found.parent
+    return ""
 
 
 def _read_type(peek: Peek, layout: Layout, address: int) -> _Type | None:

@@ -22,7 +22,7 @@ from .perf import Probe, Sample, Tracer
 from .refusal import TooManyProbes
 from .sites import Site, new_sites, sites_of
 
-__all__ = ["Event", "Recorder", "Recording"]
+__all__ = ["Event", "Recorder", "Recording", "Tell"]
 
 # A sample is in its ring when so much time has gone by since it was taken.
 _SETTLED_NS = 3_000_000
@@ -52,6 +52,10 @@ class Event(NamedTuple):
     site: int
     registers: tuple[int, ...]
     stack: bytes
+
+
+#: Is given events as they come.
+Tell = Callable[[list[Event]], None]
 
 
 class Recording(NamedTuple):
@@ -92,7 +96,7 @@ class Recorder:
         target: Target,
         layout: Layout,
         only: Collection[int] = (),
-        tell: Callable[[list[Event]], None] | None = None,
+        tell: Tell | None = None,
     ) -> None:
         self.arch: Arch = arch_of(target.elf())
         self.code = Code(target)
@@ -133,19 +137,27 @@ class Recorder:
         self._thread.start()
 
     def _open(self) -> Tracer:
-        """Watch as many of the instructions as there are breakpoints, the sure ones first."""
-        sure = sum(site.write.sure for site in self.sites) or len(self.sites)
-        for count in range(len(self.sites), sure - 1, -1):
-            probes = [Probe(site.watch) for site in self.sites[:count]]
+        """Watch as many of the instructions as there are breakpoints, the surest first.
+
+        What merely looks like a change of a count is not watched where others surely are:
+        it may be a busy counter of something else.
+        """
+        least = sum(not site.write.doubt for site in self.sites)
+        wanted = [site for site in self.sites if not least or site.write.doubt < 2]
+        for count in range(len(wanted), (least or len(wanted)) - 1, -1):
             try:
-                tracer = Tracer(self._target.pid, self.arch, probes)
+                tracer = Tracer(
+                    self._target.pid, self.arch, [Probe(site.watch) for site in wanted[:count]]
+                )
             except TooManyProbes:
-                if count == sure:
-                    raise
                 continue
-            self._watched, self._method = self.sites[:count], "execution"
+            self._watched, self._method = wanted[:count], "execution"
             return tracer
-        raise AssertionError
+        raise TooManyProbes(
+            f"{least or len(wanted)} places change counts, and the processor has fewer breakpoints "
+            "left for them",
+            "end the debugger or the other trace that has them",
+        )
 
     def stop(self) -> Recording:
         """End, and return what was recorded.

@@ -40,7 +40,7 @@ def is_qemu_module(elf: ElfFile) -> bool:
 
 
 def sites_of(code: Code, offset: int, size: int) -> list[Site]:
-    """Find every instruction that may change a count, those that surely do first.
+    """Find every instruction that may change a count, the surest first.
 
     :param offset: of ``Object.ref``, bytes.
     :param size: of ``Object.ref``, bytes.
@@ -72,4 +72,4 @@ def _in(modules: Sequence[Module], offset: int, size: int) -> list[Site]:
         for start, code in module.code():
             for write in find_writes(code, start, offset, size, known):
                 out.append(Site(module, write, write.watch + module.bias))
-    return sorted(out, key=lambda site: not site.write.sure)
+    return sorted(out, key=lambda site: site.write.doubt)

@@ -6,21 +6,21 @@ From a process to the balance of its objects: records, unwinds, names and matche
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Mapping
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
+from ..errors import TargetError
 from ..layout import Layout
 from ..ledger import Book
-from ..snapshot import Snapshot
+from ..reading import Reader
 from ..target.image import Target
 from .life import Life, Reading, life_of
 from .match import Balance, balance, learn_sites
 from .names import Names
-from .recorder import Event, Recorder, Recording
+from .recorder import Recorder, Recording, Tell
 from .unwind import Unwinder
 
-__all__ = ["Trace", "Tracing"]
+__all__ = ["Trace", "Tracing", "tracing_of"]
 
 
 class Trace(NamedTuple):
@@ -48,24 +48,16 @@ class Tracing:
         target: Target,
         layout: Layout,
         only: Collection[int] = (),
-        tell: Callable[[list[Event]], None] | None = None,
+        tell: Tell | None = None,
     ) -> None:
         self._recorder = Recorder(target, layout, only, tell)
         self._sampled = list(self._recorder.arch.sampled.values())
         self.unwinder = Unwinder(self._recorder.arch, self._recorder.code)
         self.names = Names(target, layout, self._recorder.code)
-        self._span = (0, 0)
 
     def start(self) -> None:
         """Begin; raises as :meth:`Recorder.start` does."""
         self._recorder.start()
-
-    def reading(self, read: Callable[[], Snapshot]) -> Snapshot:
-        """Take a reading, and remember when: the trace must add up to it."""
-        begin = time.monotonic_ns()
-        snapshot = read()
-        self._span = begin, time.monotonic_ns()
-        return snapshot
 
     def stop(self) -> Recording:
         """End, and return what was recorded; raises as :meth:`Recorder.stop` does."""
@@ -75,24 +67,51 @@ class Tracing:
         """Take the breakpoints away; harmless when repeated."""
         self._recorder.close()
 
-    def explain(self, recording: Recording, book: Book, objects: Iterable[int]) -> Trace:
+    def explain(
+        self, recording: Recording, book: Book, objects: Iterable[int], span: tuple[int, int]
+    ) -> Trace:
         """Say who took what remains on objects.
 
-        :param book: of the last :meth:`reading`.
+        :param book: of a reading.
+        :param span: when that began and ended, CLOCK_MONOTONIC in nanoseconds.
         """
         alive = book.index.snapshot.objects
         self.names.learn_classes(alive)
-        lives = [self.life(recording, a, alive[a].ref) for a in objects if a in alive]
+        lives = [
+            self.life(recording, address, Reading(alive[address].ref, *span))
+            for address in objects
+            if address in alive
+        ]
         first = [balance(book, life) for life in lives]
         learned = learn_sites(first)
         found = [balance(book, life, learned) for life in lives] if learned else first
         return Trace(recording, {one.life.object: one for one in found})
 
     def life(
-        self, recording: Recording, address: int, ref: int, before: Reading | None = None
+        self, recording: Recording, address: int, reading: Reading, before: Reading | None = None
     ) -> Life:
-        """Put together what was recorded of an object; ``ref`` is from the last reading."""
-        reading = Reading(ref, *self._span)
+        """Put together what was recorded of an object; as :func:`life_of`."""
         return life_of(
             recording, self.unwinder, self.names, self._sampled, address, reading, before
         )
+
+
+def tracing_of(
+    reader: Reader,
+    only: Collection[int] = (),
+    tell: Tell | None = None,
+) -> Tracing:
+    """Return what traces the process that a reader reads; as :class:`Tracing`.
+
+    :raises TargetError: it is no process, or cannot be traced.
+    :raises QmrError: as :meth:`Reader.read` does.
+    """
+    target = reader.target
+    if target.kind != "process":
+        raise TargetError(
+            f"a {target.kind} cannot be traced: nothing changes in it", "trace a QEMU that runs"
+        )
+    if reader.layout is None:
+        reader.read()
+    assert reader.layout is not None
+    return Tracing(target, reader.layout, only, tell)

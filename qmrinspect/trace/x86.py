@@ -44,7 +44,8 @@ class Write(NamedTuple):
     :param displacement: bytes.
     :param register: the operand in a register, empty for an immediate one.
     :param amount: what is added or taken off, None when a register has it.
-    :param sure: whether the code around it is that of object_ref or object_unref.
+    :param doubt: 0 in a function that is known to change a count, 1 where a count would be in
+        an object, 2 where only the code around it looks like object_ref's or object_unref's.
     """
 
     address: int
@@ -54,7 +55,12 @@ class Write(NamedTuple):
     displacement: int
     register: str
     amount: int | None
-    sure: bool
+    doubt: int
+
+    @property
+    def by_xadd(self) -> bool:
+        """Whether the instruction also returns what the count was."""
+        return self.operation == "xadd"
 
     def count_at(self, registers: dict[str, int]) -> int:
         """Return the address of the count, from the registers of a sample."""
@@ -121,20 +127,21 @@ def find_writes(
         write, end = found
         at = start + match.start()
         inside = any(first <= at < last for first, last in functions)
-        sure = inside or _looks_like(code, match.start(), end, write)
-        if write.displacement == offset or sure:
+        alike = _looks_like(code, match.start(), end, write)
+        if inside or alike or write.displacement == offset:
             watch = at if _needs_before(write) or _jumped_to(code, end) else start + end
-            out.append(_Found(write._replace(address=at, watch=watch, sure=sure), inside))
+            doubt = 0 if inside else 1 if write.displacement == offset else 2
+            out.append(_Found(write._replace(address=at, watch=watch, doubt=doubt), alike))
     # In an object within another the count is elsewhere.  Its drop looks like that of many a
     # count, its take like none: where no take was inlined, neither was a drop.
-    takes = [f for f in out if f.write.operation == "xadd" and f.write.amount == 1 and f.write.sure]
-    copies = any(not take.inside for take in takes) and bool(functions or len(takes) > 1)
-    return [f.write for f in out if f.write.displacement == offset or f.inside or copies]
+    takes = [f.write for f in out if f.alike and f.write.amount == 1 and f.write.by_xadd]
+    copies = any(w.doubt for w in takes) and bool(functions or len(takes) > 1)
+    return [f.write for f in out if f.write.doubt < 2 or copies]
 
 
 class _Found(NamedTuple):
     write: Write
-    inside: bool  # of a function that is known to change a count
+    alike: bool  # the code around it is like that of object_ref or object_unref
 
 
 def _decode(code: bytes, match: re.Match[bytes], offset: int) -> tuple[Write, int] | None:
@@ -164,7 +171,7 @@ def _decode(code: bytes, match: re.Match[bytes], offset: int) -> tuple[Write, in
         return None
     if amount is not None and abs(amount) != 1:
         return None  # counts change by one
-    return Write(0, 0, operation, operand.place, operand.displacement, register, amount, False), end
+    return Write(0, 0, operation, operand.place, operand.displacement, register, amount, 0), end
 
 
 def _operand(code: bytes, at: int, rex: int) -> _Operand | None:

@@ -55,7 +55,7 @@ def _on_target(
 def _cycles(
     driver: Driver, recipes: Sequence[Any], args: argparse.Namespace, session: Session
 ) -> Iterator[Result]:
-    bench = Hunt(driver, args.wait_guest, pinned=args.forecast)
+    bench = Hunt(driver, args.wait_guest, pinned=args.forecast, trace=args.trace)
     done = 0
     try:
         for recipe in recipes:
@@ -163,10 +163,12 @@ def _attached(pid: int, given: str) -> Driver:
     from ..monitor.open import open_monitor
     from ..reading import Reader
     from ..target.process import Process
+    from ..trace.tracing import tracing_of
 
     process = Process(pid)
     monitor = connect_first(monitors_of(pid, process.argv), open_monitor)
-    return Attached(Reader(process, given=given).read, monitor)
+    reader = Reader(process, given=given)
+    return Attached(reader.read, monitor, lambda: tracing_of(reader))
 
 
 def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Outcome:
@@ -183,6 +185,7 @@ def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Ou
         bundle=os.path.abspath(args.bundle) if args.bundle else "",
         forecast=args.forecast,
         layout=os.path.abspath(session.layout_file) if session.layout_file else "",
+        trace=args.trace,
     )
     all_models = (args.cpus or ("all" if settings.guest == "none" else "own")) == "all"
     planned = plan(settings, names, all_models)
@@ -191,7 +194,7 @@ def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Ou
 
 def run_demo(session: Session, args: argparse.Namespace) -> Outcome:
     """Do the main job on a QEMU that is started for it."""
-    for argument in CAMPAIGN:
+    for argument in CAMPAIGN[1:]:
         name = argument.names[-1].lstrip("-").replace("-", "_")
         setattr(args, name, argument.options.get("default", False))
     args.driver = list(_DEMO)

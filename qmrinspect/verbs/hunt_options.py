@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .verb import Argument
 
-__all__ = ["CAMPAIGN", "MACHINE", "QEMU"]
+__all__ = ["CAMPAIGN", "MACHINE", "QEMU", "TRACE"]
 
 QEMU = Argument(
     ("--qemu",), {"default": "qemu-system-x86_64", "metavar": "PROGRAM", "help": "QEMU to start"}
@@ -20,7 +20,16 @@ def _file(name: str, help: str) -> Argument:
     return Argument((name,), {"default": "", "metavar": "FILE", "help": help}, "file")
 
 
+TRACE = Argument(
+    ("--trace",),
+    {
+        "action": "store_true",
+        "help": "record who takes and drops references, and end each finding with the line that "
+        "took what remains",
+    },
+)
 CAMPAIGN = (
+    TRACE,
     Argument(
         ("--forecast",),
         {

@@ -8,7 +8,7 @@ in the file of its family, which is imported when the verb runs.
 
 from __future__ import annotations
 
-from .hunt_options import CAMPAIGN, MACHINE, QEMU
+from .hunt_options import CAMPAIGN, MACHINE, QEMU, TRACE
 from .verb import Argument, Run, Verb, later
 
 __all__ = ["VERBS"]
@@ -254,7 +254,7 @@ VERBS: dict[str, Verb] = {
         Verb(
             "demo",
             "the main job on a QEMU that qmr starts itself: six devices, one verdict each",
-            (QEMU, MACHINE),
+            (TRACE, QEMU, MACHINE),
             _run("hunt", "run_demo"),
             fronts=frozenset(("shell", "repl")),
             example="qmr demo",

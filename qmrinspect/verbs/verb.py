@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..monitor.base import Monitor
     from ..snapshot import Obj, Pointer, Snapshot
     from ..target.image import Target
+    from ..trace.recorder import Tell
+    from ..trace.tracing import Tracing
     from ..walk.place import Place
 
 __all__ = ["Argument", "Outcome", "Run", "Session", "Verb", "later", "parser_for"]
@@ -88,6 +90,9 @@ class Session(Protocol):
 
     def driver(self) -> Driver:
         """Return what a hunt on the target reads and drives it with."""
+
+    def tracing(self, only: Collection[int] = (), tell: Tell | None = None) -> Tracing:
+        """Return what traces the target; see :class:`~qmrinspect.trace.tracing.Tracing`."""
 
     def progress(self, text: str) -> None:
         """Show on stderr how far a long work is; an empty text ends it."""

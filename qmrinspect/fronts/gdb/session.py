@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Callable, TypeVar
 import gdb
 
 from ...audit.check import Report, check
-from ...errors import ObjectNotFound, TargetError
+from ...errors import ObjectNotFound, TargetError, UsageError
 from ...index import Index
 from ...layout import Layout
 from ...layout.dwarf import debug_info
@@ -26,6 +26,8 @@ from .targets import Running, open_target, runs, symbol_files
 if TYPE_CHECKING:
     from ...hunt.driver import Driver
     from ...monitor.base import Monitor
+    from ...trace.recorder import Tell
+    from ...trace.tracing import Tracing
     from .running import RunningMonitor
 
 __all__ = ["ADDRESS_MASK", "Session"]
@@ -164,6 +166,14 @@ class Session:
 
     def death(self) -> str:
         return self.inferior.death
+
+    def tracing(self, only: Collection[int] = (), tell: Tell | None = None) -> Tracing:
+        pid = gdb.selected_inferior().pid
+        raise UsageError(
+            "GDB holds the process, and a trace needs a second tracer beside it",
+            f"in another terminal: qmr {pid or 'NAME'} trace OBJ, whether GDB lets the process run "
+            "or not",
+        )
 
     def monitor(self) -> Monitor:
         return self._open_monitor()

@@ -26,6 +26,8 @@ from .vm import Notify, Vm
 if TYPE_CHECKING:
     from ...audit.check import Report
     from ...hunt.driver import Driver
+    from ...trace.recorder import Tell
+    from ...trace.tracing import Tracing
     from ...verbs.verb import Verb
     from ...walk.place import Place
 
@@ -149,6 +151,10 @@ class ReplSession:
     def driver(self) -> Driver:
         """Return what a hunt reads and drives the VM with."""
         return self.attached().driver()
+
+    def tracing(self, only: Collection[int] = (), tell: Tell | None = None) -> Tracing:
+        """Return what traces the VM."""
+        return self.attached().tracing(only, tell)
 
     def progress(self, text: str) -> None:
         """Show how far a long work is, in the status bar."""

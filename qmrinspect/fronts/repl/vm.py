@@ -32,6 +32,8 @@ from .jobs import check_cancelled
 if TYPE_CHECKING:
     from ...audit.check import Report
     from ...hunt.driver import Driver
+    from ...trace.recorder import Tell
+    from ...trace.tracing import Tracing
     from ...walk.place import Place
 
 __all__ = ["Notify", "Summary", "Vm"]
@@ -283,7 +285,11 @@ class Vm:
         from ...hunt.attached import Attached
 
         self.target()
-        return Attached(self.snapshot, self.monitor())
+        return Attached(self.snapshot, self.monitor(), self.tracing)
+
+    def tracing(self, only: Collection[int] = (), tell: Tell | None = None) -> Tracing:
+        """Return what traces it."""
+        return self._shell.tracing(only, tell)
 
     def _on_event(self, event: Event) -> None:
         self.log.put(event)

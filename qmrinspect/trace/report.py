@@ -1,0 +1,110 @@
+"""Traces for programs
+-------------------
+
+``qmr-trace/1``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..index import Index
+from ..ledger import Book, Edge
+from .life import Step
+from .match import Balance, step_kinds
+from .names import Frame
+from .recorder import Recording
+from .story import taken_text, unexplained_text
+from .tree import balance_tree, tree_json
+
+__all__ = ["FORMAT", "balance_json", "recording_json", "step_json"]
+
+FORMAT = "qmr-trace/1"
+
+
+def recording_json(recording: Recording) -> dict[str, Any]:
+    """Return how a trace was made."""
+    return {
+        "method": recording.method,
+        "places": [f"{s.module.name}+{s.write.address:#x}" for s in recording.sites],
+        "not_watched": [f"{s.module.name}+{s.write.address:#x}" for s in recording.unwatched],
+        "lost": recording.lost,
+        "lost_counted": recording.lost_told,
+        "wall_us": (recording.end - recording.begin) // 1000,
+    }
+
+
+def balance_json(book: Book, one: Balance, all: bool = False) -> dict[str, Any]:
+    """Return the balance of one object.
+
+    :param all: every change, with its stack, and the whole tree.
+    """
+    index, life = book.index, one.life
+    obj = index.snapshot.objects.get(life.object)
+    out: dict[str, Any] = {
+        "address": hex(life.object),
+        "type": obj.type if obj else "",
+        "path": index.path(life.object) if obj else "",
+        "observed": life.count,
+        "taken": life.taken,
+        "dropped": life.dropped,
+        "born": life.born,
+        "refused": life.refused,
+        "references": [
+            {
+                **_edge(index, held.edge),
+                "evidence": held.evidence,
+                "taken": step_json(life.steps[0], held.step),
+            }
+            for held in one.held
+        ],
+        "unnamed": [_edge(index, edge) for edge in one.unnamed],
+        "unexplained": [step_json(life.steps[0], step) for step in one.unexplained],
+        "unexplained_remain": one.choice or len(one.unexplained),
+        "denied": [
+            {"kind": kind, "taken": step_json(life.steps[0], step)} for kind, step in one.denied
+        ],
+        "text": unexplained_text(one),
+        "tree": tree_json(balance_tree(life.steps, all), all),
+    }
+    if all:
+        out["events"] = [step_json(life.steps[0], step) for step in life.steps]
+    return out
+
+
+def step_json(first: Step, step: Step) -> dict[str, Any]:
+    """Return one change of a count.
+
+    :param first: times are from this one on.
+    """
+    return {
+        "by": step.event.by,
+        "time_us": (step.event.time - first.event.time) // 1000,
+        "thread": step.event.tid,
+        "kinds": sorted(step_kinds(step)),
+        "text": taken_text(step),
+        "stack": [_frame(frame) for frame in step.frames],
+        "end": step.stack.end,
+    }
+
+
+def _frame(frame: Frame) -> dict[str, Any]:
+    return {
+        "function": frame.name,
+        "file": frame.file,
+        "line": frame.line,
+        "place": frame.place,
+        "from": frame.how,
+        "machinery": frame.plumbing,
+    }
+
+
+def _edge(index: Index, edge: Edge) -> dict[str, Any]:
+    return {
+        "kind": edge.kind,
+        "count": 1,
+        "holder": hex(edge.holder),
+        "holder_path": index.path(edge.holder) if edge.holder in index.snapshot.objects else "",
+        "field": edge.field,
+        "rule": edge.rule,
+    }
