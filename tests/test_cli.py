@@ -439,3 +439,21 @@ def test_verbs_need_nothing_but_the_standard_library() -> None:
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_plug_goes_where_no_leaked_device_is_in_the_way(qmr: Qmr, fresh_vm: Vm) -> None:
+    # QEMU 7.2 aborts: RAMBlock "0000:00:08.0/vga.vram" already registered.
+    assert qmr("fresh", "plug", "bochs-display", "id=one", "addr=8").code == 0
+    assert qmr("fresh", "unplug", "one", "--json").json["outcome"] == "leak"
+    same = qmr("fresh", "plug", "bochs-display", "id=two", "addr=8")
+    assert same.code == 2 and "slot 8" in same.err and "--force" in same.err
+    named = qmr("fresh", "plug", "bochs-display", "id=one")
+    assert named.code == 2 and "still has the id one" in named.err and fresh_vm.alive()
+    # QEMU's own choice is avoided, once it is the slot of one that leaked.
+    free = qmr("fresh", "plug", "bochs-display", "id=three", "--json").json
+    assert free["avoided"] == ["0000:00:08.0"]
+    assert qmr("fresh", "unplug", "three", "--json").json["outcome"] == "leak"
+    ran = qmr("fresh", "plug", "bochs-display", "id=four")
+    assert ran.code == 0 and "still owns the RAM blocks" in ran.out and fresh_vm.alive()
+    qmr("fresh", "plug", "bochs-display", "id=five", "addr=8", "--force")
+    assert fresh_vm.wait(5.0) and "already registered" in fresh_vm.exit_text()

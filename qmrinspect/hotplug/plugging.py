@@ -8,17 +8,17 @@ backends afterwards.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple, TypeVar, cast
 
 from ..monitor.base import CommandError, Event, Monitor
 from ..peers import Place, PlaceMissing, open_place
 from .kinds import Backend, Recipe
+from .leftovers import StillOwned, chains, leftovers
 
 __all__ = [
     "STEP_TIMEOUT",
     "Plugged",
-    "free_slots",
     "get_property",
     "now_us",
     "parse_devfn",
@@ -43,7 +43,8 @@ class Plugged(NamedTuple):
     ``path`` is its QOM path, "" for what is no object; ``bus`` that of its parent bus, ""
     for none.  ``devfn`` is the PCI slot times 8 plus the function, -1 off PCI.  Times are
     in microseconds since 1970.  ``backends`` are the names of what was made for it, in the
-    order of the recipe's; ``places`` the programs and files behind those.
+    order of the recipe's; ``places`` the programs and files behind those.  ``avoided`` are
+    the places on PCI buses that devices which leaked still own.
     """
 
     recipe: Recipe
@@ -55,6 +56,7 @@ class Plugged(NamedTuple):
     plugged_us: int
     backends: tuple[str, ...]
     places: tuple[Place, ...] = ()
+    avoided: tuple[str, ...] = ()
 
     @property
     def slot(self) -> int:
@@ -62,20 +64,31 @@ class Plugged(NamedTuple):
         return self.devfn >> 3 if self.devfn >= 0 else -1
 
 
-def plug(monitor: Monitor, recipe: Recipe, id: str, slot: int = -1) -> Plugged:
+def plug(
+    monitor: Monitor,
+    recipe: Recipe,
+    id: str,
+    avoid: Collection[int] = (),
+    force: bool = False,
+) -> Plugged:
     """Plug a device, and what stands behind it, on the first bus that takes it.
 
     QEMU chooses bus and slot.  Where its choice cannot be hotplugged (pcie.0 of q35), the
-    bridges and root ports that have an id and room are tried.
+    bridges and root ports that have an id and room are tried.  Where a device that leaked
+    still owns a place on a PCI bus, the new one goes elsewhere.
 
     :param id: for the new device; backends are named after it.
-    :param slot: the PCI slot to use instead of QEMU's choice.
+    :param avoid: PCI slots not to use either.
+    :param force: take no care of devices that leaked, and let QEMU abort.
+    :raises StillOwned: QEMU would abort; nothing was done.
     :raises CommandError: QEMU refused, with its own reason; nothing stays behind.
     :raises PlaceMissing: this machine lacks what a backend needs; nothing stays behind.
     :raises MonitorLost: QEMU died of it.
     """
     made: list[str] = []
     places: list[Place] = []
+    owned = leftovers(monitor, STEP_TIMEOUT) if recipe.bus == "PCI" and not force else frozenset()
+    slot = _slot(monitor, recipe, owned, avoid)
     try:
         properties = {key: _named(value, id) for key, value in recipe.properties.items()}
         place = ""
@@ -93,13 +106,12 @@ def plug(monitor: Monitor, recipe: Recipe, id: str, slot: int = -1) -> Plugged:
                 properties[backend.property] = name
         if recipe.driver.endswith("-cpu"):
             properties.update(_free_cpu(monitor, recipe.driver))
-        if slot >= 0 and recipe.bus == "PCI":
-            properties["addr"] = f"{slot:x}"
         plug_us = now_us()
         if recipe.subject is not None:
             _create(monitor, recipe.subject, id, id, place)
         else:
-            _device_add(monitor, recipe, {"driver": recipe.driver, "id": id, **properties})
+            named = {"driver": recipe.driver, "id": id, **properties}
+            _device_add(monitor, recipe, named, slot, owned)
         plugged_us = now_us()
     except BaseException as error:
         if isinstance(error, (CommandError, PlaceMissing)):
@@ -109,7 +121,9 @@ def plug(monitor: Monitor, recipe: Recipe, id: str, slot: int = -1) -> Plugged:
         raise
     path, bus, devfn = _where(monitor, recipe, id)
     times = (plug_us, plugged_us)
-    return Plugged(recipe, id, path, bus, devfn, *times, tuple(made), tuple(places))
+    return Plugged(
+        recipe, id, path, bus, devfn, *times, tuple(made), tuple(places), tuple(sorted(owned))
+    )
 
 
 def _create(monitor: Monitor, backend: Backend, name: str, id: str, place: str) -> None:
@@ -150,15 +164,50 @@ def _free_cpu(monitor: Monitor, driver: str) -> dict[str, object]:
     return {}
 
 
-def _device_add(monitor: Monitor, recipe: Recipe, arguments: Mapping[str, object]) -> None:
+def _slot(monitor: Monitor, recipe: Recipe, owned: Collection[str], avoid: Collection[int]) -> int:
+    """Return the slot of the first PCI bus to use instead of QEMU's choice, -1 for none.
+
+    :raises StillOwned: the recipe names a slot that is owned, or there is no other.
+    """
+    taken = {int(chain.split(":")[2].partition(".")[0], 16) for chain in owned if _is_root(chain)}
+    asked = recipe.properties.get("addr")
+    if asked is not None:
+        slot = parse_devfn(asked) >> 3
+        if "bus" not in recipe.properties and slot in taken:
+            raise StillOwned(
+                f"a device that leaked still owns the RAM blocks of slot {slot}, and QEMU would "
+                "abort",
+                "plug it without addr=, or say --force",
+            )
+        return -1
+    if recipe.bus != "PCI" or "bus" in recipe.properties or not (taken or avoid):
+        return -1
+    free = [slot for slot in _free_slots(monitor) if slot not in taken and slot not in avoid]
+    if not free:
+        raise StillOwned("every free slot is owned by a device that leaked", "restart the VM")
+    return free[0]
+
+
+def _is_root(chain: str) -> bool:
+    return chain.startswith("0000:00:") and chain.count(":") == 2
+
+
+def _device_add(
+    monitor: Monitor,
+    recipe: Recipe,
+    arguments: Mapping[str, object],
+    slot: int,
+    owned: Collection[str],
+) -> None:
+    first_try = {**arguments, "addr": f"{slot:x}"} if slot >= 0 else arguments
     try:
-        monitor.execute("device_add", arguments, STEP_TIMEOUT)
+        monitor.execute("device_add", first_try, STEP_TIMEOUT)
         return
     except CommandError as error:
         if recipe.bus != "PCI" or _NO_HOTPLUG not in error.desc:
             raise
         first = error
-    for bus in _free_bridges(monitor):
+    for bus in _free_bridges(monitor, owned):
         try:
             monitor.execute("device_add", {**arguments, "bus": bus}, STEP_TIMEOUT)
             return
@@ -168,23 +217,25 @@ def _device_add(monitor: Monitor, recipe: Recipe, arguments: Mapping[str, object
     raise first
 
 
-def _free_bridges(monitor: Monitor) -> list[str]:
+def _free_bridges(monitor: Monitor, owned: Collection[str]) -> list[str]:
     # A bus of a bridge that was given an id has that same id (pci_bridge_initfn()).
     found: list[str] = []
-    todo = [device for bus in _pci(monitor) for device in _devices(bus)]
+    buses = _pci(monitor)
+    where = chains(buses)
+    todo = [device for bus in buses for device in _devices(bus)]
     while todo:
         device = todo.pop(0)
         bridge = device.get("pci_bridge")
         if isinstance(bridge, dict):
             below = _devices(bridge)
-            if device.get("qdev_id") and not below:
-                found.append(str(device["qdev_id"]))
+            name = str(device.get("qdev_id") or "")
+            if name and not below and not any(o.startswith(f"{where[name]}:") for o in owned):
+                found.append(name)
             todo += below
     return found
 
 
-def free_slots(monitor: Monitor) -> list[int]:
-    """Return the slots of the first PCI bus that no device is in."""
+def _free_slots(monitor: Monitor) -> list[int]:
     buses = _pci(monitor)
     used = {int(str(device.get("slot", 0))) for device in _devices(buses[0] if buses else None)}
     return [slot for slot in range(1, 32) if slot not in used]

@@ -21,7 +21,7 @@ from ..audit.policy import Verdict, choose
 from ..errors import MonitorError, ReadingError, TargetError
 from ..hotplug.kinds import Recipe
 from ..hotplug.pin import Pin, let_go
-from ..hotplug.plugging import free_slots, now_us
+from ..hotplug.plugging import now_us
 from ..hotplug.unplug import (
     Cycle,
     Plugged,
@@ -44,7 +44,16 @@ if TYPE_CHECKING:
     from ..snapshot import Snapshot
     from ..trace.tracing import Trace
 
-__all__ = ["NOT_PLUGGABLE", "Hunt", "Hunted", "hunt_one", "look", "not_begun"]
+__all__ = [
+    "NOT_PLUGGABLE",
+    "Hunt",
+    "Hunted",
+    "hunt_one",
+    "leaked",
+    "look",
+    "not_begun",
+    "still_there",
+]
 
 T = TypeVar("T")
 
@@ -157,19 +166,13 @@ class Hunt:
         before, self._last = self._last or self._book(), None
         machine = before.index.snapshot.target.machine
         cycle = Cycle(driver=recipe.driver, id=id)
-        slot = -1
+        # Migration state is named after the slot as well.
+        avoid = self._spoiled if leaked(before, recipe.driver) else frozenset()
+        if recipe.bus != "PCI" and not self._spoiled and leaked(before, recipe.driver):
+            self._last = before
+            return _early(driver, recipe, machine, cycle._replace(refused=still_there(recipe)))
         try:
-            if _leaked_before(before, recipe.driver):
-                # Its RAM blocks and migration state are named after its slot.
-                slot = self._free_slot() if self._spoiled else -1
-                if slot < 0:
-                    text = (
-                        f"a {recipe.driver} that leaked is still in memory, and QEMU may abort "
-                        "when another takes its place; restart the VM first"
-                    )
-                    self._last = before
-                    return _early(driver, recipe, machine, cycle._replace(refused=text))
-            plugged = driver.drive(lambda monitor: plug(monitor, recipe, id, slot))
+            plugged = driver.drive(lambda monitor: plug(monitor, recipe, id, avoid))
         except (MonitorError, PlaceMissing) as error:
             cycle = ended(cycle, "device_add", error)
             early = _early(driver, recipe, machine, cycle)
@@ -314,10 +317,6 @@ class Hunt:
         cause = f"held-by-{kinds[0]}" if kinds else "unbalanced"
         return _Looked(last, verdict._replace(outcome="leak", cause=cause, text=text), False)
 
-    def _free_slot(self) -> int:
-        free = [s for s in self._driver.drive(free_slots) if s not in self._spoiled]
-        return free[0] if free else -1
-
     def _book(self) -> Book:
         begin = time.monotonic_ns()
         index = Index(self._driver.read())
@@ -356,7 +355,15 @@ def not_begun(recipe: Recipe, machine: str, reason: str) -> Hunted:
     return Hunted(recipe, machine, "refused", judgement, cycle, 0, 0, 0, None)
 
 
-def _leaked_before(book: Book, type_name: str) -> bool:
+def still_there(recipe: Recipe) -> str:
+    """Say why a device off PCI is not plugged after one of its type leaked."""
+    return (
+        f"a {recipe.driver} that leaked is still in memory, and QEMU may abort when another takes "
+        "its place; restart the VM first"
+    )
+
+
+def leaked(book: Book, type_name: str) -> bool:
     """Whether a device of the type has been unparented and lives on.
 
     It keeps the names of its RAM blocks and of its migration state.

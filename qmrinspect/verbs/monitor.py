@@ -22,7 +22,7 @@ from ..errors import MonitorError, TargetError, UsageError
 from ..hotplug.plugging import parse_devfn
 from ..hotplug.recipes import Recipe, recipe_for
 from ..hotplug.unplug import Cycle, Plugged, drivers, plug, unplug
-from ..hunt.cycle import look
+from ..hunt.cycle import leaked, look, still_there
 from ..hunt.judge import Judgement
 from ..index import Index
 from ..ledger import Book
@@ -142,7 +142,9 @@ def run_plug(session: Session, args: argparse.Namespace) -> Outcome:
     recipe = _recipe(recipe_for(args.driver, known), properties)
     before = choose(Index(driver.read()))[1]
     id = str(properties.pop("id", "")) or _free_id(before.index)
-    plugged = driver.drive(lambda monitor: plug(monitor, recipe, id))
+    if not args.force:
+        _check_leaked(before, recipe, id)
+    plugged = driver.drive(lambda monitor: plug(monitor, recipe, id, force=args.force))
     after = choose(Index(driver.read()))[1]
     found = diff(before, after)
     data = {
@@ -153,9 +155,26 @@ def run_plug(session: Session, args: argparse.Namespace) -> Outcome:
         "path": plugged.path,
         "bus": plugged.bus,
         "backends": list(plugged.backends),
+        "avoided": list(plugged.avoided),
     }
     appeared = [a for a in found.appeared if not words.of_view(after.index, a)]
     return Outcome(data, _plug_lines(after, plugged, appeared))
+
+
+def _check_leaked(book: Book, recipe: Recipe, id: str) -> None:
+    """Refuse what may make QEMU abort, for a device that leaked still has the names.
+
+    :raises UsageError: the id is such a device's, or what is plugged has no other place.
+    """
+    index = book.index
+    for device in index.snapshot.devices.values():
+        if device.id == id and not index.in_tree(device.address):
+            raise UsageError(
+                f"{printable(words.name(index, device.address))} leaked and still has the id {id}",
+                "take another id, or say --force: QEMU may abort",
+            )
+    if recipe.bus != "PCI" and leaked(book, recipe.driver):
+        raise UsageError(still_there(recipe), "or say --force")
 
 
 def _recipe(recipe: Recipe, properties: dict[str, Any]) -> Recipe:
@@ -178,6 +197,13 @@ def _plug_lines(after: Book, plugged: Plugged, appeared: Sequence[int]) -> Itera
         f"{plugged.id} ({plugged.recipe.driver}) is plugged{bus}{slot}: "
         f"{render.plural(len(appeared), 'object')} appeared"
     )
+    if plugged.avoided:
+        places = ", ".join(plugged.avoided)
+        yield render.paint(
+            f"  not at {places}: a device that leaked still owns the RAM blocks there, and QEMU "
+            "would abort",
+            "warning",
+        )
     types = Counter(objects[address].type for address in appeared)
     rows = [render.Row((str(n), printable(kind))) for kind, n in types.most_common(_TYPES_SHOWN)]
     yield from render.table((), rows, right=(0,))

@@ -320,6 +320,14 @@ VERBS: dict[str, Verb] = {
                     ("property",),
                     {"nargs": "*", "metavar": "k=v", "help": "its properties; id=NAME names it"},
                 ),
+                Argument(
+                    ("--force",),
+                    {
+                        "action": "store_true",
+                        "help": "also where a device that leaked still owns the RAM block or the "
+                        "id, and QEMU may abort",
+                    },
+                ),
             ),
             _run("monitor", "run_plug"),
             example="example: qmr plug virtio-net-pci id=nic1",
