@@ -319,10 +319,13 @@ def _nbd_server(m: FakeMachine) -> FakeObject:
 
 
 def _audio(m: FakeMachine) -> FakeObject:
-    m.know("HWVoiceOut", s=0, entries=0x80)
+    m.know("AudioMixengBackend", hw_head_out=0x60, hw_head_in=0x68)
+    m.know("HWVoiceOut", s=0, entries=0x80, sw_head=0x90)
     m.define("audio-backend", "object")
-    backend = m.new("audio-backend")
-    _queued(m, "HWVoiceOut", "entries", s=backend.address)
+    m.define("audio-mixeng-backend", "audio-backend", 0x400)
+    backend = m.new("audio-mixeng-backend")
+    voice = m.make("HWVoiceOut", s=backend.address)
+    m.poke("AudioMixengBackend", backend.address, hw_head_out=voice)
     return backend
 
 

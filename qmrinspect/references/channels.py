@@ -59,8 +59,8 @@ def _nbd_server(way: str, target: str) -> Holder:
     return Holder("nbd-server", Around("variable"), way, target, "blockdev-nbd.c nbd_server_start")
 
 
-def _netdev(way: str, target: str, either: str) -> Holder:
-    start = Around("netdev", "NetClientState.next")
+def _netdev(way: str, target: str, either: str, shape: str = "netdev") -> Holder:
+    start = Around(shape, "NetClientState.next")
     needs = "NetClientState.info NetClientInfo.size"
     return Holder("netdev", start, way, target, _STREAM, needs=needs, either=either)
 
@@ -153,7 +153,8 @@ HOLDERS = (
     _netdev("NetStreamState.listener", "qio-net-listener", "stream listener"),
     _netdev("NetStreamState.listen_ioc", "qio-channel", "stream listening channel"),
     _netdev("NetStreamState.ioc", "qio-channel", "stream channel"),
-    _netdev("NetStreamData.listener", "qio-net-listener", "stream listener"),
-    _netdev("NetStreamData.listen_ioc", "qio-channel", "stream listening channel"),
-    _netdev("NetStreamData.ioc", "qio-channel", "stream channel"),
+    # Since 10.2 it is the head of what stream netdevs and passt have.
+    _netdev("NetStreamData.listener", "qio-net-listener", "stream listener", "netdev-head"),
+    _netdev("NetStreamData.listen_ioc", "qio-channel", "stream listening channel", "netdev-head"),
+    _netdev("NetStreamData.ioc", "qio-channel", "stream channel", "netdev-head"),
 )

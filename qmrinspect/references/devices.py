@@ -7,7 +7,7 @@ that ``object_new`` gave them.
 
 from __future__ import annotations
 
-from .record import Around, Holder, Kind, OfType, Reader, Variable
+from .record import Holder, Kind, OfType, Reader, Variable
 
 __all__ = ["HOLDERS", "KINDS"]
 
@@ -267,18 +267,25 @@ _USERS = (
 )
 
 
-def _voice(struct: str) -> Holder:
-    return Holder(
+_OUT = "AudioMixengBackend.hw_head_out list HWVoiceOut.entries"
+_IN = "AudioMixengBackend.hw_head_in list HWVoiceIn.entries"
+
+_AUDIO = tuple(
+    Holder(
         "audio-voice",
-        Around("linked", f"{struct}.entries"),
-        f"{struct}.s",
+        OfType("audio-mixeng-backend"),
+        way,
         "audio-backend",
         "audio/audio_template.h audio_pcm_hw_add_new, audio_pcm_create_voice_pair",
         since="since 11.0",
     )
-
-
-_AUDIO = tuple(_voice(name) for name in ("HWVoiceOut", "HWVoiceIn", "SWVoiceOut", "SWVoiceIn"))
+    for way in (
+        f"{_OUT} + HWVoiceOut.s",
+        f"{_IN} + HWVoiceIn.s",
+        f"{_OUT} + HWVoiceOut.sw_head list SWVoiceOut.entries + SWVoiceOut.s",
+        f"{_IN} + HWVoiceIn.sw_head list SWVoiceIn.entries + SWVoiceIn.s",
+    )
+)
 
 _SHARED = (
     Holder(

@@ -93,7 +93,7 @@ class Around(NamedTuple):
     """The way is one field; a pointer to the target is searched for, and the structure around
     it is believed when it holds together.
 
-    :param shape: ``linked``, ``source``, ``netdev`` or ``variable``: see
+    :param shape: ``linked``, ``source``, ``netdev``, ``netdev-head`` or ``variable``: see
         :mod:`qmrinspect.walk.shapes`.
     :param link: the QTAILQ link that must close, ``S.f``.
     """

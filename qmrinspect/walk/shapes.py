@@ -17,6 +17,7 @@ __all__ = ["SHAPES", "Shape"]
 Shape = Callable[[Context, int, str, str], bool]
 
 _REFS_MAX = 1000  # of a GSource
+_NETDEV_MAX = 1 << 20  # bytes
 
 
 def linked(context: Context, address: int, struct: str, link: str) -> bool:
@@ -56,14 +57,25 @@ def source(context: Context, address: int, struct: str, link: str) -> bool:
 
 def netdev(context: Context, address: int, struct: str, link: str) -> bool:
     """Whether there is a netdev whose description has the size of ``struct``."""
+    return _netdev_size(context, address, struct, link) == context.layout.size(struct)
+
+
+def netdev_head(context: Context, address: int, struct: str, link: str) -> bool:
+    """Whether there is a netdev that ``struct`` may be the head of."""
+    size = _netdev_size(context, address, struct, link)
+    return context.layout.size(struct) <= size < _NETDEV_MAX
+
+
+def _netdev_size(context: Context, address: int, struct: str, link: str) -> int:
+    """Return the size that a netdev's description has (net/net.h NetClientInfo), 0 for none."""
     if not linked(context, address, struct, link):
-        return False
+        return 0
     layout, image = context.layout, context.image
     low, high = context.statics.program
     info = image.u64(address + layout.offset("NetClientState", "info"))
     if not low <= info < high:
-        return False
-    return image.u64(info + layout.offset("NetClientInfo", "size")) == layout.size(struct)
+        return 0
+    return image.u64(info + layout.offset("NetClientInfo", "size"))
 
 
 def variable(context: Context, address: int, struct: str, link: str) -> bool:
@@ -75,5 +87,6 @@ SHAPES: dict[str, Shape] = {
     "linked": linked,
     "source": source,
     "netdev": netdev,
+    "netdev-head": netdev_head,
     "variable": variable,
 }
