@@ -32,7 +32,8 @@ import make_guest  # noqa: E402
 
 from qmrinspect.audit import Report  # noqa: E402
 from qmrinspect.errors import QmrError, TargetError  # noqa: E402
-from qmrinspect.hotplug.mixes import MIXES, LeftOut, MixedVm  # noqa: E402
+from qmrinspect.hotplug.mixedvm import LeftOut, MixedVm  # noqa: E402
+from qmrinspect.hotplug.mixes import MIXES  # noqa: E402
 from qmrinspect.reading import Reader  # noqa: E402
 from qmrinspect.snapshot import Snapshot  # noqa: E402
 from qmrinspect.target.process import Process  # noqa: E402

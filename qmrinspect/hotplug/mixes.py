@@ -12,19 +12,14 @@ with the reason that it gave.
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import tempfile
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
-from ..errors import TargetError
-from .vm import Vm
+__all__ = ["MIXES", "VHOST_USER", "Part", "arguments", "make_files"]
 
-__all__ = ["MIXES", "LeftOut", "MixedVm", "Part"]
+#: The socket, in the directory of the set, at whose other end is a vhost-user backend.
+VHOST_USER = "peers/vhost-user"
 
 # The size of each disk, in bytes.
 _DISK = 8 << 20
@@ -44,18 +39,12 @@ class Part(NamedTuple):
     """
 
     words: str
-    machines: Sequence[str] = ("pc", "q35")
+    machines: Sequence[str] = ("pc", "q35", "virt")
     sign: str = ""
 
 
-class LeftOut(NamedTuple):
-    """A part that this QEMU refused, and what it said."""
-
-    words: str
-    reason: str
-
-
-_ALL = ("pc", "q35", "microvm")
+_ALL = ("pc", "q35", "virt", "microvm")
+_PC = ("pc", "q35")
 
 # Backends come first: QEMU makes what the options name in an order of its own, but what
 # it refuses is looked for by name, and a device without its backend is refused as well.
@@ -75,7 +64,8 @@ _BACKENDS = (
     Part("-object memory-backend-file,id=ram4,size=64M,share=on,mem-path={dir}/pmem"),
     Part("-object memory-backend-file,id=ram5,size=64K,share=on,mem-path={dir}/erst"),
     Part("-object can-bus,id=can0"),
-    Part("-object memory-backend-ram,id=node0,size=256M"),
+    # A vhost-user backend maps the guest's memory.
+    Part("-object memory-backend-memfd,id=node0,size=256M,share=on"),
     Part("-numa node,nodeid=0,memdev=node0"),
     Part("-audiodev none,id=audio0"),
     Part("-chardev socket,id=sock0,path={dir}/sock0,server=on,wait=off", _ALL),
@@ -96,6 +86,7 @@ _BACKENDS = (
     Part("-chardev null,id=null0"),
     Part("-chardev null,id=null1"),
     Part("-chardev vc,id=vc0"),
+    *(Part(f"-chardev socket,id=vhost{n},path={{dir}}/{VHOST_USER}") for n in range(4)),
     Part("-mon chardev=sock0,mode=control", _ALL),
     Part("-mon chardev=mux0,mode=readline"),
     Part("-netdev hubport,id=hub0,hubid=0", _ALL),
@@ -111,6 +102,7 @@ _BACKENDS = (
         "remote.type=unix,remote.path={dir}/net4"
     ),
     Part("-netdev user,id=net5,restrict=on", _ALL),
+    Part("-netdev vhost-user,id=net6,chardev=vhost0"),
     Part("-object filter-dump,id=dump0,netdev=hub0,file={dir}/dump0", _ALL),
     Part("-object filter-buffer,id=buffer0,netdev=hub1,interval=1000"),
     Part("-vnc unix:{dir}/vnc,tls-creds=tls0", sign="VNC support is disabled"),
@@ -134,7 +126,7 @@ _PCI = (
     Part("-device pxb,id=pxb0,bus=pci.0,bus_nr=128", ("pc",)),
     Part("-device pci-bridge,id=br0,{root},chassis_nr=1"),
     Part("-device pci-bridge,id=br1,{root},chassis_nr=2"),
-    Part("-device virtio-net-pci,id=vnet0,netdev=hub0,{root}", ("pc",)),
+    Part("-device virtio-net-pci,id=vnet0,netdev=hub0,{root}", ("pc", "virt")),
     Part("-device virtio-net-pci,id=vnet0,netdev=hub0,bus=rp0", ("q35",)),
     Part("-device virtio-blk-pci,id=vblk0,{root},drive=thr0,iothread=io0"),
     Part("-device virtio-blk-pci,id=vblk1,{root},drive=disk3"),
@@ -157,7 +149,7 @@ _PCI = (
     Part("-device nvme-subsys,id=subsys0,nqn=subsys0"),
     Part("-device nvme,id=nvme0,{root},serial=nvme0,subsys=subsys0"),
     Part("-device nvme-ns,id=ns0,bus=nvme0,drive=disk4"),
-    Part("-device e1000e,id=e1000e0,netdev=hub1,{root}", ("pc",)),
+    Part("-device e1000e,id=e1000e0,netdev=hub1,{root}", ("pc", "virt")),
     Part("-device e1000e,id=e1000e0,netdev=hub1,bus=rp1", ("q35",)),
     Part("-device igb,id=igb0,netdev=net1,bus=down0", ("q35",)),
     Part("-device e1000,id=e1000,netdev=hub2,bus=br1,addr=9"),
@@ -212,14 +204,18 @@ _PCI = (
     Part("-device ctucan_pci,id=can1,canbus0=can0,canbus1=can0,bus=br1,addr=6"),
     Part("-device tpci200,id=tpci0,bus=br1,addr=7"),
     Part("-device ne2k_pci,id=ne0,netdev=hub4,bus=br1,addr=8"),
-    Part("-device pc-dimm,id=dimm0,memdev=ram1"),
-    Part("-device isa-serial,id=iser0,chardev=pty0,index=1"),
-    Part("-device isa-debugcon,id=dcon0,chardev=pipe0"),
-    Part("-device isa-debug-exit,id=dexit0"),
-    Part("-device pvpanic,id=panic1"),
+    Part("-device virtio-net-pci,id=vunet0,netdev=net6,bus=br1,addr=12"),
+    Part("-device vhost-user-blk-pci,id=vublk0,chardev=vhost1,bus=br1,addr=13"),
+    Part("-device vhost-user-fs-pci,id=vufs0,chardev=vhost2,tag=vufs0,bus=br1,addr=14"),
+    Part("-device vhost-user-scsi-pci,id=vuscsi0,chardev=vhost3,bus=br1,addr=15"),
+    Part("-device pc-dimm,id=dimm0,memdev=ram1", _PC),
+    Part("-device isa-serial,id=iser0,chardev=pty0,index=1", _PC),
+    Part("-device isa-debugcon,id=dcon0,chardev=pipe0", _PC),
+    Part("-device isa-debug-exit,id=dexit0", _PC),
+    Part("-device pvpanic,id=panic1", _PC),
     Part("-device ipmi-bmc-sim,id=bmc0"),
-    Part("-device isa-ipmi-kcs,id=kcs0,bmc=bmc0"),
-    Part("-device vmgenid,id=genid0"),
+    Part("-device isa-ipmi-kcs,id=kcs0,bmc=bmc0", _PC),
+    Part("-device vmgenid,id=genid0", _PC),
     Part("-device vmcoreinfo,id=core0"),
 )
 
@@ -248,10 +244,7 @@ MIXES: dict[str, tuple[Part, ...]] = {
     "mixed": (*_BACKENDS, *_PCI, *_MMIO),
 }
 
-# The guest's memory, with room for the memory devices.
-_MEMORY = {"none": "256M", "mixed": "256M,slots=8,maxmem=2G"}
-
-_ROOT_BUS = {"pc": "bus=pci.0", "q35": "bus=pcie.0"}
+_ROOT_BUS = {"pc": "bus=pci.0", "q35": "bus=pcie.0", "virt": "bus=pcie.0"}
 
 
 def make_files(directory: Path) -> None:
@@ -260,6 +253,7 @@ def make_files(directory: Path) -> None:
         with open(directory / f"disk{n}", "wb") as disk:
             disk.truncate(_DISK)
     os.mkfifo(directory / "pipe0")
+    (directory / VHOST_USER).parent.mkdir()
 
 
 def arguments(part: Part, machine: str, directory: Path) -> list[str]:
@@ -274,118 +268,3 @@ def arguments(part: Part, machine: str, directory: Path) -> list[str]:
         places[f"disk{n}"] = f"file={path},format=raw"
         places[f"file{n}"] = f"file.driver=file,file.filename={path}"
     return [word.format_map(places) for word in part.words.split()]
-
-
-class MixedVm:
-    """A VM with a set of devices, without those that its QEMU refuses.
-
-    :param mix: a key of :data:`MIXES`.
-    :param qemu: the program.
-    :param machine: the machine type, with options where wanted.
-    :param extra: more arguments for QEMU.
-    :param stopped: do not run the virtual CPUs.
-    :param unwanted: what was refused before, which is not tried again.
-    :raises TargetError: it does not start, whatever is left out.
-    """
-
-    def __init__(
-        self,
-        mix: str,
-        qemu: str = "qemu-system-x86_64",
-        machine: str = "pc",
-        accel: str = "tcg",
-        extra: Iterable[str] = (),
-        stopped: bool = True,
-        unwanted: Iterable[LeftOut] = (),
-    ) -> None:
-        #: Where its files are, gone after :meth:`kill`.
-        self.directory = Path(tempfile.mkdtemp(prefix="qmr-mix-"))
-        #: The parts that its QEMU refused.
-        self.left_out = list(unwanted)
-        try:
-            make_files(self.directory)
-            self.vm = self._start(mix, qemu, machine, accel, list(extra), stopped)
-        except BaseException:
-            self._remove()
-            raise
-
-    def _start(
-        self, mix: str, qemu: str, machine: str, accel: str, extra: list[str], stopped: bool
-    ) -> Vm:
-        kind = machine.split(",")[0]
-        memory = _MEMORY["none" if kind == "microvm" else mix]
-        gone = {refused.words for refused in self.left_out}
-        parts = [p for p in MIXES[mix] if kind in p.machines and p.words not in gone]
-        while True:
-            words = [word for p in parts for word in arguments(p, kind, self.directory)]
-            try:
-                return Vm(qemu, machine, accel, ["-m", memory, *words, *extra], stopped, None, 60)
-            except TargetError as error:
-                refused = _refused(error.text, parts, kind, self.directory)
-                if refused is None:
-                    raise
-                lost = {refused.words, *_dependents(refused, parts)}
-                reason = _reason(error.text)
-            for part in parts:
-                if part.words in lost:
-                    why = reason if part is refused else f"needs {refused.words}"
-                    self.left_out.append(LeftOut(part.words, why))
-            parts = [part for part in parts if part.words not in lost]
-            for path in self.directory.iterdir():
-                if path.is_socket():
-                    path.unlink()
-
-    def wait_for(self, path: Path, text: str, timeout: float) -> bool:
-        """Wait until a file has ``text``, for ``timeout`` seconds or until QEMU ends."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline and self.vm.alive():
-            if path.exists() and text.encode() in path.read_bytes():
-                return True
-            time.sleep(0.05)
-        return False
-
-    def kill(self) -> None:
-        """End QEMU and remove its files; harmless when repeated."""
-        self.vm.kill()
-        self._remove()
-
-    def _remove(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def __enter__(self) -> MixedVm:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()
-
-
-def _refused(text: str, parts: Iterable[Part], machine: str, directory: Path) -> Part | None:
-    """Return the part that QEMU's message is about: it repeats the option, as a rule."""
-    for part in parts:
-        words = arguments(part, machine, directory)
-        signs = (f"{' '.join(words)}:", f"{words[0]}: invalid option", part.sign)
-        if any(sign and sign in text for sign in signs):
-            return part
-    return None
-
-
-def _dependents(part: Part, parts: Iterable[Part]) -> set[str]:
-    """Return the words of all parts that need a part, by the names that it gives."""
-    lost = {part.words}
-    for other in parts:
-        for words in list(lost):
-            name = re.search(r"\b(?:id|node-name)=([\w-]+)", words)
-            if name and re.search(rf"(?<!\bid)(?<!node-name)={name[1]}\b", other.words):
-                lost.add(other.words)
-    return lost - {part.words}
-
-
-def _reason(text: str) -> str:
-    """Return the last thing that a QEMU said, without the option that it repeats."""
-    said = text.rstrip(")").split("; ")[-1]
-    return said.rsplit(": ", 1)[-1][:160]
