@@ -27,6 +27,7 @@ from .schema import SCHEMA
 __all__ = [
     "SOURCES",
     "Wanted",
+    "cache_directory",
     "cache_path",
     "candidates",
     "described",
@@ -61,9 +62,14 @@ def cache_path(build_id: str, user: User = None) -> Path:
 
     :param user: whose program it was; what he says of it is believed of his alone.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     whose = f"-uid{user[0]}" if user else ""
-    return Path(base) / "qmr" / "layouts" / f"{build_id}{whose}-{_SCHEMA_ID}.json"
+    return cache_directory() / "layouts" / f"{build_id}{whose}-{_SCHEMA_ID}.json"
+
+
+def cache_directory() -> Path:
+    """Return where qmr keeps what it can make anew."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "qmr"
 
 
 def own_directory() -> Path:

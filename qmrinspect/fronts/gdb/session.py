@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -19,9 +20,11 @@ from ...layout.dwarf import debug_info
 from ...reading import Reader
 from ...snapshot import Obj, Pointer, Snapshot
 from ...target.image import Target
+from ...walk import version_of
 from ...walk.place import Place
 from .inferior import Inferior
-from .targets import Running, open_target, runs, symbol_files
+from .targets import Running, inferior_kind, open_target, runs, symbol_files
+from .types import give_types, known_type
 
 if TYPE_CHECKING:
     from ...hunt.driver import Driver
@@ -54,6 +57,7 @@ class Session:
         self._index: Index | None = None
         self._monitor: RunningMonitor | None = None
         self._drew = self._told = False
+        self._met = (0, 0)
         self._listening = False
 
     def listen(self) -> None:
@@ -64,6 +68,24 @@ class Session:
             gdb.events.memory_changed.connect(self._changed)
             gdb.events.inferior_call.connect(self._changed)
             gdb.events.exited.connect(self._ended)
+            gdb.events.before_prompt.connect(self.acquaint)
+        self.acquaint()
+
+    def acquaint(self, _event: object = None) -> None:
+        """Give GDB the types of a stripped QEMU that it stands in, before any verb is run.
+
+        Called at every prompt, and does nothing but once for each process.
+        """
+        inferior = gdb.selected_inferior()
+        met = (inferior.num, inferior.pid)
+        if not inferior.pid or met == self._met:
+            return
+        # Nobody has asked for it: no failure of it is told, and nothing slow is done.
+        with contextlib.suppress(Exception):
+            if inferior_kind() in ("native", "core") and not runs():
+                self._met = met
+                if known_type("Object") is None and version_of(self.target().elf()):
+                    self.index()
 
     def target(self) -> Target:
         inferior = gdb.selected_inferior()
@@ -100,6 +122,8 @@ class Session:
                 reader = Reader(target, runs=False, given=self.layout_file, debug=debug)
             self._index = Index(reader.read())
             self._reader = reader
+            if reader.layout is not None:
+                give_types(reader.layout)
         return self._index
 
     def report(self) -> Report:

@@ -15,6 +15,7 @@ from . import summaries
 from .commands import errors
 from .session import ADDRESS_MASK, Session
 from .targets import memory
+from .types import known_type
 
 __all__ = ["Locate", "Printers"]
 
@@ -42,12 +43,8 @@ class Locate(gdb.Function):
 
 
 def _pointer_type() -> gdb.Type:
-    for name in ("Object", "struct Object", "void"):
-        try:
-            return gdb.lookup_type(name).pointer()
-        except gdb.error:
-            continue
-    return gdb.lookup_type("unsigned long")
+    kind = known_type("Object") or known_type("void") or gdb.lookup_type("unsigned long")
+    return kind.pointer()
 
 
 class _Printer:
