@@ -29,6 +29,8 @@ __all__ = ["Supplement", "User", "ask_gdb", "gdb_command", "rights", "use_gdb", 
 
 # What the other GDB runs; the only file besides the front that knows GDB.
 _SCRIPT = Path(__file__).resolve().parent / "gdb_types.py"
+# What of the environment another user's GDB gets; one from PyPI needs those of Python.
+_HARMLESS = ("PATH", "LANG", "LC_ALL", "TMPDIR", "PYTHONHOME", "PYTHONPATH")
 _TIMEOUT_S = 300
 _ANSWER_MAX = 64 << 20
 _TICK_S = 0.5
@@ -161,7 +163,7 @@ def rights(user: User) -> dict[str, Any]:
     if user is None:
         return {"env": env}
     # What is in our environment is not for that user to see.
-    env = {key: env[key] for key in ("PATH", "LANG", "LC_ALL", "TMPDIR") if key in env}
+    env = {key: env[key] for key in _HARMLESS if key in env}
     uid, gid = user
     return {"env": {**env, "HOME": "/"}, "cwd": "/", "user": uid, "group": gid, "extra_groups": ()}
 

@@ -23,8 +23,7 @@ def register() -> None:
     from ...verbs.table import VERBS
 
     # The GDB that reads debug information is this one: another may not understand it.
-    directory = str(gdb.parameter("data-directory"))
-    use_gdb([os.readlink("/proc/self/exe"), "--data-directory", directory])
+    use_gdb([*_command(), "--data-directory", str(gdb.parameter("data-directory"))])
     _session.listen()
     Group()
     for verb in VERBS.values():
@@ -32,3 +31,12 @@ def register() -> None:
             Command(_session, verb)
     Locate(_session)
     gdb.printing.register_pretty_printer(None, Printers(_session), replace=True)
+
+
+def _command() -> list[str]:
+    """Return what this GDB was started with, its program first."""
+    exe = os.readlink("/proc/self/exe")
+    with open("/proc/self/cmdline", "rb") as file:
+        words = [os.fsdecode(word) for word in file.read().split(b"\0")]
+    # One from PyPI is started by the dynamic loader, whose first argument it is.
+    return [exe, words[1]] if os.path.basename(exe).startswith("ld-") else [exe]
