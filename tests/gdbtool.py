@@ -43,13 +43,21 @@ class Gdb:
 
     :param args: what GDB is started with.
     :param script: sourced first; None for none.
+    :param program: which GDB.
+    :param env: more variables for it.
     """
 
-    def __init__(self, *args: object, script: Path | None = SCRIPT) -> None:
+    def __init__(
+        self,
+        *args: object,
+        script: Path | None = SCRIPT,
+        program: str = "gdb",
+        env: dict[str, str] | None = None,
+    ) -> None:
         there, self._requests = os.pipe()
         self._answers, back = os.pipe()
         self.process = subprocess.Popen(
-            ["gdb", "-nx", "-q", "-batch", *map(str, args), "-x", __file__],
+            [program, "-nx", "-q", "-batch", *map(str, args), "-x", __file__],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -58,6 +66,7 @@ class Gdb:
                 "QMR_TEST_PIPES": f"{there} {back}",
                 "DEBUGINFOD_URLS": "",
                 "LC_ALL": "C.UTF-8",
+                **(env or {}),
             },
             pass_fds=(there, back),
             cwd="/",
