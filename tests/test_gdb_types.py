@@ -28,6 +28,7 @@ def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
         yield vm
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("program", GDBS, ids=("own", "newest"))
 def test_types_and_layouts(program: str, vm: Vm, tmp_path: Path) -> None:
     typed = vm.argv[0] == debug_qemu()
