@@ -75,6 +75,15 @@ class Index:
                 return start
         return 0
 
+    def part_of_tree(self, address: int) -> bool:
+        """Whether an object lies in the memory of another that the QOM tree has."""
+        i = bisect_right(self._starts, address - 1)
+        for start in reversed(self._starts[max(0, i - _NESTED_MAX) : i]):
+            info = self.snapshot.types.get(self.snapshot.objects[start].type)
+            if info is not None and address < start + info.size and self.in_tree(start):
+                return True
+        return False
+
     def _top(self, address: int) -> int:
         for _ in range(_DEPTH_MAX):
             obj = self.snapshot.objects.get(address)

@@ -207,10 +207,13 @@ def _top(book: Book, address: int) -> int:
 
 def _outside(book: Book, address: int) -> bool:
     """Whether an object has no parent by its nature."""
-    region = book.index.snapshot.regions.get(address)
+    index = book.index
+    region = index.snapshot.regions.get(address)
     if region is not None and not region.owner and not region.name:
         return True  # a subpage, which belongs to a view, or a static region
-    chain = book.index.chain(book.index.snapshot.objects[address].type)
+    if not index.snapshot.objects[address].heap and index.part_of_tree(address):
+        return True
+    chain = index.chain(index.snapshot.objects[address].type)
     return not chain.isdisjoint(NEVER_IN_TREE)
 
 

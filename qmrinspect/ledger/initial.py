@@ -63,6 +63,13 @@ RULES = (
         forever=False,
     ),
     Rule(
+        "board-object",
+        "a board keeps what it made with object_new or qdev_new and gave a parent: nothing drops "
+        "the first reference",
+        "hw/arm/mcimx7d-sabre.c mcimx7d_sabre_init, hw/arm/mps2.c mps2_common_init, "
+        "hw/arm/versatilepb.c versatile_init (7.2)",
+    ),
+    Rule(
         "dns-resolver",
         "a static variable keeps the one resolver",
         "io/dns-resolver.c qio_dns_resolver_get_instance",
@@ -140,8 +147,30 @@ def _initial(index: Index, policy: Policy) -> Iterator[Edge]:
         if address in kept:
             continue
         rule = _rule(index, address)
+        question = ""
+        if not rule and _of_board(index, address):
+            rule = "board-object"
+            question = f"the board keeps its {snapshot.objects[address].type}"
         if rule:
-            yield Edge("initial", address, 0, 0, RULES_BY_NAME[rule].grants, rule=rule)
+            grants = RULES_BY_NAME[rule].grants
+            yield Edge("initial", address, 0, 0, grants, rule=rule, question=question)
+
+
+def _of_board(index: Index, address: int) -> bool:
+    """Whether an object is a device that a board made for itself.
+
+    One that is embedded got its first parent when it was realized (hw/core/qdev.c
+    device_set_realized).  The boards of x86 drop what they do not hand on, or have a field
+    for it.
+    """
+    snapshot = index.snapshot
+    obj, device = snapshot.objects[address], snapshot.devices.get(address)
+    if device is None or not obj.parent or device.hotplugged or device.id:
+        return False
+    named = index.name_of.get(address)
+    if not obj.heap and (named is None or not named.name.startswith("device[")):
+        return False
+    return not index.is_a(index.machine, "x86-machine")
 
 
 def _rule(index: Index, address: int) -> str:

@@ -186,6 +186,17 @@ _STATE = (
         needs="MemoryRegionPortioList.mr PortioList.regions PortioList.nr",
         since="since 8.0",
     ),
+    # Until 10.2 each register of a block is an object inside its device.
+    Holder(
+        "initial",
+        Reader("register_blocks"),
+        "",
+        "qemu-register",
+        "hw/core/register.c register_init_block",
+        needs="MemoryRegion.opaque RegisterInfoArray.mem RegisterInfoArray.r "
+        "RegisterInfoArray.num_elements",
+        since="until 10.2",
+    ),
     Holder(
         "portio-region",
         OfType("memory-region-portio-list"),

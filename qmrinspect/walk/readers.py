@@ -185,6 +185,25 @@ def _port_list_at(
             continue
 
 
+def _register_blocks(context: Context, scene: Scene) -> Iterator[Found]:
+    """The registers of a block (hw/core/register.c register_init_block), objects until 10.2.
+
+    The block has the region that shows it to the guest, whose functions are given the block.
+    """
+    layout = context.layout
+    at_mem = layout.offset("RegisterInfoArray", "mem")
+    at_opaque = layout.offset("MemoryRegion", "opaque")
+    way = "RegisterInfoArray.r ->[RegisterInfoArray.num_elements]"
+
+    def read(region: int) -> Iterator[Found]:
+        block = region - at_mem
+        if context.image.u64(region + at_opaque) == block:
+            yield from follow(context, block, way)
+
+    if any(True for _ in of_type(context, scene.objects, "qemu-register")):
+        yield from attempt(context, of_type(context, scene.objects, "memory-region"), read)
+
+
 def _discard_listeners(context: Context, scene: Scene) -> Iterator[Found]:
     """Each listener of a region's discarded memory holds the manager."""
     layout = context.layout
@@ -225,6 +244,7 @@ READERS: dict[str, ReaderFunction] = {
     "listener_sources": _listener_sources,
     "listener_watches": _listener_watches,
     "port_lists": _port_lists,
+    "register_blocks": _register_blocks,
     "throttle_members": _throttle_members,
     "virtual_functions": _virtual_functions,
 }
