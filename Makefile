@@ -108,8 +108,9 @@ format: setup-test ## let ruff rewrite the sources
 check: setup-test qemus
 	$(VENV)/bin/pytest
 
-soak: setup-test ## repeat for an hour what the tests do a few times
+soak: setup-test qemus ## do for hours what the tests do a few times; writes docs/agreement.md
 	$(VENV)/bin/python tests/soak_stop.py
+	$(VENV)/bin/python tools/agreement.py
 
 qemus: packages-test ## provide the QEMUs that the tests use: built with debug symbols, and stock ones
 	@for qemu in $(STOCK_QEMUS); do /usr/bin/python3 tools/stock_qemu.py $$qemu; done

@@ -292,6 +292,11 @@ _ODD = {
 
 def _odd(hunted: Hunted) -> bool:
     """Whether a device that was there before may be to blame for an outcome."""
+    if hunted.outcome == "crash" and hunted.foretold is not None:
+        aborts = [found.abort for found in hunted.foretold.forecasts if found.abort is not None]
+        # What follows from the device's own references needs nobody else.
+        if any(abort.expression in hunted.judgement.text for abort in aborts):
+            return False
     if hunted.outcome != "refused":
         return hunted.outcome in _ODD
     # Of a refusal, where nothing else is.

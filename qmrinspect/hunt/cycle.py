@@ -224,11 +224,10 @@ class Hunt:
         except MonitorError as error:
             return _early(driver, recipe, machine, ended(cycle, "device_del", error))
         if pin is not None and not (cycle.crash or cycle.hang):
-            held = pin
             if cycle.unparented:
-                foretold = self._foretell(before, with_it, device, held)
+                foretold = self._foretell(before, with_it, device, pin)
             try:
-                driver.drive(lambda monitor: let_go(monitor, held))
+                driver.drive(partial(let_go, pin=pin))
             except MonitorError as error:
                 cycle = ended(cycle, "finalize", error)
         if cycle.crash or cycle.hang or cycle.refused:
@@ -259,11 +258,11 @@ class Hunt:
         elif looked.judgement.outcome in ("leak", "partial-leak", "delayed"):
             self._spoiled.add(plugged.slot)
         left = {row.address for row in looked.judgement.left}
+        if device in left and looked.judgement.outcome == "leak":
+            after = foretell_after(looked.after, device, left)
+            foretold = foretold._replace(left=after.forecasts) if foretold else after
         under = _under(foretold)
-        if foretold is None and device in left and looked.judgement.outcome == "leak":
-            foretold = foretell_after(looked.after, device, left)
-            under = _under(foretold)
-        elif foretold is None and device and looked.judgement.outcome == "clean":
+        if foretold is None and device and looked.judgement.outcome == "clean":
             assert self._verdict is not None
             came = came_with(before, with_it)
             under = implied(self._verdict.candidates, with_it, device, came)
@@ -289,7 +288,9 @@ class Hunt:
         pinned = self._book()
         pins = held_by(pinned.index, device, pin)
         came = {a for a in came_with(before, with_it) if same(with_it, pinned, a)}
-        return foretell_pinned(pinned, device, came, pins) if pins and device in came else None
+        if not pins or device not in came:
+            return None
+        return foretell_pinned(pinned, device, came, pins, with_it)
 
     def _died(
         self, recipe: Recipe, machine: str, cycle: Cycle, error: ReadingError | TargetError

@@ -7,12 +7,14 @@ none did, or from one reading more, taken while a link holds the device that was
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..audit.forecast import Forecast, Forecaster, all_policies
-from ..audit.unrealize import Key, learn, ties
+from ..audit.unrealize import Key, Prospect, learn, prospects, ties
+from ..errors import TargetError
 from ..hotplug.pin import Pin, let_go, links, set_pin
 from ..index import Index
 from ..ledger import Book, Policy
@@ -30,10 +32,14 @@ __all__ = [
     "foretell_pinned",
     "held_by",
     "implied",
+    "read_outlived",
 ]
 
 #: What cannot be told from what was seen.
 UNKNOWN = "unknown"
+
+# A row of a hunt is no longer.
+_LEARNED_MAX = 1 << 20
 
 # So many links are tried before a VM is taken for one that has none.
 _TRIALS = 40
@@ -61,11 +67,15 @@ class Foretold(NamedTuple):
     :param source: what they were made from: ``after`` or ``pinned``.
     :param outlived: the keys of what outlived unrealize, for forecasts of devices of the type
         that are plugged elsewhere.
+    :param plugged: what could be told before anything was unplugged.
+    :param left: forecasts from what was left in the end, besides those from a link.
     """
 
     source: str
     forecasts: tuple[Forecast, ...]
     outlived: Sequence[Key]
+    plugged: Sequence[Prospect] = ()
+    left: Sequence[Forecast] = ()
 
 
 def foretell_after(after: Book, device: int, left: Collection[int]) -> Foretold:
@@ -79,16 +89,18 @@ def foretell_after(after: Book, device: int, left: Collection[int]) -> Foretold:
 
 
 def foretell_pinned(
-    pinned: Book, device: int, came: Collection[int], pins: Sequence[Prop]
+    pinned: Book, device: int, came: Collection[int], pins: Sequence[Prop], with_it: Book
 ) -> Foretold:
     """Foretell from a device that was unplugged and that a link holds.
 
     :param came: what came with it, and still is there.
+    :param with_it: while it was plugged.
     """
     forecaster = Forecaster(pinned)
     forecasts = tuple(forecaster.of(policy, device, came, pins) for policy in all_policies())
     held = {(prop.holder, prop.name) for prop in pins}
-    return Foretold("pinned", forecasts, learn(pinned, device, came, held))
+    plugged = prospects(Forecaster(with_it), all_policies(), device)[1]
+    return Foretold("pinned", forecasts, learn(pinned, device, came, held), plugged)
 
 
 def implied(
@@ -165,3 +177,27 @@ def held_by(index: Index, device: int, pin: Pin) -> list[Prop]:
 
 def _first(found: Iterable[tuple[str, str]], limit: int) -> list[tuple[str, str]]:
     return [item for item, _ in zip(found, range(limit))]
+
+
+def read_outlived(path: str) -> dict[str, list[Key]]:
+    """Read what outlived unrealize, by device type, from the output of ``hunt --forecast``.
+
+    :raises TargetError: the file cannot be read, or is none.
+    """
+    out: dict[str, list[Key]] = {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                row = json.loads(line[:_LEARNED_MAX])
+                foretold = row.get("forecast") if isinstance(row, dict) else None
+                if foretold and foretold["source"] == "pinned":
+                    keys = foretold["outlived"]
+                    out[str(row["device"])] = [tuple(str(part) for part in key) for key in keys]
+    except OSError as error:
+        raise TargetError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise TargetError(
+            f"{path} is not the output of a hunt",
+            "make it with: qmr hunt --forecast --json DRIVER > FILE",
+        ) from None
+    return out

@@ -16,7 +16,7 @@ from ..audit.graph import PASSING, alive
 from ..audit.outcome import is_of_a_view, outcome_of
 from ..ledger import Book, Edge
 
-__all__ = ["Judgement", "Left", "came_with", "judge", "same"]
+__all__ = ["Judgement", "Left", "came_with", "judge", "rows_left", "same"]
 
 
 class Left(NamedTuple):
@@ -54,10 +54,10 @@ def judge(before: Book, plugged: Book, after: Book, device: int, name: str = "")
     name = name or plugged.index.snapshot.objects[device].type
     if device in left and after.index.in_tree(device):
         text = f"{name} is still plugged: nobody acknowledged the unplug"
-        return Judgement("not-acked", "", (), _left(plugged, after, [device]), text)
+        return Judgement("not-acked", "", (), rows_left(plugged, after, [device]), text)
     by_right = alive(after)
     lost = [a for a in left if a not in by_right and not is_of_a_view(after, a)]
-    rows = _left(plugged, after, lost)
+    rows = rows_left(plugged, after, lost)
     found = outcome_of(after, device, lost, name)
     return Judgement(found.outcome, found.cause, found.causes, rows, found.text)
 
@@ -85,7 +85,8 @@ def same(one: Book, two: Book, address: int) -> bool:
     return ids[0] is None or ids[1] is None or ids[0].id == ids[1].id
 
 
-def _left(plugged: Book, after: Book, addresses: Sequence[int]) -> tuple[Left, ...]:
+def rows_left(plugged: Book, after: Book, addresses: Sequence[int]) -> tuple[Left, ...]:
+    """Return what is left, with the paths that it had in ``plugged``."""
     objects = after.index.snapshot.objects
     return tuple(
         Left(

@@ -137,7 +137,16 @@ def _foretold_json(foretold: Foretold | None, with_it: Sequence[Book]) -> dict[s
     return {
         "source": foretold.source,
         "policies": [forecast_json(found, was) for found in foretold.forecasts],
+        "left": [forecast_json(found, was) for found in foretold.left],
         "outlived": [list(key) for key in foretold.outlived],
+        "plugged": [
+            {
+                "policy": prospect.policy.name,
+                "certainty": prospect.certainty,
+                "outcome": prospect.forecast.outcome.outcome if prospect.forecast else None,
+            }
+            for prospect in foretold.plugged
+        ],
     }
 
 

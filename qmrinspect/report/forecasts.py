@@ -6,16 +6,26 @@ One line a policy, then the reasons.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ..audit.unrealize import Prospect, Tie
+from ..hunt.rows import forecast_json
 from ..text import printable
 from . import render
 from .render import Row
 from .svg import reference_graph
 
-__all__ = ["forecast_lines", "forecast_section", "gist", "under_line"]
+__all__ = [
+    "document_lines",
+    "forecast_lines",
+    "forecast_section",
+    "gist",
+    "prospect_json",
+    "tie_json",
+    "under_line",
+]
 
 _LOOKS = {"clean": "good", "crash": "error", "leak": "error", "partial-leak": "error"}
 _TIES_SHOWN = 12
@@ -76,6 +86,45 @@ def _reasons(found: Mapping[str, Any]) -> Iterator[str]:
     for part in parts:
         if part["outcome"] != "clean":
             yield part["text"]
+
+
+def prospect_json(prospect: Prospect) -> dict[str, Any]:
+    """Return what one policy makes of a device that is plugged."""
+    answer = prospect.forecast
+    blank = {"source": "plugged", "outcome": None, "cause": "", "text": "", "assertion": None}
+    return {
+        "policy": prospect.policy.name,
+        "certainty": prospect.certainty,
+        **(forecast_json(answer) if answer is not None else {**blank, "left": []}),
+        "if_nothing": forecast_json(prospect.nothing),
+        "if_everything": forecast_json(prospect.everything),
+    }
+
+
+def tie_json(tie: Tie) -> dict[str, Any]:
+    """Return what decides."""
+    return {
+        "kind": tie.key[0],
+        "key": list(tie.key),
+        "region": hex(tie.region),
+        "container": hex(tie.container),
+        "text": tie.text,
+    }
+
+
+_SOURCES = {
+    "after": "was unplugged and is still there: what unrealize left is seen",
+    "plugged": "is plugged: what its unrealize would end is not seen",
+}
+
+
+def document_lines(documents: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the objects of ``qmr-forecast/1``."""
+    for document in documents:
+        item = document["object"]
+        name = printable(item["id"] or item["path"] or item["address"])
+        yield f"{name} ({printable(item['type'])}) {_SOURCES[document['source']]}"
+        yield from forecast_lines(document)
 
 
 def under_line(row: Mapping[str, Any]) -> str:

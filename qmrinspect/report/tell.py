@@ -4,14 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..hunt.rows import Row
 from ..text import printable
+from . import render
 from .forecasts import under_line
 
-__all__ = ["growth_lines", "verdict_lines"]
+__all__ = ["growth_lines", "type_lines", "verdict_lines"]
 
 _EDGES_SHOWN = 12
 _FRAMES_SHOWN = 12
@@ -76,3 +78,21 @@ def growth_lines(growth: dict[str, Any] | None) -> Iterator[str]:
             if grown["once"]:
                 parts.append(f"{grown['once']:+} once")
             yield f"        {printable(name)}: {', '.join(parts) or '0'}"
+
+
+def type_lines(totals: Sequence[dict[str, Any]], failed: Sequence[str]) -> Iterator[str]:
+    """Yield how the types of each emulator ended that were made and dropped."""
+    for total in totals:
+        words = [
+            f"{total[word]} {word}"
+            for word in ("clean", "leak", "partial-leak", "delayed", "crash")
+            if total.get(word)
+        ]
+        name = printable(os.path.basename(total["emulator"]))
+        yield f"{name}: {render.plural(total['types'], 'type')}: {', '.join(words)}"
+        for policy, found in total["under"].items():
+            yield f"    of these under {policy}: " + ", ".join(
+                f"{count} {outcome}" for outcome, count in sorted(found.items())
+            )
+    for text in failed:
+        yield f"not done: {printable(text, 400)}"

@@ -22,7 +22,7 @@ from ..hunt.growth import Growth
 from ..hunt.rows import row_of
 from ..report.verdicts import Result, Verdicts
 from ..text import printable
-from .hunt_options import CAMPAIGN
+from .hunt_options import CAMPAIGN, PROGRAM
 from .verb import CLEAN, FINDINGS, Outcome, Session
 
 if TYPE_CHECKING:
@@ -132,6 +132,14 @@ def run_hunt(session: Session, args: argparse.Namespace) -> Outcome:
     """Plug and unplug devices and judge each one."""
     if args.cycles < 1:
         raise UsageError("--cycles takes a number from 1")
+    if args.policies:
+        from .policies import hunt_builds
+
+        return hunt_builds(session, args)
+    if args.introspect:
+        from .introspect import hunt_types
+
+        return hunt_types(session, args)
     args.wait_guest = 0.0
     if session.has_target() or args.guest.isdigit():
         if not args.driver:
@@ -177,7 +185,7 @@ def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Ou
     from ..hunt.settings import Settings
 
     settings = Settings(
-        qemu=args.qemu,
+        qemu=args.qemu or PROGRAM,
         machine=args.machine,
         accel=args.accel,
         cycles=args.cycles,

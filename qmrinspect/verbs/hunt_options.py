@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from .verb import Argument
 
-__all__ = ["CAMPAIGN", "MACHINE", "QEMU", "TRACE"]
+__all__ = ["CAMPAIGN", "MACHINE", "MANY", "PROGRAM", "QEMU", "TRACE"]
 
+#: The QEMU that is hunted on where none is named.
+PROGRAM = "qemu-system-x86_64"
 QEMU = Argument(
-    ("--qemu",), {"default": "qemu-system-x86_64", "metavar": "PROGRAM", "help": "QEMU to start"}
+    ("--qemu",),
+    {"default": "", "metavar": "PROGRAM", "help": f"QEMU to start (default: {PROGRAM})"},
 )
 MACHINE = Argument(("--machine",), {"default": "pc", "help": "its machine type (default: pc)"})
 
@@ -79,6 +82,35 @@ CAMPAIGN = (
     Argument(
         ("--bundle",),
         {"default": "", "metavar": "DIR", "help": "put the evidence of each finding there"},
+        "file",
+    ),
+)
+
+# Hunts on more than one QEMU.
+MANY = (
+    Argument(
+        ("--introspect",),
+        {
+            "action": "store_true",
+            "help": "make and drop every device type of every emulator that is installed, or of "
+            "--qemu, and judge what stays",
+        },
+    ),
+    Argument(
+        ("--policies",),
+        {
+            "action": "store_true",
+            "help": "hunt on several builds, and put what was foretold on each beside what each "
+            "did",
+        },
+    ),
+    Argument(
+        ("--builds",),
+        {
+            "default": "",
+            "metavar": "PROGRAM,...",
+            "help": "for --policies (default: what tools/build_qemu.py has made)",
+        },
         "file",
     ),
 )

@@ -8,7 +8,7 @@ in the file of its family, which is imported when the verb runs.
 
 from __future__ import annotations
 
-from .hunt_options import CAMPAIGN, MACHINE, QEMU, TRACE
+from .hunt_options import CAMPAIGN, MACHINE, MANY, QEMU, TRACE
 from .verb import Argument, Run, Verb, later
 
 __all__ = ["VERBS"]
@@ -245,6 +245,7 @@ VERBS: dict[str, Verb] = {
                     "driver",
                 ),
                 *CAMPAIGN,
+                *MANY,
                 QEMU,
                 MACHINE,
             ),

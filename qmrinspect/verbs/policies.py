@@ -1,0 +1,108 @@
+"""A hunt on several builds
+------------------------
+
+``hunt --policies``: the same devices on QEMUs that follow different rules, forecast beside
+fact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..hunt.agreement import agreement
+from ..report.agreement import agreement_json, agreement_lines
+from ..text import printable
+from .verb import CLEAN, FINDINGS, Outcome, Session
+
+__all__ = ["hunt_builds"]
+
+
+def hunt_builds(session: Session, args: argparse.Namespace) -> Outcome:
+    """Hunt on several builds and compare."""
+    builds = _builds(args.builds)
+    rows: list[dict[str, Any]] = []
+
+    def documents() -> Iterator[Any]:
+        for row in _rows(session, args, builds):
+            rows.append(row)
+            yield row
+        yield {"format": "qmr-hunt/1", "agreement": agreement_json(agreement(rows))}
+
+    def lines() -> Iterator[str]:
+        for row in _rows(session, args, builds):
+            rows.append(row)
+            told = (
+                f"{row['build']:<28}",
+                f"{row['device']:<28}",
+                f"{row['outcome']:<13}",
+                row["cause"],
+            )
+            yield " ".join(told).rstrip()
+        yield from agreement_lines(agreement(rows))
+
+    def code() -> int:
+        found = agreement(rows)
+        return FINDINGS if any(cell.wrong for cell in found.cells.values()) else CLEAN
+
+    return Outcome(documents(), lines(), CLEAN, stream=True, late=code)
+
+
+def _rows(
+    session: Session, args: argparse.Namespace, builds: Sequence[tuple[str, str]]
+) -> Iterator[dict[str, Any]]:
+    from ..hunt.campaign import plan, run
+    from ..hunt.limits import workers_for
+    from ..hunt.settings import Settings
+
+    for name, program in builds:
+        settings = Settings(program, args.machine, args.accel, forecast=True)
+        planned = plan(settings, args.driver)
+        # Only what is a device, and of the machine's own CPU model, is unplugged by a policy.
+        jobs = [job for job in planned.jobs if ":" not in job.driver and not job.cpu]
+        done = 0
+        try:
+            workers = workers_for(planned.settings, args.jobs or 1)
+            for one in run(planned.settings, list(enumerate(jobs)), workers):
+                done += 1
+                session.progress(f"{name}: {done} of {len(jobs)}: {one.job.driver}")
+                for row in one.rows:
+                    if row["outcome"] != "refused":
+                        yield {**row, "build": name}
+        finally:
+            session.progress("")
+
+
+def _builds(given: str) -> list[tuple[str, str]]:
+    """Return name and program of each build.
+
+    :param given: programs, with commas between; empty for those that tools/build_qemu.py made.
+    """
+    programs = [Path(part) for part in given.split(",") if part] if given else _found()
+    if len(programs) < 2:
+        raise UsageError(
+            "a comparison takes two builds or more",
+            "name them: --builds PROGRAM,PROGRAM; tools/build_qemu.py makes one for each policy",
+        )
+    names = [_name(program) for program in programs]
+    return [
+        (name if names.count(name) == 1 else f"{name} {i}", os.fspath(program))
+        for i, (name, program) in enumerate(zip(names, programs), 1)
+    ]
+
+
+def _found() -> list[Path]:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return sorted(Path(home, "qmr", "qemu", "bin").glob("*/*/qemu-system-x86_64"))
+
+
+def _name(program: Path) -> str:
+    """Return a short name: of the directories that a build is in, or the program's own."""
+    if program.parent.parent.parent.name == "bin":
+        version = program.parent.parent.name.split("+")[0]
+        return f"{version} {program.parent.name.rsplit('-', 1)[0].removesuffix('-as')}"
+    return printable(str(program))
