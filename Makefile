@@ -80,7 +80,7 @@ define install
 	fi
 endef
 
-.PHONY: help demo hunt test setup setup-test lint format check soak qemus profiles packages packages-hunt \
+.PHONY: help demo hunt unit test setup setup-test lint format check soak qemus profiles packages packages-hunt \
 	packages-test clean
 
 help: ## show this
@@ -92,9 +92,12 @@ demo: setup ## set up, then find the leaks of the distribution's own QEMU
 hunt: packages-hunt setup ## set up, then hunt all that the distribution's QEMU can hotplug
 	@$(call find,hunt)
 
+unit: $(VENV)/ready-unit ## the tests that need no QEMU, no GDB and no root: half a minute
+	$(VENV)/bin/pytest --quiet $$(grep --files-with-matches 'pytest.mark.unit' tests/test_*.py)
+
 test: lint qemus check ## set up, then run all checks and all tests
 
-setup: $(VENV)/ready ## install the Debian packages and the package into .venv
+setup: packages $(VENV)/ready ## install the Debian packages and the package into .venv
 
 lint: setup-test ## ruff and mypy
 	$(VENV)/bin/ruff check
@@ -136,7 +139,7 @@ packages-test:
 
 # The first python3 that is new enough and can make an environment: the one in
 # PATH may be an old one, or one without ensurepip.
-$(VENV)/python: | packages
+$(VENV)/python:
 	@for python in python3 /usr/bin/python3; do \
 		if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 9))' \
 			2>/dev/null; then \
@@ -150,6 +153,11 @@ $(VENV)/python: | packages
 
 $(VENV)/ready: pyproject.toml hatch_build.py $(VENV)/python
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/ready-unit: pyproject.toml hatch_build.py $(VENV)/python
+	@test -e $(VENV)/ready-test || \
+		$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 $(VENV)/ready-test: pyproject.toml hatch_build.py $(VENV)/python | packages-test

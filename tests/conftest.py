@@ -16,6 +16,9 @@ import pytest
 
 from qmrinspect.hotplug.vm import Vm
 
+# A test that needs a QEMU which is not built says so, and builds none.
+os.environ["QMR_BUILD_QEMU"] = "never"
+
 #: Devices that every stock VM has, by id.
 DEVICES = (
     *("-device", "virtio-net-pci,id=nic0"),
@@ -23,6 +26,24 @@ DEVICES = (
     *("-device", "usb-tablet,id=tab0,bus=xhci0.0"),
     *("-device", "virtio-serial-pci,id=serial0"),
 )
+
+
+def pytest_report_header() -> str:
+    """Say what this machine lacks: what is not tried is not silently left out."""
+    if os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "KVM: yes"
+    return "KVM: no /dev/kvm here that may be opened, so that no test tries what is KVM's alone"
+
+
+@pytest.fixture(autouse=True)
+def _without_programs(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Take QEMU and GDB away from a test that is marked ``unit``."""
+    if request.node.get_closest_marker("unit") is not None:
+        monkeypatch.setenv("PATH", str(tmp_path_factory.getbasetemp()))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from qmrinspect.hunt.judge import judge
 from qmrinspect.index import Index
 from qmrinspect.ledger import POLICIES, Book, open_book
 
+pytestmark = pytest.mark.unit
+
 NAMES = [policy.name for policy in POLICIES]
 SHARED = ("no-ref", "owner-shared", "subregion-ref")
 

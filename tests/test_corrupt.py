@@ -26,6 +26,8 @@ from qmrinspect.store import load, save
 from qmrinspect.text import printable
 from qmrinspect.walk import take
 
+pytestmark = pytest.mark.unit
+
 WILD = 0x7FFFDEADBEE8
 # A walk of this small machine takes some 10 ms.  What does not end takes for ever.
 LIMIT_S = 10.0

@@ -24,6 +24,8 @@ from qmrinspect.target.debugger import (
 from qmrinspect.target.image import Mapping
 from qmrinspect.verbs.table import VERBS
 
+pytestmark = pytest.mark.unit
+
 PAGE = 4096
 ASKED = Stop("signal", "SIGINT", "")
 

@@ -25,6 +25,8 @@ from qmrinspect.ledger import POLICIES, Book, open_book
 from qmrinspect.ledger.policies import by_name
 from qmrinspect.store import save
 
+pytestmark = pytest.mark.unit
+
 NAMES = [policy.name for policy in POLICIES]
 
 

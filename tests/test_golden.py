@@ -15,6 +15,8 @@ from qmrinspect.audit.cause import causes
 from qmrinspect.audit.diff import diff
 from qmrinspect.store import load
 
+pytestmark = pytest.mark.unit
+
 POLICY = {
     "stock-7.2": "owner-ref",
     "10.0-owner-ref": "owner-ref",

@@ -23,6 +23,8 @@ from qmrinspect.walk.context import Known
 from qmrinspect.walk.glib import HASH_VARIANTS, HashVariant, entries, open_table, probe
 from qmrinspect.walk.scan import Found, find_words
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

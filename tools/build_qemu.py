@@ -373,6 +373,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--refresh", action="store_true", help="look for a newer source package")
     options = parser.parse_args(arguments)
     try:
+        if os.environ.get("QMR_BUILD_QEMU") == "never":
+            built = Builder(options.version, options.target, options.policy).cached()
+            if built is None:
+                raise ToolError(f"QEMU {options.version} is not built yet: run make qemus")
+            print(built)
+            return 0
         print(Builder(options.version, options.target, options.policy).build(options.refresh))
     except (ToolError, OSError) as error:
         say(str(error))
