@@ -15,6 +15,7 @@ __all__ = [
     "MonitorError",
     "NotStopping",
     "ObjectNotFound",
+    "PeerMissing",
     "QmrError",
     "ReadingError",
     "TargetError",
@@ -72,3 +73,7 @@ class ReadingError(QmrError):
     """The memory was read, but no trustworthy picture came out of it."""
 
     exit_code = 3
+
+
+class PeerMissing(QmrError):
+    """This machine does not have what a backend needs; the text begins with "needs"."""

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
+from qmrinspect.errors import PeerMissing
 from qmrinspect.hotplug.plugging import plug, release
 from qmrinspect.hotplug.recipes import recipe_for
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.hunt.bench import Bench
 from qmrinspect.hunt.settings import Job, Settings
 from qmrinspect.monitor.plain import PlainMonitor
-from qmrinspect.peers import Place, PlaceMissing, disks, nfs, open_place, ssh
+from qmrinspect.peers import Peer, disks, nfs, open_peer, ssh
 from qmrinspect.peers.images import SIZE
 
 
@@ -44,8 +45,8 @@ BLOCKS = (
 
 
 def may_serve_nfs() -> bool:
-    with contextlib.suppress(PlaceMissing):
-        open_place("nfs").close()
+    with contextlib.suppress(PeerMissing):
+        open_peer("nfs").close()
         return True
     return False
 
@@ -79,11 +80,11 @@ def test_qemu_sees_the_disks(monkeypatch: pytest.MonkeyPatch) -> None:
 SERVERS = "ftp ftps gluster http https iscsi nbd ssh".split()
 
 
-def connect(place: Place) -> socket.socket:
-    unix = os.path.exists(place.path)
+def connect(peer: Peer) -> socket.socket:
+    unix = os.path.exists(peer.path)
     client = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
     client.settimeout(10)
-    client.connect(place.path if unix else ("127.0.0.1", int(place.path)))
+    client.connect(peer.path if unix else ("127.0.0.1", int(peer.path)))
     return client
 
 
@@ -102,22 +103,22 @@ def read_all(client: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_a_server_closes_on_nonsense(kind: str) -> None:
-    place = open_place(kind)
-    with connect(place) as client:
+    peer = open_peer(kind)
+    with connect(peer) as client:
         client.sendall(b"\xff" * 256 + b"\r\n\r\n")
         read_all(client)
-    place.close()
+    peer.close()
 
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_a_server_lets_go_of_a_silent_client(kind: str) -> None:
     before = running()
-    place = open_place(kind)
-    with connect(place) as client:
+    peer = open_peer(kind)
+    with connect(peer) as client:
         # One that accepts, and one that talks.
         while len(new := running() - before) < 2:
             time.sleep(0.01)
-        place.close()
+        peer.close()
         read_all(client)
     for thread in new:
         thread.join(10)
@@ -150,21 +151,21 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(ssh, "library", missing)
     monkeypatch.setattr(shutil, "which", lambda *names, **options: None)
-    with pytest.raises(PlaceMissing, match=r"needs the library libssh \(Debian: "):
-        open_place("ssh")
-    with pytest.raises(PlaceMissing, match=r"needs the program openssl \(Debian: "):
-        open_place("https")
-    with pytest.raises(PlaceMissing, match=r"needs the program monmaptool \(Debian: .* ceph-osd"):
-        open_place("ceph")
+    with pytest.raises(PeerMissing, match=r"needs the library libssh \(Debian: "):
+        open_peer("ssh")
+    with pytest.raises(PeerMissing, match=r"needs the program openssl \(Debian: "):
+        open_peer("https")
+    with pytest.raises(PeerMissing, match=r"needs the program monmaptool \(Debian: .* ceph-osd"):
+        open_peer("ceph")
     monkeypatch.setattr(disks.Path, "glob", lambda *_: ())
-    with pytest.raises(PlaceMissing, match=r"needs the translators of GlusterFS \(Debian: "):
-        open_place("gluster")
+    with pytest.raises(PeerMissing, match=r"needs the translators of GlusterFS \(Debian: "):
+        open_peer("gluster")
 
 
 def test_a_port_that_is_taken_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setattr(nfs, "PORT", taken.getsockname()[1])
         monkeypatch.setattr("random.randint", lambda low, high: low)
-        with socket.create_server(("127.1.0.1", nfs.PORT)), pytest.raises(PlaceMissing) as failed:
-            open_place("nfs")
+        with socket.create_server(("127.1.0.1", nfs.PORT)), pytest.raises(PeerMissing) as failed:
+            open_peer("nfs")
     assert failed.value.text.startswith(f"needs port {nfs.PORT} for an NFS server ")

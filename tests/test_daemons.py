@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from qmrinspect.errors import PeerMissing
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.hunt.bench import Bench
 from qmrinspect.hunt.settings import Job, Settings
@@ -21,8 +22,8 @@ from qmrinspect.monitor.base import CommandError, Monitor
 from qmrinspect.monitor.plain import PlainMonitor
 from qmrinspect.monitor.qmp import QmpMonitor
 from qmrinspect.monitor.recording import RecordingMonitor
-from qmrinspect.peers import Place, PlaceMissing, braille, open_place, place
-from qmrinspect.peers.place import ProgramPlace
+from qmrinspect.peers import Peer, braille, open_peer, peer
+from qmrinspect.peers.peer import ProgramPeer
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +34,10 @@ def bench() -> Iterator[Bench]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fail when a place leaves a file."""
-    monkeypatch.setattr(place.tempfile, "tempdir", str(tmp_path))
+    """Fail when a peer leaves a file."""
+    monkeypatch.setattr(peer.tempfile, "tempdir", str(tmp_path))
     yield
-    assert not list(tmp_path.glob("qmr-place-*"))
+    assert not list(tmp_path.glob("qmr-peer-*"))
 
 
 def do(bench: Bench, driver: str) -> dict[str, Any]:
@@ -157,10 +158,10 @@ def shell(script: str) -> Callable[[Path], list[str]]:
 
 
 def test_a_program_ends_with_its_place() -> None:
-    place = ProgramPlace(shell("echo $$ > pid; touch ready; exec sleep 60"), serving)
-    pid = int((place.directory / "pid").read_text())
+    peer = ProgramPeer(shell("echo $$ > pid; touch ready; exec sleep 60"), serving)
+    pid = int((peer.directory / "pid").read_text())
     os.kill(pid, 0)
-    place.close()
+    peer.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -168,9 +169,9 @@ def test_a_program_ends_with_its_place() -> None:
 def test_a_program_that_is_not_there_is_named_with_its_package(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(place.shutil, "which", lambda *names, **options: None)
-    with pytest.raises(PlaceMissing) as missing:
-        open_place("vde-switch")
+    monkeypatch.setattr(peer.shutil, "which", lambda *names, **options: None)
+    with pytest.raises(PeerMissing) as missing:
+        open_peer("vde-switch")
     assert missing.value.text == (
         "needs the program vde_switch (Debian: apt-get install vde-switch)"
     )
@@ -184,15 +185,15 @@ def test_a_program_that_is_not_there_is_named_with_its_package(
     ],
 )
 def test_a_program_that_does_not_come_up_is_quoted(script: str, text: str) -> None:
-    with pytest.raises(PlaceMissing) as missing:
-        ProgramPlace(shell(script), serving, timeout=0.3)
+    with pytest.raises(PeerMissing) as missing:
+        ProgramPeer(shell(script), serving, timeout=0.3)
     assert missing.value.text == text
 
 
 def test_no_program_outlives_a_kill(tmp_path: Path) -> None:
-    script = "from qmrinspect.peers import open_place\n"
-    script += "place = open_place('d-bus')\n"
-    script += "print(place._process.pid, flush=True)\n"
+    script = "from qmrinspect.peers import open_peer\n"
+    script += "peer = open_peer('d-bus')\n"
+    script += "print(peer._process.pid, flush=True)\n"
     script += "input()\n"
     (tmp_path / "killed").mkdir()
     with subprocess.Popen(
@@ -215,10 +216,10 @@ def test_no_program_outlives_a_kill(tmp_path: Path) -> None:
 
 
 def test_a_key_goes_with_its_place() -> None:
-    place = open_place("secret-key")
-    number = f"{int(place.path):08x}"
+    peer = open_peer("secret-key")
+    number = f"{int(peer.path):08x}"
     assert number in Path("/proc/keys").read_text()
-    place.close()
+    peer.close()
     deadline = time.monotonic() + 5
     while number in Path("/proc/keys").read_text():  # the kernel collects it a little later
         assert time.monotonic() < deadline
@@ -235,12 +236,12 @@ def test_a_braille_server_that_runs_is_used(
         server.bind(str(tmp_path / "0"))
         server.listen()
         used = braille.braille()
-        assert type(used) is Place
+        assert type(used) is Peer
         used.close()
         assert (tmp_path / "0").exists()
     # Now nobody listens there.
     played = braille.braille()
-    with pytest.raises(PlaceMissing, match="in use"):
+    with pytest.raises(PeerMissing, match="in use"):
         braille.braille()
     played.close()
     assert not (tmp_path / "0").exists()

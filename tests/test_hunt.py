@@ -24,7 +24,7 @@ from qmrinspect.hunt.guest import find_guest
 from qmrinspect.hunt.settings import Job, Settings
 from qmrinspect.monitor.base import Monitor, MonitorLost
 from qmrinspect.monitor.plain import PlainMonitor
-from qmrinspect.peers import PLACES, open_place
+from qmrinspect.peers import PEERS, open_peer
 from qmrinspect.reading import Reader
 from qmrinspect.target.process import Process
 
@@ -199,21 +199,21 @@ def test_growth_tells_once_from_every_time() -> None:
 # Places ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", PLACES)
+@pytest.mark.parametrize("kind", PEERS)
 def test_a_place_is_there_and_goes(kind: str) -> None:
-    place = open_place(kind)
-    assert place.path
-    assert place.directory.is_dir()
-    place.close()
-    place.close()
-    assert not place.directory.exists()
+    peer = open_peer(kind)
+    assert peer.path
+    assert peer.directory.is_dir()
+    peer.close()
+    peer.close()
+    assert not peer.directory.exists()
 
 
 def test_a_vhost_user_backend_answers_and_closes_on_nonsense() -> None:
-    place = open_place("vhost-user")
+    peer = open_peer("vhost-user")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(5)
-        client.connect(place.path)
+        client.connect(peer.path)
         client.sendall(struct.pack("=III", 1, 1, 0))
         request, flags, size = struct.unpack("=III", client.recv(12, socket.MSG_WAITALL))
         assert (request, flags, size) == (1, 5, 8)
@@ -221,7 +221,7 @@ def test_a_vhost_user_backend_answers_and_closes_on_nonsense() -> None:
         client.sendall(b"GET / HTTP/1.0\r\n\r\n")
         with contextlib.suppress(ConnectionResetError):
             assert client.recv(1) == b""
-    place.close()
+    peer.close()
 
 
 # The monitor ------------------------------------------------------------------------

@@ -30,10 +30,10 @@ __all__ = [
 HOST_DEVICE = "needs {} of the host"
 
 
-def object_backend(name: str, property: str = "", place: str = "", **arguments: object) -> Backend:
+def object_backend(name: str, property: str = "", peer: str = "", **arguments: object) -> Backend:
     """Return an object behind a device; underscores in the arguments' names stand for dashes."""
     data = {key.replace("_", "-"): value for key, value in arguments.items()}
-    return Backend(property, name, "object-add", data, "object-del", "id", place)
+    return Backend(property, name, "object-add", data, "object-del", "id", peer)
 
 
 # A disk that reads as zeros and holds nothing (block/null.c).
@@ -48,29 +48,27 @@ DRIVE = Backend(
 
 
 def chardev_backend(
-    backend: dict[str, object], property: str = "chardev", place: str = "", name: str = "chardev"
+    backend: dict[str, object], property: str = "chardev", peer: str = "", name: str = "chardev"
 ) -> Backend:
     """Return a chardev behind a device, ``{id}-NAME``."""
     arguments: dict[str, object] = {"backend": backend}
-    return Backend(
-        property, "{id}-" + name, "chardev-add", arguments, "chardev-remove", "id", place
-    )
+    return Backend(property, "{id}-" + name, "chardev-add", arguments, "chardev-remove", "id", peer)
 
 
 CHARDEV = chardev_backend({"type": "null", "data": {}})
 
-_UNIX: dict[str, object] = {"type": "unix", "data": {"path": "{place}"}}
+_UNIX: dict[str, object] = {"type": "unix", "data": {"path": "{peer}"}}
 
 
-def only(place: str) -> Backend:
-    """Return a place behind a device, with nothing made in QEMU."""
-    return Backend("", "{place}", "", {}, "", "", place)
+def only(peer: str) -> Backend:
+    """Return a peer behind a device, with nothing made in QEMU."""
+    return Backend("", "{peer}", "", {}, "", "", peer)
 
 
-def client(place: str) -> Backend:
-    """Return a chardev that connects to the socket of a place."""
+def client(peer: str) -> Backend:
+    """Return a chardev that connects to the socket of a peer."""
     return chardev_backend(
-        {"type": "socket", "data": {"addr": _UNIX, "server": False}}, "chardev", place
+        {"type": "socket", "data": {"addr": _UNIX, "server": False}}, "chardev", peer
     )
 
 
@@ -89,10 +87,10 @@ CXL_LABELS = object_backend(
     qom_type="memory-backend-file",
     size=1 << 20,
     share=True,
-    mem_path="{place}/lsa",
+    mem_path="{peer}/lsa",
 )
 CRYPTO = object_backend("{id}-crypto", "cryptodev", qom_type="cryptodev-backend-builtin")
-# One end of a socket, which the device takes; the other end is the place's.
+# One end of a socket, which the device takes; the other end is the peer's.
 DESCRIPTOR = Backend("fd", "{id}-fd", "getfd", {}, "closefd", "fdname", "remote-device")
 SMART_CARD = only("smart-card")._replace(property="db")
 ROOTDIR = only("directory")._replace(property="rootdir")

@@ -7,8 +7,6 @@ How each is made and what stands behind it, by ``block:TYPE``; as in
 
 from __future__ import annotations
 
-from ..peers import ceph, gluster, iscsi
-from ..peers.images import LUKS_SECRET
 from .backends import HOST_DEVICE, object_backend, only
 from .kinds import Backend, Subject
 
@@ -24,12 +22,12 @@ _DIRECTORY = only("directory")
 _IMAGE = only("image")
 _NULL: dict[str, object] = {"driver": "null-co", "size": 1 << 20, "read-zeroes": True}
 
-_SECRET = object_backend("{id}-secret", qom_type="secret", data=LUKS_SECRET)
+_SECRET = object_backend("{id}-secret", qom_type="secret", data="{peer.secret}")
 _FILE_NODE = Backend(
     "",
     "{id}-file",
     "blockdev-add",
-    {"driver": "file", "filename": "{place}"},
+    {"driver": "file", "filename": "{peer}"},
     "blockdev-del",
     "node-name",
     "image",
@@ -47,16 +45,16 @@ def _formatted(name: str) -> tuple[Backend, tuple[Backend, ...]]:
 
 def _stored(name: str, *behind: Backend, **arguments: object) -> Subject:
     # An image of a format that QEMU need not make.
-    node = {"driver": "file", "filename": "{place}"}
-    place = only(name)
+    node = {"driver": "file", "filename": "{peer}"}
+    peer = only(name)
     make = _block(driver=name, file=node, read_only=True, **arguments)
-    return Subject(make, (*behind, place))
+    return Subject(make, (peer, *behind))
 
 
 def _served(name: str, **arguments: object) -> Subject:
     # A disk at a server.
-    place = only(name)
-    return Subject(_block(driver=name, read_only=True, **arguments), (place,))
+    peer = only(name)
+    return Subject(_block(driver=name, read_only=True, **arguments), (peer,))
 
 
 def _above_qcow2() -> tuple[Backend, ...]:
@@ -78,31 +76,35 @@ BLOCKS: dict[str, Subject] = {
     ),
     "block:copy-on-read": Subject(_block(driver="copy-on-read", file=_NULL)),
     "block:dmg": _stored("dmg"),
-    "block:file": Subject(_block(driver="file", filename="{place}"), (_IMAGE,)),
-    "block:ftp": _served("ftp", url="ftp://127.0.0.1:{place}/image"),
-    "block:ftps": _served("ftps", url="ftps://127.0.0.1:{place}/image", sslverify=False),
+    "block:file": Subject(_block(driver="file", filename="{peer}"), (_IMAGE,)),
+    "block:ftp": _served("ftp", url="ftp://127.0.0.1:{peer}/image"),
+    "block:ftps": _served("ftps", url="ftps://127.0.0.1:{peer}/image", sslverify=False),
     "block:gluster": _served(
         "gluster",
-        volume=gluster.VOLUME,
-        path=gluster.PATH,
-        server=[{"type": "inet", "host": "127.0.0.1", "port": "{place}"}],
+        volume="{peer.volume}",
+        path="{peer.path}",
+        server=[{"type": "inet", "host": "127.0.0.1", "port": "{peer}"}],
     ),
     # Any character device opens (hdev_open() and cdrom_open(), block/file-posix.c).
     "block:host_cdrom": Subject(_block(driver="host_cdrom", filename="/dev/null", read_only=True)),
     "block:host_device": Subject(_block(driver="host_device", filename="/dev/null")),
-    "block:http": _served("http", url="http://127.0.0.1:{place}/image"),
-    "block:https": _served("https", url="https://127.0.0.1:{place}/image", sslverify=False),
-    "block:iscsi": _served("iscsi", transport="tcp", portal="127.0.0.1:{place}", target=iscsi.NAME),
+    "block:http": _served("http", url="http://127.0.0.1:{peer}/image"),
+    "block:https": _served("https", url="https://127.0.0.1:{peer}/image", sslverify=False),
+    "block:iscsi": _served(
+        "iscsi", transport="tcp", portal="127.0.0.1:{peer}", target="{peer.target}"
+    ),
     "block:luks": _stored("luks", _SECRET, key_secret="{id}-secret"),
-    "block:nbd": _served("nbd", server={"type": "unix", "path": "{place}"}),
-    "block:nfs": _served("nfs", server={"type": "inet", "host": "{place}"}, path="/dir/file"),
+    "block:nbd": _served("nbd", server={"type": "unix", "path": "{peer}"}),
+    "block:nfs": _served("nfs", server={"type": "inet", "host": "{peer}"}, path="/dir/file"),
     "block:null-aio": Subject(_block(driver="null-aio")),
     "block:null-co": Subject(_block(driver="null-co")),
     "block:preallocate": Subject(_block(driver="preallocate", file=_NULL)),
     "block:quorum": Subject(_block(driver="quorum", vote_threshold=1, children=[_NULL, _NULL])),
     "block:raw": Subject(_block(driver="raw", file=_NULL)),
     "block:rbd": Subject(
-        _block(driver="rbd", pool=ceph.POOL, image=ceph.IMAGE, conf="{place}", read_only=True),
+        _block(
+            driver="rbd", pool="{peer.pool}", image="{peer.image}", conf="{peer}", read_only=True
+        ),
         (only("ceph"),),
     ),
     "block:replication": Subject(_block(driver="replication", mode="primary", file=_NULL)),
@@ -114,7 +116,7 @@ BLOCKS: dict[str, Subject] = {
     ),
     "block:ssh": _served(
         "ssh",
-        server={"host": "127.0.0.1", "port": "{place}"},
+        server={"host": "127.0.0.1", "port": "{peer}"},
         path="/file",
         user="qmr",
         host_key_check={"mode": "none"},
@@ -127,7 +129,7 @@ BLOCKS: dict[str, Subject] = {
         f"block:{name}": Subject(*_formatted(name))
         for name in "parallels qcow qcow2 qed vdi vhdx vmdk vpc".split()
     },
-    "block:vvfat": Subject(_block(driver="vvfat", dir="{place}", read_only=True), (_DIRECTORY,)),
+    "block:vvfat": Subject(_block(driver="vvfat", dir="{peer}", read_only=True), (_DIRECTORY,)),
 }
 
 #: Reasons why QEMU may refuse a block node.

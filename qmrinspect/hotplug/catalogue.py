@@ -4,7 +4,7 @@
 What each driver needs, as plain data: see :mod:`qmrinspect.hotplug.recipes` for what the
 records mean.
 
-In strings, ``{id}`` is the id of what is plugged and ``{place}`` the path of the
+In strings, ``{id}`` is the id of what is plugged and ``{peer}`` the path of the
 program or file that stands behind a backend.
 """
 

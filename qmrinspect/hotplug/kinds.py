@@ -22,10 +22,10 @@ class Backend(NamedTuple):
     """What stands behind a device and is made and removed through QMP.
 
     ``{id}`` in a string argument is the device's id.  ``property`` is the device's
-    property that names the backend, or "" where nothing names it.  ``place`` is a
+    property that names the backend, or "" where nothing names it.  ``peer`` is a
     kind of program or file (:mod:`qmrinspect.peers`) that must be there
-    first; its path is ``{place}``, and ``{place:d}`` where it is a number.  One
-    without ``create`` is only that, and ``getfd`` gives QEMU the place's descriptor.
+    first; its path is ``{peer}``, and ``{peer:d}`` where it is a number.  One
+    without ``create`` is only that, and ``getfd`` gives QEMU the peer's descriptor.
     """
 
     property: str
@@ -34,7 +34,7 @@ class Backend(NamedTuple):
     arguments: Mapping[str, object]
     delete: str
     delete_key: str
-    place: str = ""
+    peer: str = ""
 
 
 class Recipe(NamedTuple):

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from typing import NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
+from ..errors import PeerMissing
 from ..monitor.base import CommandError, Event, Monitor
-from ..peers import Place, PlaceMissing, open_place
 from .kinds import Backend, Recipe
 from .leftovers import StillOwned, chains, leftovers
+
+if TYPE_CHECKING:
+    from ..peers import Peer
 
 __all__ = [
     "STEP_TIMEOUT",
@@ -43,7 +46,7 @@ class Plugged(NamedTuple):
     ``path`` is its QOM path, "" for what is no object; ``bus`` that of its parent bus, ""
     for none.  ``devfn`` is the PCI slot times 8 plus the function, -1 off PCI.  Times are
     in microseconds since 1970.  ``backends`` are the names of what was made for it, in the
-    order of the recipe's; ``places`` the programs and files behind those.  ``avoided`` are
+    order of the recipe's; ``peers`` the programs and files behind those.  ``avoided`` are
     the places on PCI buses that devices which leaked still own.
     """
 
@@ -55,7 +58,7 @@ class Plugged(NamedTuple):
     plug_us: int
     plugged_us: int
     backends: tuple[str, ...]
-    places: tuple[Place, ...] = ()
+    peers: tuple[Peer, ...] = ()
     avoided: tuple[str, ...] = ()
 
     @property
@@ -82,25 +85,27 @@ def plug(
     :param force: take no care of devices that leaked, and let QEMU abort.
     :raises StillOwned: QEMU would abort; nothing was done.
     :raises CommandError: QEMU refused, with its own reason; nothing stays behind.
-    :raises PlaceMissing: this machine lacks what a backend needs; nothing stays behind.
+    :raises PeerMissing: this machine lacks what a backend needs; nothing stays behind.
     :raises MonitorLost: QEMU died of it.
     """
     made: list[str] = []
-    places: list[Place] = []
+    peers: list[Peer] = []
     owned = leftovers(monitor, STEP_TIMEOUT) if recipe.bus == "PCI" and not force else frozenset()
     slot = _slot(monitor, recipe, owned, avoid)
     try:
-        properties = {key: _named(value, id) for key, value in recipe.properties.items()}
-        place = ""
+        names: dict[str, str] = {"{id}": id}
+        properties = {key: _named(value, names) for key, value in recipe.properties.items()}
         for backend in recipe.backends:
-            if backend.place:
-                places.append(open_place(backend.place))
-                place = places[-1].path
-            name = _named(backend.name, id, place)
+            if backend.peer:
+                from ..peers import open_peer
+
+                peers.append(open_peer(backend.peer))
+                names.update(_names_of(peers[-1]))
+            name = _named(backend.name, names)
             if backend.create == "getfd":
-                monitor.pass_descriptor(name, places[-1].descriptor, STEP_TIMEOUT)
+                monitor.pass_descriptor(name, peers[-1].descriptor, STEP_TIMEOUT)
             elif backend.create:
-                _create(monitor, backend, name, id, place)
+                _create(monitor, backend, name, names)
             made.append(name)
             if backend.property:
                 properties[backend.property] = name
@@ -108,26 +113,26 @@ def plug(
             properties.update(_free_cpu(monitor, recipe.driver))
         plug_us = now_us()
         if recipe.subject is not None:
-            _create(monitor, recipe.subject, id, id, place)
+            _create(monitor, recipe.subject, id, names)
         else:
             named = {"driver": recipe.driver, "id": id, **properties}
             _device_add(monitor, recipe, named, slot, owned)
         plugged_us = now_us()
     except BaseException as error:
-        if isinstance(error, (CommandError, PlaceMissing)):
+        if isinstance(error, (CommandError, PeerMissing)):
             _remove(monitor, recipe.backends, made)
-        for opened in places:
+        for opened in peers:
             opened.close()
         raise
     path, bus, devfn = _where(monitor, recipe, id)
     times = (plug_us, plugged_us)
     return Plugged(
-        recipe, id, path, bus, devfn, *times, tuple(made), tuple(places), tuple(sorted(owned))
+        recipe, id, path, bus, devfn, *times, tuple(made), tuple(peers), tuple(sorted(owned))
     )
 
 
-def _create(monitor: Monitor, backend: Backend, name: str, id: str, place: str) -> None:
-    arguments = {key: _named(value, id, place) for key, value in backend.arguments.items()}
+def _create(monitor: Monitor, backend: Backend, name: str, names: Mapping[str, str]) -> None:
+    arguments = {key: _named(value, names) for key, value in backend.arguments.items()}
     arguments[backend.delete_key] = name
     monitor.execute(backend.create, arguments, STEP_TIMEOUT)
     if backend.delete_key == "job-id":
@@ -262,8 +267,8 @@ def release(monitor: Monitor, plugged: Plugged) -> tuple[str, ...]:
     try:
         return _remove(monitor, plugged.recipe.backends, list(plugged.backends))
     finally:
-        for place in plugged.places:
-            place.close()
+        for peer in plugged.peers:
+            peer.close()
 
 
 def _remove(monitor: Monitor, backends: tuple[Backend, ...], names: list[str]) -> tuple[str, ...]:
@@ -283,17 +288,25 @@ def _remove(monitor: Monitor, backends: tuple[Backend, ...], names: list[str]) -
 # Small things ----------------------------------------------------------------------
 
 
-def _named(value: T, id: str, place: str = "") -> T:
-    # "{id}" and "{place}" stand for the device's id and a path, at any depth.
-    if value == "{place:d}":
-        return cast(T, int(place))
+def _named(value: T, names: Mapping[str, str]) -> T:
+    # "{id}", "{peer}" and "{peer.NAME}" stand for what is known only now, at any depth.
+    if value == "{peer:d}":
+        return cast(T, int(names["{peer}"]))
     if isinstance(value, str):
-        return cast(T, value.replace("{id}", id).replace("{place}", place))
+        text: str = value
+        for name, meant in names.items():
+            text = text.replace(name, meant)
+        return cast(T, text)
     if isinstance(value, dict):
-        return cast(T, {key: _named(item, id, place) for key, item in value.items()})
+        return cast(T, {key: _named(item, names) for key, item in value.items()})
     if isinstance(value, list):
-        return cast(T, [_named(item, id, place) for item in value])
+        return cast(T, [_named(item, names) for item in value])
     return value
+
+
+def _names_of(peer: Peer) -> dict[str, str]:
+    named = {f"{{peer.{name}}}": meant for name, meant in peer.names.items()}
+    return {"{peer}": peer.path, **named}
 
 
 def get_property(monitor: Monitor, path: str, name: str) -> object:

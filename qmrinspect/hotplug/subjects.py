@@ -4,7 +4,7 @@
 How each object, chardev and netdev is made, what stands behind it, and why
 QEMU may refuse it, by ``KIND:TYPE``.
 
-In strings, ``{id}`` is the id of what is plugged and ``{place}`` the path of the
+In strings, ``{id}`` is the id of what is plugged and ``{peer}`` the path of the
 program or file that stands behind a backend.
 """
 
@@ -48,7 +48,7 @@ SUBJECTS: dict[str, Subject] = {
     "object:authz-simple": Subject(_plain_object(identity="nobody")),
     # QAPI calls it authz-listfile (qapi/qom.json), and QOM authz-list-file: no QEMU up to
     # 10.0 takes either name.
-    "object:authz-list-file": Subject(_plain_object(filename="{place}/list"), (_DIRECTORY,)),
+    "object:authz-list-file": Subject(_plain_object(filename="{peer}/list"), (_DIRECTORY,)),
     "object:authz-pam": Subject(_plain_object(service="qmr")),
     # "if" is a word of Python.
     "object:can-host-socketcan": Subject(
@@ -80,10 +80,10 @@ SUBJECTS: dict[str, Subject] = {
             object_backend("{id}-thread", qom_type="iothread"),
         ),
     ),
-    "object:dbus-vmstate": Subject(_plain_object(addr="unix:path={place}"), (only("d-bus"),)),
+    "object:dbus-vmstate": Subject(_plain_object(addr="unix:path={peer}"), (only("d-bus"),)),
     "object:filter-buffer": Subject(_plain_object(netdev="{id}-net", interval=1000), _FILTERED),
     "object:filter-dump": Subject(
-        _plain_object(netdev="{id}-net", file="{place}/dump"),
+        _plain_object(netdev="{id}-net", file="{peer}/dump"),
         (_DIRECTORY, _NETDEV),
     ),
     "object:filter-mirror": Subject(
@@ -97,19 +97,19 @@ SUBJECTS: dict[str, Subject] = {
     "object:filter-replay": Subject(_plain_object(netdev="{id}-net"), _FILTERED),
     "object:filter-rewriter": Subject(_plain_object(netdev="{id}-net"), _FILTERED),
     "object:input-barrier": Subject(
-        _plain_object(name="qmr", server="127.0.0.1", port="{place}"), (only("listener"),)
+        _plain_object(name="qmr", server="127.0.0.1", port="{peer}"), (only("listener"),)
     ),
     "object:input-linux": Subject(_plain_object(evdev="/dev/input/event0")),
     "object:iothread": Subject(_plain_object()),
     "object:memory-backend-epc": Subject(_plain_object(size=1 << 20)),
     "object:memory-backend-file": Subject(
-        _plain_object(size=1 << 20, mem_path="{place}/memory"),
+        _plain_object(size=1 << 20, mem_path="{peer}/memory"),
         (_DIRECTORY,),
     ),
     "object:memory-backend-memfd": Subject(_plain_object(size=1 << 20)),
     "object:memory-backend-ram": Subject(_plain_object(size=1 << 20)),
     "object:memory-backend-shm": Subject(_plain_object(size=1 << 20)),
-    "object:pr-manager-helper": Subject(_plain_object(path="{place}"), (only("pr-helper"),)),
+    "object:pr-manager-helper": Subject(_plain_object(path="{peer}"), (only("pr-helper"),)),
     "object:qtest": Subject(
         _plain_object(chardev="{id}-chardev"),
         (chardev_backend({"type": "null", "data": {}}, ""),),
@@ -121,7 +121,7 @@ SUBJECTS: dict[str, Subject] = {
     ),
     "object:rng-random": Subject(_plain_object(filename="/dev/urandom")),
     "object:secret": Subject(_plain_object(data="secret")),
-    "object:secret_keyring": Subject(_plain_object(serial="{place:d}"), (only("secret-key"),)),
+    "object:secret_keyring": Subject(_plain_object(serial="{peer:d}"), (only("secret-key"),)),
     # Only a VM that is started with it asks the processor.
     "object:sev-guest": Subject(_plain_object(cbitpos=51, reduced_phys_bits=1)),
     "object:sev-snp-guest": Subject(_plain_object(cbitpos=51, reduced_phys_bits=1)),
@@ -130,10 +130,10 @@ SUBJECTS: dict[str, Subject] = {
     "object:tls-cipher-suites": Subject(_plain_object(priority="NORMAL")),
     "object:tls-creds-anon": Subject(_plain_object(endpoint="client")),
     "object:tls-creds-psk": Subject(
-        _plain_object(endpoint="client", dir="{place}"), (only("keys"),)
+        _plain_object(endpoint="client", dir="{peer}"), (only("keys"),)
     ),
     "object:tls-creds-x509": Subject(
-        _plain_object(endpoint="server", dir="{place}", verify_peer=False), (only("certificates"),)
+        _plain_object(endpoint="server", dir="{peer}", verify_peer=False), (only("certificates"),)
     ),
     "object:x-remote-object": Subject(
         _plain_object(fd="{id}-fd", devid="qmr-remote"),
@@ -143,7 +143,7 @@ SUBJECTS: dict[str, Subject] = {
     ),
     "chardev:braille": Subject(_character("braille"), (only("braille"),)),
     "chardev:dbus": Subject(_character("dbus", name="org.qemu.qmr")),
-    "chardev:file": Subject(_character("file", out="{place}/out"), (_DIRECTORY,)),
+    "chardev:file": Subject(_character("file", out="{peer}/out"), (_DIRECTORY,)),
     "chardev:hub": Subject(
         _character("hub", chardevs=["{id}-chardev"]),
         (chardev_backend({"type": "null", "data": {}}, ""),),
@@ -155,13 +155,13 @@ SUBJECTS: dict[str, Subject] = {
     ),
     "chardev:null": Subject(_character("null")),
     "chardev:parallel": Subject(_character("parallel", device="/dev/parport0")),
-    "chardev:pipe": Subject(_character("pipe", device="{place}"), (only("pipe"),)),
+    "chardev:pipe": Subject(_character("pipe", device="{peer}"), (only("pipe"),)),
     "chardev:pty": Subject(_character("pty")),
     "chardev:qemu-vdagent": Subject(_character("qemu-vdagent")),
     "chardev:ringbuf": Subject(_character("ringbuf", size=4096)),
     "chardev:serial": Subject(_character("serial", device="/dev/ptmx")),
     "chardev:socket": Subject(
-        _character("socket", addr={"type": "unix", "data": {"path": "{place}/socket"}}, wait=False),
+        _character("socket", addr={"type": "unix", "data": {"path": "{peer}/socket"}}, wait=False),
         (_DIRECTORY,),
     ),
     "chardev:spiceport": Subject(_character("spiceport", fqdn="org.qemu.qmr"), hosts=("spice",)),
@@ -174,13 +174,13 @@ SUBJECTS: dict[str, Subject] = {
     "chardev:msmouse": Subject(_character("msmouse")),
     # The tap interface of the helper is on no bridge.
     "netdev:bridge": Subject(
-        _net(type="bridge", helper="/bin/sh {place}", br="qmr"), (only("bridge-helper"),)
+        _net(type="bridge", helper="/bin/sh {peer}", br="qmr"), (only("bridge-helper"),)
     ),
     "netdev:dgram": Subject(
         _net(
             type="dgram",
-            local={"type": "unix", "path": "{place}/one"},
-            remote={"type": "unix", "path": "{place}/two"},
+            local={"type": "unix", "path": "{peer}/one"},
+            remote={"type": "unix", "path": "{peer}/two"},
         ),
         (_DIRECTORY,),
     ),
@@ -200,13 +200,13 @@ SUBJECTS: dict[str, Subject] = {
     "netdev:netmap": Subject(_net(type="netmap", ifname="netmap:qmr")),
     "netdev:socket": Subject(_net(type="socket", listen="127.0.0.1:0")),
     "netdev:stream": Subject(
-        _net(type="stream", server=True, addr={"type": "unix", "path": "{place}/stream"}),
+        _net(type="stream", server=True, addr={"type": "unix", "path": "{peer}/stream"}),
         (_DIRECTORY,),
     ),
     # The kernel chooses the interface's name.
     "netdev:tap": Subject(_net(type="tap", script="no", downscript="no")),
     "netdev:user": Subject(_net(type="user")),
-    "netdev:vde": Subject(_net(type="vde", sock="{place}"), (only("vde-switch"),)),
+    "netdev:vde": Subject(_net(type="vde", sock="{peer}"), (only("vde-switch"),)),
     "netdev:vhost-vdpa": Subject(_net(type="vhost-vdpa", vhostdev="/dev/vhost-vdpa-0")),
     "netdev:vhost-user": Subject(
         _net(type="vhost-user", chardev="{id}-chardev"),

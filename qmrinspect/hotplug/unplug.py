@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..errors import MonitorError
+from ..errors import MonitorError, PeerMissing
 from ..monitor.base import CommandError, Event, Monitor, MonitorLost, MonitorTimeout
-from ..peers import PlaceMissing
 from .acknowledge import acknowledge, prepare, unparented
 from .kinds import Driver, Recipe
 from .plugging import STEP_TIMEOUT, Plugged, now_us, plug, release
@@ -198,7 +197,7 @@ def run_cycle(monitor: Monitor, recipe: Recipe, id: str, timeout: float = EVENT_
     """Plug, unplug and release in one go; every failure of QEMU is in the result."""
     try:
         plugged = plug(monitor, recipe, id)
-    except (MonitorError, PlaceMissing) as error:
+    except (MonitorError, PeerMissing) as error:
         return ended(Cycle(recipe.driver, id), "device_add", error)
     cycle = unplug(monitor, plugged, timeout)
     try:
@@ -208,13 +207,13 @@ def run_cycle(monitor: Monitor, recipe: Recipe, id: str, timeout: float = EVENT_
     except MonitorError as error:
         return ended(cycle, "release", error)
     finally:
-        for place in plugged.places:
-            place.close()
+        for peer in plugged.peers:
+            peer.close()
 
 
-def ended(cycle: Cycle, step: str, error: MonitorError | PlaceMissing) -> Cycle:
+def ended(cycle: Cycle, step: str, error: MonitorError | PeerMissing) -> Cycle:
     """Put into a cycle how QEMU ended it, or that it could not be begun; the rest is raised."""
-    if isinstance(error, PlaceMissing):
+    if isinstance(error, PeerMissing):
         return cycle._replace(step="prepare", refused=error.text)
     if isinstance(error, CommandError):
         return cycle._replace(step=step, refused=error.desc)

@@ -25,14 +25,15 @@ from .bundle import write_bundle
 from .cycle import Hunt, Hunted, not_begun
 from .growth import Growth
 from .guest import GUEST_HOSTS, GUEST_PATIENCE_S, Guest
+from .outcome import BAD, Outcome
 from .own_vm import OwnVm
-from .rows import BAD, pluggable, row_of
+from .rows import pluggable, row_of
 from .settings import Job, Settings
 
 __all__ = ["Bench", "Job", "Settings"]
 
 # Outcomes after which more cycles in the same VM say how much comes with each.
-_GROWS = ("leak", "partial-leak", "delayed")
+_GROWS = (Outcome.LEAK, Outcome.PARTIAL_LEAK, Outcome.DELAYED)
 
 # So many of the devices before a victim, the last ones and its relatives, are suspected of
 # having poisoned its VM.

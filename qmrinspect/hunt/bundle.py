@@ -70,7 +70,7 @@ def write_bundle(
             for message in transcript:
                 file.write(json.dumps(message) + "\n")
         script = place / "reproduce.sh"
-        behind = [backend.place for backend in hunted.recipe.backends if backend.place]
+        behind = [backend.peer for backend in hunted.recipe.backends if backend.peer]
         script.write_text(_script(row, argv, transcript, behind))
         script.chmod(0o755)
     except OSError as error:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
 
 from ..audit.graph import orphan_groups
 from ..audit.policy import Verdict, choose
-from ..errors import MonitorError, ReadingError, TargetError
+from ..errors import MonitorError, PeerMissing, ReadingError, TargetError
 from ..hotplug.kinds import Recipe
 from ..hotplug.pin import Pin, let_go
 from ..hotplug.plugging import now_us
@@ -35,7 +35,6 @@ from ..hotplug.unplug import (
 from ..index import Index
 from ..ledger import Book, open_book
 from ..monitor.base import Monitor, MonitorLost
-from ..peers import PlaceMissing
 from .driver import Driver
 from .foretell import Foretold, Pins, foretell_after, foretell_pinned, held_by, implied
 from .judge import Judgement, came_with, judge, same, waits
@@ -173,15 +172,15 @@ class Hunt:
             return _early(driver, recipe, machine, cycle._replace(refused=still_there(recipe)))
         try:
             plugged = driver.drive(lambda monitor: plug(monitor, recipe, id, avoid))
-        except (MonitorError, PlaceMissing) as error:
+        except (MonitorError, PeerMissing) as error:
             cycle = ended(cycle, "device_add", error)
             early = _early(driver, recipe, machine, cycle)
             return self._refused(before, early) if cycle.refused else early
         try:
             return self._judge(before, plugged, machine)
         finally:
-            for place in plugged.places:
-                place.close()
+            for peer in plugged.peers:
+                peer.close()
 
     def _refused(self, before: Book, hunted: Hunted) -> Hunted:
         """Judge what a refused ``device_add`` left: the device had been made, and must be gone."""

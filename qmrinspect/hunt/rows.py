@@ -17,9 +17,9 @@ from ..index import Index
 from ..ledger import Book, Edge
 from .cycle import NOT_PLUGGABLE, Hunted
 from .foretell import Foretold
+from .outcome import BAD
 
 __all__ = [
-    "BAD",
     "FORMAT",
     "Row",
     "edge_json",
@@ -33,9 +33,6 @@ __all__ = [
 FORMAT = "qmr-hunt/1"
 
 Row = Mapping[str, Any]
-
-#: Outcomes that are findings; the others say that nothing was wrong, or nothing tried.
-BAD = frozenset(("leak", "partial-leak", "crash", "hang"))
 
 
 def pluggable(hunted: Hunted) -> bool:

@@ -14,42 +14,43 @@ import importlib
 from pathlib import Path
 from typing import Callable
 
+from ..errors import PeerMissing
 from . import servers, vhost_user
 from .images import IMAGES
-from .place import LOOPBACK, Place, PlaceMissing, SocketPlace
+from .peer import LOOPBACK, Peer, SocketPeer
 
-__all__ = ["PLACES", "Place", "PlaceMissing", "open_place"]
+__all__ = ["PEERS", "Peer", "open_peer"]
 
 
-def open_place(kind: str) -> Place:
-    """Make a place of a kind that :data:`PLACES` names.
+def open_peer(kind: str) -> Peer:
+    """Make a peer of a kind that :data:`PEERS` names.
 
-    :raises PlaceMissing: this machine does not have what it takes.
+    :raises PeerMissing: this machine does not have what it takes.
     """
     try:
-        return PLACES[kind]()
+        return PEERS[kind]()
     except OSError as error:
-        raise PlaceMissing(f"needs a {kind} of the host ({error})") from None
+        raise PeerMissing(f"needs a {kind} of the host ({error})") from None
 
 
-def _keys() -> Place:
+def _keys() -> Peer:
     # As psktool writes it: a user, and a key in hexadecimal.
-    place = Place()
-    Path(place.path, "keys.psk").write_text("qemu:0123456789abcdef0123456789abcdef\n")
-    return place
+    peer = Peer()
+    Path(peer.path, "keys.psk").write_text("qemu:0123456789abcdef0123456789abcdef\n")
+    return peer
 
 
-def _of(module: str, name: str, *arguments: str) -> Callable[[], Place]:
+def _of(module: str, name: str, *arguments: str) -> Callable[[], Peer]:
     # What few need is imported when it is needed.
-    def make() -> Place:
-        place: Place = getattr(importlib.import_module(f".{module}", __name__), name)(*arguments)
-        return place
+    def make() -> Peer:
+        peer: Peer = getattr(importlib.import_module(f".{module}", __name__), name)(*arguments)
+        return peer
 
     return make
 
 
-#: How a place of each kind is made.
-PLACES: dict[str, Callable[[], Place]] = {
+#: How a peer of each kind is made.
+PEERS: dict[str, Callable[[], Peer]] = {
     **{name: _of("disks", "image", name) for name in IMAGES},
     "braille": _of("braille", "braille"),
     "bridge-helper": _of("daemons", "bridge_helper"),
@@ -57,24 +58,24 @@ PLACES: dict[str, Callable[[], Place]] = {
     "certificates": _of("daemons", "certificates"),
     "connected-socket": _of("daemons", "ConnectedSocket"),
     "d-bus": _of("daemons", "message_bus"),
-    "directory": Place,
+    "directory": Peer,
     "ftp": _of("disks", "port", "ftp"),
     "ftps": _of("disks", "tls_port", "ftp"),
     "gluster": _of("disks", "gluster_server"),
     "http": _of("disks", "port", "http"),
     "https": _of("disks", "tls_port", "http"),
     "iscsi": _of("disks", "iscsi_target"),
-    "ivshmem": lambda: SocketPlace(servers.ivshmem),
+    "ivshmem": lambda: SocketPeer(servers.ivshmem),
     "keys": _keys,
-    "listener": lambda: SocketPlace(servers.sink, LOOPBACK),
+    "listener": lambda: SocketPeer(servers.sink, LOOPBACK),
     "nbd": _of("disks", "nbd_server"),
     "nfs": _of("disks", "nfs_server"),
     "pipe": _of("daemons", "pipe"),
-    "pr-helper": lambda: SocketPlace(servers.pr_helper),
+    "pr-helper": lambda: SocketPeer(servers.pr_helper),
     "remote-device": _of("daemons", "RemoteDevice"),
     "secret-key": _of("keys", "SecretKey"),
     "smart-card": _of("daemons", "smart_card"),
     "ssh": _of("disks", "ssh_server"),
     "vde-switch": _of("daemons", "vde_switch"),
-    "vhost-user": lambda: SocketPlace(vhost_user.vhost_user),
+    "vhost-user": lambda: SocketPeer(vhost_user.vhost_user),
 }

@@ -14,9 +14,10 @@ import os
 import time
 from pathlib import Path
 
+from ..errors import PeerMissing
 from . import servers
 from .daemons import answers
-from .place import Place, PlaceMissing, SocketPlace
+from .peer import Peer, SocketPeer
 
 __all__ = ["braille"]
 
@@ -29,23 +30,23 @@ _PATIENCE_S = 20.0
 _POLL_S = 0.02
 
 
-def braille() -> Place:
+def braille() -> Peer:
     """Return the server that runs, or play it.
 
-    :raises PlaceMissing: the socket cannot be made.
+    :raises PeerMissing: the socket cannot be made.
     """
     lock, made = _lock()
     try:
         if answers(_SOCKET):
             os.close(lock)
-            return Place()
+            return Peer()
         # What nobody listens on was left by a server that was killed.
         with contextlib.suppress(FileNotFoundError):
             _SOCKET.unlink()
         return _Braille(lock, made)
     except OSError as error:
         os.close(lock)
-        raise PlaceMissing(f"needs BrlAPI's socket {_SOCKET} ({error.strerror})") from None
+        raise PeerMissing(f"needs BrlAPI's socket {_SOCKET} ({error.strerror})") from None
 
 
 def _lock() -> tuple[int, bool]:
@@ -59,7 +60,7 @@ def _lock() -> tuple[int, bool]:
                 made = True
             lock = os.open(_SOCKETS, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise PlaceMissing(f"needs BrlAPI's directory {_SOCKETS} ({error.strerror})") from None
+            raise PeerMissing(f"needs BrlAPI's directory {_SOCKETS} ({error.strerror})") from None
         with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever had it before may have removed the directory.
@@ -67,11 +68,11 @@ def _lock() -> tuple[int, bool]:
                 return lock, made
         os.close(lock)
         if time.monotonic() > deadline:
-            raise PlaceMissing(f"needs BrlAPI's socket {_SOCKET}, which is in use")
+            raise PeerMissing(f"needs BrlAPI's socket {_SOCKET}, which is in use")
         time.sleep(_POLL_S)
 
 
-class _Braille(SocketPlace):
+class _Braille(SocketPeer):
     def __init__(self, lock: int, made: bool) -> None:
         self._lock, self._made = -1, made
         super().__init__(servers.brlapi, str(_SOCKET))

@@ -2,7 +2,7 @@
 --------------
 
 The smallest there is, with one image in it: a monitor and an object store that keeps
-all in its memory, on the loopback interface and for as long as the place is there.
+all in its memory, on the loopback interface and for as long as the peer is there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .daemons import answers, run
 from .images import SIZE
-from .place import LOOPBACK, Place, ProgramPlace
+from .peer import LOOPBACK, Peer, ProgramPeer
 
 __all__ = ["IMAGE", "POOL", "Cluster"]
 
@@ -57,15 +57,16 @@ rbd validate pool = false
 """
 
 
-class Cluster(Place):
+class Cluster(Peer):
     """A cluster that takes some 1.5 s to make; ``path`` is its configuration.
 
-    :raises PlaceMissing: its programs are not installed, or do not work.
+    :raises PeerMissing: its programs are not installed, or do not work.
     """
 
     def __init__(self) -> None:
         super().__init__("ceph.conf")
-        self._daemons: list[ProgramPlace] = []
+        self.names = {"pool": POOL, "image": IMAGE}
+        self._daemons: list[ProgramPeer] = []
         try:
             self._make()
         except BaseException:
@@ -81,8 +82,8 @@ class Cluster(Place):
         Path(self.path).write_text(
             _CONFIGURATION.format(fsid=fsid, port=port, directory=self.directory)
         )
-        place = f"[v2:127.0.0.1:{port}]"
-        self._run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", place, "map")
+        peer = f"[v2:127.0.0.1:{port}]"
+        self._run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", peer, "map")
         self._run("ceph-mon", "-i", "a", "--mkfs", "--monmap", "map")
         self._daemon("mon", "a")
         self._ceph("osd", "new", store)
@@ -101,7 +102,7 @@ class Cluster(Place):
         argv = [f"ceph-{kind}", "-i", name, "--foreground", "--conf", self.path]
         ready = self.directory / f"{kind}.asok"
         self._daemons.append(
-            ProgramPlace(lambda _: argv, lambda _: answers(ready), timeout=_ANSWER_S)
+            ProgramPeer(lambda _: argv, lambda _: answers(ready), timeout=_ANSWER_S)
         )
 
     def close(self) -> None:

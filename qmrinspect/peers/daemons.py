@@ -15,9 +15,10 @@ import sys
 from pathlib import Path
 from typing import Callable
 
+from ..errors import PeerMissing
 from ..monitor.connecting import answers as monitor_answers
 from . import bridge_helper as helper
-from .place import Place, PlaceMissing, ProgramPlace, find_program, last_line
+from .peer import Peer, ProgramPeer, find_program, last_line
 
 __all__ = [
     "ConnectedSocket",
@@ -53,7 +54,7 @@ def answers(path: Path) -> bool:
 def run(argv: list[str], directory: Path) -> None:
     """Run a program of the host in a directory, for 20 s at most.
 
-    :raises PlaceMissing: it is not installed, fails, or does not end.
+    :raises PeerMissing: it is not installed, fails, or does not end.
     """
     command = [find_program(argv[0]), *argv[1:]]
     try:
@@ -69,27 +70,27 @@ def run(argv: list[str], directory: Path) -> None:
     except subprocess.TimeoutExpired:
         reason = f"it takes more than {_TOOL_S:g} s"
     if reason:
-        raise PlaceMissing(f"needs the program {argv[0]} to work ({reason})")
+        raise PeerMissing(f"needs the program {argv[0]} to work ({reason})")
 
 
-def _filled(place: Place, fill: Callable[[Path], None]) -> Place:
+def _filled(peer: Peer, fill: Callable[[Path], None]) -> Peer:
     try:
-        fill(place.directory)
+        fill(peer.directory)
     except BaseException:
-        place.close()
+        peer.close()
         raise
-    return place
+    return peer
 
 
 # Files ----------------------------------------------------------------------------
 
 
-def certificates() -> Place:
+def certificates() -> Peer:
     """Return a directory with an authority, and a server that it vouches for.
 
     The names are those of ``qcrypto_tls_creds_x509_load()`` (crypto/tlscredsx509.c).
     """
-    return _filled(Place(), _certify)
+    return _filled(Peer(), _certify)
 
 
 def _certify(directory: Path) -> None:
@@ -103,9 +104,9 @@ def _certify(directory: Path) -> None:
     run(words.split(), directory)
 
 
-def smart_card() -> Place:
+def smart_card() -> Peer:
     """Return a certificate database with one certificate, ``qmr`` (docs/ccid.txt)."""
-    return _filled(Place(), _imprint)
+    return _filled(Peer(), _imprint)
 
 
 def _imprint(directory: Path) -> None:
@@ -115,25 +116,25 @@ def _imprint(directory: Path) -> None:
     run(words.split(), directory)
 
 
-def pipe() -> Place:
+def pipe() -> Peer:
     """Return a pair of named pipes, ``pipe.in`` and ``pipe.out`` (chardev/char-pipe.c)."""
 
     def make(directory: Path) -> None:
         os.mkfifo(directory / "pipe.in")
         os.mkfifo(directory / "pipe.out")
 
-    return _filled(Place("pipe"), make)
+    return _filled(Peer("pipe"), make)
 
 
-def bridge_helper() -> Place:
+def bridge_helper() -> Peer:
     """Return a script that QEMU runs as its bridge helper.
 
-    :raises PlaceMissing: there are no tap interfaces to be had.
+    :raises PeerMissing: there are no tap interfaces to be had.
     """
     try:
         os.close(helper.open_tap())
     except OSError as error:
-        raise PlaceMissing(f"needs a tap interface of the host ({error.strerror})") from None
+        raise PeerMissing(f"needs a tap interface of the host ({error.strerror})") from None
     # Inside GDB the program that runs is not Python.
     python = sys.executable
     if not python or "python" not in os.path.basename(python):
@@ -143,7 +144,7 @@ def bridge_helper() -> Place:
         words = shlex.join([python, "-I", os.path.abspath(helper.__file__)])
         (directory / "helper").write_text(f'exec {words} "$@"\n')
 
-    return _filled(Place("helper"), write)
+    return _filled(Peer("helper"), write)
 
 
 # Programs -------------------------------------------------------------------------
@@ -163,7 +164,7 @@ _BUS_CONFIGURATION = """\
 """
 
 
-def message_bus() -> Place:
+def message_bus() -> Peer:
     """Return a D-Bus daemon of our own, which starts no services; ``path`` is its socket."""
 
     def argv(directory: Path) -> list[str]:
@@ -171,23 +172,23 @@ def message_bus() -> Place:
         configuration.write_text(_BUS_CONFIGURATION.format(directory / "bus"))
         return ["dbus-daemon", f"--config-file={configuration}", "--nofork", "--nopidfile"]
 
-    return ProgramPlace(argv, lambda directory: answers(directory / "bus"), "bus")
+    return ProgramPeer(argv, lambda directory: answers(directory / "bus"), "bus")
 
 
-def vde_switch() -> Place:
+def vde_switch() -> Peer:
     """Return a VDE switch; ``path`` is its directory."""
 
     def argv(directory: Path) -> list[str]:
         # It makes the directory itself, and ends when its standard input does.
         return ["vde_switch", "--sock", str(directory / "switch"), "--mode", "600"]
 
-    return ProgramPlace(argv, lambda directory: answers(directory / "switch" / "ctl"), "switch")
+    return ProgramPeer(argv, lambda directory: answers(directory / "switch" / "ctl"), "switch")
 
 
 # Descriptors ----------------------------------------------------------------------
 
 
-class ConnectedSocket(Place):
+class ConnectedSocket(Peer):
     """A pair of connected sockets; QEMU is given one, and nobody is at the other."""
 
     def __init__(self) -> None:
@@ -201,7 +202,7 @@ class ConnectedSocket(Place):
         super().close()
 
 
-class RemoteDevice(ProgramPlace):
+class RemoteDevice(ProgramPeer):
     """A second QEMU, which has a device for the first (docs/system/multi-process.rst).
 
     ``descriptor`` is the first one's end of their connection.

@@ -10,10 +10,11 @@ import random
 import ssl
 from pathlib import Path
 
+from ..errors import PeerMissing
 from . import gluster, iscsi, nfs, ssh, storage
 from .daemons import certificates
-from .images import IMAGES
-from .place import LOOPBACK, Place, PlaceMissing, SocketPlace
+from .images import IMAGES, LUKS_SECRET
+from .peer import LOOPBACK, Peer, SocketPeer
 
 __all__ = [
     "gluster_server",
@@ -29,22 +30,27 @@ __all__ = [
 _PROTOCOLS = {"ftp": storage.ftp, "http": storage.http}
 
 
-def image(name: str) -> Place:
+def _named(peer: Peer, **names: str) -> Peer:
+    peer.names.update(names)
+    return peer
+
+
+def image(name: str) -> Peer:
     """Return a file with an image: one of those that :mod:`.images` makes, by its name."""
-    place = Place("image")
-    Path(place.path).write_bytes(IMAGES[name]())
-    return place
+    peer = Peer("image")
+    Path(peer.path).write_bytes(IMAGES[name]())
+    return _named(peer, secret=LUKS_SECRET) if name == "luks" else peer
 
 
-def port(protocol: str) -> Place:
+def port(protocol: str) -> Peer:
     """Return a server of ``ftp`` or ``http``; ``path`` is its port."""
-    return SocketPlace(_PROTOCOLS[protocol], LOOPBACK)
+    return SocketPeer(_PROTOCOLS[protocol], LOOPBACK)
 
 
-def tls_port(protocol: str) -> Place:
+def tls_port(protocol: str) -> Peer:
     """Return the same behind TLS.
 
-    :raises PlaceMissing: there is no openssl to make a certificate.
+    :raises PeerMissing: there is no openssl to make a certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made = certificates()
@@ -53,54 +59,54 @@ def tls_port(protocol: str) -> Place:
         context.load_cert_chain(directory / "server-cert.pem", directory / "server-key.pem")
     finally:
         made.close()
-    return SocketPlace(storage.behind_tls(context, _PROTOCOLS[protocol]), LOOPBACK)
+    return SocketPeer(storage.behind_tls(context, _PROTOCOLS[protocol]), LOOPBACK)
 
 
-def nbd_server() -> Place:
+def nbd_server() -> Peer:
     """Return an NBD server; ``path`` is its socket."""
-    return SocketPlace(storage.nbd)
+    return SocketPeer(storage.nbd)
 
 
-def gluster_server() -> Place:
+def gluster_server() -> Peer:
     """Return a GlusterFS server; ``path`` is its port.
 
-    :raises PlaceMissing: the translators, which QEMU's library loads, are not installed.
+    :raises PeerMissing: the translators, which QEMU's library loads, are not installed.
     """
     if not any(Path("/usr").glob("lib*/**/glusterfs/*/xlator/mount/api.so")):
-        raise PlaceMissing(
+        raise PeerMissing(
             "needs the translators of GlusterFS (Debian: apt-get install glusterfs-common)"
         )
-    return SocketPlace(gluster.gluster, LOOPBACK)
+    return _named(SocketPeer(gluster.gluster, LOOPBACK), volume=gluster.VOLUME, path=gluster.PATH)
 
 
-def iscsi_target() -> Place:
+def iscsi_target() -> Peer:
     """Return an iSCSI target; ``path`` is its port."""
-    return SocketPlace(iscsi.iscsi, LOOPBACK)
+    return _named(SocketPeer(iscsi.iscsi, LOOPBACK), target=iscsi.NAME)
 
 
-def nfs_server() -> Place:
+def nfs_server() -> Peer:
     """Return an NFS server; ``path`` is its address, for libnfs always asks port 111.
 
-    :raises PlaceMissing: the port is not to be had.
+    :raises PeerMissing: the port is not to be had.
     """
     # An address of the loopback network that nobody else has.
     host = f"127.{random.randint(1, 254)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
     try:
-        place = SocketPlace(nfs.nfs, (host, nfs.PORT))
+        peer = SocketPeer(nfs.nfs, (host, nfs.PORT))
     except OSError as error:
         text = f"needs port {nfs.PORT} for an NFS server on this machine ({error.strerror})"
-        raise PlaceMissing(text) from None
-    place.path = host
-    return place
+        raise PeerMissing(text) from None
+    peer.path = host
+    return peer
 
 
-def ssh_server() -> Place:
+def ssh_server() -> Peer:
     """Return an SSH server; ``path`` is its port.
 
-    :raises PlaceMissing: libssh is not installed.
+    :raises PeerMissing: libssh is not installed.
     """
     try:
         ssh.library()
     except OSError:
-        raise PlaceMissing("needs the library libssh (Debian: apt-get install libssh-4)") from None
-    return SocketPlace(ssh.ssh, LOOPBACK)
+        raise PeerMissing("needs the library libssh (Debian: apt-get install libssh-4)") from None
+    return SocketPeer(ssh.ssh, LOOPBACK)

@@ -88,7 +88,7 @@ def luks() -> bytes:
     return header.ljust(payload * _SECTOR + SIZE, b"\0")
 
 
-#: What makes the content of an image, by the name of its place.
+#: What makes the content of an image, by the name of its peer.
 IMAGES: dict[str, Callable[[], bytes]] = {
     "bochs": bochs,
     "cloop": cloop,

@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import os
 
-from .place import Place, PlaceMissing
+from ..errors import PeerMissing
+from .peer import Peer
 
 __all__ = ["SecretKey"]
 
@@ -37,7 +38,7 @@ def _call(*arguments: object) -> int:
     result = int(_syscall(*arguments))
     if result < 0:
         reason = os.strerror(ctypes.get_errno())
-        raise PlaceMissing(f"needs a key in the kernel's keyring ({reason})")
+        raise PeerMissing(f"needs a key in the kernel's keyring ({reason})")
     return result
 
 
@@ -47,10 +48,10 @@ def _keyctl(operation: int, key: int, value: int) -> int:
     return _call(*words)
 
 
-class SecretKey(Place):
+class SecretKey(Peer):
     """A key of the type ``user``; ``path`` is its serial number.
 
-    :raises PlaceMissing: the kernel has no keyrings, or lets nobody use them.
+    :raises PeerMissing: the kernel has no keyrings, or lets nobody use them.
     """
 
     def __init__(self) -> None:
@@ -78,7 +79,7 @@ class SecretKey(Place):
         try:
             if serial:
                 _keyctl(_UNLINK, serial, _USER_KEYRING)
-        except PlaceMissing:
+        except PeerMissing:
             pass  # it has gone by itself
         finally:
             super().close()

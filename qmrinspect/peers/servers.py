@@ -6,7 +6,7 @@ persistent-reservation helper, BrlAPI.  They say what makes the device come
 up, and do no work for a guest.
 
 Each is a function that talks to one client until that goes (:class:`EOFError`,
-:class:`OSError`), for :class:`~qmrinspect.peers.place.SocketPlace`.
+:class:`OSError`), for :class:`~qmrinspect.peers.peer.SocketPeer`.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from ..hotplug.unplug import drivers
 from ..hunt.cycle import Hunt
 from ..hunt.driver import Driver
 from ..hunt.growth import Growth
-from ..hunt.rows import row_of
+from ..hunt.rows import is_bad, row_of
 from ..report.verdicts import Result, Verdicts
 from ..text import printable
 from .hunt_options import CAMPAIGN, PROGRAM
@@ -111,7 +111,7 @@ def _on_own_vms(plan: Plan, args: argparse.Namespace, session: Session) -> Itera
             done += 1
             if store is not None and not store.add(one):
                 continue
-            found += sum(1 for row in one.rows if row["outcome"] in _COUNTED)
+            found += sum(1 for row in one.rows if is_bad(row))
             left = (time.monotonic() - begin) / done * (len(jobs) - done)
             running = min(workers, len(jobs) - done)
             session.progress(
@@ -123,9 +123,6 @@ def _on_own_vms(plan: Plan, args: argparse.Namespace, session: Session) -> Itera
         session.progress("")
         if store is not None:
             store.close()
-
-
-_COUNTED = ("leak", "partial-leak", "crash", "hang")
 
 
 def run_hunt(session: Session, args: argparse.Namespace) -> Outcome:

@@ -24,6 +24,7 @@ from ..hotplug.recipes import Recipe, recipe_for
 from ..hotplug.unplug import Cycle, Plugged, drivers, plug, unplug
 from ..hunt.cycle import leaked, look, still_there
 from ..hunt.judge import Judgement
+from ..hunt.outcome import BAD
 from ..index import Index
 from ..ledger import Book
 from ..monitor.arguments import typed
@@ -276,9 +277,6 @@ def _without(book: Book, device: int) -> Book:
     return replace(book, index=Index(snapshot._replace(objects=kept)))
 
 
-_BAD = frozenset(("leak", "partial-leak", "crash", "hang"))
-
-
 def _unplugged(
     with_it: Book, after: Book | None, plugged: Plugged, cycle: Cycle, verdict: Judgement
 ) -> Outcome:
@@ -305,14 +303,14 @@ def _unplugged(
         ],
         "text": verdict.text,
     }
-    code = FINDINGS if verdict.outcome in _BAD else CLEAN
+    code = FINDINGS if verdict.outcome in BAD else CLEAN
     return Outcome(data, _unplug_lines(after, plugged, cycle, verdict), code)
 
 
 def _unplug_lines(
     after: Book | None, plugged: Plugged, cycle: Cycle, verdict: Judgement
 ) -> Iterator[str]:
-    look = "error" if verdict.outcome in _BAD else "good" if verdict.outcome == "clean" else "note"
+    look = "error" if verdict.outcome in BAD else "good" if verdict.outcome == "clean" else "note"
     name = f"{plugged.id} ({plugged.recipe.driver})"
     if not verdict.causes:
         yield f"{name}: {render.paint(verdict.outcome, look)}, {printable(verdict.text, 2000)}"

@@ -109,7 +109,9 @@ def later(package: str, module: str, function: str) -> Run:
     """
 
     def run(session: Session, args: argparse.Namespace) -> Outcome:
-        answer: Run = getattr(importlib.import_module(f"{package}.{module}"), function)
+        answer: Run = getattr(
+            importlib.import_module(f"{package}.{module}" if package else module), function
+        )
         return answer(session, args)
 
     return run

@@ -1,4 +1,4 @@
-"""What a place is
+"""What a peer is
 ---------------
 
 A directory, a server in this process, or a program of the host.
@@ -15,22 +15,21 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
-from ..errors import QmrError, TargetError
+from ..errors import PeerMissing, TargetError
 
 if TYPE_CHECKING:
     import subprocess
 
 __all__ = [
     "LOOPBACK",
-    "Place",
-    "PlaceMissing",
-    "ProgramPlace",
-    "SocketPlace",
+    "Peer",
+    "ProgramPeer",
+    "SocketPeer",
     "find_program",
     "last_line",
 ]
 
-#: A port of this machine that the kernel chooses, for :class:`SocketPlace`.
+#: A port of this machine that the kernel chooses, for :class:`SocketPeer`.
 LOOPBACK = ("127.0.0.1", 0)
 
 # How often a program that starts is looked at, in seconds.
@@ -45,34 +44,32 @@ _PACKAGES = {
 }
 
 
-class PlaceMissing(QmrError):
-    """This machine does not have what a backend needs; the text begins with "needs"."""
-
-
-class Place:
+class Peer:
     """A directory with what a backend needs; :meth:`close` takes it away.
 
     :param name: of the file in it that the backend is told, or "" for the directory.
-    :ivar path: what stands for ``{place}``.
+    :ivar path: what stands for ``{peer}``.
+    :ivar names: what stands for ``{peer.NAME}``: what the peer calls what it serves.
     :ivar descriptor: the file descriptor that QEMU is given, or -1.
     """
 
     descriptor = -1
 
     def __init__(self, name: str = "") -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="qmr-place-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="qmr-peer-"))
         self.path = str(self.directory / name) if name else str(self.directory)
+        self.names: dict[str, str] = {}
 
     def close(self) -> None:
         """End what runs there and remove the files; harmless when repeated."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-class SocketPlace(Place):
+class SocketPeer(Peer):
     """A server in threads of this process, which ends with it.
 
     :param serve: talks to one client; what it raises when the client goes is ignored.
-    :param address: the path of a unix socket, by default one in the directory of the place;
+    :param address: the path of a unix socket, by default one in the directory of the peer;
         or the host and the port of an internet one, whose port ``path`` is then.
     :raises OSError: there can be no such socket.
     """
@@ -95,7 +92,7 @@ class SocketPlace(Place):
             raise
         name = self._listener.getsockname()
         self.path = str(name[1]) if inet else name
-        threading.Thread(target=self._accept, name="qmr-place", daemon=True).start()
+        threading.Thread(target=self._accept, name="qmr-peer", daemon=True).start()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -119,14 +116,14 @@ class SocketPlace(Place):
         super().close()
 
 
-class ProgramPlace(Place):
-    """A program of the host, which ends with this place, and with this process at the latest.
+class ProgramPeer(Peer):
+    """A program of the host, which ends with this peer, and with this process at the latest.
 
-    :param argv: its command line, for the directory of the place.
+    :param argv: its command line, for the directory of the peer.
     :param ready: whether it serves already, for that directory.
     :param timeout: seconds that it has for that.
     :param pass_fds: descriptors that it inherits.
-    :raises PlaceMissing: it is not installed, or does not come up.
+    :raises PeerMissing: it is not installed, or does not come up.
     """
 
     def __init__(
@@ -180,7 +177,7 @@ class ProgramPlace(Place):
             time.sleep(_START_POLL)
         with contextlib.suppress(OSError):
             self._failure = self._failure or last_line(self._stderr.read_bytes())
-        raise PlaceMissing(f"needs the program {name} to run ({self._failure or 'it does not'})")
+        raise PeerMissing(f"needs the program {name} to run ({self._failure or 'it does not'})")
 
     def close(self) -> None:
         if self._process is not None:
@@ -194,13 +191,13 @@ class ProgramPlace(Place):
 def find_program(name: str) -> str:
     """Return the path of a program of the host.
 
-    :raises PlaceMissing: it is not installed.
+    :raises PeerMissing: it is not installed.
     """
     # Daemons may be where only root's PATH leads.
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if found is None:
         package = _PACKAGES.get(name, name)
-        raise PlaceMissing(f"needs the program {name} (Debian: apt-get install {package})")
+        raise PeerMissing(f"needs the program {name} (Debian: apt-get install {package})")
     return found
 
 
