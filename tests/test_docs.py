@@ -16,7 +16,7 @@ from qmrinspect.hunt.outcome import Outcome
 from qmrinspect.peers import PEERS, open_peer
 from qmrinspect.verbs import table
 from qmrinspect.verbs.verb import Outcome as Answer
-from qmrinspect.verbs.verb import Session, Verb, later
+from qmrinspect.verbs.verb import Session, Verb
 
 pytestmark = pytest.mark.unit
 
@@ -92,7 +92,7 @@ def run_count(session: Session, args: argparse.Namespace) -> Answer:
 
 
 def test_adding_a_verb_takes_one_entry_and_one_function() -> None:
-    verb = Verb("count", "how many objects there are", (), later("", __name__, "run_count"))
+    verb = Verb("count", "how many objects there are", (), run_count)
     line = parse(verb, "--json")
     answer = verb.run(None, line.args)  # type: ignore[arg-type]
     assert list(answer.lines) == ["2 objects"] and line.args.json

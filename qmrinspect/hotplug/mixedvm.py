@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..errors import TargetError
 from ..peers import vhost_user
-from ..peers.place import SocketPlace
+from ..peers.peer import SocketPlace
 from .mixes import MIXES, VHOST_USER, Part, arguments, make_files
 from .vm import Vm
 

@@ -109,9 +109,7 @@ def later(package: str, module: str, function: str) -> Run:
     """
 
     def run(session: Session, args: argparse.Namespace) -> Outcome:
-        answer: Run = getattr(
-            importlib.import_module(f"{package}.{module}" if package else module), function
-        )
+        answer: Run = getattr(importlib.import_module(f"{package}.{module}"), function)
         return answer(session, args)
 
     return run
