@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..errors import TargetError
 from ..peers import vhost_user
-from ..peers.peer import SocketPlace
+from ..peers.peer import SocketPeer
 from .mixes import MIXES, VHOST_USER, Part, arguments, make_files
 from .vm import Vm
 
@@ -56,13 +56,13 @@ class MixedVm:
     ) -> None:
         #: Where its files are, gone after :meth:`kill`.
         self.directory = Path(tempfile.mkdtemp(prefix="qmr-mix-"))
-        self._vhost_user: SocketPlace | None = None
+        self._vhost_user: SocketPeer | None = None
         #: The parts that its QEMU refused.
         self.left_out = list(unwanted)
         try:
             make_files(self.directory)
             backend = str(self.directory / VHOST_USER)
-            self._vhost_user = SocketPlace(vhost_user.vhost_user, backend)
+            self._vhost_user = SocketPeer(vhost_user.vhost_user, backend)
             self.vm = self._start(mix, qemu, machine, accel, list(extra), stopped)
         except BaseException:
             self._remove()
