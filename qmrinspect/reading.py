@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from .audit.check import Finding, Report, check
+from .audit.graph import orphan_groups
+from .audit.stale import outside_of
 from .errors import LayoutError, ReadingError, TargetError
 from .instants import ATTEMPTS, GRACE_S, PAUSE_S, Instants, added, patiently
 from .layout import Layout
@@ -20,13 +22,16 @@ from .layout.debugfiles import Origin, open_file
 from .layout.dwarf import DebugInfo, debug_info
 from .layout.find import Wanted, candidates, given
 from .layout.names import FieldNames, field_names
-from .snapshot import Pointer, Snapshot
+from .snapshot import Pointer, Snapshot, Stale, Unknown
 from .target.image import Capture, Image, Target
 from .target.instant import Stoppable
 from .walk import Program, capture, decode, program_of, settled, version_of
 from .walk.context import Context
+from .walk.functions import names_of
+from .walk.memory import lost_views
 from .walk.place import Place, find_place
 from .walk.pointers import find_pointers, type_functions
+from .walk.stale import Where, find_stale
 from .walk.validate import GAUGES, Check, fits, validate
 
 __all__ = ["Reader", "program_layout", "read"]
@@ -130,19 +135,45 @@ class Reader:
 
         :raises QmrError: as :meth:`read` does.
         """
-        report = check(self.read())
+        report = self.audit(self.read())
         known = _identities(report)
         steady = 0
         for _ in range(_LOOKS):
             if not report.failed or not self._runs or steady == _STEADY:
                 break
             time.sleep(GRACE_S)
-            report = check(self.read())
+            report = self.audit(self.read(), _blocks(report))
             still = known & _identities(report)
             steady = steady + 1 if still == known == _identities(report) else 0
             known = still
         kept = [f for f in report.findings if f.severity == "note" or _identity(f) in known]
         return report._replace(findings=kept)
+
+    def audit(self, snapshot: Snapshot, freed: Sequence[tuple[int, int]] | None = None) -> Report:
+        """Audit the last reading, with the search for what outlives what it needs.
+
+        :param snapshot: that reading.
+        :param freed: (start, end) of the freed memory that matters, all of it by default.
+        """
+        report = check(snapshot)
+        if self._context is None:
+            return report
+        if any(finding.kind == "unexplained" for finding in report.findings):
+            # What a lost flat view holds is explained by it.
+            lost = lost_views(self._context, snapshot)
+            if lost:
+                snapshot = snapshot._replace(views={**snapshot.views, **lost})
+                report = check(snapshot)
+        groups = orphan_groups(report.book)
+        outside = outside_of(report.book, [m for group in groups for m in group.members])
+        stale = self.stale(snapshot, Where(freed, outside))
+        unknown = snapshot.unknown
+        why = self._context.live.heap.reason
+        if why and not unknown:
+            unknown = (Unknown("liveness", why),)
+        if not stale and unknown is snapshot.unknown:
+            return report
+        return check(snapshot._replace(stale=tuple(stale), unknown=unknown))
 
     def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
         """Search the memory of the last reading for every word that points to an object.
@@ -166,6 +197,19 @@ class Reader:
             return found
         names = field_names(self._debug, functions)
         return [self._named(names, snapshot, pointer) for pointer in found]
+
+    def stale(self, snapshot: Snapshot, where: Where) -> Sequence[Stale]:
+        """Search the memory of the last reading for callbacks that outlive what they need.
+
+        :param snapshot: that reading.
+        """
+        if self._context is None:
+            return ()
+        found = find_stale(self._context, snapshot, where)
+        code = [row.function for row in found if row.function]
+        mappings = self._context.image.mappings
+        names = dict(zip(code, names_of(self.target, mappings, code)))
+        return [row._replace(name=names.get(row.function, "")) for row in found]
 
     def place(self, snapshot: Snapshot, address: int) -> Place:
         """Find out what an address belongs to, and what points there.
@@ -273,6 +317,12 @@ class Reader:
             return
         yield from self._layouts
         yield from candidates(wanted)
+
+
+def _blocks(report: Report) -> list[tuple[int, int]]:
+    """Return the freed blocks that something stale leads to."""
+    stale = report.book.index.snapshot.stale
+    return sorted({(row.block, row.block + max(row.size, 1)) for row in stale if row.freed})
 
 
 def _identities(report: Report) -> set[tuple[str, int, int]]:

@@ -33,6 +33,7 @@ __all__ = [
     "Region",
     "Snapshot",
     "Space",
+    "Stale",
     "TargetInfo",
     "TypeInfo",
     "Unknown",
@@ -184,7 +185,9 @@ class View(NamedTuple):
     """A ``FlatView``; ``sections`` are the ``mr`` of its dispatch sections.
 
     :param ref: ``FlatView.ref``, which is no QOM count.
-    :param found: where it was reached: ``space``, ``table``, ``rcu`` or ``field``.
+    :param found: where it was reached: ``space``, ``table``, ``rcu``, ``field``, or ``lost``
+        for one that nothing known leads to.
+    :param tabled: how often the table of all views has it.
     """
 
     address: Address
@@ -193,6 +196,7 @@ class View(NamedTuple):
     ranges: tuple[Range, ...]
     sections: tuple[Address, ...]
     found: str
+    tabled: int = 0
 
 
 class Pending(NamedTuple):
@@ -268,6 +272,28 @@ class Note(NamedTuple):
     text: str
 
 
+class Stale(NamedTuple):
+    """A live structure that would call or read what was freed, or left the QOM tree.
+
+    :param kind: what sort of callback: ``reset-handler``, ``timer``, ...
+    :param address: of the structure; ``word`` is where it has the pointer.
+    :param target: what it would be called with.
+    :param function: what would be called, 0 where nothing is; ``name`` is its name.
+    :param freed: whether the target was freed; otherwise it is an object outside the tree.
+    :param block: where the freed block begins, and its ``size`` in bytes.
+    """
+
+    kind: str
+    address: Address
+    word: Address
+    target: Address
+    function: Address
+    name: str
+    freed: bool
+    block: Address
+    size: int
+
+
 class Unknown(NamedTuple):
     """What could not be known of this QEMU at this instant, and what was asked for.
 
@@ -312,3 +338,4 @@ class Snapshot(NamedTuple):
     pointers: Sequence[Pointer] = ()
     unsearched: Sequence[Unsearched] = ()
     unknown: Sequence[Unknown] = ()
+    stale: Sequence[Stale] = ()

@@ -53,9 +53,10 @@ _RECORDS: dict[str, tuple[type, str]] = {
     "pointer": (model.Pointer, "pointers"),
     "unsearched": (model.Unsearched, "unsearched"),
     "unknown": (model.Unknown, "unknown"),
+    "stale": (model.Stale, "stale"),
 }
 
-_SEQUENCES = "props gpios clocks pending fields notes pointers unsearched unknown".split()
+_SEQUENCES = "props gpios clocks pending fields notes pointers unsearched unknown stale".split()
 
 
 def save(snapshot: Snapshot, path: str | Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from conftest import Qmr
 
 from qmrinspect.hotplug.vm import Vm
+
+pytestmark = pytest.mark.timeout(150)
 
 
 def test_one_leak_has_one_verdict(fresh_vm: Vm, qmr: Qmr) -> None:
@@ -31,8 +34,8 @@ def test_one_leak_has_one_verdict(fresh_vm: Vm, qmr: Qmr) -> None:
     assert finding["text"] in qmr(pid, "orphans").out
 
 
-def test_an_address_tells_its_block(fresh_vm: Vm, qmr: Qmr) -> None:
-    """EEPRO100 registers a reset handler that it never takes back."""
+def test_a_reset_handler_outlives_its_device(fresh_vm: Vm, qmr: Qmr) -> None:
+    """EEPRO100 never takes its reset handler back: the next system_reset uses freed memory."""
     pid = fresh_vm.pid
     assert qmr(pid, "plug", "i82559a", "id=e").code == 0
     device = int(qmr(pid, "show", "e", "--json").json["object"]["address"], 16)
@@ -41,16 +44,52 @@ def test_an_address_tells_its_block(fresh_vm: Vm, qmr: Qmr) -> None:
     place = plugged["place"]
     assert (place["state"], place["start"], place["offset"]) == ("live", hex(device), 24)
     assert place["field"] == "Object.ref"
-    live = [row["place"] for row in plugged["pointers"] if row["memory"] == "live"]
-    assert "object" in live
-    text = qmr(pid, "show", hex(device + 24)).out
-    assert f"+0x18 in a live block of {place['size']} bytes" in text
+    assert "object" in [row["place"] for row in plugged["pointers"] if row["memory"] == "live"]
 
-    qmr(pid, "unplug", "e")
+    unplugged = qmr(pid, "unplug", "e", "--json")
+    assert unplugged.code == 1
+    assert (unplugged.json["outcome"], unplugged.json["cause"]) == ("stale", "reset-handler")
+    (stale,) = unplugged.json["stale"]
+    assert (stale["target"], stale["freed"]) == (hex(device), True)
+    assert "would call" in unplugged.json["text"]
+    assert "at the next system reset" in unplugged.json["text"]
+
     freed = qmr(pid, "show", hex(device + 8), "--json").json
     assert freed["object"] is None
     assert freed["place"]["state"] == "freed"
     # The entry of the list of reset handlers: its link, the function, the device.
     left = [row for row in freed["pointers"] if row["memory"] == "live"]
-    assert any(row["place"] == "block" and row["offset"] == 24 for row in left)
-    assert "nothing is mapped" in qmr(pid, "show", "0x1000").out
+    assert any((row["container"], row["offset"]) == (stale["address"], 24) for row in left)
+
+    (finding,) = qmr(pid, "check", "--json").json["findings"]
+    assert (finding["kind"], finding["severity"]) == ("stale", "error")
+    assert stale["address"] in finding["text"] and hex(device) in finding["text"]
+
+
+def test_a_vm_change_handler_outlives_a_device_that_leaked(fresh_vm: Vm, qmr: Qmr) -> None:
+    """QXL has no exit: the link that holds it and the handler are both told."""
+    pid = fresh_vm.pid
+    assert qmr(pid, "plug", "qxl", "id=x").code == 0
+    unplugged = qmr(pid, "unplug", "x", "--json").json
+    assert (unplugged["outcome"], unplugged["cause"]) == ("leak", "held-by-link")
+    (stale,) = unplugged["stale"]
+    assert (stale["kind"], stale["freed"]) == ("vm-change-handler", False)
+    assert stale["function"].startswith("hw-display-qxl.so")
+    assert stale["target"] == unplugged["objects_left"][0]["address"]
+    findings = qmr(pid, "check", "--json").json["findings"]
+    assert [f["object"]["type"] for f in findings if f["kind"] == "stale"] == ["qxl"]
+
+
+def test_a_flat_view_that_counts_too_much_explains_what_it_keeps(fresh_vm: Vm, qmr: Qmr) -> None:
+    """``info mtree -f`` takes a reference for each address space, and drops one for each view."""
+    pid = fresh_vm.pid
+    assert qmr(pid, "check").out.rstrip().endswith("nothing found")
+    qmr(pid, "hmp", "info mtree -f")
+    before = qmr(pid, "check", "--json").json["findings"]
+    assert before and all("flat view <" in finding["text"] for finding in before)
+    qmr(pid, "plug", "pci-testdev", "id=t")
+    after = qmr(pid, "check", "--json").json["findings"]
+    assert all(f["kind"] == "unexplained" and "flat view <" in f["text"] for f in after)
+    (lost,) = [f for f in after if "none of them held by anything known" in f["text"]]
+    assert lost["object"]["address"] in {f["object"]["address"] for f in before}
+    assert "/objects/pc.ram" in lost["text"]

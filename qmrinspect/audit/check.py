@@ -17,7 +17,9 @@ from .cause import causes, describe, unheld
 from .finding import Finding
 from .graph import adjacency, components, forgotten, orphan_groups
 from .policy import Verdict, choose
+from .stale import stale_findings
 from .unjudged import NotJudged, Unseen
+from .views import view_findings
 from .visible import finalized_subregions, visible_unreferenced
 
 __all__ = ["Finding", "Report", "check"]
@@ -66,6 +68,8 @@ def check(snapshot: Snapshot) -> Report:
         *finalized_subregions(book),
         *_orphans(book, unknown),
         *_cycles(book),
+        *view_findings(book),
+        *stale_findings(book),
         *_unreadable(snapshot),
     ]
     by_rule = sum(1 for edge in live if edge.rule)

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from ..layout import Layout
     from ..monitor.base import Monitor
     from ..reading import Reader
-    from ..snapshot import Obj, Pointer, Snapshot
+    from ..snapshot import Obj, Pointer, Snapshot, Stale
     from ..target.image import Target
     from ..trace.recorder import Tell
     from ..trace.tracing import Tracing
     from ..walk.place import Place
+    from ..walk.stale import Where
 
 __all__ = ["ShellSession"]
 
@@ -143,6 +144,10 @@ class ShellSession:
             return [pointer for pointer in snapshot.pointers if pointer.target in targets]
         return self.reader().pointers(snapshot, targets)
 
+    def stale(self, snapshot: Snapshot, where: Where) -> Sequence[Stale]:
+        """Search the last reading for callbacks that outlive what they need."""
+        return self.reader().stale(snapshot, where)
+
     def place(self, snapshot: Snapshot, address: int) -> Place:
         """Find out what an address belongs to."""
         if self._options.get("--snapshot"):
@@ -218,7 +223,7 @@ class ShellSession:
 
         # The monitor comes last: what it says of the target is less clear.
         self.target()
-        return Attached(self.snapshot, self.monitor(), self.tracing)
+        return Attached(self.snapshot, self.monitor(), self.stale, self.tracing)
 
     def tracing(self, only: Collection[int] = (), tell: Tell | None = None) -> Tracing:
         """Return what traces the target."""

@@ -75,10 +75,23 @@ class Heap:
             i -= 1
         return self._block(chunks, i)
 
+    def freed(self, address: int) -> bool | None:
+        """Whether an address is in a freed block; None where it is in none, or not known."""
+        chunks = self._known()
+        i = bisect_right(chunks.starts, address) - 1
+        if i < 0 or address >= chunks.starts[i] + chunks.sizes[i]:
+            return None
+        return not chunks.live[i]
+
     def blocks(self) -> list[Block]:
         """Return all blocks, lowest first; none when they are not known."""
         chunks = self._known()
         return [self._block(chunks, i) for i in range(len(chunks.starts))]
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Return (start, end) of the heaps, lowest first; none when they are not known."""
+        self._known()
+        return list(self._spans)
 
     def _block(self, chunks: Chunks, i: int) -> Block:
         # All but a mapping may use the field of the next chunk that says how large this is.

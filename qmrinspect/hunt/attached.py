@@ -7,11 +7,13 @@ What a hunt on it reads and drives it with.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Callable, TypeVar
 
 from ..errors import TargetError
 from ..monitor.base import Monitor
-from ..snapshot import Snapshot
+from ..snapshot import Snapshot, Stale
+from ..walk.stale import Where
 
 if TYPE_CHECKING:
     from ..trace.tracing import Tracing
@@ -45,6 +47,7 @@ class Attached:
 
     :param read: takes a reading.
     :param monitor: of that QEMU.
+    :param stale: searches the last reading for stale callbacks.
     :param tracing: makes what traces it.
     """
 
@@ -52,9 +55,10 @@ class Attached:
         self,
         read: Callable[[], Snapshot],
         monitor: Monitor,
+        stale: Callable[[Snapshot, Where], Sequence[Stale]],
         tracing: Callable[[], Tracing] | None = None,
     ) -> None:
-        self._read = read
+        self._read, self._stale = read, stale
         self._monitor = monitor
         self._tracing = tracing
         self._pid = 0
@@ -64,6 +68,10 @@ class Attached:
         snapshot = self._read()
         self._pid = snapshot.target.pid
         return snapshot
+
+    def stale(self, snapshot: Snapshot, where: Where) -> Sequence[Stale]:
+        """Search the last reading for callbacks that outlive what they need."""
+        return self._stale(snapshot, where)
 
     def drive(self, step: Callable[[Monitor], T]) -> T:
         """Run ``step``; the VM runs anyway."""

@@ -33,7 +33,7 @@ from .settings import Job, Settings
 __all__ = ["Bench", "Job", "Settings"]
 
 # Outcomes after which more cycles in the same VM say how much comes with each.
-_GROWS = (Outcome.LEAK, Outcome.PARTIAL_LEAK, Outcome.DELAYED)
+_GROWS = (Outcome.LEAK, Outcome.PARTIAL_LEAK, Outcome.STALE, Outcome.DELAYED)
 
 # So many of the devices before a victim, the last ones and its relatives, are suspected of
 # having poisoned its VM.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
 
 from ..audit.graph import orphan_groups
 from ..audit.policy import Verdict, choose
+from ..audit.stale import outside_of
 from ..errors import MonitorError, PeerMissing, ReadingError, TargetError
 from ..hotplug.kinds import Recipe
 from ..hotplug.pin import Pin, let_go
@@ -35,9 +36,10 @@ from ..hotplug.unplug import (
 from ..index import Index
 from ..ledger import Book, open_book
 from ..monitor.base import Monitor, MonitorLost
+from ..walk.stale import Where
 from .driver import Driver
 from .foretell import Foretold, Pins, foretell_after, foretell_pinned, held_by, implied
-from .judge import Judgement, came_with, judge, same, waits
+from .judge import Judgement, came_with, judge, memory_of, same, waits, with_stale
 
 if TYPE_CHECKING:
     from ..snapshot import Snapshot
@@ -191,7 +193,7 @@ class Hunt:
         devices = made.index.snapshot.devices.values()
         head = next((d.address for d in devices if d.id == hunted.cycle.id), 0)
         after, judgement = look(self._driver, before, made, head, self._book, hunted.recipe.driver)
-        if judgement.outcome not in ("leak", "partial-leak"):
+        if judgement.outcome not in ("leak", "partial-leak", "stale"):
             self._last = after
             return hunted
         left = {row.address for row in judgement.left}
@@ -249,12 +251,12 @@ class Hunt:
         except MonitorError as error:
             return _early(driver, recipe, machine, ended(cycle, "release", error))
         finalized_us = 0
-        if looked.judgement.outcome in ("clean", "partial-leak") or looked.ended:
+        if looked.judgement.outcome in ("clean", "partial-leak", "stale") or looked.ended:
             finalized_us = cycle.event_us or seen_us
         if looked.judgement.outcome == "clean" and not recipe.backends:
             # Nothing was taken away since: what is there now is there before the next.
             self._last = looked.after
-        elif looked.judgement.outcome in ("leak", "partial-leak", "delayed"):
+        elif looked.judgement.outcome in ("leak", "partial-leak", "stale", "delayed"):
             self._spoiled.add(plugged.slot)
         left = {row.address for row in looked.judgement.left}
         if device in left and looked.judgement.outcome == "leak":
@@ -399,6 +401,17 @@ def look(
         idle = after.index.snapshot.capture.quiescent or not waits(judgement)
         if idle and seen == _counts(judgement):
             break
+    if judgement.outcome != "not-acked":
+        left = outside_of(after, [row.address for row in judgement.left])
+        where = Where(memory_of(before, plugged), left)
+        stale = driver.stale(after.index.snapshot, where)
+        if stale:
+            # A finding must hold at a second look.
+            driver.drive(partial(_pause, _PAUSE_S))
+            again = driver.stale(driver.read(), where)
+            known = {(row.kind, row.address) for row in again}
+            stale = [row for row in stale if (row.kind, row.address) in known]
+        judgement = with_stale(judgement, plugged, stale)
     return after, judgement
 
 

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Callable, Protocol, TypeVar
 
 from ..monitor.base import Monitor
-from ..snapshot import Snapshot
+from ..snapshot import Snapshot, Stale
+from ..walk.stale import Where
 
 if TYPE_CHECKING:
     from ..trace.tracing import Tracing
@@ -22,6 +24,9 @@ class Driver(Protocol):
 
     def read(self) -> Snapshot:
         """Take a reading."""
+
+    def stale(self, snapshot: Snapshot, where: Where) -> Sequence[Stale]:
+        """Search the last reading for callbacks that outlive what they need."""
 
     def drive(self, step: Callable[[Monitor], T]) -> T:
         """Run ``step`` with the monitor while the VM runs."""

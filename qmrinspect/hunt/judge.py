@@ -14,9 +14,22 @@ from typing import NamedTuple
 from ..audit.cause import Cause
 from ..audit.graph import PASSING, alive
 from ..audit.outcome import is_of_a_view, outcome_of
+from ..audit.stale import outside_of, stale_text
 from ..ledger import Book, Edge
+from ..snapshot import Stale
 
-__all__ = ["Judgement", "Left", "came_with", "judge", "rows_left", "same"]
+__all__ = [
+    "Judgement",
+    "Left",
+    "came_with",
+    "judge",
+    "memory_of",
+    "rows_left",
+    "same",
+    "with_stale",
+]
+
+_STALE_TOLD = 4
 
 
 class Left(NamedTuple):
@@ -41,6 +54,7 @@ class Judgement(NamedTuple):
     causes: Sequence[Cause]
     left: Sequence[Left]
     text: str
+    stale: Sequence[Stale] = ()
 
 
 def judge(before: Book, plugged: Book, after: Book, device: int, name: str = "") -> Judgement:
@@ -60,6 +74,27 @@ def judge(before: Book, plugged: Book, after: Book, device: int, name: str = "")
     rows = rows_left(plugged, after, lost)
     found = outcome_of(after, device, lost, name)
     return Judgement(found.outcome, found.cause, found.causes, rows, found.text)
+
+
+def memory_of(before: Book, plugged: Book) -> list[tuple[int, int]]:
+    """Return the memory of what came: sorted (start, end) ranges that do not overlap."""
+    return outside_of(plugged, list(came_with(before, plugged)))
+
+
+def with_stale(judgement: Judgement, plugged: Book, stale: Sequence[Stale]) -> Judgement:
+    """Add the callbacks that outlive what came; they make an unplug that left nothing stale."""
+    if not stale:
+        return judgement
+    texts = []
+    for row in stale:
+        home = plugged.index.enclosing(row.target)
+        texts.append(stale_text(row, plugged.index.label(home) if home else ""))
+    text = "; ".join(texts[:_STALE_TOLD])
+    if judgement.outcome == "clean":
+        outcome = judgement._replace(outcome="stale", cause=stale[0].kind, text=text)
+    else:
+        outcome = judgement._replace(text=f"{judgement.text}; {text}")
+    return outcome._replace(stale=tuple(stale))
 
 
 def came_with(before: Book, plugged: Book) -> set[int]:

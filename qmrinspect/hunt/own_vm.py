@@ -16,8 +16,9 @@ from ..layout import Layout
 from ..monitor.base import Monitor
 from ..monitor.recording import RecordingMonitor
 from ..reading import Reader
-from ..snapshot import Snapshot
+from ..snapshot import Snapshot, Stale
 from ..target.process import Process
+from ..walk.stale import Where
 
 if TYPE_CHECKING:
     from ..trace.tracing import Tracing
@@ -94,6 +95,10 @@ class OwnVm:
         snapshot = self._reader.read()
         self.layout = self._reader.layout
         return snapshot
+
+    def stale(self, snapshot: Snapshot, where: Where) -> Sequence[Stale]:
+        """Search the last reading for callbacks that outlive what they need."""
+        return self._reader.stale(snapshot, where)
 
     def drive(self, step: Callable[[Monitor], T]) -> T:
         """Run ``step``; the VM runs anyway."""

@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..audit.forecast import Forecast
+from ..audit.stale import stale_text
 from ..index import Index
 from ..ledger import Book, Edge
+from ..snapshot import Stale
 from .cycle import NOT_PLUGGABLE, Hunted
 from .foretell import Foretold
 from .outcome import BAD
@@ -91,6 +93,7 @@ def row_of(hunted: Hunted, number: int = 1) -> dict[str, Any]:
             }
             for cause in judgement.causes
         ],
+        "stale": [stale_json(row, hunted.books[1].index) for row in judgement.stale],
         "event": cycle.event,
         "acknowledged_by": cycle.acknowledge,
         "states": {
@@ -197,6 +200,23 @@ _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 def stable(text: str) -> str:
     """Return QEMU's last message without what differs from run to run."""
     return _ADDRESS.sub("0x..", text).replace(os.sep + os.sep, os.sep)
+
+
+def stale_json(stale: Stale, index: Index) -> dict[str, Any]:
+    """Return a stale callback as rows and answers have it.
+
+    :param index: of the snapshot with what it leads to.
+    """
+    home = index.enclosing(stale.target)
+    text = stale_text(stale, index.label(home) if home else "")
+    return {
+        "kind": stale.kind,
+        "address": hex(stale.address),
+        "function": stale.name,
+        "target": hex(stale.target),
+        "freed": stale.freed,
+        "text": text,
+    }
 
 
 def edge_json(index: Index, edge: Edge) -> dict[str, Any]:

@@ -36,6 +36,9 @@ def verdict_lines(row: Row) -> Iterator[str]:
         for found in case:
             yield f"    {found['text']}"
             yield from _edges(found["references"])
+        if case:
+            for stale in row.get("stale") or ():
+                yield f"    {printable(stale['text'], 400)}"
         others = len(row["objects_left"]) - 1
         if others > 0:
             yield f"    {others} more objects that came with it are still alive"

@@ -173,7 +173,7 @@ def _attached(pid: int, given: str) -> Driver:
     process = Process(pid)
     monitor = connect_first(monitors_of(pid, process.argv), open_monitor)
     reader = Reader(process, given=given)
-    return Attached(reader.read, monitor, lambda: tracing_of(reader))
+    return Attached(reader.read, monitor, reader.stale, lambda: tracing_of(reader))
 
 
 def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Outcome:

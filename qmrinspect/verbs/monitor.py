@@ -25,6 +25,7 @@ from ..hotplug.unplug import Cycle, Plugged, drivers, plug, unplug
 from ..hunt.cycle import leaked, look, still_there
 from ..hunt.judge import Judgement
 from ..hunt.outcome import BAD
+from ..hunt.rows import stale_json
 from ..index import Index
 from ..ledger import Book
 from ..monitor.arguments import typed
@@ -301,14 +302,15 @@ def _unplugged(
             }
             for left in verdict.left
         ],
+        "stale": [stale_json(row, with_it.index) for row in verdict.stale],
         "text": verdict.text,
     }
     code = FINDINGS if verdict.outcome in BAD else CLEAN
-    return Outcome(data, _unplug_lines(after, plugged, cycle, verdict), code)
+    return Outcome(data, _unplug_lines(with_it, after, plugged, cycle, verdict), code)
 
 
 def _unplug_lines(
-    after: Book | None, plugged: Plugged, cycle: Cycle, verdict: Judgement
+    with_it: Book, after: Book | None, plugged: Plugged, cycle: Cycle, verdict: Judgement
 ) -> Iterator[str]:
     look = "error" if verdict.outcome in BAD else "good" if verdict.outcome == "clean" else "note"
     name = f"{plugged.id} ({plugged.recipe.driver})"
@@ -327,6 +329,8 @@ def _unplug_lines(
         yield f"  {cause.name}: {printable(cause.text, 2000)}"
         if after is not None:
             yield from render.table((), words.edge_rows(after, cause.edges), right=(1,), indent=4)
+    for row in verdict.stale:
+        yield f"  stale: {printable(stale_json(row, with_it.index)['text'], 2000)}"
     for left in verdict.left[:_TYPES_SHOWN]:
         count = render.plural(left.observed, "reference")
         yield render.paint(

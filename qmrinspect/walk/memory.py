@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
 from ..errors import ReadingError
-from ..snapshot import Listener, Obj, Range, Region, Space, View
+from ..snapshot import Listener, Obj, Range, Region, Snapshot, Space, View
 from ..target.image import Unreadable
-from .context import Context, Record
+from .context import LIST_MAX, Context, Record
 from .glib import HashTable
+from .scan import find_words
 from .statics import static_table
 
-__all__ = ["read_regions", "read_spaces", "read_view", "table_views"]
+__all__ = ["lost_views", "read_regions", "read_spaces", "read_view", "table_views"]
 
 # A flat view with more ranges or sections than this is no flat view.
 _RANGES_MAX = 1 << 16
@@ -164,6 +165,40 @@ def table_views(context: Context, current: Iterable[int]) -> list[int]:
 
     found = static_table(context, "flat_views", caches)
     return [value for _, value in context.entries(found)] if found is not None else []
+
+
+def lost_views(context: Context, snapshot: Snapshot) -> dict[int, View]:
+    """Return the flat views that nothing known leads to, by the regions they were made of.
+
+    Each is a live block of its own, and so are its ranges; none is found where that is not
+    known.
+    """
+    if not context.live.heap.exact or not context.layout.has("FlatView", "root"):
+        return {}
+    roots = {view.root for view in snapshot.views.values()} - {0}
+    roots |= {space.root for space in snapshot.spaces.values()} & snapshot.regions.keys()
+    at_root = context.layout.offset("FlatView", "root")
+    out = {}
+    for word, _ in find_words(context.image, roots):
+        start = word - at_root
+        if start in snapshot.views or not _is_block(context, start):
+            continue
+        try:
+            row = context.record("FlatView", start)
+        except Unreadable:
+            continue
+        if not 0 < row["ref"] < LIST_MAX or not 0 < row["nr"] < LIST_MAX:
+            continue
+        # Every range is of a region that is still there: the view holds its owner.
+        view = read_view(context, start, "lost") if _is_block(context, row["ranges"]) else None
+        if view is not None and all(r.mr in snapshot.regions for r in view.ranges):
+            out[start] = view
+    return out
+
+
+def _is_block(context: Context, start: int) -> bool:
+    block = context.live.heap.at(start)
+    return block is not None and block.start == start and block.state == "live"
 
 
 def read_view(context: Context, address: int, found: str) -> View | None:

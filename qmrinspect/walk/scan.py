@@ -16,9 +16,10 @@ from collections.abc import Collection, Iterator, Sequence
 
 from ..target.image import PAGE, Image
 
-__all__ = ["Found", "find_into", "find_words"]
+__all__ = ["Found", "find_beside", "find_into", "find_words"]
 
 _PIECE = 1 << 16
+_NEAR = 7
 # So many are remembered, as parts of the image itself.
 _PIECES_MAX = 1 << 16
 # So many times what is wanted may be searched for.
@@ -102,13 +103,7 @@ def find_into(image: Image, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple
     :param ranges: (start, end), sorted; they do not overlap.
     """
     starts = [start for start, _ in ranges]
-    lanes = []
-    for lane in (2, 3, 4, 5, 6, 7):
-        seen: set[int] = set()
-        for start, end in ranges:
-            low, high = start >> 8 * lane, (end - 1) >> 8 * lane
-            seen.update(byte & 255 for byte in range(low, min(high, low + 255) + 1))
-        lanes.append((lane, bytes(b in seen for b in range(256))))
+    lanes = _into_lanes(ranges)
     zero = bytes(_PIECE)
     for base, segment in image.segments():
         for at in range(0, len(segment) - 7, _PIECE):
@@ -121,6 +116,50 @@ def find_into(image: Image, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple
                     yield base + at + 8 * i, word
 
 
+def find_beside(
+    image: Image, ranges: Sequence[tuple[int, int]], beside: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """Yield (address, word) for words into a range that have one into ``beside`` near them.
+
+    Near is up to seven words before, or one behind.
+
+    :param ranges: (start, end), sorted; they do not overlap, nor do those of ``beside``.
+    """
+    first, second = _into_lanes(ranges), _into_lanes(beside)
+    starts = [start for start, _ in ranges]
+    zero = bytes(_PIECE)
+    for base, segment in image.segments():
+        for at in range(0, len(segment) - 7, _PIECE):
+            # With what lies around the border, so that no pair is cut.
+            low = max(0, at - _NEAR * 8)
+            piece = bytes(segment[low : at + _PIECE + 8])
+            if piece == zero[: len(piece)]:
+                continue
+            wanted, near = _mask(piece, first), _mask(piece, second)
+            if not wanted or not near:
+                continue
+            around = near >> 8
+            for k in range(1, _NEAR + 1):
+                around |= near << 8 * k
+            for i, word in _marked(piece, wanted & around):
+                address = base + low + 8 * i
+                k = bisect_right(starts, word) - 1
+                if k >= 0 and word < ranges[k][1] and base + at <= address < base + at + _PIECE:
+                    yield address, word
+
+
+def _into_lanes(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, bytes]]:
+    """Return the bytes that an address in one of the ranges may have, by lane."""
+    lanes = []
+    for lane in (2, 3, 4, 5, 6, 7):
+        seen: set[int] = set()
+        for start, end in ranges:
+            low, high = start >> 8 * lane, (end - 1) >> 8 * lane
+            seen.update(byte & 255 for byte in range(low, min(high, low + 255) + 1))
+        lanes.append((lane, bytes(b in seen for b in range(256))))
+    return lanes
+
+
 def _matches(
     piece: bytes, address: int, lanes: Sequence[tuple[int, bytes]], wanted: Collection[int]
 ) -> list[tuple[int, int]]:
@@ -129,12 +168,23 @@ def _matches(
 
 def _candidates(piece: bytes, lanes: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, int]]:
     """Yield (number, word) for each word that passes in every lane."""
-    count = len(piece) // 8
+    yield from _marked(piece, _mask(piece, lanes))
+
+
+def _mask(piece: bytes, lanes: Sequence[tuple[int, bytes]]) -> int:
+    """Return a number with a byte for each word: 1 for each that passes in every lane."""
     mask = -1
     for lane, table in lanes:
-        mask &= int.from_bytes(piece[lane : count * 8 : 8].translate(table), "little")
+        mask &= int.from_bytes(piece[lane : len(piece) // 8 * 8 : 8].translate(table), "little")
         if not mask:
-            return
+            break
+    return mask
+
+
+def _marked(piece: bytes, mask: int) -> Iterator[tuple[int, int]]:
+    if not mask:
+        return
+    count = len(piece) // 8
     find = mask.to_bytes(count, "little").find
     words = array("Q", piece[: count * 8])
     if sys.byteorder == "big":

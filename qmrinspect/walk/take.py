@@ -224,15 +224,13 @@ def decode(
 
 def _views(context: Context, current: list[int]) -> dict[int, View]:
     views: dict[int, View] = {}
-    for found, addresses in (
-        ("space", current),
-        ("table", memory.table_views(context, current)),
-    ):
+    table = memory.table_views(context, current)
+    for found, addresses in (("space", current), ("table", table)):
         for address in addresses:
             if address and address not in views:
                 view = memory.read_view(context, address, found)
                 if view is not None:
-                    views[address] = view
+                    views[address] = view._replace(tabled=table.count(address))
     return views
 
 

@@ -18,10 +18,11 @@ from ...index import Index
 from ...layout import Layout
 from ...layout.dwarf import debug_info
 from ...reading import Reader
-from ...snapshot import Obj, Pointer, Snapshot
+from ...snapshot import Obj, Pointer, Snapshot, Stale
 from ...target.image import Target
 from ...walk import version_of
 from ...walk.place import Place
+from ...walk.stale import Where
 from .inferior import Inferior
 from .targets import Running, inferior_kind, open_target, runs, symbol_files
 from .types import give_types, known_type
@@ -127,7 +128,8 @@ class Session:
         return self._index
 
     def report(self) -> Report:
-        return check(self.snapshot())
+        snapshot = self.snapshot()
+        return self._reader.audit(snapshot) if self._reader is not None else check(snapshot)
 
     def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
         return self._reader.pointers(snapshot, targets) if self._reader is not None else ()
@@ -184,6 +186,9 @@ class Session:
         if self.inferior.death:
             raise TargetError(f"{self.inferior.death}, and the hunt ends with it", "run it again")
         return self.snapshot()
+
+    def stale(self, snapshot: Snapshot, where: Where) -> Sequence[Stale]:
+        return self._reader.stale(snapshot, where) if self._reader is not None else ()
 
     def drive(self, step: Callable[[Monitor], T]) -> T:
         return self._open_monitor().drive(step)

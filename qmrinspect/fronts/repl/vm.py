@@ -285,7 +285,7 @@ class Vm:
         from ...hunt.attached import Attached
 
         self.target()
-        return Attached(self.snapshot, self.monitor(), self.tracing)
+        return Attached(self.snapshot, self.monitor(), self._shell.stale, self.tracing)
 
     def tracing(self, only: Collection[int] = (), tell: Tell | None = None) -> Tracing:
         """Return what traces it."""

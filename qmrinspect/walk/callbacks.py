@@ -1,0 +1,188 @@
+"""Callbacks
+---------
+
+The structures by which QEMU remembers a function and what to call it with.  Each is told by
+its shape around the word that is the argument: the function beside it, and links that close.
+Offsets are those of QEMU 7.2 and later on 64-bit hosts, where a field that came or went moves
+what is tried, not what is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Callable, NamedTuple
+
+from ..target.image import Unreadable
+from .context import LIST_MAX, Context
+from .functions import Code
+
+__all__ = ["SHAPES", "Callback"]
+
+# QEMUTimerList.active_timers comes behind a clock and a mutex, with or without debugging.
+_ACTIVE_TIMERS = range(48, 104, 8)
+# QEMUBH.flags (util/async.c): BH_PENDING in a list, BH_SCHEDULED to be called, BH_DELETED not.
+_BH_CALLED, _BH_FLAGS = 1 | 2, 1 | 2 | 4
+# AioHandler (util/aio-posix.h): a GPollFD, then its functions, four or six of them.
+_FD_FUNCTIONS = (6, 4)
+# node and node_ready lie between opaque and the back link of node_deleted.
+_FD_DELETED = 48
+# SaveStateEntry (migration/savevm.c): a link, idstr, six numbers, ops and vmsd before opaque.
+_IDSTR, _IDSTR_SIZE, _SAVE_OPAQUE = 16, 256, 312
+_NO_DEADLINE = (1 << 64) - 1
+
+
+class Callback(NamedTuple):
+    """A structure that will be called with a pointer.
+
+    :param kind: see :data:`SHAPES`.
+    :param address: of the structure.
+    :param function: what will be called; 0 for a description (``VMStateDescription``).
+    """
+
+    kind: str
+    address: int
+    function: int
+
+
+class Look:
+    """Reads single words; what cannot be read is 0."""
+
+    def __init__(self, context: Context, code: Code) -> None:
+        self._context, self.code = context, code
+
+    def __call__(self, address: int) -> int:
+        try:
+            return self._context.image.u64(address) if address else 0
+        except Unreadable:
+            return 0
+
+    def in_data(self, address: int) -> bool:
+        """Whether an address is a variable of the program."""
+        low, high = self._context.statics.data
+        return low <= address < high
+
+    def constant(self, address: int) -> bool:
+        """Whether an address is in the program or in a module."""
+        return any(low <= address < high for low, high in self.code.all)
+
+    def ends(self, link: int) -> bool:
+        """Whether a QTAILQ's links lead back from ``link`` to a head in a variable."""
+        for _ in range(LIST_MAX):
+            before = self(link + 8)
+            if self.in_data(before):
+                return True
+            if not before:
+                return False
+            link = before
+        return False
+
+
+def _reset(look: Look, word: int) -> Callback | None:
+    """QEMUResetEntry (hw/core/reset.c, until 9.0): link, func, opaque."""
+    start, function, before = word - 24, look(word - 8), look(word - 16)
+    if look.code.has(function) and before and look(before) == start and look.ends(start):
+        return Callback("reset-handler", start, function)
+    return None
+
+
+def _vm_change(look: Look, word: int) -> Callback | None:
+    """VMChangeStateEntry (system/runstate.c): one function to three, opaque, link."""
+    before = look(word + 16)
+    for start in (word - 8, word - 16, word - 24):
+        function = look(start)
+        if look.code.has(function) and before and look(before) == start and look.ends(word + 8):
+            return Callback("vm-change-handler", start, function)
+    return None
+
+
+def _timer(look: Look, word: int) -> Callback | None:
+    """QEMUTimer (include/qemu/timer.h): deadline, list, cb, opaque, next; in its list."""
+    start, function, timers = word - 24, look(word - 8), look(word - 16)
+    if not look.code.has(function) or not timers or look(start) == _NO_DEADLINE:
+        return None
+    for offset in _ACTIVE_TIMERS:
+        at = look(timers + offset)
+        for _ in range(1000):
+            if at == start:
+                return Callback("timer", start, function)
+            # Another timer of the list, or the offset is a wrong one.
+            if not at or look(at + 8) != timers:
+                break
+            at = look(at + 32)
+    return None
+
+
+def _bottom_half(look: Look, word: int) -> Callback | None:
+    """QEMUBH (util/async.c): ctx, name, cb, opaque, next, flags; about to run."""
+    start, function, context = word - 24, look(word - 8), look(word - 24)
+    # An AioContext begins with a GSource, whose functions are constants.
+    if not look.code.has(function) or not look.constant(look(context + 16)):
+        return None
+    name = look(word - 16)
+    if look(word + 16) & _BH_FLAGS != _BH_CALLED or not look.constant(name):
+        return None
+    return Callback("bottom-half", start, function)
+
+
+def _fd(look: Look, word: int) -> Callback | None:
+    """AioHandler: pfd, functions, opaque, and a link that closes; not in the list of deleted."""
+    before = look(word + 16)
+    if look(word + _FD_DELETED):
+        return None
+    for count in _FD_FUNCTIONS:
+        start = word - 8 - 8 * count
+        functions = [look(start + 8 + 8 * i) for i in range(count)]
+        named = [function for function in functions if function]
+        if named and all(map(look.code.has, named)) and before and look(before) == start:
+            return Callback("fd-handler", start, named[0])
+    return None
+
+
+def _saved(look: Look, word: int) -> Callback | None:
+    """SaveStateEntry: link, idstr, numbers, ops, vmsd, opaque."""
+    start = word - _SAVE_OPAQUE
+    before, described = look(start + 8), look(word - 8)
+    if not look.constant(described) or not before or look(before) != start:
+        return None
+    return Callback("savevm-entry", start, 0) if look.ends(start) else None
+
+
+def _notifier(look: Look, word: int) -> Callback | None:
+    """The link of a live Notifier (include/qemu/notify.h) leads to the next: notify, link."""
+    start, function, before = word - 8, look(word - 8), look(word + 8)
+    if look.code.has(function) and before and look(before) == start:
+        return Callback("notifier", start, function)
+    return None
+
+
+def _first_notifier(look: Look, word: int) -> Callback | None:
+    """The head of a list of Notifiers leads to one whose link leads back."""
+    element = look(word)
+    function = look(element)
+    if look.code.has(function) and look(element + 16) == word:
+        return Callback("notifier", word, function)
+    return None
+
+
+Shape = Callable[[Look, int], "Callback | None"]
+
+#: What each kind is called, and when it calls.
+SHAPES: dict[str, tuple[Shape, ...]] = {
+    "reset-handler": (_reset,),
+    "vm-change-handler": (_vm_change,),
+    "timer": (_timer,),
+    "bottom-half": (_bottom_half,),
+    "fd-handler": (_fd,),
+    "savevm-entry": (_saved,),
+    "notifier": (_notifier, _first_notifier),
+}
+
+
+def recognised(look: Look, word: int) -> Iterator[Callback]:
+    """Yield the structures of which a word is the argument, or the link."""
+    for shapes in SHAPES.values():
+        for shape in shapes:
+            found = shape(look, word)
+            if found is not None:
+                yield found
+                return

@@ -1,0 +1,78 @@
+"""Functions of the program and its modules
+----------------------------------------
+
+Which addresses are code, and what they are called where a symbol says so.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from ..errors import TargetError
+from ..target.elf import ElfFile
+from ..target.image import Mapping, Target
+from ..target.process import map_file
+
+__all__ = ["Code", "names_of"]
+
+Names = Sequence[tuple[int, int, str]]
+
+
+class Code:
+    """Code of QEMU's own: the program's, and that of modules in a directory of QEMU's.
+
+    :param mappings: of the process, lowest first.
+    :param program: (start, end) of the program.
+    """
+
+    def __init__(self, mappings: Sequence[Mapping], program: tuple[int, int]) -> None:
+        low, high = program
+        own = [m for m in mappings if low <= m.start < high or _is_module(m.path)]
+        self.text = sorted((m.start, m.end) for m in own if "x" in m.perms)
+        #: All that is mapped of them: constants as well.
+        self.all = sorted([(m.start, m.end) for m in own if _is_module(m.path)] + [program])
+        self._starts = [start for start, _ in self.text]
+
+    def has(self, address: int) -> bool:
+        """Whether there is code at an address."""
+        i = bisect_right(self._starts, address) - 1
+        return i >= 0 and address < self.text[i][1]
+
+
+def _is_module(path: str) -> bool:
+    name = os.path.basename(path)
+    return "qemu" in os.path.dirname(path) and ".so" in name
+
+
+def names_of(target: Target, mappings: Sequence[Mapping], addresses: Sequence[int]) -> list[str]:
+    """Name each function; one without a symbol is its file's name and the place in it."""
+    tables: dict[str, tuple[int, Names]] = {}
+    out = []
+    for address in addresses:
+        i = bisect_right([m.start for m in mappings], address) - 1
+        path = mappings[i].path if i >= 0 and address < mappings[i].end else ""
+        if path not in tables:
+            tables[path] = _table(target, mappings, path)
+        base, names = tables[path]
+        at = address - base
+        k = bisect_right(names, (at, 1 << 64, "")) - 1
+        if k >= 0 and at < names[k][0] + names[k][1]:
+            out.append(names[k][2])
+        else:
+            out.append(f"{os.path.basename(path) or 'code'}+{at:#x}")
+    return out
+
+
+def _table(target: Target, mappings: Sequence[Mapping], path: str) -> tuple[int, Names]:
+    """Return where a file is loaded, and its functions."""
+    if not path or path.removesuffix(" (deleted)") == target.exe:
+        return target.base(), target.elf().functions()
+    start = min((m.start - m.offset for m in mappings if m.path == path), default=0)
+    try:
+        file = f"/proc/{target.pid}/root{path}" if target.kind == "process" else path
+        elf = ElfFile(memoryview(map_file(file)), path)
+    except (OSError, TargetError):
+        return start, ()
+    return start - elf.load_base(), elf.functions()

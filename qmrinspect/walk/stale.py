@@ -1,0 +1,129 @@
+"""Stale callbacks
+---------------
+
+Live structures that would call or read what was freed, or an object that was taken out of
+the QOM tree.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ..heap import Live
+from ..snapshot import Snapshot, Stale
+from .callbacks import Callback, Look, recognised
+from .context import Context
+from .functions import Code
+from .scan import find_beside, find_into
+
+__all__ = ["Where", "find_stale"]
+
+Ranges = Sequence[tuple[int, int]]
+
+
+class Where(NamedTuple):
+    """What to look for: sorted (start, end) ranges that do not overlap.
+
+    :param freed: memory that held something, of which only what is free now counts; None for
+        all freed memory.
+    :param outside: memory of objects that are no longer in the QOM tree.
+    """
+
+    freed: Ranges | None = None
+    outside: Ranges = ()
+
+
+def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale]:
+    """Return every stale callback that is certain; none where liveness is not known."""
+    live = context.live
+    code = Code(context.image.mappings, context.statics.program)
+    look = Look(context, code)
+    starts = sorted(a for a, o in snapshot.objects.items() if o.type in ("irq", "legacy-reset"))
+    out: dict[tuple[str, int], Stale] = {}
+    free = live.heap.freed
+    for word, target in _hits(context, where, code):
+        freed = not where.outside or not _within(where.outside, target)
+        # Most of what is searched points to live blocks.
+        state = free(target) if freed else None
+        if state is False or (freed and state is None and not _is_gone(live, target)):
+            continue
+        for found in _callbacks(context, snapshot, starts, look, word):
+            if live.alive(word) is not True or _within(where.outside, word):
+                continue
+            block = live.heap.at(target) if freed else None
+            start, size = (block.start, block.size) if block is not None else (target, 0)
+            out[found.kind, found.address] = Stale(
+                found.kind, found.address, word, target, found.function, "", freed, start, size
+            )
+    out.update({(s.kind, s.address): s for s in _listed(snapshot, live, where)})
+    return sorted(out.values())
+
+
+def _hits(context: Context, where: Where, code: Code) -> Iterator[tuple[int, int]]:
+    """Yield (address, word) of the words that may be arguments of callbacks."""
+    if where.freed is not None:
+        ranges = _merged([*where.freed, *where.outside])
+        yield from find_into(context.image, ranges) if ranges else ()
+        return
+    spans = context.live.heap.spans()
+    if where.outside:
+        spans = _merged([*spans, *where.outside])
+    yield from find_beside(context.image, spans, code.all) if spans else ()
+
+
+def _callbacks(
+    context: Context, snapshot: Snapshot, starts: Sequence[int], look: Look, word: int
+) -> Iterator[Callback]:
+    i = bisect_right(starts, word) - 1
+    home = starts[i] if i >= 0 else 0
+    if home and word >= home + context.types[snapshot.objects[home].type].size:
+        home = 0
+    kind = snapshot.objects[home].type if home else ""
+    function = look(word - 8)
+    if kind == "legacy-reset" and look.code.has(function):
+        # hw/core/reset.c, since 9.1: func and opaque end the object.
+        yield Callback("reset-handler", home, function)
+    elif kind == "irq" and look.code.has(function):
+        # An irq that nobody can raise calls nobody.
+        if snapshot.objects[home].parent:
+            yield Callback("irq-handler", home, function)
+    else:
+        yield from recognised(look, word)
+
+
+def _listed(snapshot: Snapshot, live: Live, where: Where) -> Iterator[Stale]:
+    """Address spaces and memory listeners that QEMU's lists lead to, in freed memory."""
+    free = live.heap.freed
+    for kind, addresses in (
+        ("address-space", snapshot.spaces.keys()),
+        ("memory-listener", snapshot.listeners.keys()),
+    ):
+        for address in addresses:
+            if where.freed is not None and not _within(where.freed, address):
+                continue
+            if free(address) or (live.heap.exact and _is_gone(live, address)):
+                yield Stale(kind, address, address, address, 0, "", True, address, 0)
+
+
+def _is_gone(live: Live, address: int) -> bool:
+    """Whether an address is in no block: a large one is a mapping, and gone when it is freed."""
+    if live.heap.freed(address) is not None:
+        return False
+    return live.heap.exact and live.alive(address) is False and not live.is_stack(address)
+
+
+def _within(ranges: Ranges, address: int) -> bool:
+    i = bisect_right(ranges, (address, 1 << 64)) - 1
+    return i >= 0 and address < ranges[i][1]
+
+
+def _merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    out: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if out and start <= out[-1][1]:
+            out[-1] = (out[-1][0], max(out[-1][1], end))
+        elif end > start:
+            out.append((start, end))
+    return out
