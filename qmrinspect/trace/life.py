@@ -8,7 +8,7 @@ whether it adds up to the count that was read.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from .names import Frame, Names
 from .recorder import Event, Recording
 from .unwind import Stack, Unwinder
 
-__all__ = ["Life", "Reading", "Step", "life_of"]
+__all__ = ["Life", "Reading", "Step", "life_of", "steps_of"]
 
 # A structure that is worked on is known to the functions close by.
 _NEAR = 8
@@ -121,6 +121,14 @@ def life_of(
         events = [event for event in events if event.time >= before.begin]
     start = 0 if born or before is None else before.ref
     refused = _refusal(recording, events, born, address, reading, start, before)
+    steps = steps_of(events, unwinder, names, sampled)
+    return Life(address, reading.ref, steps, born, refused)
+
+
+def steps_of(
+    events: Iterable[Event], unwinder: Unwinder, names: Names, sampled: Sequence[str]
+) -> list[Step]:
+    """Return changes with their call stacks."""
     steps = [
         Step(event, unwinder.unwind(event.registers, event.stack), names, sampled)
         if event.stack
@@ -128,7 +136,7 @@ def life_of(
         for event in events
     ]
     names.learn_lines((pc, i == 0) for step in steps for i, pc in enumerate(step.stack.pcs))
-    return Life(address, reading.ref, steps, born, refused)
+    return steps
 
 
 def _refusal(

@@ -14,7 +14,7 @@ from .names import Frame
 
 __all__ = ["chain", "path_of", "taken_text", "taker", "takers_text", "unexplained_text"]
 
-_CHAIN = 4
+_CHAIN = 5
 _TOLD_MAX = 3
 
 # What brings a thread to its work: event loops, coroutines, threads.
@@ -79,13 +79,10 @@ def _caller(step: Step, frame: Frame) -> str:
 
 
 def chain(step: Step, limit: int = _CHAIN) -> str:
-    """Return the call stack from the taker outwards in one line."""
-    frames = step.frames
-    first = taker(step)
-    begin = frames.index(first) if first is not None else 0
-    names = [f.text() for f in frames[begin:] if not _is_passage(f)]
+    """Return the call stack from the innermost function outwards in one line."""
+    names = [f.text() for f in path_of(step.frames)[::-1] if not _is_passage(f)]
     more = " < ..." if len(names) > limit else ""
-    return printable(" < ".join(names[:limit]), 400) + more
+    return printable(" < ".join(names[:limit]) or "an unknown place", 400) + more
 
 
 def path_of(frames: Sequence[Frame], all: bool = False) -> list[Frame]:
@@ -96,6 +93,9 @@ def path_of(frames: Sequence[Frame], all: bool = False) -> list[Frame]:
     outward = list(frames)
     if not all:
         loop = next((i for i, f in enumerate(outward) if _LOOP.match(f.name)), len(outward))
+        # What a loop calls has no name of its own often, and says little.
+        while loop > 1 and outward[loop - 1].how == "address":
+            loop -= 1
         kept = outward[:loop] or outward[:1]
         outward = [f for i, f in enumerate(kept) if not i or not _is_passage(f)]
     return outward[::-1]

@@ -6,6 +6,7 @@ From a process to the balance of its objects: records, unwinds, names and matche
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
@@ -14,10 +15,10 @@ from ..layout import Layout
 from ..ledger import Book
 from ..reading import Reader
 from ..target.image import Target
-from .life import Life, Reading, life_of
+from .life import Life, Reading, Step, life_of, steps_of
 from .match import Balance, balance, learn_sites
 from .names import Names
-from .recorder import Recorder, Recording, Tell
+from .recorder import Event, Recorder, Recording, Tell
 from .unwind import Unwinder
 
 __all__ = ["Trace", "Tracing", "tracing_of"]
@@ -50,6 +51,8 @@ class Tracing:
         only: Collection[int] = (),
         tell: Tell | None = None,
     ) -> None:
+        self._target = target
+        self._ref = layout.structs["Object"].fields["ref"]
         self._recorder = Recorder(target, layout, only, tell)
         self._sampled = list(self._recorder.arch.sampled.values())
         self.unwinder = Unwinder(self._recorder.arch, self._recorder.code)
@@ -58,6 +61,27 @@ class Tracing:
     def start(self) -> None:
         """Begin; raises as :meth:`Recorder.start` does."""
         self._recorder.start()
+
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        try:
+            with open(f"/proc/{self._target.pid}/stat", "rb") as stat:
+                return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+        except OSError:
+            return False
+
+    def count(self, address: int) -> Reading | None:
+        """Read an object's count as it is now, None when it cannot be read."""
+        offset, size = self._ref
+        begin = time.monotonic_ns()
+        data = self._target.peek(address + offset, size)
+        if data is None:
+            return None
+        return Reading(int.from_bytes(data, "little"), begin, time.monotonic_ns())
+
+    def steps(self, events: Iterable[Event]) -> list[Step]:
+        """Return changes with their call stacks."""
+        return steps_of(events, self.unwinder, self.names, self._sampled)
 
     def stop(self) -> Recording:
         """End, and return what was recorded; raises as :meth:`Recorder.stop` does."""

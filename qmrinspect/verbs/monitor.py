@@ -23,6 +23,7 @@ from ..hotplug.plugging import parse_devfn
 from ..hotplug.recipes import Recipe, recipe_for
 from ..hotplug.unplug import Cycle, Plugged, drivers, plug, unplug
 from ..hunt.cycle import leaked, look, still_there
+from ..hunt.driver import Driver
 from ..hunt.judge import Judgement
 from ..hunt.outcome import BAD
 from ..hunt.rows import stale_json
@@ -37,13 +38,16 @@ from .files import difference_json
 from .verb import CLEAN, FINDINGS, Outcome, Session
 
 __all__ = [
+    "check_leaked",
     "event_line",
+    "free_id",
     "run_events",
     "run_gdb_script",
     "run_hmp",
     "run_plug",
     "run_qmp",
     "run_unplug",
+    "wanted",
 ]
 
 _EVENT_POLL_S = 0.5
@@ -131,21 +135,11 @@ def event_line(event: Event) -> str:
 
 def run_plug(session: Session, args: argparse.Namespace) -> Outcome:
     driver = session.driver()
-    known = driver.drive(drivers)
-    if args.driver not in known:
-        near = difflib.get_close_matches(args.driver, list(known), 3, 0.6)
-        raise UsageError(
-            f"this QEMU has no device {printable(args.driver)}",
-            "did you mean " + " or ".join(near) + "?" if near else "qmr hmp 'info qdm' lists them",
-        )
-    words_given = [f"driver={args.driver}", *args.property]
-    properties = driver.drive(lambda monitor: typed(monitor, "device_add", words_given))
-    del properties["driver"]
-    recipe = _recipe(recipe_for(args.driver, known), properties)
+    recipe, id = wanted(driver, args.driver, args.property)
     before = choose(Index(driver.read()))[1]
-    id = str(properties.pop("id", "")) or _free_id(before.index)
+    id = id or free_id(before.index)
     if not args.force:
-        _check_leaked(before, recipe, id)
+        check_leaked(before, recipe, id)
     plugged = driver.drive(lambda monitor: plug(monitor, recipe, id, force=args.force))
     after = choose(Index(driver.read()))[1]
     found = diff(before, after)
@@ -163,7 +157,7 @@ def run_plug(session: Session, args: argparse.Namespace) -> Outcome:
     return Outcome(data, _plug_lines(after, plugged, appeared))
 
 
-def _check_leaked(book: Book, recipe: Recipe, id: str) -> None:
+def check_leaked(book: Book, recipe: Recipe, id: str) -> None:
     """Refuse what may make QEMU abort, for a device that leaked still has the names.
 
     :raises UsageError: the id is such a device's, or what is plugged has no other place.
@@ -179,6 +173,25 @@ def _check_leaked(book: Book, recipe: Recipe, id: str) -> None:
         raise UsageError(still_there(recipe), "or say --force")
 
 
+def wanted(driver: Driver, name: str, properties: Sequence[str]) -> tuple[Recipe, str]:
+    """Return how to plug a device that a user names, and the id that it was given.
+
+    :param properties: ``k=v`` words.
+    :raises UsageError: this QEMU has no such device, or a word is no assignment.
+    """
+    known = driver.drive(drivers)
+    if name not in known:
+        near = difflib.get_close_matches(name, list(known), 3, 0.6)
+        raise UsageError(
+            f"this QEMU has no device {printable(name)}",
+            "did you mean " + " or ".join(near) + "?" if near else "qmr hmp 'info qdm' lists them",
+        )
+    words_given = [f"driver={name}", *properties]
+    given = driver.drive(lambda monitor: typed(monitor, "device_add", words_given))
+    del given["driver"]
+    return _recipe(recipe_for(name, known), given), str(given.get("id", ""))
+
+
 def _recipe(recipe: Recipe, properties: dict[str, Any]) -> Recipe:
     """Let the user's properties go before the recipe's; a backend that is named is not made."""
     given = {key: value for key, value in properties.items() if key != "id"}
@@ -186,7 +199,7 @@ def _recipe(recipe: Recipe, properties: dict[str, Any]) -> Recipe:
     return recipe._replace(properties={**recipe.properties, **given}, backends=backends)
 
 
-def _free_id(index: Index) -> str:
+def free_id(index: Index) -> str:
     taken = {device.id for device in index.snapshot.devices.values()}
     return next(id for id in (f"qmr{n}" for n in range(len(taken) + 1)) if id not in taken)
 

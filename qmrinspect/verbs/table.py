@@ -313,6 +313,56 @@ VERBS: dict[str, Verb] = {
             "./qemu-system-x86_64",
         ),
         Verb(
+            "trace",
+            "who takes and who drops each reference, by call stack, while the VM runs: of a live "
+            "object, or of a device from its birth",
+            (
+                Argument(
+                    ("object",),
+                    {"nargs": "?", "metavar": "OBJ", "help": "follow it until Ctrl-C"},
+                    "object",
+                ),
+                Argument(
+                    ("--plug",),
+                    {
+                        "nargs": "+",
+                        "metavar": ("DRIVER", "k=v"),
+                        "help": "plug a device, and tell who took each reference that is held then",
+                    },
+                    "driver",
+                ),
+                Argument(
+                    ("--for",),
+                    {
+                        "dest": "seconds",
+                        "type": float,
+                        "metavar": "SECONDS",
+                        "help": "end after so long",
+                    },
+                ),
+                Argument(
+                    ("--tree",),
+                    {"action": "store_true", "help": "add the takes and drops by call tree"},
+                ),
+                Argument(
+                    ("--all",),
+                    {
+                        "action": "store_true",
+                        "help": "leave nothing out: every object, every event, what balances",
+                    },
+                ),
+                Argument(
+                    ("--folded",),
+                    {
+                        "action": "store_true",
+                        "help": "print folded stacks, for flame graph tools, and nothing else",
+                    },
+                ),
+            ),
+            _run("trace", "run_trace"),
+            example="example: qmr trace --plug intel-hda --tree",
+        ),
+        Verb(
             "plug",
             "plug a device, with what it needs behind it, and say what appeared",
             (
@@ -337,8 +387,17 @@ VERBS: dict[str, Verb] = {
             "unplug",
             "unplug a device, acknowledge it in the guest's place if the guest does not, and say "
             "what stayed",
-            (Argument(("id",), {"metavar": "ID", "help": "the device's id"}, "device"),),
-            _run("monitor", "run_unplug"),
+            (
+                Argument(("id",), {"metavar": "ID", "help": "the device's id"}, "device"),
+                Argument(
+                    ("--trace",),
+                    {
+                        "action": "store_true",
+                        "help": "say what dropped its references, and which were not",
+                    },
+                ),
+            ),
+            _run("trace", "run_unplug"),
             example="The exit code is 1 when something leaked, or QEMU crashed.",
         ),
         Verb(
