@@ -131,17 +131,17 @@ def test_what_is_no_change_of_a_count(code: str) -> None:
 def test_what_a_sample_says() -> None:
     (take,) = find_writes(bytes.fromhex("ba01000000 f00fc15718 90"), 0, 24, 4)
     assert take.count_at({"rdi": 0x5000, "rdx": 7}) == 0x5018
-    assert take.change({"rdi": 0x5000, "rdx": 7}, False) == Change(1, 7)
+    assert take.change({"rdi": 0x5000, "rdx": 7}, False, True) == Change(1, 7)
     (drop,) = find_writes(bytes.fromhex("f0836f1801 90"), 0, 24, 4)
-    assert drop.change({"rdi": 0x5000}, False) == Change(-1, None)
-    assert drop.change({"rdi": 0x5000}, True) == Change(-1, 1)
+    assert drop.change({"rdi": 0x5000}, False, True) == Change(-1, None)
+    assert drop.change({"rdi": 0x5000}, True, True) == Change(-1, 1)
     (swap,) = find_writes(bytes.fromhex("f00fb15718 90"), 0, 24, 4)
-    assert swap.change({"rdi": 0, "rax": 3, "rdx": 4}, True) == Change(1, 3)
-    assert swap.change({"rdi": 0, "rax": 3, "rdx": 4}, False) is None
+    assert swap.change({"rdi": 0, "rax": 3, "rdx": 4}, True, True) == Change(1, 3)
+    assert swap.change({"rdi": 0, "rax": 3, "rdx": 4}, False, True) is None
     # An amount that only a register has is seen before it is used.
     (unknown,) = find_writes(bytes.fromhex("f00fc15718 90"), 0x100, 24, 4)
     assert unknown.watch == 0x100
-    assert unknown.change({"rdi": 0, "rdx": 0xFFFFFFFF}, False) == Change(-1, None)
+    assert unknown.change({"rdi": 0, "rdx": 0xFFFFFFFF}, False, False) == Change(-1, None)
 
 
 def test_a_place_that_is_jumped_to_is_not_taken_for_the_change() -> None:

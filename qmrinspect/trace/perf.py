@@ -88,10 +88,14 @@ class Probe(NamedTuple):
 
     :param address: in the process.
     :param write: whether what is written there is watched, not what is executed.
+    :param file: for a probe that the kernel puts into the code (uprobe), which takes root: the
+        program's file, and ``offset`` the place in it.
     """
 
     address: int
     write: bool = False
+    file: str = ""
+    offset: int = 0
 
 
 class Sample(NamedTuple):
@@ -211,21 +215,32 @@ class Tracer:
 
     def _open(self, probe: Probe, tid: int, cpu: int) -> int:
         attr = _Attr(
-            type=_TYPE_BREAKPOINT,
             size=ctypes.sizeof(_Attr),
             sample_period=1,
             sample_type=_SAMPLE,
-            bp_type=_BREAK_WRITE if probe.write else _BREAK_EXECUTE,
-            config1=probe.address,
-            config2=4 if probe.write else self._arch.execute_len,
             sample_regs_user=self._arch.mask(),
             sample_stack_user=STACK,
             clockid=time.CLOCK_MONOTONIC,
         )
         attr.wakeup = _RING_MIN // 2
+        place = ctypes.create_string_buffer(os.fsencode(probe.file))
+        if probe.file:
+            attr.type, attr.config1 = _uprobe_type(), ctypes.addressof(place)
+            attr.config2 = probe.offset
+        else:
+            attr.type = _TYPE_BREAKPOINT
+            attr.bp_type = _BREAK_WRITE if probe.write else _BREAK_EXECUTE
+            attr.config1 = probe.address
+            attr.config2 = 4 if probe.write else self._arch.execute_len
         while True:
             attr.read_format = _FORMAT_LOST if self._counts_lost else 0
-            attr.flags = self._flags | _EXCLUDE_KERNEL | _EXCLUDE_HV | _WATERMARK
+            attr.flags = self._flags | _WATERMARK
+            if probe.file:
+                # A thread that inherits one dies: the kernel looks for the file's name in the
+                # memory of the process at clone(2).
+                attr.flags &= ~(_INHERIT | _INHERIT_THREAD)
+            else:
+                attr.flags |= _EXCLUDE_KERNEL | _EXCLUDE_HV
             fd = int(
                 _libc.syscall(
                     self._arch.syscall, ctypes.byref(attr), tid, cpu, -1, _FLAG_FD_CLOEXEC
@@ -252,6 +267,13 @@ class Tracer:
             if code in (errno.EPERM, errno.ENOMEM) and self._ring > _RING_MIN:
                 raise _RingTooLarge from None
             raise refused(self._pid, code) from None
+
+    def follow(self) -> None:
+        """Watch threads that were made since, where they do not inherit the events."""
+        if any(probe.file for probe in self._probes):
+            known = {tid for _, tid in self._fds.values()}
+            for tid in set(self._threads()) - known:
+                self._open_thread(tid, _processors())
 
     # Reading -------------------------------------------------------------------------
 
@@ -328,6 +350,13 @@ class Tracer:
 
 class _RingTooLarge(Exception):
     """The kernel does not lock so much memory for the rings of all processors."""
+
+
+def _uprobe_type() -> int:
+    try:
+        return int(Path("/sys/bus/event_source/devices/uprobe/type").read_text())
+    except (OSError, ValueError):
+        raise TargetError("this kernel has no uprobes for perf_event_open") from None
 
 
 def _processors() -> list[int]:

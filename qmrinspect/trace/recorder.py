@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Callable, NamedTuple
 
+from ..errors import TargetError
 from ..layout import Layout
 from ..target.image import Target
 from .arch import Arch, arch_of
@@ -30,6 +31,8 @@ _POLL_MS = 20
 # How long, and how many bytes, what came out of the rings may wait to be read.
 _UNREAD_NS, _UNREAD_MAX = 100_000_000, 128 << 20
 _NICE = -10
+# Breakpoints that watch data: x86-64 and arm64 have four.
+_COUNTS_MAX = 4
 # What all stacks together may take; later ones are not kept, which is told.
 _STACKS_MAX = 512 << 20
 
@@ -113,12 +116,14 @@ class Recorder:
         self._ending = threading.Event()
         self._failed: BaseException | None = None
         self._method = ""
+        self._behind: dict[int, int] = {}
         self._forget()
 
     def _forget(self) -> None:
         self._pending: list[Sample] = []
         self._events: dict[int, list[Event]] = {address: [] for address in self._only}
         self._older: set[int] = set()
+        self._dead: set[int] = set()
         self._kept = 0
         self._begin = 0
 
@@ -145,19 +150,28 @@ class Recorder:
         least = sum(not site.write.doubt for site in self.sites)
         wanted = [site for site in self.sites if not least or site.write.doubt < 2]
         for count in range(len(wanted), (least or len(wanted)) - 1, -1):
-            try:
-                tracer = Tracer(
-                    self._target.pid, self.arch, [Probe(site.watch) for site in wanted[:count]]
-                )
-            except TooManyProbes:
-                continue
-            self._watched, self._method = wanted[:count], "execution"
-            return tracer
-        raise TooManyProbes(
-            f"{least or len(wanted)} places change counts, and the processor has fewer breakpoints "
-            "left for them",
-            "end the debugger or the other trace that has them",
-        )
+            with contextlib.suppress(TooManyProbes):
+                return self._watch("execution", wanted[:count], _code_probes(wanted[:count]))
+        if 0 < len(self._only) <= _COUNTS_MAX:
+            # Whatever writes to the counts of so few objects can be watched instead.
+            probes = [Probe(address + self._offset, write=True) for address in sorted(self._only)]
+            with contextlib.suppress(TooManyProbes):
+                return self._watch("write", wanted, probes)
+        try:
+            return self._watch("uprobe", wanted, _file_probes(wanted))
+        except TargetError:
+            raise TooManyProbes(
+                f"{least or len(wanted)} places change counts, and the processor has fewer "
+                "breakpoints left for them",
+                "end the debugger or the other trace that has them, or run qmr as root, which may "
+                "put probes into the code",
+            ) from None
+
+    def _watch(self, method: str, sites: Sequence[Site], probes: Sequence[Probe]) -> Tracer:
+        tracer = Tracer(self._target.pid, self.arch, probes)
+        self._watched, self._method = sites, method
+        self._behind = {site.behind: number for number, site in enumerate(sites)}
+        return tracer
 
     def stop(self) -> Recording:
         """End, and return what was recorded.
@@ -236,6 +250,7 @@ class Recorder:
             if last and not drained:
                 return
             if not drained:
+                self._tracer.follow()
                 poll.poll(_POLL_MS)
 
     def _take(self, until: int) -> None:
@@ -256,26 +271,33 @@ class Recorder:
                 self._tell(told)
 
     def _event(self, sample: Sample) -> Event | None:
-        write = self._watched[sample.probe].write
+        number, after = sample.probe, True
+        if self._method == "write":
+            number = self._behind.get(sample.ip, -1)
+        else:
+            after = self._watched[number].watch == self._watched[number].behind
         registers = dict(zip(self._names, sample.registers))
-        change = write.change(registers, bool(registers[self.arch.flags] & self.arch.zero))
-        if change is None:
-            return None
+        zero = bool(registers[self.arch.flags] & self.arch.zero)
+        by, old = 0, None
+        if number >= 0:
+            change = self._watched[number].write.change(registers, zero, after)
+            if change is None:
+                return None
+            by, old = change
+        if self._method == "write":
+            address = sorted(self._only)[sample.probe]
+        else:
+            address = self._watched[number].write.count_at(registers) - self._offset
         return Event(
-            sample.time,
-            sample.tid,
-            write.count_at(registers) - self._offset,
-            change.by,
-            change.old,
-            sample.probe,
-            sample.registers,
-            sample.stack,
+            sample.time, sample.tid, address, by, old, number, sample.registers, sample.stack
         )
 
     def _add(self, event: Event) -> None:
         if self._only:
-            if event.object in self._only:
+            if event.object in self._only and event.object not in self._dead:
                 self._events[event.object].append(self._bounded(event))
+                if event.old is not None and event.by and event.old + event.by == 0:
+                    self._dead.add(event.object)  # what comes is of the memory's next use
             return
         if event.old == 0 and event.by > 0:
             # The object that had this place before is no more.
@@ -298,6 +320,19 @@ class Recorder:
             return event._replace(registers=(), stack=b"")
         self._kept += len(event.stack)
         return event
+
+
+def _code_probes(sites: Sequence[Site]) -> list[Probe]:
+    return [Probe(site.watch) for site in sites]
+
+
+def _file_probes(sites: Sequence[Site]) -> list[Probe]:
+    out = []
+    for site in sites:
+        offset = site.module.frames.offset(site.write.watch)
+        if offset is not None:
+            out.append(Probe(site.watch, file=site.module.path, offset=offset))
+    return out
 
 
 def _size(chunks: list[bytes]) -> int:

@@ -27,11 +27,13 @@ class Site(NamedTuple):
     """An instruction that may change a count, in a process.
 
     :param watch: the address to break at.
+    :param behind: the address of the next instruction.
     """
 
     module: Module
     write: Write
     watch: int
+    behind: int
 
 
 def is_qemu_module(elf: ElfFile) -> bool:
@@ -71,5 +73,5 @@ def _in(modules: Sequence[Module], offset: int, size: int) -> list[Site]:
         known = [module.exported(name) for name in _FUNCTIONS]
         for start, code in module.code():
             for write in find_writes(code, start, offset, size, known):
-                out.append(Site(module, write, write.watch + module.bias))
+                out.append(Site(module, write, write.watch + module.bias, write.end + module.bias))
     return sorted(out, key=lambda site: site.write.doubt)

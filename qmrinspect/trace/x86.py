@@ -38,6 +38,7 @@ class Write(NamedTuple):
     :param address: of the instruction; link-time, as ``watch``.
     :param watch: where to break: at the instruction after it, whose registers say what the
         count was, or at the instruction itself where other code jumps to the next.
+    :param end: behind it.
     :param operation: ``xadd``, ``add``, ``sub`` or ``cmpxchg``.
     :param place: registers whose sum, each times its factor, is the place of the count when
         ``displacement`` is added.
@@ -50,6 +51,7 @@ class Write(NamedTuple):
 
     address: int
     watch: int
+    end: int
     operation: str
     place: tuple[tuple[str, int], ...]
     displacement: int
@@ -68,20 +70,20 @@ class Write(NamedTuple):
             sum(registers[name] * factor for name, factor in self.place) + self.displacement
         ) & (1 << 64) - 1
 
-    def change(self, registers: dict[str, int], zero: bool) -> Change | None:
+    def change(self, registers: dict[str, int], zero: bool, after: bool) -> Change | None:
         """Return what a sample says, None when the instruction changed nothing.
 
         :param zero: the zero flag.
+        :param after: whether the sample was taken behind the instruction, not at it.
         """
-        after = self.watch != self.address
         value = registers[self.register] & 0xFFFFFFFF if self.register else 0
         if self.operation == "cmpxchg":
             old = registers["rax"] & 0xFFFFFFFF
             return Change(_signed(value - old), old) if zero or not after else None
         if self.operation == "xadd":
-            if after and self.amount is not None:
-                return Change(self.amount, value)
-            return Change(_signed(value), None)
+            if not after:
+                return Change(_signed(value), None)
+            return Change(self.amount or 0, value)
         amount = self.amount if self.amount is not None else _signed(value)
         by = -amount if self.operation == "sub" else amount
         return Change(by, -by if after and zero else None)
@@ -131,7 +133,9 @@ def find_writes(
         if inside or alike or write.displacement == offset:
             watch = at if _needs_before(write) or _jumped_to(code, end) else start + end
             doubt = 0 if inside else 1 if write.displacement == offset else 2
-            out.append(_Found(write._replace(address=at, watch=watch, doubt=doubt), alike))
+            out.append(
+                _Found(write._replace(address=at, watch=watch, end=start + end, doubt=doubt), alike)
+            )
     # In an object within another the count is elsewhere.  Its drop looks like that of many a
     # count, its take like none: where no take was inlined, neither was a drop.
     takes = [f.write for f in out if f.alike and f.write.amount == 1 and f.write.by_xadd]
@@ -171,7 +175,7 @@ def _decode(code: bytes, match: re.Match[bytes], offset: int) -> tuple[Write, in
         return None
     if amount is not None and abs(amount) != 1:
         return None  # counts change by one
-    return Write(0, 0, operation, operand.place, operand.displacement, register, amount, 0), end
+    return Write(0, 0, 0, operation, operand.place, operand.displacement, register, amount, 0), end
 
 
 def _operand(code: bytes, at: int, rex: int) -> _Operand | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import queue
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ from . import monitor
 from .monitor import check_leaked, free_id, wanted
 from .verb import CLEAN, FINDINGS, Outcome, Session
 
-__all__ = ["run_trace", "run_unplug"]
+__all__ = ["Work", "begin", "run_trace", "run_unplug"]
 
 _POLL_S = 0.2
 _SHOWN = 12
@@ -48,20 +49,29 @@ class _Traced(NamedTuple):
 
 def run_trace(session: Session, args: argparse.Namespace) -> Outcome:
     """Follow an object, or a device from its birth."""
+    work = begin(session, args)
+    return Outcome(work.documents(), work.lines(), stream=True, late=work.code)
+
+
+def begin(session: Session, args: argparse.Namespace) -> Work:
+    """Return the trace that a user asks for; it is made while its lines are taken."""
+    if session.front == "gdb":
+        session.tracing()  # says why not
     if bool(args.object) == bool(args.plug):
         raise UsageError(
             "trace takes an object, or --plug and a device type", "qmr trace nic0 --for 10"
         )
     if args.seconds is not None and args.seconds <= 0:
         raise UsageError("--for takes a number of seconds")
-    work = _From(session, args) if args.plug else _Follow(session, args)
-    return Outcome(work.documents(), work.lines(), stream=True, late=work.code)
+    return _From(session, args) if args.plug else _Follow(session, args)
 
 
 def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
     """Unplug a device; with ``--trace``, say what dropped its references and what did not."""
     if not args.trace:
         return monitor.run_unplug(session, args)
+    if session.front == "gdb":
+        session.tracing()  # says why not
     there = choose(Index(session.snapshot()))[1]
     device = session.resolve(there.index, args.id).address
     only = [a for a in there.index.snapshot.objects if descends(there, a, device)]
@@ -99,12 +109,16 @@ def _with_drops(
         yield from traces.tree_of(one.life.steps, False)
 
 
-class _Work:
-    """One trace, as text or as JSON; it is made while that is printed."""
+class Work:
+    """One trace, as text or as JSON; it is made while that is printed.
+
+    :ivar over: set by who has seen enough.
+    """
 
     def __init__(self, session: Session, args: argparse.Namespace) -> None:
         self._session, self._args = session, args
         self._found: _Traced | None = None
+        self.over = threading.Event()
 
     def live(self) -> Iterator[str]:
         """Trace, and yield what comes meanwhile; sets ``_found``."""
@@ -151,7 +165,7 @@ class _Work:
         return FINDINGS if bad else CLEAN
 
 
-class _Follow(_Work):
+class _Follow(Work):
     """A live object, until Ctrl-C, ``--for``, or its end."""
 
     def __init__(self, session: Session, args: argparse.Namespace) -> None:
@@ -190,11 +204,10 @@ class _Follow(_Work):
         seconds = self._args.seconds
         deadline = time.monotonic() + seconds if seconds is not None else float("inf")
         with contextlib.suppress(KeyboardInterrupt):
-            while True:
+            while not self.over.is_set():
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return
-                self._session.progress("")
                 with contextlib.suppress(queue.Empty):
                     yield self._inbox.get(timeout=min(left, _POLL_S))
                 if not self._tracing.alive():
@@ -227,7 +240,7 @@ class _Follow(_Work):
         return _Traced(recording, book, [balance(book, life)], self._object)
 
 
-class _From(_Work):
+class _From(Work):
     """A device from its birth."""
 
     def live(self) -> Iterator[str]:
@@ -243,10 +256,9 @@ class _From(_Work):
             plugged = driver.drive(lambda monitor: plug(monitor, recipe, id))
             yield f"{plugged.id} ({recipe.driver}) is plugged"
             with contextlib.suppress(KeyboardInterrupt):
-                end = time.monotonic() + (self._args.seconds or 0)
-                while time.monotonic() < end:
-                    session.progress("")
-                    time.sleep(min(_POLL_S, max(0.0, end - time.monotonic())))
+                # Beside a prompt there is somebody to say when it is enough.
+                wait = None if session.front == "repl" and not self._args.json else 0.0
+                self.over.wait(self._args.seconds or wait)
             begin = time.monotonic_ns()
             snapshot = driver.read()
             span = begin, time.monotonic_ns()

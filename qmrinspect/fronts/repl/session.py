@@ -61,6 +61,8 @@ class ReplSession:
         self.aliases: dict[str, str] = {}
         #: Ends the watch of an object, by the name it was given.
         self.watches: dict[str, threading.Event] = {}
+        #: Ends a trace, by what it is of.
+        self.traces: dict[str, threading.Event] = {}
         #: The lines that were typed, oldest first.
         self.history: list[str] = []
         #: What completion and typed arguments know of the VM.
@@ -88,9 +90,10 @@ class ReplSession:
     def detach(self) -> bool:
         """Let go of the VM; say whether there was one."""
         vm, self.vm = self.vm, None
-        for stop in self.watches.values():
+        for stop in (*self.watches.values(), *self.traces.values()):
             stop.set()
         self.watches.clear()
+        self.traces.clear()
         if vm is not None:
             vm.close()
             self._changed()

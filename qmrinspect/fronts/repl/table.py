@@ -131,6 +131,14 @@ _EVENTS = _PLAIN_EVENTS._replace(
     example="events DEVICE_DELETED; events --hide 'RTC_CHANGE BLOCK_*'",
 )
 _DIFF = VERBS["diff"]._replace(run=_run("run_diff"))
+_TRACE = VERBS["trace"]._replace(
+    arguments=(
+        *VERBS["trace"].arguments,
+        Argument(("--off",), {"action": "store_true", "help": "end this trace, or all"}),
+    ),
+    run=later(__package__, "tracing", "run_trace"),
+    example="trace --plug intel-hda, unplug qmr0, trace --off",
+)
 
 #: Those that the REPL answers, by name.
 REPL_VERBS: dict[str, Verb] = {
@@ -138,4 +146,5 @@ REPL_VERBS: dict[str, Verb] = {
     **{verb.name: verb for verb in _OWN},
     "events": _EVENTS,
     "diff": _DIFF,
+    "trace": _TRACE,
 }
