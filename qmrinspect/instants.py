@@ -43,6 +43,8 @@ _AGE_MAX = 4
 # first, when nothing is known of what changes, all are.
 _HOT_MIN = 512
 _DISTRUST = 2
+# An image larger than this is not compared with the next one, in bytes.
+_KEEP_MAX = 256 << 20
 # Pages that are read though nobody needs them, to have fewer ranges.
 _BETWEEN = 2
 
@@ -70,7 +72,7 @@ class Instants:
         :raises QmrError: as :func:`~qmrinspect.walk.decode` does.
         """
         begin = time.perf_counter_ns()
-        copy = self._target.copy(self._choose)
+        copy = self._copy()
         image = copy.patched(None, self._target.peek)
         wall_us = (time.perf_counter_ns() - begin) // 1000
         cost = Capture(0, wall_us, copy.reads, image.size, 0, True, "pages", 0, 0)
@@ -103,7 +105,7 @@ class Instants:
                 time.sleep(PAUSE_S * len(spent))
                 continue
             rounds += 1
-            copy = self._target.copy(self._choose)
+            copy = self._copy()
             image = copy.patched(frozen, self._target.peek)
             if rounds > 1:
                 # What was found before is wanted by now; what is found elsewhere is born since.
@@ -150,7 +152,7 @@ class Instants:
         if not frozen.quiet:
             spent.append(_cost(frozen, None, begin, "hot"))
             return None
-        copy = self._target.copy(self._choose)
+        copy = self._copy()
         changed = glance.differing(Image(copy.segments), before) - frozen.pages()
         spent.append(_cost(frozen, copy, begin, "hot"))
         if not changed.isdisjoint(wanted):
@@ -192,6 +194,12 @@ class Instants:
                 if not wanted.isdisjoint(range(behind, behind + _BETWEEN + 1)):
                     pages.update(page for page in gap if holds(page))
         return merged(sorted(pages))
+
+    def _copy(self) -> Copy:
+        if self._last is not None and self._last.image.size > _KEEP_MAX:
+            # Two of them would be too much.
+            self._last, self._known = None, Known()
+        return self._target.copy(self._choose)
 
     def _walk(self, image: Image, cost: Capture) -> _Walked:
         last = self._last

@@ -297,7 +297,8 @@ class Stale(NamedTuple):
 class Unknown(NamedTuple):
     """What could not be known of this QEMU at this instant, and what was asked for.
 
-    :param what: ``liveness``: which memory is live and which was freed.
+    :param what: ``liveness``: which memory is live and which was freed; ``memory``: what part
+        of it was not searched.
     """
 
     what: str

@@ -34,6 +34,7 @@ _U16 = struct.Struct("<H")
 PAGE = 4096
 _ZEROS = bytes(PAGE)
 _PIECE = 1 << 16  # compared at once
+_LACKING_MAX = 64  # pages of one read
 #: (address, size) pairs.
 Ranges = list[tuple[int, int]]
 #: Reads memory of a target: address and size to exactly these bytes, None where there are none.
@@ -112,6 +113,7 @@ class Image:
         self.given: set[int] = set()
         self.empty: set[int] = set()
         self.missing: set[int] = set()
+        self.left_out = 0
         self.scope: set[int] | None = None
         self.since: Image | None = None
         self.changed: set[int] = set()
@@ -205,17 +207,23 @@ class Image:
         # Segments that touch each other, and constants, are put together by page.
         out = bytearray()
         at, end = address, address + size
+        lacking = 0
         while at < end:
             part = min(end, (at // PAGE + 1) * PAGE) - at
             hit = self._find(at, part)
+            page = None if hit is not None else self._static_page(at // PAGE * PAGE)
             if hit is not None:
                 out += hit[0][hit[1] : hit[1] + part]
-            else:
-                page = self._static_page(at // PAGE * PAGE)
-                if page is None:
-                    raise Unreadable(address, size)
+            elif page is not None:
                 out += page[at % PAGE : at % PAGE + part]
+            else:
+                # What else is missing is to be known at once.
+                lacking += 1
+                if lacking == _LACKING_MAX:
+                    break
             at += part
+        if lacking:
+            raise Unreadable(address, size)
         return bytes(out)
 
     def _static_page(self, page: int) -> bytes | None:

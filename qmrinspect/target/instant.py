@@ -81,7 +81,7 @@ class Copy(NamedTuple):
                 at = stop
         held = [(start, data.toreadonly()) for start, data in self.segments]
         image = Image([*held, *extra], static, self.absent, self.writable)
-        image.mappings = self.mappings
+        image.mappings, image.left_out = self.mappings, self.left_out
         image.stacks = frozen.stacks if frozen else None
         return image
 

@@ -21,12 +21,11 @@ from .instant import Choose, Copy, Frozen
 from .malloc import Malloc
 from .memory import BatchReader, Buffer
 from .pagemap import touched
+from .thin import copied
 from .threads import Stopped, undisturbed
 
 __all__ = ["Process", "map_descriptor", "map_file", "parse_maps"]
 
-# Beyond this much memory a copy of it would be a burden.
-_COPY_MAX = 2 << 30
 # What a process may have touched more in the stop than shortly before, 1 in so many and these.
 _SLACK, _SLACK_BYTES = 8, 1 << 20
 
@@ -58,12 +57,11 @@ def map_descriptor(fd: int) -> bytes | mmap.mmap:
 
 
 class _Kept(NamedTuple):
-    """What is worth copying, what is zeros, what may change, and the bytes left out."""
+    """What is worth copying, what is zeros, and what may change."""
 
     ranges: Ranges
     absent: Ranges
     writable: Ranges
-    left_out: int
     mappings: list[Mapping]
 
 
@@ -231,31 +229,21 @@ class Process:
     def copy(self, choose: Choose) -> Copy:
         """See :class:`~qmrinspect.target.instant.Stoppable`."""
         kept = self._kept(choose)
-        buffer = Buffer(sum(size for _, size in kept.ranges))
-        reader = BatchReader(self.pid, kept.ranges, buffer)
-        view = memoryview(buffer.memory)
-        segments = [(start, view[at : at + size]) for start, at, size in reader.run()]
-        return Copy(
-            segments, kept.absent, kept.writable, reader.calls, kept.left_out, kept.mappings
-        )
+        segments, reads, left_out = copied(self.pid, kept.ranges)
+        return Copy(segments, kept.absent, kept.writable, reads, left_out, kept.mappings)
 
     def _kept(self, choose: Choose) -> _Kept:
-        """Leave out what was never touched, what is free, and the largest of too much."""
+        """Leave out what was never touched, and what is free."""
         mappings = self.mappings()
         ranges = without(choose(mappings), self._malloc.free(self.peek, mappings))
-        kept = touched(self.pid, ranges)
-        # What a file holds is no zeros where it was not touched.
+        # What was not touched of a file is no zeros; it is in memory anyway.
         files = [(m.start, m.end - m.start) for m in mappings if m.path.startswith("/")]
-        absent = without(without(ranges, kept), files)
-        total = sum(size for _, size in kept)
-        left_out = 0
-        for row in sorted(kept, key=lambda row: row[1], reverse=True):
-            if total - left_out <= _COPY_MAX:
-                break
-            left_out += row[1]
-            kept.remove(row)
+        anonymous = without(ranges, files)
+        present = touched(self.pid, anonymous)
+        kept = sorted([*present, *without(ranges, anonymous)])
+        absent = without(anonymous, present)
         writable = [(m.start, m.end - m.start) for m in mappings if "w" in m.perms]
-        return _Kept(kept, absent, writable, left_out, mappings)
+        return _Kept(kept, absent, writable, mappings)
 
     def close(self) -> None:
         """Close what is open in ``/proc``."""

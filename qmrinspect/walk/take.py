@@ -12,7 +12,7 @@ from ..layout import Layout
 from ..layout.advice import no_names
 from ..layout.dwarf import DebugInfo, debug_info
 from ..layout.schema import SYMBOLS
-from ..snapshot import Snapshot, TargetInfo, View
+from ..snapshot import Snapshot, TargetInfo, Unknown, View
 from ..target.elf import PT_LOAD, ElfFile
 from ..target.image import Capture, Image, Mapping, Ranges, Target, Unreadable
 from ..target.instant import Choose, Stoppable
@@ -190,6 +190,9 @@ def decode(
         view = memory.read_view(context, address, "field")
         if view is not None:
             views[address] = view
+    if image.left_out:
+        why = f"{image.left_out >> 20} MB of memory in use are too many to be searched"
+        context.unknown.append(Unknown("memory", why))
     complete = bool(layout.build_id) and layout.build_id == info.build_id
     unsearched = tuple(declared.unsearched(context, complete and layout.source != "inferred"))
     is_quiet = quiet.look(context).settled and not pending
