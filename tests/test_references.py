@@ -25,7 +25,6 @@ TESTS = ROOT / "tests"
 #: Structures that no shipped profile has, and why.
 IN_NO_PROFILE = {
     "PCIDivaSerialState": "came with QEMU 10.1 and is built for hppa alone",
-    "RegisterInfoArray": "is built for the boards of arm, and a profile was made from x86 alone",
 }
 
 
