@@ -17,6 +17,8 @@ define QEMUS
 10.0 --policy owner-shared
 10.0 --policy strict
 10.0 --policy no-ref
+10.0 --policy subregion-ref-v7
+10.0 --target aarch64 --policy no-ref
 10.2
 11.1
 11.1 --target aarch64

@@ -159,3 +159,11 @@ def test_the_crash_of_imx7_analog_is_foretold_by_a_stock_qemu(qmr: Qmr) -> None:
     assert crash["assertion"]["others"][0]["name"] == "imx7.analog"
     # The same number of regions, in another order of the properties.
     assert found["imx6.ccm"]["under"]["no-ref"] == "clean"
+
+
+@pytest.mark.timeout(120)
+def test_a_qemu_without_references_within_an_owner_dies_of_it(qmr: Qmr) -> None:
+    qemu = built("10.0", "--target", "aarch64", "--policy", "no-ref")
+    *rows, _ = introspected(qmr, qemu, "imx7.analog", "imx6.ccm")
+    assert [(row["device"], row["outcome"]) for row in rows] == [("imx7.analog", "crash")]
+    assert "memory_region_finalize: Assertion `!mr->container' failed" in rows[0]["text"]

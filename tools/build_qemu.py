@@ -35,7 +35,7 @@ from workshop import Cache, Shell, ToolError, copy_atomically, digest, remove, s
 HERE = Path(__file__).resolve().parent
 TARGETS = ("x86_64", "aarch64")
 AS_IT_IS = "owner-ref"
-POLICIES = (AS_IT_IS, "subregion-ref", "owner-shared", "strict", "no-ref")
+POLICIES = (AS_IT_IS, "subregion-ref", "subregion-ref-v7", "owner-shared", "strict", "no-ref")
 POOL = "pool/main/q/qemu"
 
 # The source package carries no firmware; Debian's own packages install it here.
