@@ -22,12 +22,13 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import Qmr
 from faketarget import elf_file
-from gdbtool import debug_qemu
+from gdbtool import Gdb, GdbRefused, debug_qemu
 
 from qmrinspect.errors import LayoutError, QmrError, ReadingError, TargetError
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.layout import debugfiles
 from qmrinspect.layout.debugfiles import Origin, find
+from qmrinspect.layout.dwarf import DebugInfo
 from qmrinspect.layout.find import given
 from qmrinspect.reading import Reader
 from qmrinspect.target.elf import ElfFile
@@ -365,3 +366,49 @@ def test_a_qemu_in_a_container_is_read_and_driven(tmp_path: Path, qmr: Qmr) -> N
             qmr("boxed", "plug", "virtio-rng-pci", "id=r0").err + qmr("boxed", "unplug", "r0").out
         )
         process.kill()
+
+
+_C = """
+struct Inner { long x[40]; };
+struct Wanted { char pad[12]; int ref; struct Inner *parent; struct Inner in; };
+struct Wanted w;
+int main(void) { return w.ref + (int) sizeof(struct Inner); }
+"""
+
+
+def test_what_dwz_took_out_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "it.c").write_text(_C)
+    programs = [tmp_path / name for name in ("one", "two")]
+    for number, program in enumerate(programs):
+        flags = ("-g", f"-DNUMBER={number}", f"-O{number}", "-Wl,--build-id")
+        run("cc", *flags, "-o", program, tmp_path / "it.c")
+    common = tmp_path / "common.debug"
+    run("dwz", "-r", "-m", common, *programs)
+
+    def ask() -> tuple[Any, list[str]]:
+        file, notes = debugfiles.open_file(str(programs[0])), list[str]()
+        debug = DebugInfo(file.elf, Origin(file.path, file.path, "/", ()))
+        return debug.ask("layout", {"Wanted": "ref parent in"}, notes.append), notes
+
+    wanted = {
+        "Wanted": {"size": 344, "fields": {"ref": [12, 4], "parent": [16, 8], "in": [24, 320]}}
+    }
+    assert ask()[0] == wanted
+    build_id = ElfFile(common.read_bytes(), "it").build_id()
+    place = tmp_path / "debug" / ".build-id" / build_id[:2]
+    place.mkdir(parents=True)
+    common.rename(place / f"{build_id[2:]}.debug")
+    found, notes = ask()
+    assert found != wanted and any("what dwz took out of" in note for note in notes)
+    monkeypatch.setenv("NIX_DEBUG_INFO_DIRS", str(tmp_path / "debug"))
+    assert ask()[0] == wanted
+
+
+def test_inside_gdb_the_symbols_are_those_that_gdb_has_loaded(parts: Parts, clean: Path) -> None:
+    with Vm(str(parts.program("gdb"))) as vm, Gdb("-p", vm.pid) as gdb:
+        with pytest.raises(GdbRefused, match=r"names none of its variables(.|\n)*  tried: "):
+            gdb.run("qmr check")
+        gdb.run(f"symbol-file {parts.debug}")
+        report = gdb.json("qmr check --json")
+        assert report["exact"] == report["objects"] > 200
+        assert report["target"]["layout"] == "dwarf"

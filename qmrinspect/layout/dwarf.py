@@ -100,7 +100,7 @@ class DebugInfo:
                 note(f"no debug information in {file.path}")
                 continue
             try:
-                more = self._supplement(file)
+                more = self._supplement(file, note)
             except TargetError as error:
                 note(error.text)
             else:
@@ -110,14 +110,18 @@ class DebugInfo:
         """Return whose rights are enough to read a file."""
         return self.user or user_of(0, f"/proc/self/fd/{file.fd}")
 
-    def _supplement(self, file: DebugFile) -> Supplement | None:
+    def _supplement(self, file: DebugFile, note: Note) -> Supplement | None:
         build_id, found = supplement(file)
-        lines: list[str] = []
-        if build_id and found is None:
-            found = next(by_build_id(build_id, self.origin, lines.append), None)
-        if build_id and found is None:
-            found = next(self._fetch(build_id, f"{file.path} (dwz)", lines.append), None)
-        return Supplement(build_id, found) if found is not None else None
+        if not build_id:
+            return None
+        if found is None:
+            found = next(by_build_id(build_id, self.origin, note), None)
+        if found is None:
+            found = next(self._fetch(build_id, f"{file.path} (dwz)", note), None)
+        if found is None:
+            note(f"what dwz took out of {file.path} was not found")
+            return None
+        return Supplement(build_id, found)
 
     def layout(self, version: str, note: Note) -> Layout | None:
         """Return the layout that it describes, None where there is none.
