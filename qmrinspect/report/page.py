@@ -14,6 +14,7 @@ from typing import Any
 
 from ..hunt.rows import Row, is_bad, key
 from ..text import printable
+from .balance_svg import balance_picture
 from .forecasts import forecast_section
 from .svg import growth_plot, reference_graph
 
@@ -42,6 +43,7 @@ svg rect { fill: var(--soft); stroke: currentColor }
 svg .head rect { stroke: var(--bad); stroke-width: 2 }
 svg .arrow path, svg .axis { fill: none; stroke: currentColor; opacity: .6 }
 svg .arrow polygon { fill: currentColor; opacity: .6 }
+svg .bad rect { stroke: var(--bad) } svg .good rect { stroke: var(--good) }
 svg polyline { fill: none; stroke: var(--bad); stroke-width: 2 }
 """
 
@@ -161,6 +163,7 @@ def _finding(number: int, row: Row) -> Iterator[str]:
         yield f"<details open><summary>Under each policy ({escape(foretold['source'])})</summary>"
         yield from forecast_section(foretold["policies"])
         yield "</details>"
+    yield from _takers(row.get("trace") or {})
     if row.get("backtrace"):
         lines = "\n".join(printable(line, 500) for line in row["backtrace"])
         yield f"<details><summary>Backtrace</summary><pre>{escape(lines)}</pre></details>"
@@ -169,6 +172,29 @@ def _finding(number: int, row: Row) -> Iterator[str]:
     if row.get("bundle"):
         yield f"<p>Evidence: <code>{escape(printable(row['bundle']))}</code></p>"
     yield "</section>"
+
+
+def _takers(trace: Mapping[str, Any]) -> Iterator[str]:
+    """Yield who took what remains on each object that was traced."""
+    for one in trace.get("objects", ()):
+        name = escape(printable(one["path"] or one["type"]))
+        yield f"<details><summary>Taken and dropped: {name}</summary>"
+        if one["refused"]:
+            yield f"<p>Not traced: {escape(printable(one['refused']))}</p></details>"
+            continue
+        yield f'<div class="scroll">{balance_picture(one)}</div><table><tbody>'
+        for reference in one["references"]:
+            yield _taken(reference["kind"], reference["field"], reference["taken"])
+        for taken in one["unexplained"]:
+            yield _taken("unexplained", "nothing known holds it", taken)
+        yield "</tbody></table></details>"
+
+
+def _taken(kind: str, field: str, taken: Mapping[str, Any]) -> str:
+    cells = "".join(
+        f"<td class=mono>{escape(printable(text))}</td>" for text in (field, taken["text"])
+    )
+    return f"<tr><td>{escape(kind)}</td>{cells}</tr>"
 
 
 def _growth(growth: Mapping[str, Any]) -> Iterator[str]:
