@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from conftest import DEVICES, Qmr, Ran
+from gdbtool import Gdb, GdbRefused
+from terminal import Terminal
 from test_process import runs
 
 from qmrinspect.errors import TargetError
@@ -379,3 +381,55 @@ def test_saved_snapshots_and_cores_are_not_traced(vm: Vm, qmr: Qmr, tmp_path: Pa
     done = qmr("--snapshot", file, "trace", "nic0")
     assert done.code == 2
     assert "a saved snapshot is no process" in done.err
+
+
+# Beside a debugger, and a prompt -----------------------------------------------------
+
+
+@pytest.mark.parametrize("gdb", ["stopped", "running"])
+def test_a_process_that_gdb_holds_is_traced(tmp_path: Path, gdb: str) -> None:
+    ready = tmp_path / "ready"
+    with Vm(extra=DEVICES) as held:
+        script = ["set pagination off", f"shell touch {ready}"]
+        script.append("continue" if gdb == "running" else "shell sleep 50")
+        command = ["gdb", "-nx", "-q", "-batch", "-p", str(held.pid)]
+        command += [word for line in script for word in ("-ex", line)]
+        null = subprocess.DEVNULL
+        with subprocess.Popen(command, stdin=null, stdout=null, stderr=null) as debugger:
+            for _ in range(300):
+                if ready.exists():
+                    break
+                time.sleep(0.1)
+            if gdb == "running":
+                time.sleep(0.5)
+                done = follow(held, "/machine/i440fx/pci.0", 3)
+                assert "qdev_set_parent_bus < " in done.out, done.err
+            else:
+                command = [sys.executable, "-m", "qmrinspect", str(held.pid), "trace", "nic0"]
+                out = subprocess.run([*command, "--for", "1"], capture_output=True, text=True)
+                assert "0 taken, 0 dropped since the trace began" in out.stdout, out.stderr
+            debugger.kill()
+
+
+def test_gdb_says_that_a_second_tracer_is_needed(vm: Vm) -> None:
+    with Gdb("-p", vm.pid) as gdb:
+        with pytest.raises(GdbRefused) as refused:
+            gdb.run("qmr trace nic0")
+        assert "a trace needs a second tracer beside it" in str(refused.value)
+        assert f"qmr {vm.pid} trace OBJ" in str(refused.value)
+    assert runs(vm)
+
+
+def test_a_trace_beside_the_prompt(fresh_vm: Vm, tmp_path: Path) -> None:
+    with Terminal(fresh_vm.pid, "repl", home=tmp_path) as terminal:
+        terminal.wait(lambda t: "prelaunch" in t.bar, "the VM in the status bar")
+        terminal.enter("trace /machine/i440fx/pci.0")
+        terminal.wait("beside the prompt; trace --off ends it")
+        terminal.wait("its changes")
+        terminal.enter("plug e1000 id=n9")
+        terminal.wait("qdev_set_parent_bus < ")
+        terminal.enter("trace")
+        terminal.wait("traced: /machine/i440fx/pci.0")
+        terminal.enter("trace --off")
+        terminal.wait("1 taken, 0 dropped since the trace began")
+    assert runs(fresh_vm)

@@ -21,12 +21,15 @@ from ..errors import QmrError, TargetError, UsageError
 from ..hotplug.plugging import plug
 from ..index import Index
 from ..ledger import Book
+from ..reading import Reader
 from ..report import render, traces, words
+from ..target.held import Held, debugger_of
+from ..target.process import Process
 from ..trace.life import Reading
 from ..trace.match import Balance, balance
 from ..trace.recorder import Event, Recording
 from ..trace.report import FORMAT, balance_json, recording_json
-from ..trace.tracing import Tracing
+from ..trace.tracing import Tracing, tracing_of
 from ..trace.tree import folded
 from . import monitor
 from .monitor import check_leaked, free_id, wanted
@@ -165,16 +168,31 @@ class Work:
         return FINDINGS if bad else CLEAN
 
 
+def _held(session: Session) -> Reader | None:
+    """Return what reads a process that a debugger holds, None where none does."""
+    if session.front != "shell" or not session.has_target():
+        return None
+    target = session.target()
+    if not isinstance(target, Process) or not debugger_of(target.pid):
+        return None
+    return Reader(Held(target), runs=False)
+
+
 class _Follow(Work):
     """A live object, until Ctrl-C, ``--for``, or its end."""
 
     def __init__(self, session: Session, args: argparse.Namespace) -> None:
         super().__init__(session, args)
-        index = Index(session.snapshot())
+        reader = _held(session)
+        self._read = reader.read if reader is not None else session.snapshot
+        index = Index(self._read())
         self._object = session.resolve(index, args.object).address
         self._name = words.name(index, self._object)
         self._inbox: queue.SimpleQueue[list[Event]] = queue.SimpleQueue()
-        self._tracing = session.tracing([self._object], self._inbox.put)
+        if reader is not None:
+            self._tracing = tracing_of(reader, [self._object], self._inbox.put)
+        else:
+            self._tracing = session.tracing([self._object], self._inbox.put)
 
     def live(self) -> Iterator[str]:
         tracing, address = self._tracing, self._object
@@ -223,7 +241,7 @@ class _Follow(Work):
     def _ended(self, tracing: Tracing, before: Reading, died: bool) -> _Traced | None:
         try:
             begin = time.monotonic_ns()
-            snapshot = self._session.snapshot()
+            snapshot = self._read()
             span = begin, time.monotonic_ns()
             recording = tracing.stop()
         except QmrError:
