@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..index import Index
 from ..ledger import RULES, Book, Edge
 from ..text import printable
 from .graph import PASSING, forgotten, source
@@ -104,6 +105,11 @@ def _cause(book: Book, edge: Edge, address: int, head: int) -> str:
     return f"held-by-{edge.kind}"
 
 
+def _region(index: Index, address: int) -> str:
+    region = index.snapshot.regions.get(address)
+    return printable(region.name) if region is not None and region.name else index.label(address)
+
+
 def _text(book: Book, name: str, label: str, edges: Sequence[Edge]) -> str:
     index = book.index
     n = len(edges)
@@ -112,10 +118,15 @@ def _text(book: Book, name: str, label: str, edges: Sequence[Edge]) -> str:
     if name == "same-owner-subregions":
         names = ", ".join(printable(e.field.split('"')[1]) for e in edges[:12])
         more = f" and {n - 12} more" if n > 12 else ""
-        within = {e.holder for e in edges}
+        within = sorted({e.holder for e in edges})
+        quoted = ", ".join(f'"{_region(index, at)}"' for at in within[:4])
+        many = f" and {len(within) - 4} more" if len(within) > 4 else ""
+        hold = "containers" if len(within) > 1 else "container"
+        held = f"{n} of its own subregions" if n > 1 else "a subregion of its own"
         return (
-            f"{label} holds itself {_times(n)}: {_count(n, 'subregion')} ({names}{more}) in "
-            f"{_count(len(within), 'container')} of its own"
+            f"{label}: its {hold} {quoted}{many} {'hold' if len(within) > 1 else 'holds'} {held} "
+            f"({names}{more}); each takes a reference on the owner (held {_times(n)} by itself), "
+            "so its count never reaches 0"
         )
     if name == "link-cycle":
         holders = ", ".join(
@@ -134,11 +145,13 @@ def _text(book: Book, name: str, label: str, edges: Sequence[Edge]) -> str:
         return f"{label} holds itself through {fields}{more}: the address space was not destroyed"
     if name == "unbalanced":
         grants = RULES[edges[0].rule].grants
-        return f"{label} still has its first reference, and what kept it is gone: {grants}"
+        return f"{label} still has its first reference, and what held it is gone: {grants}"
     if name == "delayed":
         counts = Counter(e.kind for e in edges)
         what = ", ".join(f"{kind} x{k}" for kind, k in sorted(counts.items()))
-        return f"{label} is held only by what ends by itself ({what})"
+        return (
+            f"{label} is held only by transient references, each of which ends by itself ({what})"
+        )
     holders = ", ".join(
         f"{index.label(e.owner or e.holder) if e.owner or e.holder else 'a variable'} "
         f"by {printable(e.field)}"

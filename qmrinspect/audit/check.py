@@ -117,8 +117,8 @@ def _balances(book: Book, unknown: Collection[int]) -> list[Finding]:
             out.append(Finding("unexplained", "warning", address, obj.ref, expected, edges, text))
         else:
             text = (
-                f"{label} counts {obj.ref} references and has {expected} holders: when they let go "
-                "it is used after it was freed"
+                f"{label} counts {obj.ref} references and has {expected} holders: when they "
+                "release it it is used after it was freed"
             )
             out.append(Finding("underflow", "error", address, obj.ref, expected, edges, text))
     return out

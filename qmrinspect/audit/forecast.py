@@ -108,7 +108,7 @@ class Forecaster:
 
         :param family: what came with the object, where that is known better than by
             :meth:`family`.
-        :param pins: links that were made to hold it, and are let go of.
+        :param pins: links that were made to hold it, and are released.
         """
         pins = tuple(pins)
         teardown = Teardown(self.ground, policy, family or self.family(object))
@@ -162,7 +162,7 @@ class Forecaster:
         return subregion.edges(self.book.index.after(part), teardown.policy)
 
     def _lost(self, teardown: Teardown, after: Book) -> set[int]:
-        """Return what is left and would not be alive by right."""
+        """Return what is left and would not be reachable from a root."""
         if self._alive is None:
             self._alive = alive(self.book)
         objects = after.index.snapshot.objects
@@ -219,7 +219,7 @@ def forecast(
     :param policy: the one to foretell for.
     :param object: its address.
     :param family: what came with it; found by the tree and by who holds what, by default.
-    :param pins: links that were made to hold it, and are let go of.
+    :param pins: links that were made to hold it, and are released.
     """
     return Forecaster(book).of(policy, object, family, pins)
 

@@ -65,7 +65,7 @@ def source(book: Book, edge: Edge) -> int:
 
 
 def roots(book: Book) -> set[int]:
-    """Return the objects that are alive by right: what variables hold, and the tree's root."""
+    """Return the roots: the objects that variables hold, and the tree's root."""
     out = {edge.target for edge in book.edges if source(book, edge) == 0 and not is_passing(edge)}
     out.add(book.index.root)
     return out & set(book.index.snapshot.objects)
@@ -73,7 +73,7 @@ def roots(book: Book) -> set[int]:
 
 def is_passing(edge: Edge) -> bool:
     """Whether a reference from no object says nothing of a right to live."""
-    # What a flat view or RCU holds is held for as long as that lasts, not by right;
+    # What a flat view or RCU holds is held for as long as that lasts, and makes nothing reachable;
     # and a rule without a variable behind it says nothing of who holds the object.
     return edge.kind in PASSING or (bool(edge.rule) and not RULES[edge.rule].forever)
 
@@ -96,7 +96,7 @@ def reachable(book: Book, start: Iterable[int], without: Collection[int] = ()) -
 
 
 def alive(book: Book) -> set[int]:
-    """Return what is alive by right.
+    """Return what is reachable from a root.
 
     A device that was unparented is not, whatever holds it: a live container in which
     it left a region, say, or an address space that it did not destroy.
@@ -157,7 +157,7 @@ class Orphans(NamedTuple):
 
     :param head: the object at the top, which has no parent.
     :param members: ``head`` and all that came with it.
-    :param delayed: whether every reference on ``head`` ends by itself.
+    :param delayed: whether every reference on ``head`` is transient.
     """
 
     head: int

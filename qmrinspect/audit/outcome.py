@@ -29,7 +29,7 @@ def outcome_of(book: Book, device: int, lost: Collection[int], name: str) -> Out
     """Say what came of an unplug.
 
     :param book: after it.
-    :param lost: what came with the device, is alive, and not by right.
+    :param lost: what came with the device, is alive, and not reachable.
     :param name: what to call the device.
     """
     if device in lost:

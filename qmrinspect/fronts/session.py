@@ -242,7 +242,7 @@ class ShellSession:
         self._progress = bool(text)
 
     def close(self) -> None:
-        """Let go of target and monitor."""
+        """Close target and monitor."""
         self.drop_monitor()
         if self._target is not None:
             self._target.close()

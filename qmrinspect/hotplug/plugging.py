@@ -1,5 +1,5 @@
-"""Plug, and give back
--------------------
+"""Plug, and release
+-----------------
 
 Makes what stands behind a device, plugs it on a bus that takes it, and removes its
 backends afterwards.
@@ -256,11 +256,11 @@ def _devices(bus: object) -> list[dict[str, object]]:
     return [device for device in devices if isinstance(device, dict)]
 
 
-# Give back -------------------------------------------------------------------------
+# Release ---------------------------------------------------------------------------
 
 
 def release(monitor: Monitor, plugged: Plugged) -> tuple[str, ...]:
-    """Remove what was made for the device; return what QEMU would not give back, and why.
+    """Remove what was made for the device; return what QEMU did not release, and why.
 
     A device that leaks may hold its backends, so this comes after the memory was read.
     """

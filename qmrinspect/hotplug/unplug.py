@@ -1,7 +1,7 @@
 """One unplug
 ----------
 
-Takes a device out again, and plays the guest's part in between.
+Takes a device out again, and acknowledges it in the guest's place in between.
 
 Each step is a function over plain data, so that a front can let the VM run for a step and
 read its memory between two.  Nothing here judges: ``DEVICE_DELETED`` is sent by
@@ -47,7 +47,7 @@ class Cycle(NamedTuple):
     left ``/machine/peripheral``, with the time when that was seen.  ``refused`` and
     ``crash`` are texts, "" when it did not happen; ``step`` is the step that was refused,
     hung or crashed, ``prepare`` when this machine lacks what a backend needs.  ``kept``
-    names the backends that QEMU would not give back, with its reasons.
+    names the backends that QEMU did not release, with its reasons.
     """
 
     driver: str
@@ -144,9 +144,9 @@ def unplug(
     A refusal, a hang and a crash are results here.  The backends stay: see :func:`release`.
 
     :param timeout: seconds to wait for ``DEVICE_DELETED``.
-    :param guest: seconds that the guest of a VM that runs has to let the device go; 0 when
-        nobody is there and its part is to be played.
-    :param insist: play it as well when a guest has let its time go by.
+    :param guest: seconds that the guest of a VM that runs has to release the device; 0 when
+        nobody is there and it is acknowledged in its place.
+    :param insist: do so as well when a guest has let its time go by.
     """
     cycle = Cycle(
         driver=plugged.recipe.driver,

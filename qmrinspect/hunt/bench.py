@@ -1,9 +1,9 @@
 """The bench
 ---------
 
-Where jobs are done: one VM at a time, started again whenever a result has spoilt it.
-What kills a VM that other devices were in before is tried alone in a fresh one, for
-the earlier ones may have poisoned it.
+Where jobs are done: one VM at a time, started again after a result that later ones could
+suffer from.  What kills a VM that other devices were in before is tried alone in a fresh
+one, for the earlier ones may have harmed it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["Bench", "Job", "Settings"]
 _GROWS = (Outcome.LEAK, Outcome.PARTIAL_LEAK, Outcome.STALE, Outcome.DELAYED)
 
 # So many of the devices before a victim, the last ones and its relatives, are suspected of
-# having poisoned its VM.
+# having harmed its VM.
 _SUSPECTS = 2
 # Of the last ones so many are searched, by halves, when it was none of those.
 _HALVED = 16
@@ -118,23 +118,23 @@ class Bench:
     def _row(self, job: Job, hunted: Hunted, number: int) -> dict[str, Any]:
         row = row_of(hunted, number)
         before = list(self._before)
-        spoilt = hunted.outcome not in ("clean", "refused") or (
+        harmed = hunted.outcome not in ("clean", "refused") or (
             hunted.outcome == "refused" and hunted.cycle.step != "device_add"
         )
         if hunted.cycle.kept and hunted.outcome == "clean":
             row["text"] += "; it keeps " + "; ".join(hunted.cycle.kept)
-            spoilt = True
+            harmed = True
         if before and number == 1 and _odd(hunted):
             alone = self._alone(job)
             if alone["outcome"] != hunted.outcome:
-                alone["after"] = self._poison(job, before, alone["outcome"])
+                alone["after"] = self._caused_by(job, before, alone["outcome"])
                 who = " and ".join(alone["after"]) or f"{len(before)} others, {before[-1]} last,"
                 alone["note"] = f"{_ODD[hunted.outcome]} where {who} came before: {row['text']}"
             return alone
         row = self._with_evidence(job, hunted, row)
         self._before.append(job.driver)
-        # Many cycles go on in the same VM: the hunt avoids the slots that are spoilt.
-        if spoilt and (self._settings.cycles == 1 or hunted.outcome not in _GROWS):
+        # Many cycles go on in the same VM: the hunt avoids the slots that leaked devices own.
+        if harmed and (self._settings.cycles == 1 or hunted.outcome not in _GROWS):
             self._drop()
         return row
 
@@ -164,7 +164,7 @@ class Bench:
         self._drop()
         return row
 
-    def _poison(self, job: Job, before: list[str], alone: str) -> list[str]:
+    def _caused_by(self, job: Job, before: list[str], alone: str) -> list[str]:
         """Find the driver after which a job does not end as it does alone."""
         if self._settings.guest != "none":
             return []  # it would have to boot for every suspect
@@ -172,15 +172,15 @@ class Bench:
         # Relatives share code, and what was last is fresh in memory.
         related = get_close_matches(job.driver, names, _SUSPECTS, 0.0)
         for suspect in dict.fromkeys([*related, *reversed(names[-_SUSPECTS:])]):
-            if self._spoils([suspect], job, alone):
+            if self._causes([suspect], job, alone):
                 return [suspect]
         group = names[-_HALVED:]
         while len(group) > 1:
             half = group[: len(group) // 2]
-            group = half if self._spoils(half, job, alone) else group[len(half) :]
-        return group if self._spoils(group, job, alone) else []
+            group = half if self._causes(half, job, alone) else group[len(half) :]
+        return group if self._causes(group, job, alone) else []
 
-    def _spoils(self, names: Sequence[str], job: Job, alone: str) -> bool:
+    def _causes(self, names: Sequence[str], job: Job, alone: str) -> bool:
         """Whether a job ends otherwise in a VM in which these drivers were."""
         self._drop()
         try:

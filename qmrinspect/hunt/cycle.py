@@ -113,7 +113,7 @@ class Hunted(NamedTuple):
 class Hunt:
     """Cycles on one VM; what is known of it is kept from one to the next.
 
-    :param guest: seconds that the VM's guest has to let a device go; 0 when nobody is there.
+    :param guest: seconds that the VM's guest has to release a device; 0 when nobody is there.
     :param use: has the guest use what was plugged, and returns the names of what it used.
     :param pinned: hold each device by a link for a reading between its unplug and its end, so
         that what it would do under each policy can be told exactly.
@@ -134,7 +134,7 @@ class Hunt:
         self._pins = Pins(driver) if pinned else None
         self._verdict: Verdict | None = None
         self._last: Book | None = None
-        self._spoiled: set[int] = set()
+        self._leaked_slots: set[int] = set()
         self._tracing = driver.tracing() if trace else None
         self._spans: deque[tuple[Snapshot, tuple[int, int]]] = deque(maxlen=_READINGS)
 
@@ -168,8 +168,8 @@ class Hunt:
         machine = before.index.snapshot.target.machine
         cycle = Cycle(driver=recipe.driver, id=id)
         # Migration state is named after the slot as well.
-        avoid = self._spoiled if leaked(before, recipe.driver) else frozenset()
-        if recipe.bus != "PCI" and not self._spoiled and leaked(before, recipe.driver):
+        avoid = self._leaked_slots if leaked(before, recipe.driver) else frozenset()
+        if recipe.bus != "PCI" and not self._leaked_slots and leaked(before, recipe.driver):
             self._last = before
             return _early(driver, recipe, machine, cycle._replace(refused=still_there(recipe)))
         try:
@@ -257,7 +257,7 @@ class Hunt:
             # Nothing was taken away since: what is there now is there before the next.
             self._last = looked.after
         elif looked.judgement.outcome in ("leak", "partial-leak", "stale", "delayed"):
-            self._spoiled.add(plugged.slot)
+            self._leaked_slots.add(plugged.slot)
         left = {row.address for row in looked.judgement.left}
         if device in left and looked.judgement.outcome == "leak":
             after = foretell_after(looked.after, device, left)
@@ -382,7 +382,7 @@ def look(
     read: Callable[[], Book] | None = None,
     name: str = "",
 ) -> tuple[Book, Judgement]:
-    """Look, and look again while what remains is of a kind that ends by itself.
+    """Look, and look again while what remains is transient.
 
     :param read: makes a book of the driver's VM.
     """

@@ -23,7 +23,7 @@ from ..hotplug.vm import Vm
 
 __all__ = ["GUEST_HOSTS", "GUEST_PATIENCE_S", "Guest", "find_guest"]
 
-#: Seconds that the guest has to let a device go: it polls for the attention button.
+#: Seconds that the guest has to release a device: it polls for the attention button.
 GUEST_PATIENCE_S = 12.0
 
 # Seconds that it takes to boot under TCG on a busy machine, and to use a device.

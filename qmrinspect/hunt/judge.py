@@ -137,7 +137,7 @@ def rows_left(plugged: Book, after: Book, addresses: Sequence[int]) -> tuple[Lef
 
 
 def waits(judgement: Judgement) -> bool:
-    """Whether another look may see something else: all that is left ends by itself."""
+    """Whether another look may see something else: all that is left is transient."""
     return judgement.outcome == "delayed" or any(
         edge.kind in PASSING for row in judgement.left for edge in row.references
     )

@@ -45,7 +45,7 @@ class Kind(NamedTuple):
     :param holds: one sentence: what holds it, and on what.
     :param source: QEMU source, file and function.
     :param since: the QEMU in which it came, or went; empty when always there.
-    :param ends: whether it ends by itself (RCU, a cached view).
+    :param ends: whether it is transient (RCU, a cached view).
     :param edges: from a snapshot to references.
     """
 
@@ -58,10 +58,10 @@ class Kind(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A reference that a documented rule grants although its holder is out of sight.
+    """A reference that a documented rule grants although its holder is not visible here.
 
     :param forever: whether a variable of the program holds it, so that the object
-        is alive by right.
+        is reachable from a root.
     """
 
     name: str

@@ -3,7 +3,7 @@
 
 The reference that came with ``object_new`` or ``object_initialize`` and that was
 never handed on.  Where the field that keeps it is known it is an explanation;
-where a rule of QEMU grants it and the field is out of sight, it is counted apart.
+where a rule of QEMU grants it and the field is not visible here, it is counted apart.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 Files, directories, and programs at the other end of a socket, as far as QEMU needs
 them to make a backend.  They are there before the backend is made and go after it.
 
-What can be played is played (:mod:`~qmrinspect.peers.servers`); where only a
+What can be emulated is served by qmr (:mod:`~qmrinspect.peers.servers`); where only a
 program of the host will do and it is not installed, the refusal says which.
 """
 

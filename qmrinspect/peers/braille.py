@@ -25,7 +25,7 @@ __all__ = ["braille"]
 _SOCKETS = Path("/var/lib/BrlAPI")
 _SOCKET = _SOCKETS / "0"
 
-# Seconds to wait for another hunt that plays the server.
+# Seconds to wait for another hunt that serves it.
 _PATIENCE_S = 20.0
 _POLL_S = 0.02
 

@@ -57,7 +57,7 @@ class Kind(NamedTuple):
     :param holds: one sentence: what holds it, and on what.
     :param source: QEMU source, file and function.
     :param since: the QEMU in which it came, or went; empty when always there.
-    :param transient: whether it ends by itself (RCU, a request in flight).
+    :param transient: whether it ends without anybody's doing (RCU, a request in flight).
     :param on: ``object``: what the pointer leads to; ``owner``: the owner of the region
         that it leads to; ``view``: a flat view, whose count is no object's.
     """

@@ -75,7 +75,7 @@ def holder_text(book: Book, edge: Edge) -> str:
     index, snapshot = book.index, book.index.snapshot
     at = edge.holder
     if edge.rule:
-        return "out of sight"
+        return "not visible here"
     if not at:
         return "a variable of QEMU"
     if at in snapshot.objects:
@@ -134,7 +134,7 @@ def state(book: Book, address: int) -> str:
     count = render.plural(ref, "reference")
     if left < 0:
         holders = render.plural(named + ruled, "holder")
-        return f"{count} but {holders}: when they let go it is used after it was freed"
+        return f"{count} but {holders}: when they release it it is used after it was freed"
     if not left and not ruled:
         return f"{count}, all explained" if ref != 1 else "1 reference, explained"
     parts = [f"{named} explained"]
@@ -211,11 +211,11 @@ def reference_table(book: Book, edges: Sequence[Edge], indent: int = 2) -> Itera
     for edge in edges:
         if edge.rule:
             rule = RULES[edge.rule]
-            yield (f"{' ' * indent}by rule {rule.name}: {rule.grants} ({rule.source})")
+            yield (f"{' ' * indent}granted by rule {rule.name}: {rule.grants} ({rule.source})")
     passing = sorted({edge.kind for edge in named if edge.kind in PASSING})
     if passing:
         many = sum(1 for edge in named if edge.kind in PASSING)
-        verb = "ends by itself" if many == 1 else "end by themselves"
+        verb = "is transient" if many == 1 else "are transient"
         yield render.paint(f"{' ' * indent}{many} of them {verb} ({', '.join(passing)})", "dim")
 
 

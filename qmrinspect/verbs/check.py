@@ -116,7 +116,7 @@ def _check_lines(report: Report) -> Iterator[str]:
             if finding.severity == severity:
                 yield from _finding_lines(book, finding)
     if report.rules:
-        yield "by rule, the holder being out of sight:"
+        yield "granted by a rule (QEMU's source says so, the holder is not visible here):"
         rows = [
             Row((str(count), rule, RULES[rule].grants, RULES[rule].source))
             for rule, count in sorted(report.rules.items())
@@ -212,7 +212,7 @@ def _orphan_lines(book: Book, groups: Sequence[Orphans], every: bool) -> Iterato
     total = sum(len(group.members) for group in groups)
     yield (
         f"{render.plural(total, 'object')} alive that the QOM tree no longer holds, "
-        f"under {render.plural(len(groups), 'head')}:"
+        f"under {render.plural(len(groups), 'group root')}:"
     )
     for group in groups:
         look = "note" if group.delayed else "error"

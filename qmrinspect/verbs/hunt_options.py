@@ -48,8 +48,8 @@ CAMPAIGN = (
         {
             "default": "none",
             "metavar": "none|linux|PID",
-            "help": "who lets the devices go: nobody, so that qmr plays the guest; a Linux guest "
-            "(KERNEL:INITRD names another one); or the guest of a VM that runs",
+            "help": "who acknowledges an unplug: nobody, so that qmr does it in the guest's place; "
+            "a Linux guest (KERNEL:INITRD names another one); or the guest of a VM that runs",
         },
     ),
     Argument(

@@ -51,7 +51,8 @@ __all__ = [
 ]
 
 _EVENT_POLL_S = 0.5
-# Seconds that the guest of a VM that runs has to let a device go before its part is played.
+# Seconds that the guest of a VM that runs has to release a device, before qmr does so in its
+# place.
 _GUEST_S = 3.0
 _TYPES_SHOWN = 8
 

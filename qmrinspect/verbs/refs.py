@@ -146,7 +146,7 @@ def _why_lines(book: Book, address: int, found: Why) -> Iterator[str]:
         else:
             yield f"{label} is alive because a cycle of references holds it:"
     elif not found.root and found.chain:
-        yield f"{label} is held only by what ends by itself:"
+        yield f"{label} is held only by transient references:"
     elif not found.root:
         yield (
             unheld(book, address)
@@ -157,10 +157,10 @@ def _why_lines(book: Book, address: int, found: Why) -> Iterator[str]:
         )
         return
     elif not found.chain:
-        yield f"{label} is alive by right: it is the root of a tree"
+        yield f"{label} is reachable: it is the root of a tree"
         return
     else:
-        yield f"{label} is alive by right, {steps} from a root:"
+        yield f"{label} is reachable from a root, {steps} away:"
     for number, edge in enumerate(found.chain, 1):
         kind = render.paint(f"[{edge.kind}]", "dim")
         yield f"  {number}. {words.sentence(book, edge)} {kind}"

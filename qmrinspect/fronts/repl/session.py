@@ -71,7 +71,7 @@ class ReplSession:
         self.over = False
 
     def attach(self, options: Options) -> Vm:
-        """Attach to another VM, and let go of the present one when that worked.
+        """Attach to another VM, and detach from the present one when that worked.
 
         :raises QmrError: it cannot be used; the present one stays.
         """
@@ -88,7 +88,7 @@ class ReplSession:
         return vm
 
     def detach(self) -> bool:
-        """Let go of the VM; say whether there was one."""
+        """Detach from the VM; say whether there was one."""
         vm, self.vm = self.vm, None
         for stop in (*self.watches.values(), *self.traces.values()):
             stop.set()

@@ -67,7 +67,7 @@ _OWN = (
         _REPL,
         example="ps lists what runs; attach stock",
     ),
-    Verb("detach", "let go of the VM; it runs on", (), _run("run_detach"), _REPL),
+    Verb("detach", "detach from the VM; it runs on", (), _run("run_detach"), _REPL),
     Verb(
         "alias",
         "give a command a short name; alias alone lists them",
