@@ -14,7 +14,7 @@ import pytest
 from conftest import Qmr
 
 from qmrinspect.errors import UsageError
-from qmrinspect.hotplug.recipes import HOSTS, recipe_for
+from qmrinspect.hotplug.recipes import START_OPTIONS, recipe_for
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.hunt.attached import Attached
 from qmrinspect.hunt.bench import Bench
@@ -28,7 +28,7 @@ from qmrinspect.peers import PEERS, open_peer
 from qmrinspect.reading import Reader
 from qmrinspect.target.process import Process
 
-EVERY = tuple(host.bus for host in HOSTS)
+EVERY = tuple(host.bus for host in START_OPTIONS)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 from qmrinspect.errors import TargetError
 from qmrinspect.hotplug.acknowledge import acknowledge, unparented
 from qmrinspect.hotplug.plugging import get_property
-from qmrinspect.hotplug.recipes import HOSTS, Driver, parse_qdm, recipe_for, vm_arguments
+from qmrinspect.hotplug.recipes import START_OPTIONS, Driver, parse_qdm, recipe_for, vm_arguments
 from qmrinspect.hotplug.unplug import (
     Plugged,
     drivers,
@@ -205,7 +205,7 @@ def test_a_recipe_brings_what_its_driver_needs() -> None:
 
 @pytest.fixture(scope="module")
 def pc() -> Iterator[Vm]:
-    with Vm(extra=[word for host in HOSTS for word in host.arguments]) as vm:
+    with Vm(extra=[word for host in START_OPTIONS for word in host.arguments]) as vm:
         yield vm
 
 

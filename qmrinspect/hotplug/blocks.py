@@ -2,13 +2,13 @@
 ----------------------------
 
 How each is made and what stands behind it, by ``block:TYPE``; as in
-:mod:`qmrinspect.hotplug.subjects`.
+:mod:`qmrinspect.hotplug.nondevices`.
 """
 
 from __future__ import annotations
 
 from .backends import HOST_DEVICE, object_backend, only
-from .kinds import Backend, Subject
+from .kinds import Backend, NonDevice
 
 __all__ = ["BLOCKS", "BLOCKS_OUTSIDE"]
 
@@ -43,18 +43,18 @@ def _formatted(name: str) -> tuple[Backend, tuple[Backend, ...]]:
     return _block(driver=name, file="{id}-file"), (_FILE_NODE, made)
 
 
-def _stored(name: str, *behind: Backend, **arguments: object) -> Subject:
+def _stored(name: str, *behind: Backend, **arguments: object) -> NonDevice:
     # An image of a format that QEMU need not make.
     node = {"driver": "file", "filename": "{peer}"}
     peer = only(name)
     make = _block(driver=name, file=node, read_only=True, **arguments)
-    return Subject(make, (peer, *behind))
+    return NonDevice(make, (peer, *behind))
 
 
-def _served(name: str, **arguments: object) -> Subject:
+def _served(name: str, **arguments: object) -> NonDevice:
     # A disk at a server.
     peer = only(name)
-    return Subject(_block(driver=name, read_only=True, **arguments), (peer,))
+    return NonDevice(_block(driver=name, read_only=True, **arguments), (peer,))
 
 
 def _above_qcow2() -> tuple[Backend, ...]:
@@ -63,20 +63,20 @@ def _above_qcow2() -> tuple[Backend, ...]:
 
 
 #: How each block node is made, and what stands behind it.
-BLOCKS: dict[str, Subject] = {
-    "block:blkdebug": Subject(_block(driver="blkdebug", image=_NULL)),
-    "block:blkverify": Subject(_block(driver="blkverify", test=_NULL, raw=_NULL)),
-    "block:blklogwrites": Subject(_block(driver="blklogwrites", file=_NULL, log=_NULL)),
-    "block:blkreplay": Subject(_block(driver="blkreplay", image=_NULL)),
+BLOCKS: dict[str, NonDevice] = {
+    "block:blkdebug": NonDevice(_block(driver="blkdebug", image=_NULL)),
+    "block:blkverify": NonDevice(_block(driver="blkverify", test=_NULL, raw=_NULL)),
+    "block:blklogwrites": NonDevice(_block(driver="blklogwrites", file=_NULL, log=_NULL)),
+    "block:blkreplay": NonDevice(_block(driver="blkreplay", image=_NULL)),
     "block:bochs": _stored("bochs"),
     "block:cloop": _stored("cloop"),
-    "block:compress": Subject(_block(driver="compress", file="{id}-format"), _above_qcow2()),
-    "block:copy-before-write": Subject(
+    "block:compress": NonDevice(_block(driver="compress", file="{id}-format"), _above_qcow2()),
+    "block:copy-before-write": NonDevice(
         _block(driver="copy-before-write", file=_NULL, target=_NULL)
     ),
-    "block:copy-on-read": Subject(_block(driver="copy-on-read", file=_NULL)),
+    "block:copy-on-read": NonDevice(_block(driver="copy-on-read", file=_NULL)),
     "block:dmg": _stored("dmg"),
-    "block:file": Subject(_block(driver="file", filename="{peer}"), (_IMAGE,)),
+    "block:file": NonDevice(_block(driver="file", filename="{peer}"), (_IMAGE,)),
     "block:ftp": _served("ftp", url="ftp://127.0.0.1:{peer}/image"),
     "block:ftps": _served("ftps", url="ftps://127.0.0.1:{peer}/image", sslverify=False),
     "block:gluster": _served(
@@ -86,8 +86,10 @@ BLOCKS: dict[str, Subject] = {
         server=[{"type": "inet", "host": "127.0.0.1", "port": "{peer}"}],
     ),
     # Any character device opens (hdev_open() and cdrom_open(), block/file-posix.c).
-    "block:host_cdrom": Subject(_block(driver="host_cdrom", filename="/dev/null", read_only=True)),
-    "block:host_device": Subject(_block(driver="host_device", filename="/dev/null")),
+    "block:host_cdrom": NonDevice(
+        _block(driver="host_cdrom", filename="/dev/null", read_only=True)
+    ),
+    "block:host_device": NonDevice(_block(driver="host_device", filename="/dev/null")),
     "block:http": _served("http", url="http://127.0.0.1:{peer}/image"),
     "block:https": _served("https", url="https://127.0.0.1:{peer}/image", sslverify=False),
     "block:iscsi": _served(
@@ -96,19 +98,19 @@ BLOCKS: dict[str, Subject] = {
     "block:luks": _stored("luks", _SECRET, key_secret="{id}-secret"),
     "block:nbd": _served("nbd", server={"type": "unix", "path": "{peer}"}),
     "block:nfs": _served("nfs", server={"type": "inet", "host": "{peer}"}, path="/dir/file"),
-    "block:null-aio": Subject(_block(driver="null-aio")),
-    "block:null-co": Subject(_block(driver="null-co")),
-    "block:preallocate": Subject(_block(driver="preallocate", file=_NULL)),
-    "block:quorum": Subject(_block(driver="quorum", vote_threshold=1, children=[_NULL, _NULL])),
-    "block:raw": Subject(_block(driver="raw", file=_NULL)),
-    "block:rbd": Subject(
+    "block:null-aio": NonDevice(_block(driver="null-aio")),
+    "block:null-co": NonDevice(_block(driver="null-co")),
+    "block:preallocate": NonDevice(_block(driver="preallocate", file=_NULL)),
+    "block:quorum": NonDevice(_block(driver="quorum", vote_threshold=1, children=[_NULL, _NULL])),
+    "block:raw": NonDevice(_block(driver="raw", file=_NULL)),
+    "block:rbd": NonDevice(
         _block(
             driver="rbd", pool="{peer.pool}", image="{peer.image}", conf="{peer}", read_only=True
         ),
         (only("ceph"),),
     ),
-    "block:replication": Subject(_block(driver="replication", mode="primary", file=_NULL)),
-    "block:snapshot-access": Subject(
+    "block:replication": NonDevice(_block(driver="replication", mode="primary", file=_NULL)),
+    "block:snapshot-access": NonDevice(
         _block(
             driver="snapshot-access",
             file={"driver": "copy-before-write", "file": _NULL, "target": _NULL},
@@ -121,15 +123,15 @@ BLOCKS: dict[str, Subject] = {
         user="qmr",
         host_key_check={"mode": "none"},
     ),
-    "block:throttle": Subject(
+    "block:throttle": NonDevice(
         _block(driver="throttle", throttle_group="{id}-group", file=_NULL),
         (object_backend("{id}-group", qom_type="throttle-group"),),
     ),
     **{
-        f"block:{name}": Subject(*_formatted(name))
+        f"block:{name}": NonDevice(*_formatted(name))
         for name in "parallels qcow qcow2 qed vdi vhdx vmdk vpc".split()
     },
-    "block:vvfat": Subject(_block(driver="vvfat", dir="{peer}", read_only=True), (_DIRECTORY,)),
+    "block:vvfat": NonDevice(_block(driver="vvfat", dir="{peer}", read_only=True), (_DIRECTORY,)),
 }
 
 #: Reasons why QEMU may refuse a block node.

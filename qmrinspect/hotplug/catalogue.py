@@ -24,9 +24,9 @@ from .backends import (
     VHOST_USER,
     client,
 )
-from .kinds import Host, Rule
+from .kinds import Rule, StartOption
 
-__all__ = ["BUS_BY_NAME", "HOSTS", "ROOT_PORT", "RULES"]
+__all__ = ["BUS_BY_NAME", "ROOT_PORT", "RULES", "START_OPTIONS"]
 
 _CAN2: dict[str, object] = {"canbus0": "qmr-can", "canbus1": "qmr-can"}
 
@@ -50,25 +50,25 @@ RULES: tuple[Rule, ...] = (
     Rule("pci-serial", backends=(CHARDEV,)),
     Rule("ivshmem-plain", backends=(MEMORY,)),
     Rule("ivshmem-doorbell", backends=(client("ivshmem"),)),
-    Rule("pc-dimm", backends=(MEMORY,), hosts=("memory",)),
-    Rule("nvdimm", backends=(MEMORY,), hosts=("memory", "nvdimm")),
+    Rule("pc-dimm", backends=(MEMORY,), start_options=("memory",)),
+    Rule("nvdimm", backends=(MEMORY,), start_options=("memory", "nvdimm")),
     # No memory is given to the guest, so that it need not give any back.
-    Rule("virtio-mem-pci", {"requested-size": 0}, (MEMORY,), hosts=("memory",)),
-    Rule("virtio-pmem-pci", backends=(MEMORY,), hosts=("memory",)),
+    Rule("virtio-mem-pci", {"requested-size": 0}, (MEMORY,), start_options=("memory",)),
+    Rule("virtio-pmem-pci", backends=(MEMORY,), start_options=("memory",)),
     Rule("acpi-erst", backends=(MEMORY,)),
     Rule("cxl-type3", backends=(CXL_MEMORY, CXL_LABELS)),
     # cxl_dsp_realize() wants a port number of its own for each (hw/pci-bridge/cxl_downstream.c).
     Rule("cxl-downstream", {"chassis": 90, "slot": 1}),
     Rule("virtio-crypto-pci", backends=(CRYPTO,)),
     # A can-bus cannot be deleted (can_bus_can_be_deleted(), net/can/can_core.c).
-    Rule("kvaser_pci", {"canbus": "qmr-can"}, hosts=("can",)),
-    Rule("pcm3680_pci", _CAN2, hosts=("can",)),
-    Rule("mioe3680_pci", _CAN2, hosts=("can",)),
-    Rule("ctucan_pci", _CAN2, hosts=("can",)),
-    Rule("pci-ipmi-bt", {"bmc": "qmr-bmc"}, hosts=("bmc",)),
-    Rule("pci-ipmi-kcs", {"bmc": "qmr-bmc"}, hosts=("bmc",)),
+    Rule("kvaser_pci", {"canbus": "qmr-can"}, start_options=("can",)),
+    Rule("pcm3680_pci", _CAN2, start_options=("can",)),
+    Rule("mioe3680_pci", _CAN2, start_options=("can",)),
+    Rule("ctucan_pci", _CAN2, start_options=("can",)),
+    Rule("pci-ipmi-bt", {"bmc": "qmr-bmc"}, start_options=("bmc",)),
+    Rule("pci-ipmi-kcs", {"bmc": "qmr-bmc"}, start_options=("bmc",)),
     # A file system cannot be added to a QEMU that runs.
-    Rule("virtio-9p*", {"fsdev": "qmr-fs", "mount_tag": "{id}"}, hosts=("fsdev",)),
+    Rule("virtio-9p*", {"fsdev": "qmr-fs", "mount_tag": "{id}"}, start_options=("fsdev",)),
     Rule("usb-mtp", backends=(ROOTDIR,)),
     Rule("pci-bridge*", {"chassis_nr": 91}),
     Rule("pcie-root-port", {"chassis": 92, "slot": 1}),
@@ -109,45 +109,45 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("pvrdma", outside=HOST_DEVICE.format("an RDMA device")),
     # The remote process maps the memory of the VM (docs/system/multi-process.rst).
-    Rule("x-pci-proxy-dev", backends=(DESCRIPTOR,), hosts=("shared-memory",)),
+    Rule("x-pci-proxy-dev", backends=(DESCRIPTOR,), start_options=("shared-memory",)),
 )
 
 #: What no machine has by itself.  The ids begin with ``qmr-``.
-HOSTS: tuple[Host, ...] = (
-    Host("usb-bus", ("-device", "qemu-xhci,id=qmr-usb,p2=8,p3=8")),
-    Host("SCSI", ("-device", "virtio-scsi-pci,id=qmr-scsi")),
-    Host("virtio-serial-bus", ("-device", "virtio-serial-pci,id=qmr-serial")),
+START_OPTIONS: tuple[StartOption, ...] = (
+    StartOption("usb-bus", ("-device", "qemu-xhci,id=qmr-usb,p2=8,p3=8")),
+    StartOption("SCSI", ("-device", "virtio-scsi-pci,id=qmr-scsi")),
+    StartOption("virtio-serial-bus", ("-device", "virtio-serial-pci,id=qmr-serial")),
     # Behind a bus of its own, so that it does not depend on another host.
-    Host(
+    StartOption(
         "ccid-bus",
         ("-device", "piix3-usb-uhci,id=qmr-uhci", "-device", "usb-ccid,bus=qmr-uhci.0"),
     ),
-    Host("HDA", ("-device", "intel-hda,id=qmr-hda")),
-    Host("IndustryPack", ("-device", "tpci200,id=qmr-ipack")),
-    Host("nvme-bus", ("-device", "nvme,id=qmr-nvme,serial=qmr")),
-    Host("sd-bus", ("-device", "sdhci-pci,id=qmr-sdhci")),
-    Host("memory", ("-m", "128M,slots=16,maxmem=16G")),
-    Host("nvdimm", ("-machine", "nvdimm=on")),
-    Host("cpu", ("-smp", "1,maxcpus=4")),
-    Host("can", ("-object", "can-bus,id=qmr-can")),
+    StartOption("HDA", ("-device", "intel-hda,id=qmr-hda")),
+    StartOption("IndustryPack", ("-device", "tpci200,id=qmr-ipack")),
+    StartOption("nvme-bus", ("-device", "nvme,id=qmr-nvme,serial=qmr")),
+    StartOption("sd-bus", ("-device", "sdhci-pci,id=qmr-sdhci")),
+    StartOption("memory", ("-m", "128M,slots=16,maxmem=16G")),
+    StartOption("nvdimm", ("-machine", "nvdimm=on")),
+    StartOption("cpu", ("-smp", "1,maxcpus=4")),
+    StartOption("can", ("-object", "can-bus,id=qmr-can")),
     # Only one: where it has migration state, a second one is refused.
-    Host("bmc", ("-device", "ipmi-bmc-sim,id=qmr-bmc")),
-    Host("fsdev", ("-fsdev", "synth,id=qmr-fs")),
-    Host("remote", ("-device", "lsi53c895a,id=qmr-remote"), machine="x-remote"),
-    Host(
+    StartOption("bmc", ("-device", "ipmi-bmc-sim,id=qmr-bmc")),
+    StartOption("fsdev", ("-fsdev", "synth,id=qmr-fs")),
+    StartOption("remote", ("-device", "lsi53c895a,id=qmr-remote"), machine="x-remote"),
+    StartOption(
         "shared-memory",
         (
             *("-m", "128M", "-object", "memory-backend-memfd,id=qmr-ram,size=128M,share=on"),
             *("-machine", "memory-backend=qmr-ram"),
         ),
-        apart=True,
+        exclusive=True,
     ),
     # A server for every display of the VM; without a port it listens nowhere.
-    Host("spice", ("-spice", "port=0,addr=127.0.0.1,disable-ticketing=on"), apart=True),
+    StartOption("spice", ("-spice", "port=0,addr=127.0.0.1,disable-ticketing=on"), exclusive=True),
 )
 
 #: pcie.0 of q35 does not support hotplug: a root port does, and takes one device.
-ROOT_PORT = Host("PCI", ("-device", "pcie-root-port,id=qmr-port,chassis=80,slot=80"))
+ROOT_PORT = StartOption("PCI", ("-device", "pcie-root-port,id=qmr-port,chassis=80,slot=80"))
 
 #: Names that say their bus, for a QEMU that was not asked yet; what is not here is PCI.
 BUS_BY_NAME = (

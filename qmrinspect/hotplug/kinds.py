@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["Backend", "Driver", "Host", "Recipe", "Rule", "Subject"]
+__all__ = ["Backend", "Driver", "NonDevice", "Recipe", "Rule", "StartOption"]
 
 
 class Driver(NamedTuple):
@@ -46,8 +46,8 @@ class Recipe(NamedTuple):
     :ivar backends: made before it and removed after it, in this order and backwards.
     :ivar outside: what it needs that may lie outside this machine (a host device, a
         kernel module), or "": the reason when QEMU refuses it.
-    :ivar hosts: what the VM must have been started with, by :attr:`Host.bus`.
-    :ivar subject: how to make what is no device.
+    :ivar start_options: what the VM must have been started with, by :attr:`StartOption.bus`.
+    :ivar non_device: how to make what is no device.
     :ivar machine: the only machine type that it is for, or "" for any.
     :ivar accel: the only accelerator that it is for, or "" for any.
     """
@@ -57,23 +57,23 @@ class Recipe(NamedTuple):
     properties: Mapping[str, object] = {}
     backends: tuple[Backend, ...] = ()
     outside: str = ""
-    hosts: tuple[str, ...] = ()
-    subject: Backend | None = None
+    start_options: tuple[str, ...] = ()
+    non_device: Backend | None = None
     machine: str = ""
     accel: str = ""
 
 
-class Host(NamedTuple):
+class StartOption(NamedTuple):
     """What a VM needs at its start: so that a type of bus is there, or by a name.
 
     ``machine`` is the only machine type that it is for, or "" for any.  One that is
-    ``apart`` changes what other devices are or do, and is not in the VM that is for all.
+    ``exclusive`` changes what other devices are or do, and is not in the VM that is for all.
     """
 
     bus: str
     arguments: tuple[str, ...]
     machine: str = ""
-    apart: bool = False
+    exclusive: bool = False
 
 
 class Rule(NamedTuple):
@@ -83,11 +83,11 @@ class Rule(NamedTuple):
     properties: Mapping[str, object] = {}
     backends: tuple[Backend, ...] = ()
     outside: str = ""
-    hosts: tuple[str, ...] = ()
+    start_options: tuple[str, ...] = ()
     accel: str = ""
 
 
-class Subject(NamedTuple):
+class NonDevice(NamedTuple):
     """How to make what is no device; the other fields are those of :class:`Recipe`.
 
     ``make`` is None for one that is tried without arguments.
@@ -96,5 +96,5 @@ class Subject(NamedTuple):
     make: Backend | None = None
     backends: tuple[Backend, ...] = ()
     outside: str = ""
-    hosts: tuple[str, ...] = ()
+    start_options: tuple[str, ...] = ()
     machine: str = ""

@@ -112,8 +112,8 @@ def plug(
         if recipe.driver.endswith("-cpu"):
             properties.update(_free_cpu(monitor, recipe.driver))
         plug_us = now_us()
-        if recipe.subject is not None:
-            _create(monitor, recipe.subject, id, names)
+        if recipe.non_device is not None:
+            _create(monitor, recipe.non_device, id, names)
         else:
             named = {"driver": recipe.driver, "id": id, **properties}
             _device_add(monitor, recipe, named, slot, owned)
@@ -152,7 +152,7 @@ def _finish_job(monitor: Monitor, name: str) -> None:
 
 
 def _where(monitor: Monitor, recipe: Recipe, id: str) -> tuple[str, str, int]:
-    if recipe.subject is not None:
+    if recipe.non_device is not None:
         container = _CONTAINERS.get(recipe.bus, "")
         return (f"{container}/{id}" if container else ""), "", -1
     path = f"/machine/peripheral/{id}"

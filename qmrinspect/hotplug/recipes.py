@@ -13,18 +13,18 @@ import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 
-from .catalogue import BUS_BY_NAME, HOSTS, ROOT_PORT, RULES
-from .kinds import Backend, Driver, Host, Recipe, Rule, Subject
-from .subjects import OUTSIDE, SUBJECTS
+from .catalogue import BUS_BY_NAME, ROOT_PORT, RULES, START_OPTIONS
+from .kinds import Backend, Driver, NonDevice, Recipe, Rule, StartOption
+from .nondevices import NON_DEVICES, OUTSIDE
 
 __all__ = [
-    "HOSTS",
     "RULES",
+    "START_OPTIONS",
     "Backend",
     "Driver",
-    "Host",
     "Recipe",
     "Rule",
+    "StartOption",
     "parse_qdm",
     "recipe_for",
     "vm_arguments",
@@ -47,34 +47,47 @@ def recipe_for(driver: str, drivers: Iterable[Driver] | Mapping[str, Driver] = (
     properties: dict[str, object] = {}
     backends: dict[str, Backend] = {}
     outside = accel = ""
-    hosts: list[str] = []
+    start_options: list[str] = []
     for rule in RULES:
         if fnmatch.fnmatchcase(driver, rule.pattern):
             properties.update(rule.properties)
             backends.update((backend.name, backend) for backend in rule.backends)
             outside = rule.outside or outside
             accel = rule.accel or accel
-            hosts += rule.hosts
+            start_options += rule.start_options
     if driver.endswith("-cpu"):
-        hosts.append("cpu")
+        start_options.append("cpu")
     return Recipe(
-        driver, bus, properties, tuple(backends.values()), outside, tuple(hosts), accel=accel
+        driver,
+        bus,
+        properties,
+        tuple(backends.values()),
+        outside,
+        tuple(start_options),
+        accel=accel,
     )
 
 
 def _subject_recipe(kind: str, name: str) -> Recipe:
     # What is no device; one that the catalogue does not have is tried without arguments.
-    known = SUBJECTS.get(f"{kind}:{name}", Subject())
+    known = NON_DEVICES.get(f"{kind}:{name}", NonDevice())
     create, delete, key = _COMMANDS[kind]
-    subject = known.make or Backend("", "{id}", create, {}, delete, key)
+    non_device = known.make or Backend("", "{id}", create, {}, delete, key)
     tag = {"object": "qom-type", "netdev": "type", "block": "driver"}.get(kind)
     if tag:
-        subject = subject._replace(arguments={tag: name, **subject.arguments})
-    elif "backend" not in subject.arguments:
-        subject = subject._replace(arguments={"backend": {"type": name, "data": {}}})
+        non_device = non_device._replace(arguments={tag: name, **non_device.arguments})
+    elif "backend" not in non_device.arguments:
+        non_device = non_device._replace(arguments={"backend": {"type": name, "data": {}}})
     outside = known.outside or OUTSIDE.get(f"{kind}:{name}", "")
     return Recipe(
-        f"{kind}:{name}", kind, {}, known.backends, outside, known.hosts, subject, known.machine
+        f"{kind}:{name}",
+        kind,
+        {},
+        known.backends,
+        outside,
+        known.start_options,
+        non_device,
+        known.machine,
     )
 
 
@@ -94,11 +107,13 @@ def vm_arguments(recipes: Iterable[Recipe], machine: str = "pc") -> list[str]:
     recipes = list(recipes)
     kind = machine.split(",")[0]
     buses = {recipe.bus for recipe in recipes}
-    buses.update(name for recipe in recipes for name in recipe.hosts)
-    hosts = [host for host in HOSTS if host.bus in buses and host.machine in ("", kind)]
+    buses.update(name for recipe in recipes for name in recipe.start_options)
+    start_options = [
+        option for option in START_OPTIONS if option.bus in buses and option.machine in ("", kind)
+    ]
     if "PCI" in buses and "q35" in kind:
-        hosts.append(ROOT_PORT)
-    return [word for host in hosts for word in host.arguments]
+        start_options.append(ROOT_PORT)
+    return [word for option in start_options for word in option.arguments]
 
 
 # name "virtio-net-pci", bus PCI, alias "virtio-net", desc "...", no-user

@@ -161,7 +161,7 @@ def unplug(
     try:
         # The reply may never come, and the time counts all the same.
         cycle = cycle._replace(request_us=now_us())
-        if plugged.recipe.subject is not None:
+        if plugged.recipe.non_device is not None:
             return _delete(monitor, plugged, cycle)
         if insist or not guest:
             prepare(monitor, plugged.recipe)
@@ -184,9 +184,9 @@ def unplug(
 
 def _delete(monitor: Monitor, plugged: Plugged, cycle: Cycle) -> Cycle:
     # What is no device goes at once, or is refused.
-    subject = plugged.recipe.subject
-    assert subject is not None
-    monitor.execute(subject.delete, {subject.delete_key: plugged.id}, STEP_TIMEOUT)
+    non_device = plugged.recipe.non_device
+    assert non_device is not None
+    monitor.execute(non_device.delete, {non_device.delete_key: plugged.id}, STEP_TIMEOUT)
     now = now_us()
     return cycle._replace(
         acknowledge="sync", acknowledge_us=now, unparented=True, unparented_us=now

@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 from ..errors import QmrError, ReadingError, TargetError
 from ..hotplug.kinds import Driver, Recipe
-from ..hotplug.recipes import HOSTS, recipe_for
+from ..hotplug.recipes import START_OPTIONS, recipe_for
 from ..hotplug.unplug import drivers
 from ..layout.find import given
 from .backtrace import backtrace, stacks
 from .bundle import write_bundle
 from .cycle import Hunt, Hunted, not_begun
 from .growth import Growth
-from .guest import GUEST_HOSTS, GUEST_PATIENCE_S, Guest
+from .guest import GUEST_PATIENCE_S, GUEST_START_OPTIONS, Guest
 from .outcome import BAD, Outcome
 from .own_vm import OwnVm
 from .rows import pluggable, row_of
@@ -195,11 +195,11 @@ class Bench:
     def _ready(self, job: Job) -> OwnVm:
         """Return a VM that the job can be done in."""
         recipe = recipe_for(job.driver)
-        needed = set(recipe.hosts)
+        needed = set(recipe.start_options)
         if self._settings.guest != "none":
-            needed.difference_update(GUEST_HOSTS)
-        apart = tuple(host.bus for host in HOSTS if host.apart and host.bus in needed)
-        kind = _Kind(job.cpu, recipe.machine, recipe.accel, apart)
+            needed.difference_update(GUEST_START_OPTIONS)
+        own = tuple(o.bus for o in START_OPTIONS if o.exclusive and o.bus in needed)
+        kind = _Kind(job.cpu, recipe.machine, recipe.accel, own)
         if self._vm is not None and self._kind != kind:
             self._drop()
         if self._vm is None:
@@ -243,7 +243,7 @@ class Bench:
         settings = self._settings
         # A VM for one CPU model is for that alone.
         hosts = ("cpu",) if self._kind.cpu else settings.hosts
-        recipes = [Recipe("", "" if self._kind.cpu else "PCI", hosts=hosts)]
+        recipes = [Recipe("", "" if self._kind.cpu else "PCI", start_options=hosts)]
         start = partial(OwnVm, recipes, settings.qemu, settings.machine, accel=settings.accel)
         if settings.guest == "none":
             return start(self._model(), layout=self._layout)

@@ -14,7 +14,7 @@ from typing import Any, Callable, NamedTuple
 
 from ..errors import QmrError, TargetError, UsageError
 from ..hotplug.kinds import Recipe
-from ..hotplug.recipes import HOSTS, recipe_for, vm_arguments
+from ..hotplug.recipes import START_OPTIONS, recipe_for, vm_arguments
 from ..hotplug.vm import Vm
 from ..reading import Reader
 from ..target.process import Process
@@ -93,18 +93,18 @@ def plan(settings: Settings, names: Sequence[str], cpus: bool = False) -> Plan:
                 f"this QEMU has no device {printable(name)}", "qmr hmp 'info qdm' lists them"
             )
         recipe = recipe_for(name, found.known)
-        hosts.update((recipe.bus, *recipe.hosts))
+        hosts.update((recipe.bus, *recipe.start_options))
         jobs.append(Job(name, _model(name) if name in found.models else ""))
-    ordered = tuple(host.bus for host in HOSTS if host.bus in hosts and not host.apart)
+    ordered = tuple(host.bus for host in START_OPTIONS if host.bus in hosts and not host.exclusive)
     return Plan(settings._replace(hosts=ordered), jobs)
 
 
 def _usable(settings: Settings) -> tuple[str, ...]:
     """Return the hosts that this QEMU starts with: a build need not have all."""
-    hosts = [host for host in HOSTS if not host.apart]
+    hosts = [host for host in START_OPTIONS if not host.exclusive]
     while True:
         names = tuple(host.bus for host in hosts)
-        words = vm_arguments([Recipe("", "PCI", hosts=names)], settings.machine)
+        words = vm_arguments([Recipe("", "PCI", start_options=names)], settings.machine)
         try:
             with Vm(settings.qemu, settings.machine, settings.accel, words):
                 return names

@@ -235,7 +235,7 @@ class Hunt:
             early = _early(driver, recipe, machine, cycle, (before, with_it))
             return early._replace(foretold=foretold, under=_under(foretold))
         begin = time.perf_counter_ns()
-        name = recipe.driver if recipe.subject is not None else ""
+        name = recipe.driver if recipe.non_device is not None else ""
         try:
             looked = self._look(before, with_it, device, name)
         except (ReadingError, TargetError) as error:

@@ -133,7 +133,7 @@ class Pins:
 
     def hold(self, with_it: Book, plugged: Plugged, device: int) -> Pin | None:
         """Hold a device that is plugged; None where it cannot be."""
-        if not plugged.path or plugged.recipe.subject is not None or self.reason:
+        if not plugged.path or plugged.recipe.non_device is not None or self.reason:
             return None
         if self._link is not None:
             path, name = self._link

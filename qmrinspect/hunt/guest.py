@@ -21,7 +21,7 @@ from ..errors import TargetError, UsageError
 from ..hotplug.plugging import Plugged
 from ..hotplug.vm import Vm
 
-__all__ = ["GUEST_HOSTS", "GUEST_PATIENCE_S", "Guest", "find_guest"]
+__all__ = ["GUEST_PATIENCE_S", "GUEST_START_OPTIONS", "Guest", "find_guest"]
 
 #: Seconds that the guest has to release a device: it polls for the attention button.
 GUEST_PATIENCE_S = 12.0
@@ -32,8 +32,8 @@ _USE_S = 20.0
 
 _MEMORY = "512M"
 
-#: The hosts of the catalogue, of those that are apart, that a VM with a guest has.
-GUEST_HOSTS = ("shared-memory",)
+#: The exclusive start options of the catalogue that a VM with a guest has.
+GUEST_START_OPTIONS = ("shared-memory",)
 
 _READY = b"QMR-GUEST-READY"
 _USED = b"QMR-USED-"

@@ -13,7 +13,7 @@ class Settings(NamedTuple):
     """How a campaign hunts.
 
     :param guest: ``none``, or the paths of a Linux guest's kernel and initramfs, joined by a colon.
-    :param hosts: what the VM is started with, by the names of :data:`HOSTS`.
+    :param hosts: what the VM is started with, by the names of :data:`START_OPTIONS`.
     :param bundle: directory for the evidence of findings, or "".
     :param forecast: hold each device by a link for a reading, and foretell what each policy
         would make of its unplug.

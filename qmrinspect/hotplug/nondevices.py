@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from .backends import HOST_DEVICE, VHOST_USER, chardev_backend, object_backend, only
 from .blocks import BLOCKS, BLOCKS_OUTSIDE
-from .kinds import Backend, Subject
+from .kinds import Backend, NonDevice
 
-__all__ = ["OUTSIDE", "SUBJECTS"]
+__all__ = ["NON_DEVICES", "OUTSIDE"]
 
 
 def _subject(create: str, delete: str, key: str, **arguments: object) -> Backend:
@@ -41,25 +41,25 @@ _DIRECTORY = only("directory")
 _CONNECTED = Backend("", "{id}-fd", "getfd", {}, "closefd", "fdname", "connected-socket")
 
 #: What is no device: by ``KIND:TYPE``, how it is made, and what stands behind it.
-SUBJECTS: dict[str, Subject] = {
-    "object:acpi-generic-initiator": Subject(_plain_object(pci_dev="{id}", node=0)),
-    "object:acpi-generic-port": Subject(_plain_object(pci_bus="pci.0", node=0)),
-    "object:authz-list": Subject(_plain_object(policy="deny")),
-    "object:authz-simple": Subject(_plain_object(identity="nobody")),
+NON_DEVICES: dict[str, NonDevice] = {
+    "object:acpi-generic-initiator": NonDevice(_plain_object(pci_dev="{id}", node=0)),
+    "object:acpi-generic-port": NonDevice(_plain_object(pci_bus="pci.0", node=0)),
+    "object:authz-list": NonDevice(_plain_object(policy="deny")),
+    "object:authz-simple": NonDevice(_plain_object(identity="nobody")),
     # QAPI calls it authz-listfile (qapi/qom.json), and QOM authz-list-file: no QEMU up to
     # 10.0 takes either name.
-    "object:authz-list-file": Subject(_plain_object(filename="{peer}/list"), (_DIRECTORY,)),
-    "object:authz-pam": Subject(_plain_object(service="qmr")),
+    "object:authz-list-file": NonDevice(_plain_object(filename="{peer}/list"), (_DIRECTORY,)),
+    "object:authz-pam": NonDevice(_plain_object(service="qmr")),
     # "if" is a word of Python.
-    "object:can-host-socketcan": Subject(
-        _plain_object(**{"if": "can0", "canbus": "qmr-can"}), hosts=("can",)
+    "object:can-host-socketcan": NonDevice(
+        _plain_object(**{"if": "can0", "canbus": "qmr-can"}), start_options=("can",)
     ),
-    "object:cryptodev-backend-builtin": Subject(_plain_object()),
-    "object:cryptodev-vhost-user": Subject(
+    "object:cryptodev-backend-builtin": NonDevice(_plain_object()),
+    "object:cryptodev-vhost-user": NonDevice(
         _plain_object(chardev="{id}-chardev"),
         (VHOST_USER._replace(property=""),),
     ),
-    "object:colo-compare": Subject(
+    "object:colo-compare": NonDevice(
         Backend(
             "",
             "{id}",
@@ -80,103 +80,105 @@ SUBJECTS: dict[str, Subject] = {
             object_backend("{id}-thread", qom_type="iothread"),
         ),
     ),
-    "object:dbus-vmstate": Subject(_plain_object(addr="unix:path={peer}"), (only("d-bus"),)),
-    "object:filter-buffer": Subject(_plain_object(netdev="{id}-net", interval=1000), _FILTERED),
-    "object:filter-dump": Subject(
+    "object:dbus-vmstate": NonDevice(_plain_object(addr="unix:path={peer}"), (only("d-bus"),)),
+    "object:filter-buffer": NonDevice(_plain_object(netdev="{id}-net", interval=1000), _FILTERED),
+    "object:filter-dump": NonDevice(
         _plain_object(netdev="{id}-net", file="{peer}/dump"),
         (_DIRECTORY, _NETDEV),
     ),
-    "object:filter-mirror": Subject(
+    "object:filter-mirror": NonDevice(
         _plain_object(netdev="{id}-net", outdev="{id}-chardev"),
         (_NETDEV, chardev_backend({"type": "null", "data": {}}, "")),
     ),
-    "object:filter-redirector": Subject(
+    "object:filter-redirector": NonDevice(
         _plain_object(netdev="{id}-net", outdev="{id}-chardev"),
         (_NETDEV, chardev_backend({"type": "null", "data": {}}, "")),
     ),
-    "object:filter-replay": Subject(_plain_object(netdev="{id}-net"), _FILTERED),
-    "object:filter-rewriter": Subject(_plain_object(netdev="{id}-net"), _FILTERED),
-    "object:input-barrier": Subject(
+    "object:filter-replay": NonDevice(_plain_object(netdev="{id}-net"), _FILTERED),
+    "object:filter-rewriter": NonDevice(_plain_object(netdev="{id}-net"), _FILTERED),
+    "object:input-barrier": NonDevice(
         _plain_object(name="qmr", server="127.0.0.1", port="{peer}"), (only("listener"),)
     ),
-    "object:input-linux": Subject(_plain_object(evdev="/dev/input/event0")),
-    "object:iothread": Subject(_plain_object()),
-    "object:memory-backend-epc": Subject(_plain_object(size=1 << 20)),
-    "object:memory-backend-file": Subject(
+    "object:input-linux": NonDevice(_plain_object(evdev="/dev/input/event0")),
+    "object:iothread": NonDevice(_plain_object()),
+    "object:memory-backend-epc": NonDevice(_plain_object(size=1 << 20)),
+    "object:memory-backend-file": NonDevice(
         _plain_object(size=1 << 20, mem_path="{peer}/memory"),
         (_DIRECTORY,),
     ),
-    "object:memory-backend-memfd": Subject(_plain_object(size=1 << 20)),
-    "object:memory-backend-ram": Subject(_plain_object(size=1 << 20)),
-    "object:memory-backend-shm": Subject(_plain_object(size=1 << 20)),
-    "object:pr-manager-helper": Subject(_plain_object(path="{peer}"), (only("pr-helper"),)),
-    "object:qtest": Subject(
+    "object:memory-backend-memfd": NonDevice(_plain_object(size=1 << 20)),
+    "object:memory-backend-ram": NonDevice(_plain_object(size=1 << 20)),
+    "object:memory-backend-shm": NonDevice(_plain_object(size=1 << 20)),
+    "object:pr-manager-helper": NonDevice(_plain_object(path="{peer}"), (only("pr-helper"),)),
+    "object:qtest": NonDevice(
         _plain_object(chardev="{id}-chardev"),
         (chardev_backend({"type": "null", "data": {}}, ""),),
     ),
-    "object:rng-builtin": Subject(_plain_object()),
-    "object:rng-egd": Subject(
+    "object:rng-builtin": NonDevice(_plain_object()),
+    "object:rng-egd": NonDevice(
         _plain_object(chardev="{id}-chardev"),
         (chardev_backend({"type": "null", "data": {}}, ""),),
     ),
-    "object:rng-random": Subject(_plain_object(filename="/dev/urandom")),
-    "object:secret": Subject(_plain_object(data="secret")),
-    "object:secret_keyring": Subject(_plain_object(serial="{peer:d}"), (only("secret-key"),)),
+    "object:rng-random": NonDevice(_plain_object(filename="/dev/urandom")),
+    "object:secret": NonDevice(_plain_object(data="secret")),
+    "object:secret_keyring": NonDevice(_plain_object(serial="{peer:d}"), (only("secret-key"),)),
     # Only a VM that is started with it asks the processor.
-    "object:sev-guest": Subject(_plain_object(cbitpos=51, reduced_phys_bits=1)),
-    "object:sev-snp-guest": Subject(_plain_object(cbitpos=51, reduced_phys_bits=1)),
-    "object:thread-context": Subject(_plain_object()),
-    "object:throttle-group": Subject(_plain_object()),
-    "object:tls-cipher-suites": Subject(_plain_object(priority="NORMAL")),
-    "object:tls-creds-anon": Subject(_plain_object(endpoint="client")),
-    "object:tls-creds-psk": Subject(
+    "object:sev-guest": NonDevice(_plain_object(cbitpos=51, reduced_phys_bits=1)),
+    "object:sev-snp-guest": NonDevice(_plain_object(cbitpos=51, reduced_phys_bits=1)),
+    "object:thread-context": NonDevice(_plain_object()),
+    "object:throttle-group": NonDevice(_plain_object()),
+    "object:tls-cipher-suites": NonDevice(_plain_object(priority="NORMAL")),
+    "object:tls-creds-anon": NonDevice(_plain_object(endpoint="client")),
+    "object:tls-creds-psk": NonDevice(
         _plain_object(endpoint="client", dir="{peer}"), (only("keys"),)
     ),
-    "object:tls-creds-x509": Subject(
+    "object:tls-creds-x509": NonDevice(
         _plain_object(endpoint="server", dir="{peer}", verify_peer=False), (only("certificates"),)
     ),
-    "object:x-remote-object": Subject(
+    "object:x-remote-object": NonDevice(
         _plain_object(fd="{id}-fd", devid="qmr-remote"),
         (_CONNECTED,),
-        hosts=("remote",),
+        start_options=("remote",),
         machine="x-remote",
     ),
-    "chardev:braille": Subject(_character("braille"), (only("braille"),)),
-    "chardev:dbus": Subject(_character("dbus", name="org.qemu.qmr")),
-    "chardev:file": Subject(_character("file", out="{peer}/out"), (_DIRECTORY,)),
-    "chardev:hub": Subject(
+    "chardev:braille": NonDevice(_character("braille"), (only("braille"),)),
+    "chardev:dbus": NonDevice(_character("dbus", name="org.qemu.qmr")),
+    "chardev:file": NonDevice(_character("file", out="{peer}/out"), (_DIRECTORY,)),
+    "chardev:hub": NonDevice(
         _character("hub", chardevs=["{id}-chardev"]),
         (chardev_backend({"type": "null", "data": {}}, ""),),
     ),
-    "chardev:memory": Subject(_character("memory", size=4096)),
-    "chardev:mux": Subject(
+    "chardev:memory": NonDevice(_character("memory", size=4096)),
+    "chardev:mux": NonDevice(
         _character("mux", chardev="{id}-chardev"),
         (chardev_backend({"type": "null", "data": {}}, ""),),
     ),
-    "chardev:null": Subject(_character("null")),
-    "chardev:parallel": Subject(_character("parallel", device="/dev/parport0")),
-    "chardev:pipe": Subject(_character("pipe", device="{peer}"), (only("pipe"),)),
-    "chardev:pty": Subject(_character("pty")),
-    "chardev:qemu-vdagent": Subject(_character("qemu-vdagent")),
-    "chardev:ringbuf": Subject(_character("ringbuf", size=4096)),
-    "chardev:serial": Subject(_character("serial", device="/dev/ptmx")),
-    "chardev:socket": Subject(
+    "chardev:null": NonDevice(_character("null")),
+    "chardev:parallel": NonDevice(_character("parallel", device="/dev/parport0")),
+    "chardev:pipe": NonDevice(_character("pipe", device="{peer}"), (only("pipe"),)),
+    "chardev:pty": NonDevice(_character("pty")),
+    "chardev:qemu-vdagent": NonDevice(_character("qemu-vdagent")),
+    "chardev:ringbuf": NonDevice(_character("ringbuf", size=4096)),
+    "chardev:serial": NonDevice(_character("serial", device="/dev/ptmx")),
+    "chardev:socket": NonDevice(
         _character("socket", addr={"type": "unix", "data": {"path": "{peer}/socket"}}, wait=False),
         (_DIRECTORY,),
     ),
-    "chardev:spiceport": Subject(_character("spiceport", fqdn="org.qemu.qmr"), hosts=("spice",)),
-    "chardev:spicevmc": Subject(_character("spicevmc", type="vdagent")),
-    "chardev:testdev": Subject(_character("testdev")),
-    "chardev:udp": Subject(
+    "chardev:spiceport": NonDevice(
+        _character("spiceport", fqdn="org.qemu.qmr"), start_options=("spice",)
+    ),
+    "chardev:spicevmc": NonDevice(_character("spicevmc", type="vdagent")),
+    "chardev:testdev": NonDevice(_character("testdev")),
+    "chardev:udp": NonDevice(
         _character("udp", remote={"type": "inet", "data": {"host": "127.0.0.1", "port": "9"}})
     ),
-    "chardev:wctablet": Subject(_character("wctablet")),
-    "chardev:msmouse": Subject(_character("msmouse")),
+    "chardev:wctablet": NonDevice(_character("wctablet")),
+    "chardev:msmouse": NonDevice(_character("msmouse")),
     # The tap interface of the helper is on no bridge.
-    "netdev:bridge": Subject(
+    "netdev:bridge": NonDevice(
         _net(type="bridge", helper="/bin/sh {peer}", br="qmr"), (only("bridge-helper"),)
     ),
-    "netdev:dgram": Subject(
+    "netdev:dgram": NonDevice(
         _net(
             type="dgram",
             local={"type": "unix", "path": "{peer}/one"},
@@ -184,9 +186,9 @@ SUBJECTS: dict[str, Subject] = {
         ),
         (_DIRECTORY,),
     ),
-    "netdev:hubport": Subject(_net(type="hubport", hubid=8)),
+    "netdev:hubport": NonDevice(_net(type="hubport", hubid=8)),
     # Nobody need be at the other end; port 0 is any that is free.
-    "netdev:l2tpv3": Subject(
+    "netdev:l2tpv3": NonDevice(
         _net(
             type="l2tpv3",
             udp=True,
@@ -197,18 +199,18 @@ SUBJECTS: dict[str, Subject] = {
             txsession=1,
         )
     ),
-    "netdev:netmap": Subject(_net(type="netmap", ifname="netmap:qmr")),
-    "netdev:socket": Subject(_net(type="socket", listen="127.0.0.1:0")),
-    "netdev:stream": Subject(
+    "netdev:netmap": NonDevice(_net(type="netmap", ifname="netmap:qmr")),
+    "netdev:socket": NonDevice(_net(type="socket", listen="127.0.0.1:0")),
+    "netdev:stream": NonDevice(
         _net(type="stream", server=True, addr={"type": "unix", "path": "{peer}/stream"}),
         (_DIRECTORY,),
     ),
     # The kernel chooses the interface's name.
-    "netdev:tap": Subject(_net(type="tap", script="no", downscript="no")),
-    "netdev:user": Subject(_net(type="user")),
-    "netdev:vde": Subject(_net(type="vde", sock="{peer}"), (only("vde-switch"),)),
-    "netdev:vhost-vdpa": Subject(_net(type="vhost-vdpa", vhostdev="/dev/vhost-vdpa-0")),
-    "netdev:vhost-user": Subject(
+    "netdev:tap": NonDevice(_net(type="tap", script="no", downscript="no")),
+    "netdev:user": NonDevice(_net(type="user")),
+    "netdev:vde": NonDevice(_net(type="vde", sock="{peer}"), (only("vde-switch"),)),
+    "netdev:vhost-vdpa": NonDevice(_net(type="vhost-vdpa", vhostdev="/dev/vhost-vdpa-0")),
+    "netdev:vhost-user": NonDevice(
         _net(type="vhost-user", chardev="{id}-chardev"),
         (VHOST_USER._replace(property=""),),
     ),
