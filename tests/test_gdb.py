@@ -223,6 +223,15 @@ def test_nothing_third_party_is_imported() -> None:
     assert [f for f in loaded.values() if not f.startswith(own) or "-packages" in f] == []
 
 
+def test_what_no_verb_needs_yet_is_not_loaded() -> None:
+    with Gdb() as gdb:
+        names = set(gdb.json("python import json, sys; print(json.dumps(list(sys.modules)))"))
+    own = {name.split(".")[1] for name in names if name.startswith("qmrinspect.")}
+    assert "fronts" in own
+    assert not own & {"monitor", "peers", "hotplug", "hunt"}
+    assert "asyncio" not in names and "jinja2" not in names
+
+
 def test_it_works_from_an_installed_package(vm: Vm, tmp_path: Path) -> None:
     site = tmp_path / "site-packages"
     shutil.copytree(ROOT / "qmrinspect", site / "qmrinspect")

@@ -7,8 +7,7 @@ One line a policy, then the reasons.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..audit.unrealize import Prospect, Tie
 from ..hunt.rows import forecast_json
@@ -18,6 +17,7 @@ from .render import Row
 from .svg import reference_graph
 
 __all__ = [
+    "Section",
     "document_lines",
     "forecast_lines",
     "forecast_section",
@@ -143,29 +143,34 @@ def _list(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
 
 
-def forecast_section(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield HTML: a row a policy, and a picture of what would remain.
+class Section(NamedTuple):
+    """What each policy would make of one object, for a page.
 
-    :param found: the forecasts of one object, by policy.
+    :param rows: a row a policy.
+    :param pictures: of what would remain, as SVG, each with the policies that leave it.
     """
-    yield '<table class="forecast"><thead><tr><th>policy</th><th>outcome</th><th>why</th>'
-    yield "</tr></thead><tbody>"
-    for one in found:
-        look = {"clean": "good"}.get(one["outcome"], "bad")
-        text = escape(printable(one["text"], _REASON_MAX))
-        yield (
-            f"<tr><td>{escape(one['policy'])}</td>"
-            f'<td class="{look}">{escape(gist(one))}</td><td>{text}</td></tr>'
-        )
-    yield "</tbody></table>"
+
+    rows: Sequence[Mapping[str, str]]
+    pictures: Sequence[tuple[str, str]]
+
+
+def forecast_section(found: Sequence[Mapping[str, Any]]) -> Section:
+    """Return the part of a page for the forecasts of one object, by policy."""
     pictures: dict[str, list[str]] = {}
     for one in found:
         picture = reference_graph({"objects_left": _head_first(one["left"])})
         if picture:
             pictures.setdefault(picture, []).append(one["policy"])
-    for picture, names in pictures.items():
-        yield f"<p>What would remain under {escape(_list(names))}:</p>"
-        yield f'<div class="scroll">{picture}</div>'
+    rows = [
+        {
+            "policy": str(one["policy"]),
+            "look": {"clean": "good"}.get(one["outcome"], "bad"),
+            "gist": gist(one),
+            "text": printable(one["text"], _REASON_MAX),
+        }
+        for one in found
+    ]
+    return Section(rows, [(_list(names), picture) for picture, names in pictures.items()])
 
 
 def _head_first(left: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -291,6 +291,7 @@ VERBS: dict[str, Verb] = {
                 Argument(("--title",), {"default": "", "help": "of the page"}),
             ),
             _run("campaign", "run_report"),
+            fronts=frozenset(("shell", "repl")),
             example="qmr report hunt.sqlite -o hunt.html",
         ),
         Verb(
