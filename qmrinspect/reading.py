@@ -69,6 +69,7 @@ class Reader:
         self._fitting: Layout | None = None
         self._instants: Instants | None = None
         self._context: Context | None = None
+        self._has_heap = True
         self._program: Program | None = None
 
     @property
@@ -135,7 +136,10 @@ class Reader:
 
         :raises QmrError: as :meth:`read` does.
         """
-        report = self.audit(self.read())
+        snapshot = self.read()
+        if snapshot.unknown:
+            snapshot = self._with_heap(snapshot)
+        report = self.audit(snapshot)
         known = _identities(report)
         steady = 0
         for _ in range(_LOOKS):
@@ -203,6 +207,7 @@ class Reader:
 
         :param snapshot: that reading.
         """
+        snapshot = self._with_heap(snapshot)
         if self._context is None:
             return ()
         found = find_stale(self._context, snapshot, where)
@@ -211,17 +216,26 @@ class Reader:
         names = dict(zip(code, names_of(self.target, mappings, code)))
         return [row._replace(name=names.get(row.function, "")) for row in found]
 
+    def _with_heap(self, snapshot: Snapshot) -> Snapshot:
+        """Return the last reading, or a new one of a moment at which no thread was in malloc.
+
+        Where the heap is never known, that is found out once.
+        """
+        looks = _LOOKS if self._runs and self._has_heap else 0
+        while looks and self._context is not None and not self._context.live.heap.exact:
+            time.sleep(PAUSE_S)
+            snapshot = self.read()
+            looks -= 1
+        if self._context is not None:
+            self._has_heap = self._context.live.heap.exact
+        return snapshot
+
     def place(self, snapshot: Snapshot, address: int) -> Place:
         """Find out what an address belongs to, and what points there.
 
         :param snapshot: the last reading.
         """
-        for _ in range(_LOOKS):
-            # The heap may be in the middle of a change.
-            if not self._runs or self._context is None or self._context.live.heap.exact:
-                break
-            time.sleep(PAUSE_S)
-            snapshot = self.read()
+        snapshot = self._with_heap(snapshot)
         assert self._context is not None
         base = self.target.base()
         variables = [(base + start, size, name) for start, size, name in self._debug.objects()]

@@ -12,8 +12,11 @@ from typing import Any
 
 from ..ledger import Book
 
-__all__ = ["Growth"]
+__all__ = ["SURE", "Growth"]
 
+#: Cycles from which on growth with every one of them is a verdict.
+SURE = 3
+_PATHS_TOLD = 3
 # So many samples are kept for the plot, however many cycles there are.
 _SAMPLES = 100
 
@@ -23,6 +26,7 @@ class Growth:
 
     def __init__(self) -> None:
         self.cycles = 0
+        self._books: tuple[Book, Book] | None = None
         self._first: dict[str, Counter[str]] = {}
         self._last: dict[str, Counter[str]] = {}
         self._after_one: dict[str, Counter[str]] = {}
@@ -32,12 +36,15 @@ class Growth:
 
     def begin(self, book: Book) -> None:
         """Count before the first cycle."""
+        self._books = (book, book)
         self._first = self._last = self._after_one = _counts(book)
         self._sample()
 
     def add(self, book: Book) -> None:
         """Count after a cycle."""
         now = _counts(book)
+        assert self._books is not None
+        self._books = (self._books[0], book)
         self.cycles += 1
         if self.cycles == 1:
             self._after_one = now
@@ -68,6 +75,30 @@ class Growth:
             "references": self._grown("references"),
             "samples": [list(sample) for sample in self._samples],
         }
+
+    def in_tree(self) -> str:
+        """Return what more of the QOM tree there is with every cycle, in a sentence, or nothing.
+
+        What came once, or is used again, is none; only so many cycles tell.
+        """
+        if self.cycles < SURE or self._books is None:
+            return ""
+        index = self._books[1].index
+        old = self._books[0].index.snapshot.objects
+        said = []
+        for name, grown in self._grown("types").items():
+            if not grown["exact"] or grown["per_cycle"] < 1:
+                continue
+            objects = index.snapshot.objects
+            new = [a for a in sorted(objects) if objects[a].type == name and a not in old]
+            paths = [index.path(a) for a in new if index.in_tree(a)]
+            if paths:
+                more = f" and {len(paths) - _PATHS_TOLD} more" if len(paths) > _PATHS_TOLD else ""
+                said.append(
+                    f"{grown['per_cycle']} {name} more is in the tree after every cycle: "
+                    f"{', '.join(paths[:_PATHS_TOLD])}{more}"
+                )
+        return "; ".join(said)
 
     def _grown(self, what: str) -> dict[str, dict[str, Any]]:
         out = {}
