@@ -160,7 +160,7 @@ def test_every_block_of_many_threads_is_known(recorder: Path, stress: Path, tuna
         program.tell("rest")
         image, heap = _settled(program.pid)
         compared = _compared(image, heap)
-        assert compared.truth > 3000
+        assert compared.truth > 500
         assert not compared.wrong
         assert {block.size for block in compared.extra} <= CACHES
 
