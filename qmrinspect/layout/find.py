@@ -148,7 +148,8 @@ def _own(wanted: Wanted) -> Iterator[Layout]:
 
 
 def _shipped(wanted: Wanted) -> Iterator[Layout]:
-    for profile in profiles():
+    # Which one fits is seen; the one of this version most likely does, and is tried first.
+    for profile in sorted(profiles(), key=lambda p: p.stem.split("-")[-1] not in wanted.version):
         yield load(profile, f"profile:{profile.stem}")
 
 

@@ -19,7 +19,7 @@ from ..target.instant import Choose, Stoppable
 from . import declared, memory, plan, qdev, qom, quiet, rcu
 from .context import Context, Known, Statics
 from .glib import probe
-from .validate import GAUGES
+from .validate import GAUGES, gauge
 
 __all__ = [
     "Program",
@@ -168,6 +168,9 @@ def decode(
     try:
         root = qom.find_root(context, machine)
         classes = qom.read_classes(context)
+        sizes = gauge(context.types, layout)
+        if not sizes.ok:
+            raise LayoutError(f"{sizes.name}: {sizes.detail}")
         context.handles = qom.find_handles(context, classes, root)
     except Unreadable as error:
         raise ReadingError(

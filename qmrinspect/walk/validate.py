@@ -8,13 +8,13 @@ is believed.  (A few may not: an object can be half made at the instant.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ..layout import Layout
-from ..snapshot import Snapshot
+from ..snapshot import Snapshot, TypeInfo
 
-__all__ = ["Check", "fits", "validate"]
+__all__ = ["Check", "fits", "gauge", "validate"]
 
 # Objects that are being made or finalized break a relation for an instant.
 _TOLERANCE = 0.02
@@ -62,6 +62,22 @@ GAUGES = {
 }
 
 
+def gauge(types: Mapping[str, TypeInfo], layout: Layout) -> Check:
+    """Say how many of the types that can tell have the size that the layout says.
+
+    Sizes do not change: it is another QEMU's layout if one has not.
+    """
+    return _check(
+        "a type's instances have the size of its structure",
+        (
+            types[name].size == layout.size(struct)
+            for name, struct in GAUGES.items()
+            if name in types and struct in layout.structs
+        ),
+        exact=True,
+    )
+
+
 def validate(snapshot: Snapshot, layout: Layout | None = None) -> list[Check]:
     """Return every relation with how well it holds.
 
@@ -75,15 +91,7 @@ def validate(snapshot: Snapshot, layout: Layout | None = None) -> list[Check]:
     }
     inputs = {irq for gpio in snapshot.gpios for irq in gpio.inputs}
     return [
-        _check(
-            "a type's instances have the size of its structure",
-            (
-                snapshot.types[name].size == layout.size(struct)
-                for name, struct in GAUGES.items()
-                if layout and name in snapshot.types and struct in layout.structs
-            ),
-            exact=True,
-        ),
+        *([gauge(snapshot.types, layout)] if layout else []),
         _check(
             "a child's parent is the object that has the child property",
             (p.target in objects and objects[p.target].parent == p.holder for p in children),
