@@ -85,7 +85,9 @@ class ShellSession:
         if "--remote" in options.values:
             from ..target.remote import Remote
 
-            return Remote(options.get("--remote"))
+            remote = Remote(options.get("--remote"))
+            remote.progress = self.progress
+            return remote
         return self._process(self._pid())
 
     def _process(self, pid: int) -> Target:

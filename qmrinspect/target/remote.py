@@ -17,22 +17,26 @@ import struct
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from typing import Callable
 
 from ..errors import TargetError
 from .elf import ElfFile
-from .image import Capture, Image, Mapping
-from .process import parse_maps
+from .image import PAGE, Capture, Image, Mapping, Ranges, without
+from .malloc import Malloc
+from .process import map_file, parse_maps
 
 __all__ = ["Remote"]
 
 
 _TIMEOUT_S = 10.0
-_PAGE = 4096
 _AT_ENTRY = 9
 # Requests on their way at once, so that the network's delay is paid once for many.
 _WINDOW = 32
 _CHUNK_MAX = 64 * 1024
 _FILE_MAX = 1 << 30
+# Stacks of threads are larger than this, and looked at from their end in such steps.
+_STACK_MIN, _STACK_STEP = 1 << 20, 256 << 10
+_TELL = 1 << 20  # bytes between two words about how far it is
 
 
 class Remote:
@@ -49,6 +53,9 @@ class Remote:
         self._packets = _Packets(address)
         self._since = time.perf_counter_ns()
         self._copy = ""
+        self._malloc = Malloc()
+        #: Is told how far a long reading has come, and an empty text at its end.
+        self.progress: Callable[[str], None] = lambda text: None
         self.pid = 0
         try:
             self._connect(address)
@@ -78,17 +85,30 @@ class Remote:
         packets.ask(b"vFile:setfs:0")
         command = self._file("cmdline")
         self.argv = [os.fsdecode(part) for part in command.split(b"\0")[:-1]]
-        self._elf = ElfFile(memoryview(self._file("exe")), self.exe)
         auxv = self._object("auxv")
         entry = 0
         for kind, value in struct.iter_unpack("<QQ", auxv[: len(auxv) // 16 * 16]):
             entry = int(value) if kind == _AT_ENTRY else entry
+        self._elf = self._here(entry) or ElfFile(memoryview(self._file("exe")), self.exe)
         self._base: int = entry - self._elf.entry
         self._constants = [
             (s.vaddr + self._base, s.offset, s.filesz)
             for s in self._elf.segments
             if s.type == 1 and not s.flags & 2
         ]
+
+    def _here(self, entry: int) -> ElfFile | None:
+        """Return the program's file on this machine, if it is the one of the same build."""
+        try:
+            elf = ElfFile(memoryview(map_file(self.exe)), self.exe)
+        except (OSError, TargetError):
+            return None
+        # The first page of a program has its notes.
+        first = b"".join(
+            data for _, data in self._read([(entry - elf.entry + elf.load_base(), PAGE)])
+        )
+        known = bytes.fromhex(elf.build_id())
+        return elf if known and known in first and first == bytes(elf.data[:PAGE]) else None
 
     def elf(self) -> ElfFile:
         """Return the ELF file that the process runs."""
@@ -122,7 +142,11 @@ class Remote:
     def capture(self, ranges: list[tuple[int, int]]) -> tuple[Image, Capture]:
         """Copy ``ranges``; the process stands since the connection was made."""
         begin, calls = time.perf_counter_ns(), self._packets.calls
-        image = Image(_joined(self._read(ranges)), static=self.peek)
+        mappings = self.mappings()
+        # A process at rest: what malloc calls free is free.
+        ranges = without(ranges, self._malloc.free(self.peek, mappings))
+        ranges = without(ranges, self._untouched(mappings))
+        image = Image(_joined(self._told(ranges)), static=self.peek)
         end = time.perf_counter_ns()
         cost = Capture(
             (end - self._since) // 1000,
@@ -133,6 +157,39 @@ class Remote:
             True,
         )
         return image, cost
+
+    def _untouched(self, mappings: list[Mapping]) -> Ranges:
+        """Return what of the threads' stacks is below all that they ever used.
+
+        A stack is used from its end on, and has pages that cannot be accessed in front.
+        """
+        out: Ranges = []
+        for guard, stack in zip(mappings, mappings[1:]):
+            size = stack.end - stack.start
+            if guard.perms[:3] != "---" or guard.end != stack.start or stack.path:
+                continue
+            if stack.perms != "rw-p" or size < _STACK_MIN or any(self.peek(stack.start, 16) or b""):
+                continue
+            used = _STACK_STEP
+            while used < size:
+                step = self.peek(stack.end - used, _STACK_STEP)
+                if step is None or not any(step):
+                    break
+                used += _STACK_STEP
+            if used < size:
+                out.append((stack.start, size - used))
+        return out
+
+    def _told(self, ranges: Ranges) -> Iterator[tuple[int, bytes]]:
+        """Read memory, and say how far it has come."""
+        total, done, told = sum(size for _, size in ranges), 0, 0
+        for at, data in self._read(ranges):
+            done += len(data)
+            if done - told >= _TELL:
+                told = done
+                self.progress(f"reading memory: {done >> 20} of {total >> 20} MB")
+            yield at, data
+        self.progress("")
 
     def close(self) -> None:
         """Let the process run, and gdbserver go."""
@@ -195,7 +252,7 @@ class Remote:
     def _read(self, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
         """Read memory; what cannot be read is left out, by page."""
         # Memory comes as hex digits, two for each byte.
-        chunk = max(_PAGE, self._chunk // _PAGE * _PAGE)
+        chunk = max(PAGE, self._chunk // PAGE * PAGE)
         places = [
             (at, min(chunk, start + size - at))
             for start, size in ranges
@@ -208,7 +265,7 @@ class Remote:
                     yield at, data
                 # A hole ends a reply, or fails it as a whole: try what is left by page.
                 left = size - len(data)
-                if left and (data or size > _PAGE):
+                if left and (data or size > PAGE):
                     again += _pages(at + len(data), left)
             places = again
 
@@ -221,7 +278,7 @@ def _pages(start: int, size: int) -> Iterator[tuple[int, int]]:
     """Cut a range at the borders of pages."""
     end = start + size
     while start < end:
-        part = min(end, (start // _PAGE + 1) * _PAGE) - start
+        part = min(end, (start // PAGE + 1) * PAGE) - start
         yield start, part
         start += part
 
