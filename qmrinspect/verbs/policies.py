@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..hunt.agreement import agreement
+from ..ledger import POLICIES
 from ..report.agreement import agreement_json, agreement_lines
 from ..text import printable
 from .verb import CLEAN, FINDINGS, Outcome, Session
@@ -96,13 +97,18 @@ def _builds(given: str) -> list[tuple[str, str]]:
 
 
 def _found() -> list[Path]:
+    """Return what tools/build_qemu.py made, the newest of each version and policy."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return sorted(Path(home, "qmr", "qemu", "bin").glob("*/*/qemu-system-x86_64"))
+    every = Path(home, "qmr", "qemu", "bin").glob("*/*/qemu-system-x86_64")
+    newest = {_name(path): path for path in sorted(every, key=os.path.getmtime)}
+    policies = {policy.name for policy in POLICIES}
+    return [newest[name] for name in sorted(newest) if set(name.split()[1:]) <= policies]
 
 
 def _name(program: Path) -> str:
     """Return a short name: of the directories that a build is in, or the program's own."""
     if program.parent.parent.parent.name == "bin":
         version = program.parent.parent.name.split("+")[0]
-        return f"{version} {program.parent.name.rsplit('-', 1)[0].removesuffix('-as')}"
+        patch = program.parent.name.rsplit("-", 1)[0]
+        return version if patch.endswith("-as") else f"{version} {patch}"
     return printable(str(program))
