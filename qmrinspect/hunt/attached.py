@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Callable, TypeVar
 from ..errors import TargetError
 from ..monitor.base import Monitor
 from ..snapshot import Snapshot, Stale
+from ..target.proc import dead
 from ..walk.stale import Where
 
 if TYPE_CHECKING:
@@ -31,11 +32,7 @@ def ended(pid: int, timeout: float) -> bool:
     """Wait until a process has ended, for ``timeout`` seconds at most; say whether it has."""
     deadline = time.monotonic() + timeout
     while True:
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as stat:
-                if stat.read().rpartition(b")")[2].split()[0] in (b"Z", b"X"):
-                    return True
-        except OSError:
+        if dead(pid):
             return True
         if time.monotonic() > deadline:
             return False

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from ..errors import MonitorError
+from ..target.proc import stopped
 from .addresses import Address, address_text, parse_address
 from .base import CommandError, Monitor, MonitorBusy, MonitorLost, MonitorTimeout
 
@@ -176,7 +177,7 @@ def answers(address: str, timeout: float) -> bool:
 
 def busy_error(address: str, timeout: float, pid: int = 0) -> MonitorBusy:
     """Say that a listener does not greet; a stopped process is told apart from a busy one."""
-    if pid and _stopped(pid):
+    if pid and stopped(pid):
         return MonitorBusy(
             f"the monitor {address} does not answer: process {pid} is stopped",
             "let it run (continue in its debugger, or kill -CONT), then try again",
@@ -197,14 +198,6 @@ def peer_pid(stream: socket.socket) -> int:
     except OSError:
         return 0
     return int(struct.unpack("3i", packed)[0])
-
-
-def _stopped(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] in (b"t", b"T")
-    except (OSError, IndexError):
-        return False
 
 
 def garbled_error(address: str, raw: bytes) -> MonitorLost:

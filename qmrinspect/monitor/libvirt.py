@@ -13,12 +13,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import os
 import threading
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import MonitorError, TargetError
+from ..target.proc import command_line, pids
 from ..text import printable
 from .base import COMMAND_TIMEOUT, Event, EventQueue, Monitor, MonitorLost, Wanted
 from .connecting import closed_error, late_error, reply_error
@@ -107,12 +107,10 @@ def domain_pid(target: str) -> int:
     finally:
         connection.close()
     # libvirt has no call for it; each QEMU that it starts is given its domain's UUID.
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{entry}/cmdline", "rb") as file:
-                words = file.read().split(b"\0")
-                if b"-uuid" in words[:-1] and words[words.index(b"-uuid") + 1] == uuid.encode():
-                    return int(entry)
+    for pid in pids():
+        words = command_line(pid)
+        if "-uuid" in words[:-1] and words[words.index("-uuid") + 1] == uuid:
+            return pid
     raise TargetError(
         f"the QEMU of {printable(target)} is no process of this host that qmr can see",
         "run qmr on the host of the domain",

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ..errors import QmrError, TargetError
 from ..target.elf import ElfFile
+from ..target.proc import command_line, pids
 from ..target.process import Process, map_file
 from ..text import printable
 from .addresses import addresses_here
@@ -48,8 +49,8 @@ def running() -> list[Running]:
     """Return the QEMUs, by process id."""
     known: dict[tuple[int, int], str | None] = {}
     found = []
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
-        argv = _argv(pid)
+    for pid in pids():
+        argv = command_line(pid)
         if not argv or not _looks_like_qemu(pid, argv):
             continue
         with contextlib.suppress(OSError):  # it may end at any time
@@ -82,14 +83,6 @@ def find_by_name(name: str) -> int:
     else:
         hint = "no QEMU runs here that qmr can see"
     raise TargetError(f"no QEMU goes by the name {printable(name)}", hint)
-
-
-def _argv(pid: int) -> list[str]:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return [os.fsdecode(part) for part in file.read().split(b"\0")[:-1]]
-    except OSError:
-        return []
 
 
 def _looks_like_qemu(pid: int, argv: Sequence[str]) -> bool:

@@ -9,16 +9,7 @@ from pathlib import Path
 
 from ..errors import TargetError
 
-__all__ = ["dead", "denied", "ended"]
-
-
-def dead(pid: int) -> bool:
-    """Whether a process on this machine has ended, though its parent may not know yet."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    except OSError:
-        return True
+__all__ = ["denied", "ended"]
 
 
 def ended(pid: int) -> TargetError:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 from ..errors import TargetError
-from .denied import dead, denied, ended
+from .denied import denied, ended
 from .elf import ElfFile
 from .image import PAGE, Capture, Image, Mapping, Peek, Ranges, without
 from .instant import Choose, Copy, Frozen
 from .malloc import Malloc
 from .memory import BatchReader, Buffer
 from .pagemap import touched
+from .proc import dead
 from .thin import copied
 from .threads import Stopped, undisturbed
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 from ..errors import NotStopping
 from .denied import denied, ended
+from .proc import stat
 
 __all__ = ["Stopped", "undisturbed"]
 
@@ -220,7 +221,6 @@ class Stopped:
 def _parent(pid: int) -> int:
     """Return the parent of a process, 0 when it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return int(stat.read().rpartition(b")")[2].split()[1])
+        return int(stat(pid)[1])
     except (OSError, IndexError, ValueError):
         return 0

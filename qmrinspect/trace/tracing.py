@@ -15,6 +15,7 @@ from ..layout import Layout
 from ..ledger import Book
 from ..reading import Reader
 from ..target.image import Target
+from ..target.proc import dead
 from .life import Life, Reading, Step, life_of, steps_of
 from .match import Balance, balance, learn_sites
 from .names import Names
@@ -64,11 +65,7 @@ class Tracing:
 
     def alive(self) -> bool:
         """Whether the process still runs."""
-        try:
-            with open(f"/proc/{self._target.pid}/stat", "rb") as stat:
-                return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-        except OSError:
-            return False
+        return not dead(self._target.pid)
 
     def count(self, address: int) -> Reading | None:
         """Read an object's count as it is now, None when it cannot be read."""

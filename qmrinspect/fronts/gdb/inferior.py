@@ -7,14 +7,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Callable
 
 import gdb
 
 from ...errors import TargetError
 from ...target.debugger import Signal, parse_signal
-from ...target.denied import dead
+from ...target.proc import command_line, dead
 from .stops import Stop
 from .targets import ask, inferior_kind
 
@@ -156,12 +156,8 @@ def _unsaid(said: list[str]) -> Iterator[None]:
         os.close(out)
 
 
-def _command_line() -> list[str]:
-    try:
-        with open("/proc/self/cmdline", encoding="utf-8", errors="replace") as file:
-            return file.read().split("\0")
-    except OSError:
-        return []
+def _command_line() -> Sequence[str]:
+    return command_line("self")
 
 
 @contextlib.contextmanager

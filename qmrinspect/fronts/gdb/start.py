@@ -9,6 +9,7 @@ import os
 import gdb.printing
 
 from ...layout.gdbchild import use_gdb
+from ...target.proc import command_line
 from .commands import Command, Group
 from .session import Session
 from .values import Locate, Printers
@@ -36,7 +37,6 @@ def register() -> None:
 def _command() -> list[str]:
     """Return what this GDB was started with, its program first."""
     exe = os.readlink("/proc/self/exe")
-    with open("/proc/self/cmdline", "rb") as file:
-        words = [os.fsdecode(word) for word in file.read().split(b"\0")]
+    words = command_line("self")
     # One from PyPI is started by the dynamic loader, whose first argument it is.
     return [exe, words[1]] if os.path.basename(exe).startswith("ld-") else [exe]

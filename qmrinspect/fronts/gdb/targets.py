@@ -9,8 +9,8 @@ import gdb
 from ...errors import TargetError
 from ...target.core import Core
 from ...target.debugger import Attached, Debugged, core_path, exec_path
-from ...target.denied import dead
 from ...target.image import Target
+from ...target.proc import dead
 
 __all__ = [
     "Running",
