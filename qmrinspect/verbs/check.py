@@ -165,7 +165,14 @@ def _cost(snapshot: Snapshot) -> str:
     size = f"{capture.bytes / 1e6:.1f} MB in {render.plural(capture.reads, 'read')}"
     if snapshot.target.kind == "core":
         return f"read {size}"
-    return f"QEMU stood still for {render.duration(capture.stop_us)}; read {size}"
+    stood = f"QEMU stood still for {render.duration(capture.stop_us)}"
+    if capture.stops > 1:
+        stood += f" at most, in {capture.stops} stops"
+    why = {
+        "pages": f"for the {render.plural(capture.pages, 'page')} that were wanted",
+        "hot": f"for the {render.plural(capture.pages, 'page')} that change",
+    }.get(capture.way, "for all its memory")
+    return f"{stood}, {why}; read {size}"
 
 
 # orphans ---------------------------------------------------------------------------
