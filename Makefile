@@ -116,6 +116,7 @@ check: setup-test qemus
 soak: setup-test qemus ## do for hours what the tests do a few times; writes docs/agreement.md
 	$(VENV)/bin/python tests/soak_stop.py
 	$(VENV)/bin/python tools/agreement.py
+	$(VENV)/bin/python tests/soak_trace.py
 
 qemus: packages-test ## provide the QEMUs that the tests use: built with debug symbols, and stock ones
 	@for qemu in $(STOCK_QEMUS); do /usr/bin/python3 tools/stock_qemu.py $$qemu; done
