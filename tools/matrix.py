@@ -32,8 +32,8 @@ import make_guest  # noqa: E402
 
 from qmrinspect.audit import Report  # noqa: E402
 from qmrinspect.errors import QmrError, TargetError  # noqa: E402
-from qmrinspect.hotplug.mixedvm import LeftOut, MixedVm  # noqa: E402
-from qmrinspect.hotplug.mixes import MIXES  # noqa: E402
+from qmrinspect.hotplug.device_set_vm import DeviceSetVm, LeftOut  # noqa: E402
+from qmrinspect.hotplug.device_sets import DEVICE_SETS  # noqa: E402
 from qmrinspect.reading import Reader  # noqa: E402
 from qmrinspect.snapshot import Snapshot  # noqa: E402
 from qmrinspect.target.process import Process  # noqa: E402
@@ -108,7 +108,7 @@ class Matrix:
         left_out = tuple(vm.left_out) if vm is not None else ()
         return Outcome(cell, report, snapshot, left_out, reason, time.monotonic() - started)
 
-    def _start(self, cell: Cell) -> MixedVm:
+    def _start(self, cell: Cell) -> DeviceSetVm:
         extra: list[str] = []
         if cell.accel == "kvm":
             try:
@@ -131,9 +131,9 @@ class Matrix:
                     reason = error
             raise reason
 
-    def _boot(self, cell: Cell, extra: Sequence[str], serial: Path) -> MixedVm:
+    def _boot(self, cell: Cell, extra: Sequence[str], serial: Path) -> DeviceSetVm:
         key = (cell.program, cell.machine, cell.mix, cell.accel)
-        vm = MixedVm(
+        vm = DeviceSetVm(
             cell.mix,
             cell.program,
             cell.machine,
@@ -162,7 +162,7 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
     for qemu in options.qemu or ["stock=qemu-system-x86_64"]:
         name, _, program = qemu.rpartition("=")
         for machine in options.machine or MACHINES:
-            for mix in options.mix or MIXES:
+            for mix in options.mix or DEVICE_SETS:
                 for accel in options.accel or ACCELERATORS:
                     for load in options.load or LOADS:
                         yield Cell(name or program, program, machine, mix, accel, load)
@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--qemu", action="append", metavar="NAME=PATH")
     parser.add_argument("--machine", action="append")
-    parser.add_argument("--mix", action="append", choices=sorted(MIXES))
+    parser.add_argument("--mix", action="append", choices=sorted(DEVICE_SETS))
     parser.add_argument("--accel", action="append", choices=ACCELERATORS)
     parser.add_argument("--load", action="append", choices=LOADS)
     parser.add_argument("--guest", choices=sorted(make_guest.FLAVOURS), default="generic")

@@ -16,10 +16,10 @@ from typing import NamedTuple
 from ..errors import TargetError
 from ..peers import vhost_user
 from ..peers.peer import SocketPeer
-from .mixes import MIXES, VHOST_USER, Part, arguments, make_files
+from .device_sets import DEVICE_SETS, VHOST_USER, Part, arguments, make_files
 from .vm import Vm
 
-__all__ = ["LeftOut", "MixedVm"]
+__all__ = ["DeviceSetVm", "LeftOut"]
 
 # The guest's memory, with room for the memory devices.
 _MEMORY = {"none": "256M", "mixed": "256M,slots=8,maxmem=2G"}
@@ -32,10 +32,10 @@ class LeftOut(NamedTuple):
     reason: str
 
 
-class MixedVm:
+class DeviceSetVm:
     """A VM with a set of devices, without those that its QEMU refuses.
 
-    :param mix: a key of :data:`MIXES`.
+    :param mix: a key of :data:`DEVICE_SETS`.
     :param qemu: the program.
     :param machine: the machine type, with options where wanted.
     :param extra: more arguments for QEMU.
@@ -74,7 +74,7 @@ class MixedVm:
         kind = machine.split(",")[0]
         memory = _MEMORY["none" if kind == "microvm" else mix]
         gone = {refused.words for refused in self.left_out}
-        parts = [p for p in MIXES[mix] if kind in p.machines and p.words not in gone]
+        parts = [p for p in DEVICE_SETS[mix] if kind in p.machines and p.words not in gone]
         while True:
             words = [word for p in parts for word in arguments(p, kind, self.directory)]
             try:
@@ -113,7 +113,7 @@ class MixedVm:
             self._vhost_user.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def __enter__(self) -> MixedVm:
+    def __enter__(self) -> DeviceSetVm:
         return self
 
     def __exit__(

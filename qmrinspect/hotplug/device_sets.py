@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["MIXES", "VHOST_USER", "Part", "arguments", "make_files"]
+__all__ = ["DEVICE_SETS", "VHOST_USER", "Part", "arguments", "make_files"]
 
 #: The socket, in the directory of the set, at whose other end is a vhost-user backend.
 VHOST_USER = "peers/vhost-user"
@@ -241,7 +241,7 @@ _MMIO = tuple(
 )
 
 #: The parts by the set's name.
-MIXES: dict[str, tuple[Part, ...]] = {
+DEVICE_SETS: dict[str, tuple[Part, ...]] = {
     "none": (),
     "mixed": (*_BACKENDS, *_PCI, *_MMIO),
 }
