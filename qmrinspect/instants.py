@@ -176,6 +176,11 @@ class Instants:
         self._learn(walked, _needs(walked))
 
     @property
+    def context(self) -> Context | None:
+        """What the last walk was made with."""
+        return self._last.context if self._last is not None else None
+
+    @property
     def known(self) -> Known:
         """What a walk may build upon."""
         return self._known

@@ -15,6 +15,7 @@ from .audit.check import Finding, Report, check
 from .audit.graph import orphan_groups
 from .audit.stale import outside_of
 from .errors import LayoutError, ReadingError, TargetError
+from .infer import infer, open_questions, recall, references, remember
 from .instants import ATTEMPTS, GRACE_S, PAUSE_S, Instants, added, patiently
 from .layout import Layout
 from .layout.advice import no_layout
@@ -23,6 +24,7 @@ from .layout.dwarf import DebugInfo, debug_info
 from .layout.find import Wanted, candidates, given
 from .layout.names import FieldNames, field_names
 from .snapshot import Pointer, Snapshot, Stale, Unknown
+from .strict import displaced, doubted, relations
 from .target.image import Capture, Image, Target
 from .target.instant import Stoppable
 from .walk import Program, capture, decode, program_of, settled, version_of
@@ -71,6 +73,9 @@ class Reader:
         self._context: Context | None = None
         self._has_heap = True
         self._program: Program | None = None
+        # An inferred layout of an earlier time, and the types that have had instances.
+        self._recalled: Layout | None = None
+        self._met: set[str] = set()
 
     @property
     def layout(self) -> Layout | None:
@@ -84,6 +89,12 @@ class Reader:
         :raises LayoutError: when no known layout fits; the text says why each does not.
         :raises ReadingError: when the one that fitted before no longer does.
         """
+        snapshot = self._read()
+        if self._news(snapshot):
+            snapshot = self._read()
+        return snapshot
+
+    def _read(self) -> Snapshot:
         spent: list[Capture] = []
         if self._fitting is None:
             snapshot = self._first()
@@ -150,6 +161,8 @@ class Reader:
             still = known & _identities(report)
             steady = steady + 1 if still == known == _identities(report) else 0
             known = still
+        if report.failed and self._is_displaced(report):
+            return self.check()
         kept = [f for f in report.findings if f.severity == "note" or _identity(f) in known]
         return report._replace(findings=kept)
 
@@ -178,6 +191,18 @@ class Reader:
         if not stale and unknown is snapshot.unknown:
             return report
         return check(snapshot._replace(stale=tuple(stale), unknown=unknown))
+
+    def _is_displaced(self, report: Report) -> bool:
+        """Say whether what was found is the layout's fault, and leave out the fields that are."""
+        lost = {f.address for f in report.findings if f.kind == "unexplained"}
+        layout, context = self._fitting, self._context
+        if not lost or layout is None or context is None:
+            return False
+        less = layout.without(displaced(context, report.book.index.snapshot, lost))
+        if less.structs == layout.structs or less.missing():
+            return False
+        self._adopt(less)
+        return True
 
     def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
         """Search the memory of the last reading for every word that points to an object.
@@ -277,7 +302,8 @@ class Reader:
         for layout in self._candidates(wanted):
             snapshot, reason = self._try(layout)
             if snapshot is not None:
-                self._fitting = layout
+                if layout.source == "inferred" and self._fitting is not self._recalled:
+                    remember(self._fitting or layout, self._met, self._debug.user)
                 return snapshot
             wanted.tried.append(f"{layout.source} does not fit: {reason}")
         self.target.mappings()  # a process that has ended meanwhile is told as that
@@ -294,15 +320,15 @@ class Reader:
             raise ReadingError("this QEMU has no machine yet", "try again when it has started")
 
     def _try(self, layout: Layout) -> tuple[Snapshot | None, str]:
-        """Read under a layout; return no snapshot, and why, when it does not fit.
+        """Read under a layout, and keep to it; return no snapshot, and why, when it does not fit.
 
         A VM that changes its memory topology, or gets new memory, at the instant
         contradicts itself under the right layout as well: it is looked at again.
+        What live structures contradict time and again is left out of the layout.
         """
         reason = ""
-        instants = None
-        if self._runs and isinstance(self.target, Stoppable):
-            instants = Instants(self.target, layout, self._known_program())
+        instants = self._instants_of(layout)
+        before: set[str] = set()
         for attempt in range(ATTEMPTS if self._runs else 1):
             if attempt:
                 time.sleep(PAUSE_S * attempt)
@@ -315,15 +341,31 @@ class Reader:
                     return None, error.text
                 reason = error.text
                 continue
+            context = instants.context if instants is not None and not stops else self._context
+            assert context is not None
             checks = validate(snapshot, layout)
             if fits(checks):
-                self._instants = instants
-                return snapshot, ""
+                wrong = doubted(relations(context, snapshot))
+                if not wrong:
+                    self._fitting, self._instants, self._context = layout, instants, context
+                    self._met |= _types(snapshot) if layout is not self._recalled else set()
+                    return snapshot, ""
+                reason = f"live structures contradict {', '.join(sorted(wrong))}"
+                if wrong == before or not self._runs:
+                    less = layout.without(wrong)
+                    return (None, reason) if less.missing() else self._try(less)
+                before = wrong
+                continue
             worst = next((c for c in checks if not c.ok), checks[0])
             reason = f"{worst.name}: {worst.detail}"
             if worst.exact:
                 break  # sizes do not change: it is another QEMU's layout
         return None, reason
+
+    def _instants_of(self, layout: Layout) -> Instants | None:
+        if self._runs and isinstance(self.target, Stoppable):
+            return Instants(self.target, layout, self._known_program())
+        return None
 
     def _candidates(self, wanted: Wanted) -> Iterable[Layout]:
         if self._given:
@@ -331,6 +373,58 @@ class Reader:
             return
         yield from self._layouts
         yield from candidates(wanted)
+        yield from self._inferred(wanted)
+
+    def _inferred(self, wanted: Wanted) -> Iterable[Layout]:
+        """Yield what was inferred for this build before, and what can be inferred now."""
+        before = recall(wanted.debug.elf.build_id(), wanted.debug.user)
+        if before is not None:
+            self._recalled, self._met = before.layout, set(before.met)
+            yield before.layout
+        statics = self._known_program().statics
+        try:
+            layout = infer(self.target, statics, references(), self._recalled)
+        except LayoutError as error:
+            wanted.tried.append(f"inference: {error.text}")
+            return
+        yield layout
+
+    def _news(self, snapshot: Snapshot) -> bool:
+        """Look at the layout again when types live that did not before; say whether it changed."""
+        new = _types(snapshot) - self._met
+        self._met |= new
+        layout, context = self._fitting, self._context
+        if not new or layout is None or context is None:
+            return False
+        if layout.source == "inferred":
+            if not open_questions(layout, [context.chain(name) for name in new]):
+                return False
+            return self._infer_again(layout)
+        wrong = doubted(relations(context, snapshot, new))
+        less = layout.without(wrong)
+        if not wrong or less.missing():
+            return False
+        self._adopt(less)
+        return True
+
+    def _infer_again(self, layout: Layout) -> bool:
+        try:
+            better = infer(self.target, self._known_program().statics, references(), layout)
+        except LayoutError:
+            return False
+        if better == layout:
+            return False
+        remember(better, self._met, self._debug.user)
+        self._adopt(better)
+        return True
+
+    def _adopt(self, layout: Layout) -> None:
+        self._fitting, self._context = layout, None
+        self._instants = self._instants_of(layout)
+
+
+def _types(snapshot: Snapshot) -> set[str]:
+    return {obj.type for obj in snapshot.objects.values()}
 
 
 def _blocks(report: Report) -> list[tuple[int, int]]:

@@ -242,7 +242,11 @@ class FakeImage:
                 num_in=len(lines),
                 **{"in": array},
             )
-        self._qlist("DeviceState", "gpios", at, "NamedGPIOList", rows)
+            for i, line in enumerate(lines):
+                self.fill("IRQState", line.address, handler=BASE + TEXT, n=i)
+        self._qlist("DeviceState", "gpios", at, "NamedGPIOList.node", rows)
+        buses = [o.address for o in self.machine.objects if o.parent is obj and self._is_bus(o)]
+        self._qlist("DeviceState", "child_bus", at, "BusState.sibling", buses)
         for address, name, clock, output, alias in obj.clocks:
             self.fill(
                 "NamedClockList",
@@ -252,12 +256,16 @@ class FakeImage:
                 output=output,
                 alias=alias,
             )
-        self._qlist("DeviceState", "clocks", at, "NamedClockList", [c[0] for c in obj.clocks])
+        clocks = [clock[0] for clock in obj.clocks]
+        self._qlist("DeviceState", "clocks", at, "NamedClockList.node", clocks)
 
-    def _qlist(self, struct_name: str, member: str, at: int, of: str, rows: list[int]) -> None:
+    def _is_bus(self, obj: FakeObject) -> bool:
+        return self.machine.is_a(obj, "bus")
+
+    def _qlist(self, struct_name: str, member: str, at: int, by: str, rows: list[int]) -> None:
         """A ``QLIST``: the head is one pointer, a link is {next, pointer to the next before}."""
         before = at + self.layout.offset(struct_name, member)
-        link = self.layout.offset(of, "node")
+        link = self.layout.offset(*by.split("."))
         self.word(before, 0)
         for row in rows:
             self.word(before, row)
@@ -277,12 +285,12 @@ class FakeImage:
         self.word(head + 8, before)
 
     def _bus(self, obj: FakeObject) -> None:
-        at = obj.address
+        at, is_a = obj.address, self.machine.is_a
         self.fill(
             "BusState",
             at,
             name=self.string(obj.name or "bus"),
-            parent=obj.parent.address if obj.parent else 0,
+            parent=obj.parent.address if obj.parent and is_a(obj.parent, "device") else 0,
             num_children=len(obj.kids),
         )
         self._qtailq(
@@ -305,7 +313,10 @@ class FakeImage:
             addr=obj.addr,
             size=obj.extent,
             enabled=1,
-            terminates=not obj.subregions,
+            terminates=not obj.subregions or any(obj in v.ranges for v in self.machine.views),
+            mapped_via_alias=sum(
+                other.alias is obj and other.container is not None for other in self.machine.objects
+            ),
         )
         for (name, member), value in obj.fields.items():
             self.fill(name, at, **{member: value})

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "qmrinspect"
 #: From the ground up; a room knows only those before it.
 ROOMS = (
     *("errors", "text", "spawn", "target", "references", "layout", "snapshot", "index", "heap"),
-    *("walk", "ledger", "audit", "instants", "reading", "trace", "store"),
+    *("walk", "strict", "infer", "ledger", "audit", "instants", "reading", "trace", "store"),
     *("monitor", "peers", "hotplug", "hunt", "report", "verbs"),
     *(
         "fronts",

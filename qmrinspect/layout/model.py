@@ -7,16 +7,18 @@ from __future__ import annotations
 import json
 import os
 import struct as codes
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Callable, NamedTuple
 
 from ..errors import LayoutError
-from .schema import ABI, REQUIRED
+from .schema import ABI, NEEDED, REQUIRED
 
 __all__ = [
+    "EVIDENCE",
     "FORMAT",
     "Layout",
     "Struct",
@@ -25,11 +27,14 @@ __all__ = [
     "load",
     "resolve",
     "save",
+    "to_json",
     "unpacker",
     "write_json",
 ]
 
 FORMAT = "qmr-layout/1"
+#: What can speak for a field: see :class:`Layout`.
+EVIDENCE = ("named", "code", "seen", "solved", "both", "unconfirmed")
 # No structure of QEMU that qmr reads is larger; a file that says so is damaged.
 _SIZE_MAX = 1 << 24
 _FILE_MAX = 16 << 20
@@ -73,12 +78,33 @@ class Layout(NamedTuple):
     :param source: ``dwarf``, ``cache``, ``file:NAME``, ``profile:NAME`` or ``inferred``.
     :param build_id: of the program it was made from; empty for a profile.
     :param version: QEMU's own version text, for people only.
+    :param evidence: by ``Struct.field``, what speaks for its offset: ``named`` by a table of the
+        process, read in its ``code``, ``seen`` in or ``solved`` from live structures, between
+        ``both`` neighbours that moved alike, or ``unconfirmed`` and then in no structure.  What
+        is not mentioned is certain.
     """
 
     source: str
     build_id: str
     version: str
     structs: Mapping[str, Struct]
+    evidence: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def unconfirmed(self) -> list[str]:
+        """The fields, as ``Struct.field``, that nothing speaks for and that are left out."""
+        return sorted(f for f, word in self.evidence.items() if word == "unconfirmed")
+
+    def without(self, fields: Collection[str]) -> Layout:
+        """Return this layout less some fields, given as ``Struct.field``: they are unconfirmed."""
+        structs = {
+            name: row._replace(
+                fields={f: at for f, at in row.fields.items() if f"{name}.{f}" not in fields}
+            )
+            for name, row in self.structs.items()
+        }
+        evidence = {**self.evidence, **dict.fromkeys(fields, "unconfirmed")}
+        return self._replace(structs=structs, evidence=evidence)
 
     def has(self, struct: str, field: str) -> bool:
         """Whether this QEMU has that field."""
@@ -115,12 +141,21 @@ class Layout(NamedTuple):
 
     def missing(self) -> list[str]:
         """Return what a walk needs and this layout lacks."""
-        return [
+        lacking = [
             f"{struct}.{field}"
             for struct, fields in REQUIRED.items()
             for field in fields.split()
             if not self.has(struct, field)
         ]
+        # A structure that the walk reads is known whole, or not at all.
+        lacking += [
+            f"{struct}.{field}"
+            for struct, fields in NEEDED.items()
+            if struct in self.structs and self.structs[struct].fields
+            for field in fields.split()
+            if not self.has(struct, field)
+        ]
+        return lacking
 
 
 def resolve(layout: Layout, struct: str, names: Sequence[str]) -> str:
@@ -153,7 +188,11 @@ def from_json(data: Any, source: str) -> Layout:
             structs[str(name)] = Struct(size, fields)
         for name, (size, fields) in ABI.items():
             structs.setdefault(name, Struct(size, fields))
-        return Layout(source, str(data.get("build_id", "")), str(data.get("version", "")), structs)
+        evidence = {str(k): str(v) for k, v in data.get("evidence", {}).items()}
+        if not set(evidence.values()) <= set(EVIDENCE):
+            raise LayoutError(f"{source}: evidence of a kind that qmr does not know")
+        build_id, version = str(data.get("build_id", "")), str(data.get("version", ""))
+        return Layout(source, build_id, version, structs, evidence)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise LayoutError(f"{source} is not a layout file ({error!r})") from None
 
@@ -171,12 +210,9 @@ def load(path: Path, source: str) -> Layout:
         raise LayoutError(f"{path} cannot be read as a layout: {error}") from None
 
 
-def save(layout: Layout, path: Path) -> None:
-    """Write a layout file, replacing an older one in one step.
-
-    :raises OSError: it cannot be written.
-    """
-    data = {
+def to_json(layout: Layout) -> dict[str, Any]:
+    """Return what a layout file has, as :func:`from_json` takes it."""
+    data: dict[str, Any] = {
         "format": FORMAT,
         "build_id": layout.build_id,
         "version": layout.version,
@@ -185,7 +221,17 @@ def save(layout: Layout, path: Path) -> None:
             for name, s in layout.structs.items()
         },
     }
-    write_json(path, data, 1)
+    if layout.evidence:
+        data["evidence"] = dict(layout.evidence)
+    return data
+
+
+def save(layout: Layout, path: Path) -> None:
+    """Write a layout file, replacing an older one in one step.
+
+    :raises OSError: it cannot be written.
+    """
+    write_json(path, to_json(layout), 1)
 
 
 def write_json(path: Path, data: object, indent: int | None = None) -> None:

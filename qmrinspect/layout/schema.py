@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from ..references import HOLDERS, Variable, schema
 
-__all__ = ["ABI", "REQUIRED", "SCHEMA", "SYMBOLS"]
+__all__ = ["ABI", "NEEDED", "REQUIRED", "SCHEMA", "SYMBOLS"]
 
 _CORE: dict[str, str] = {
     # QOM: include/qom/object.h, qom/object.c
@@ -63,6 +63,17 @@ _CORE: dict[str, str] = {
     "SCSIDevice": "requests",
     "MachineState": "memdev",
     "IRQState": "handler opaque n",
+}
+
+
+# What the walk reads of a structure without a look whether it is there.
+NEEDED: dict[str, str] = {
+    "BusState": "parent name",
+    "NamedGPIOList": "name in num_in",
+    "NamedClockList": "name clock output alias",
+    "RAMList": "blocks",
+    "RAMBlock": "mr host max_length next",
+    "rcu_head": "next func",
 }
 
 

@@ -152,6 +152,14 @@ class Context:
         self._static_values: Set[int] | None = None
         self.handles = Handles(0, 0, 0, 0)
 
+    def under(self, layout: Layout) -> Context:
+        """Return a context for the same image and the same types under another layout."""
+        known = Known()
+        known.types, known.targets = self.known.types, self.known.targets
+        out = Context(self.image, layout, self.statics, self.variant, known)
+        out.types, out.handles, out._static_values = self.types, self.handles, self._static_values
+        return out
+
     def static_values(self) -> Set[int]:
         """Return the values of the words of the program's own data."""
         if self._static_values is None:

@@ -24,7 +24,7 @@ from .scene import Scene
 from .shapes import SHAPES
 from .ways import Found, follow
 
-__all__ = ["missing", "read_declared", "unsearched"]
+__all__ = ["missing", "read_declared", "structure_around", "unsearched"]
 
 # For an irq it matters whether anything in memory points to it at all.
 _POINTED = "irq"
@@ -35,11 +35,15 @@ def read_declared(
     objects: Mapping[int, Obj],
     spaces: Mapping[int, Space],
     listeners: Mapping[int, Listener],
+    holders: Sequence[Holder] = HOLDERS,
 ) -> Iterator[FieldReference]:
-    """Yield the references of all declared holders that this QEMU was searched for."""
+    """Yield the references of all declared holders that this QEMU was searched for.
+
+    :param holders: those that are wanted.
+    """
     ram = RamMap(context)
     scene = Scene(objects, spaces, listeners, ram)
-    usable = [holder for holder in HOLDERS if not missing(context, holder)]
+    usable = [holder for holder in holders if not missing(context, holder)]
     of_type: dict[str, list[Holder]] = {}
     around = []
     for holder in usable:
@@ -56,7 +60,8 @@ def read_declared(
             found = READERS[start.name](context, scene)
             yield from _believed(context, objects, ram, holder, found)
     yield from _of_types(context, objects, ram, of_type)
-    yield from _around(context, objects, around)
+    if around:
+        yield from _around(context, objects, around)
 
 
 def missing(context: Context, holder: Holder) -> str:
@@ -259,7 +264,7 @@ def _around(
             fitting[kind] = [holder for holder in holders if context.is_a(kind, holder.target)]
         for holder in fitting[kind]:
             try:
-                start = _structure(context, objects, holder, holders, word)
+                start = structure_around(context, objects, holder, holders, word)
             except Unreadable:
                 continue
             if start:
@@ -269,7 +274,7 @@ def _around(
         yield FieldReference("pointed", word, "", target)
 
 
-def _structure(
+def structure_around(
     context: Context,
     objects: Mapping[int, Obj],
     holder: Holder,

@@ -19,7 +19,15 @@ from .glib import HashTable
 from .scan import find_words
 from .statics import static_table
 
-__all__ = ["Classes", "find_handles", "find_root", "read_classes", "read_objects", "read_props"]
+__all__ = [
+    "Classes",
+    "find_handles",
+    "find_root",
+    "read_classes",
+    "read_objects",
+    "read_props",
+    "table_properties",
+]
 
 # A reference count beyond this is not one.
 _REF_MAX = 1_000_000
@@ -160,13 +168,13 @@ def find_handles(context: Context, classes: Classes, root: int) -> Handles:
     table = context.table(context.image.u64(root + context.layout.offset("Object", "properties")))
     child = link = 0
     if table is not None:
-        for prop in _properties(context, table):
+        for prop in table_properties(context, table):
             if prop[0] == "machine":
                 child = prop[1]
     for klass, name in classes.names.items():
         if name == "device":
             properties = context.table(classes.tables[klass])
-            for prop in _properties(context, properties) if properties else ():
+            for prop in table_properties(context, properties) if properties else ():
                 if prop[0] == "parent_bus":
                     link = prop[1]
     if table is None or not child or not link:
@@ -177,7 +185,7 @@ def find_handles(context: Context, classes: Classes, root: int) -> Handles:
     return Handles(child, link, table.hash_func, table.value_destroy)
 
 
-def _properties(context: Context, table: HashTable) -> Iterator[tuple[str, int, int]]:
+def table_properties(context: Context, table: HashTable) -> Iterator[tuple[str, int, int]]:
     """Yield (name, release, opaque) of each property in a table."""
     for _key, address in context.entries(table):
         try:
@@ -276,7 +284,7 @@ def _is_child(context: Context, obj: Obj) -> bool:
 
 def _properties_at(context: Context, address: int) -> Iterator[tuple[str, int, int]]:
     table = context.table(address)
-    return _properties(context, table) if table is not None else iter(())
+    return table_properties(context, table) if table is not None else iter(())
 
 
 def _word(context: Context, address: int) -> int:
@@ -318,7 +326,7 @@ def read_props(context: Context, classes: Classes, objects: Mapping[int, Obj]) -
 
 
 def _relevant(context: Context, table: HashTable) -> Iterator[tuple[str, int, int]]:
-    """As :func:`_properties`, but only children and links; the name is read last."""
+    """As :func:`table_properties`, but only children and links; the name is read last."""
     size = context.layout.size("ObjectProperty")
     unpack = context.layout.unpacker("ObjectProperty", "name", "release", "opaque")
     handles, image = context.handles, context.image

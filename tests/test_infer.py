@@ -1,0 +1,242 @@
+"""Layouts that are inferred: from the tables of a process, its code, and live structures."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes import NEWEST, FakeMachine, shifted
+
+from qmrinspect.audit.check import Report, check
+from qmrinspect.errors import LayoutError, QmrError
+from qmrinspect.hotplug.vm import Vm
+from qmrinspect.infer import anchors, infer, recall, references
+from qmrinspect.infer.anchors import Anchors, TypeAnchors
+from qmrinspect.infer.code import Access, accesses, offsets
+from qmrinspect.infer.draft import CONFIRMED
+from qmrinspect.infer.homes import outermost, parts
+from qmrinspect.infer.predict import Guess, anchors_between, predict
+from qmrinspect.layout import Layout, find, load
+from qmrinspect.layout.find import profiles
+from qmrinspect.reading import Reader
+from qmrinspect.strict import displaced, doubted, relations
+from qmrinspect.target.process import Process
+from qmrinspect.walk import capture, decode, program_of
+from qmrinspect.walk.validate import fits, validate
+
+STOCK = "7.2.22"
+
+
+@pytest.fixture(scope="module")
+def truth() -> Layout:
+    return load(next(path for path in profiles() if path.stem == STOCK), "truth")
+
+
+@pytest.fixture
+def without_stock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No profile of the installed QEMU, and no cache."""
+    others = [path for path in profiles() if path.stem != STOCK]
+    monkeypatch.setattr(find, "profiles", lambda: others)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    yield
+
+
+def test_every_profile_has_anchors() -> None:
+    for path in profiles():
+        found = anchors.load(path.with_suffix(".anchors.gz"))
+        assert found.size("device") == load(path, "x").size("DeviceState")
+        assert len(found.code) > 20
+
+
+def test_an_unknown_qemu_is_read_as_well_as_a_known_one(
+    stock_vm: Vm, truth: Layout, without_stock: None
+) -> None:
+    reader = Reader(Process(stock_vm.pid))
+    report = reader.check()
+    assert reader.layout is not None
+    assert report.book.index.snapshot.target.layout == "inferred"
+    assert report.exact == report.objects > 300
+    assert not report.findings and not report.not_judged
+    confirmed = [f for f, word in reader.layout.evidence.items() if word in CONFIRMED]
+    known = [field for field in confirmed if truth.has(*field.split("."))]
+    assert len(known) > 120
+    # Of a part of a part only the sum is used.
+    sums = [field for field in known if outermost(field) == field.split(".")[0]]
+    sums += ["PCIESriovPF.vf", "PCIESriovVF.pf"]
+    assert not [field for field in sums if place(reader.layout, field) != place(truth, field)]
+    assert {"named", "code", "seen", "solved"} <= set(reader.layout.evidence.values())
+    assert not any(reader.layout.has(*field.split(".")) for field in reader.layout.unconfirmed)
+
+
+def test_what_was_inferred_is_kept_with_its_evidence(stock_vm: Vm, without_stock: None) -> None:
+    first = Reader(Process(stock_vm.pid))
+    first.read()
+    assert first.layout is not None
+    kept = recall(first.layout.build_id, None)
+    assert kept is not None
+    assert kept.layout == first.layout and "virtio-net-device" in kept.met
+    again = Reader(Process(stock_vm.pid))
+    again.read()
+    assert again.layout == first.layout
+
+
+def test_a_type_that_is_met_alive_is_looked_at(fresh_vm: Vm, without_stock: None) -> None:
+    reader = Reader(Process(fresh_vm.pid))
+    reader.read()
+    assert reader.layout is not None and reader.layout.evidence["UHCIState.irq"] == "both"
+    with fresh_vm.monitor() as monitor:
+        monitor.execute("device_add", {"driver": "piix3-usb-uhci", "id": "uhci0"})
+        report = reader.check()
+        assert reader.layout.evidence["UHCIState.irq"] == "seen"
+        assert report.exact == report.objects
+
+
+def test_nothing_is_inferred_from_nothing(stock_vm: Vm) -> None:
+    target = Process(stock_vm.pid)
+    with pytest.raises(LayoutError, match="no profile has anchors"):
+        infer(target, program_of(target).statics, [])
+
+
+def test_what_nothing_speaks_for_is_refused() -> None:
+    machine = FakeMachine(layout=shifted(NEWEST, "MemoryRegion", 40))
+    target = machine.build()
+    with pytest.raises(LayoutError, match=r"nothing speaks for .*MemoryRegion\.owner"):
+        infer(target, program_of(target).statics, references())
+
+
+def place(layout: Layout, field: str) -> int:
+    """Return the offset of a field from the start of the object that it is in."""
+    struct, _, name = field.partition(".")
+    at = layout.offset(struct, name)
+    while struct in parts():
+        struct, _, name = parts()[struct].partition(".")
+        at += layout.offset(struct, name)
+    return at
+
+
+# Mutants ---------------------------------------------------------------------------
+
+
+def moved(layout: Layout, field: str, step: int) -> Layout | None:
+    """Return a layout with one field elsewhere, None where it cannot be there."""
+    struct, _, name = field.partition(".")
+    row = layout.structs[struct]
+    offset, size = row.fields[name]
+    if not 0 <= offset + step <= row.size - size:
+        return None
+    fields = {**row.fields, name: (offset + step, size)}
+    return layout._replace(structs={**layout.structs, struct: row._replace(fields=fields)})
+
+
+class Bench:
+    """One image, read under many layouts."""
+
+    def __init__(self, pid: int, layout: Layout) -> None:
+        target = Process(pid)
+        self.statics, self.info = program_of(target)
+        self.image, self.cost = capture(target, layout, self.statics)
+
+    def report(self, layout: Layout, rounds: int = 4) -> Report | None:
+        """Return what comes of a layout, None where it is refused."""
+        try:
+            snapshot, context = decode(self.image, self.cost, layout, self.statics, self.info)
+        except QmrError:
+            return None
+        if not fits(validate(snapshot, layout)):
+            return None
+        report = check(snapshot)
+        lost = {f.address for f in report.findings if f.kind == "unexplained"}
+        wrong = doubted(relations(context, snapshot)) or displaced(context, snapshot, lost)
+        less = layout.without(wrong)
+        if less.structs == layout.structs:
+            return report
+        return None if less.missing() or not rounds else self.report(less, rounds - 1)
+
+
+def findings(report: Report) -> set[tuple[str, int, int]]:
+    return {(f.kind, f.address, f.observed - f.expected) for f in report.findings}
+
+
+@pytest.mark.timeout(240)
+def test_a_moved_field_makes_no_finding(stock_vm: Vm, truth: Layout) -> None:
+    bench = Bench(stock_vm.pid, truth)
+    exact = bench.report(truth)
+    assert exact is not None and exact.exact == exact.objects
+    fields = [f"{name}.{field}" for name, row in truth.structs.items() for field in row.fields]
+    chosen = random.Random(7).sample([(f, step) for f in fields for step in (8, -8)], 20)
+    # Those that nothing but a look beside them shows.
+    chosen += [("SocketChardev.listener", 8), ("QIOChannelFDSource.ioc", 8)]
+    for field, step in chosen:
+        mutant = moved(truth, field, step)
+        report = bench.report(mutant) if mutant is not None else None
+        if report is not None:
+            assert findings(report) <= findings(exact), (field, step)
+
+
+# Parts -----------------------------------------------------------------------------
+
+
+def test_code_tells_offsets_from_the_first_argument() -> None:
+    code = bytes.fromhex(
+        "f30f1efa 53 4889fb"  # endbr64; push %rbx; mov %rdi,%rbx
+        "488b4358 0fb68f2c010000 488d5008"  # mov 0x58(%rbx),%rax; movzbl 0x12c(%rdi),%ecx; lea ...
+        "48894f10 4889c7 488b4720 c3"  # mov %rcx,0x10(%rdi); mov %rax,%rdi; mov 0x20(%rdi),...
+    )
+    assert list(accesses(code + bytes(16))) == [
+        Access(0x58, "load"),
+        Access(0x12C, "load"),
+        Access(0x10, "store"),
+    ]
+
+
+def test_code_that_is_none_ends_quietly() -> None:
+    for seed in range(200):
+        list(accesses(random.Random(seed).randbytes(64)))
+
+
+def test_the_code_of_the_installed_qemu_is_right(stock_vm: Vm, truth: Layout) -> None:
+    found = offsets(Process(stock_vm.pid).elf())
+    known = {f: at for f, at in found.items() if truth.has(*f.split("."))}
+    assert len(known) > 20
+    for field, offset in known.items():
+        assert place(truth, field) == offset, field
+
+
+def _two(there: dict[str, int], here: dict[str, int], grown: int) -> tuple[Anchors, Anchors]:
+    def make(size: int, offsets: dict[str, int]) -> Anchors:
+        return Anchors(
+            {"object": TypeAnchors("", 40, {}), "dev": TypeAnchors("object", size, offsets)}, {}
+        )
+
+    return make(200, there), make(200 + grown, here)
+
+
+def test_a_field_is_named_or_between_two_that_moved_alike_or_in_doubt() -> None:
+    pair = _two({"a": 64, "b": 96, "c": 160}, {"a": 64, "b": 112, "c": 176}, 16)
+    rows = anchors_between(*pair, "dev", {})
+    assert predict(rows, 96) == Guess((112,), "named")
+    assert predict(rows, 128) == Guess((144,), "both")
+    assert predict(rows, 72) == Guess((72, 88), "")
+
+
+def test_an_anchor_out_of_order_is_none() -> None:
+    pair = _two({"a": 64, "b": 96, "c": 160, "d": 168}, {"a": 64, "b": 192, "c": 176, "d": 184}, 16)
+    assert [row.there for row in anchors_between(*pair, "dev", {}) if row.firm] == [64, 160, 168]
+
+
+def test_damaged_anchors_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.anchors.gz"
+    whole = next(iter(profiles())).with_suffix(".anchors.gz").read_bytes()
+    for data in (b"", whole[:-40], whole[:40] + b"\0" * 40 + whole[80:], b"{}"):
+        path.write_bytes(data)
+        with pytest.raises(LayoutError, match="cannot be read as anchors"):
+            anchors.load(path)
+
+
+def test_anchors_are_written_as_they_are_read(tmp_path: Path) -> None:
+    path = next(iter(profiles())).with_suffix(".anchors.gz")
+    anchors.save(anchors.load(path), tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+    assert path.stat().st_size < 12_000
