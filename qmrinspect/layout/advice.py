@@ -101,7 +101,7 @@ def _advice(target: Target) -> Iterator[str]:
     if not os.environ.get("DEBUGINFOD_URLS", "").strip() and known.server:
         yield f"  you can: export DEBUGINFOD_URLS={known.server}, and run qmr again"
     if known.packages:
-        kind = os.path.basename(target.exe).rpartition("-")[2]
+        kind = os.path.basename(target.exe).partition("qemu-system-")[2] or "x86_64"
         yield f"  you can: {known.packages.format(_KINDS.get(kind, kind))}"
 
 

@@ -356,6 +356,8 @@ def guarded(engine: Engine, line: str, output: Output, complain: Callable[[str],
         job = current()
         if job is None or not job.cancelled:
             complain(complaint(error))
+            for text in error.lines if isinstance(error, QmrError) else ():
+                complain(printable(text, _COMPLAINT_MAX))
         return error.exit_code if isinstance(error, QmrError) else _UNEXPECTED
     finally:
         engine.session.activity = ""
