@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from qmrinspect.hotplug.mixedvm import MixedVm  # noqa: E402
+from qmrinspect.hotplug.device_set_vm import DeviceSetVm  # noqa: E402
 from qmrinspect.infer.anchors import Anchors, TypeAnchors, reduced, save  # noqa: E402
 from qmrinspect.infer.core import open_core  # noqa: E402
 from qmrinspect.infer.homes import home, qom_types  # noqa: E402
@@ -31,7 +31,7 @@ _MACHINES = ("q35", "pc")
 
 def read(program: str, machine: str, layout: Layout) -> Anchors:
     """Return the anchors of one machine."""
-    with MixedVm("mixed", program, machine) as vm, closing(Process(vm.vm.pid)) as target:
+    with DeviceSetVm("mixed", program, machine) as vm, closing(Process(vm.vm.pid)) as target:
         statics = program_of(target).statics
         image, _ = capture(target, layout, statics)
         core = open_core(image, statics, layout, target.mappings())
