@@ -45,8 +45,9 @@ def _of_target(session: Session, path: str) -> Outcome:
     checks = [row for row in validate(snapshot) if row.total]
     target = snapshot.target
     saved: list[str] = []
+    layout = session.layout()
+    evidence = sorted(layout.evidence.items()) if layout is not None else []
     if path:
-        layout = session.layout()
         if layout is None:
             raise UsageError("a saved snapshot has no layout", "name a QEMU that runs")
         saved = list(_save(layout, path))
@@ -56,6 +57,7 @@ def _of_target(session: Session, path: str) -> Outcome:
         "checks": [
             {"name": row.name, "ok": row.ok, "held": row.held, "total": row.total} for row in checks
         ],
+        "evidence": [{"field": field, "evidence": word} for field, word in evidence],
         "not_searched": unsearched_json(snapshot),
     }
 
@@ -70,6 +72,9 @@ def _of_target(session: Session, path: str) -> Outcome:
             for row in checks
         ]
         yield from render.table(("", "holds", "relation"), rows, right=(1,))
+        if evidence:
+            yield "what speaks for each field:"
+            yield from render.table(("field", "evidence"), [Row(row) for row in evidence])
         if snapshot.unsearched:
             yield "kinds of references that this QEMU was not searched for:"
             rows = [Row((row.kind, row.start, row.field, row.why)) for row in snapshot.unsearched]
