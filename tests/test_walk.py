@@ -903,13 +903,25 @@ def test_a_renamed_field_goes_by_both_names() -> None:
     )
     ghost = _ghost_ram(machine)
     queue = machine.make("vhost_virtqueue", used_user=GUEST + 0x400)
-    device = machine.make("vhost_dev", nvqs=1, vqs=queue)
+    device = machine.make("vhost_dev", nvqs=1, vqs=queue, started=1)
     listener = device + machine.layout.offset("vhost_dev", "memory_listener")
     machine.spaces[0].listeners.append((listener, "vhost"))
     report = check(machine.snapshot())
     assert report.exact == report.objects
     (edge,) = [e for e in report.book.on[ghost.address] if e.kind == "dma-map"]
     assert (edge.holder, edge.field) == (device, "vhost_dev.vqs[0].used_user")
+
+
+def test_a_vhost_device_that_was_stopped_holds_nothing() -> None:
+    """Until 10.2 its pointers stay (hw/virtio/vhost.c vhost_virtqueue_stop)."""
+    machine = FakeMachine()
+    ghost = _ghost_ram(machine)
+    queue = machine.make("vhost_virtqueue", used=GUEST + 0x400)
+    device = machine.make("vhost_dev", nvqs=1, vqs=queue, started=0)
+    listener = device + machine.layout.offset("vhost_dev", "memory_listener")
+    machine.spaces[0].listeners.append((listener, "vhost"))
+    report = check(machine.snapshot())
+    assert not [e for e in report.book.on[ghost.address] if e.kind == "dma-map"]
 
 
 # Where the structure is the same and the rule is not

@@ -80,8 +80,9 @@ def _ahci(type: str, struct: str) -> Holder:
     return Holder("dma-map", OfType(type), way, "ram", _AHCI)
 
 
-def _vhost(kind: str, way: str, target: str) -> Holder:
-    return Holder(kind, OfListener("vhost", "vhost_dev.memory_listener"), way, target, _VHOST)
+def _vhost(kind: str, way: str, target: str, when: str = "") -> Holder:
+    start = OfListener("vhost", "vhost_dev.memory_listener")
+    return Holder(kind, start, way, target, _VHOST, when=when)
 
 
 HOLDERS = (
@@ -122,12 +123,13 @@ HOLDERS = (
         "+ MemoryRegionSection.mr",
         "memory-region",
     ),
-    # Renamed in 11.0.
+    # Renamed in 11.0.  A device that was stopped keeps the pointers to what it unmapped.
     _vhost(
         "dma-map",
         "vhost_dev.vqs ->[vhost_dev.nvqs vhost_virtqueue] "
         "+ vhost_virtqueue.{desc|desc_user,avail|avail_user,used|used_user}",
         "ram",
+        when="vhost_dev.started",
     ),
     # One that is static in 7.2; later any number on the heap, with a mark.
     Holder(

@@ -189,6 +189,8 @@ def _of_listeners(
         address = listener.address - context.layout.offset(struct, field)
         for way in ways_of(holder.way):
             try:
+                if holder.when and not any(True for _ in follow(context, address, holder.when)):
+                    continue
                 found = follow(context, address, way)
                 yield from _believed(context, objects, ram, holder, found)
             except Unreadable as error:
