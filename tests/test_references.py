@@ -61,6 +61,11 @@ def test_declarations_hold_together() -> None:
 
 
 def test_a_way_is_parsed() -> None:
+    assert parse("A.b ->[9 B while B.c + C.d] + B.e") == (
+        Step("+", "A", ("b",)),
+        Step("->[]", "B", (), "9", "B.c + C.d"),
+        Step("+", "B", ("e",)),
+    )
     assert parse("A.b -> C.d|e list F.g + F.h ->[A.n I] + I.j [4]") == (
         Step("+", "A", ("b",)),
         Step("->", "C", ("d", "e")),

@@ -470,7 +470,7 @@ def _vring(m: FakeMachine) -> FakeObject:
     section = desc + m.layout.offset("MemoryRegionCache", "mrs")
     m.poke("MemoryRegionSection", section, mr=m.ram.address)
     queues = m.allocate(m.layout.size("VirtQueue") * 1024)
-    m.poke("VRing", queues + m.layout.offset("VirtQueue", "vring"), caches=caches)
+    m.poke("VRing", queues + m.layout.offset("VirtQueue", "vring"), caches=caches, num=256)
     m.poke("VirtIODevice", virtio.address, vq=queues)
     return ghost
 

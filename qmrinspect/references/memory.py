@@ -54,7 +54,8 @@ KINDS = (
 )
 
 _CACHES = (
-    "VirtIODevice.vq ->[1024 VirtQueue] + VirtQueue.vring + VRing.caches -> "
+    "VirtIODevice.vq ->[1024 VirtQueue while VirtQueue.vring + VRing.num] "
+    "+ VirtQueue.vring + VRing.caches -> "
     "VRingMemoryRegionCaches.{desc,avail,used}"
 )
 # The buffers of an element: the vectors are iovec structures.

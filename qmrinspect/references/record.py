@@ -19,6 +19,8 @@ from, and goes on by steps:
 ``[N S]``          the field is an array of ``N`` structures ``S``
 ``->[N S]``        the field points to an array of ``N`` structures ``S``
 ``->[N]``          the field points to an array of ``N`` pointers
+``[N S while W]``  the array ends before the first element in which ``W``, a way of embedded
+                   fields, is zero
 =================  ==========================================================
 
 ``N`` is a number, the most there can be, or a field ``S.n`` of a structure on the way
@@ -152,17 +154,19 @@ class Step(NamedTuple):
     :param struct: the structure; of an array its elements, empty for pointers.
     :param names: the field; more than one where QEMU renamed it.
     :param length: of an array: a number or ``S.n``.
+    :param ends: of an array: the way to the field that is zero in the first element behind it.
     """
 
     how: str
     struct: str
     names: tuple[str, ...] = ()
     length: str = ""
+    ends: str = ""
 
 
 _TOKEN = re.compile(r"(?:->)?\[[^\]]*\]|\S+")
 _FIELD = re.compile(r"(\w+)\.(\w+(?:\|\w+)*)")
-_ARRAY = re.compile(r"(->)?\[(\d+|\w+\.\w+)(?: (\w+))?\]")
+_ARRAY = re.compile(r"(->)?\[(\d+|\w+\.\w+)(?: (\w+)(?: while ([^\]]+))?)?\]")
 
 
 @cache
@@ -178,7 +182,7 @@ def parse(way: str) -> tuple[Step, ...]:
         if token in ("+", "->", "list"):
             how = token
         elif array:
-            steps.append(Step(f"{array[1] or ''}[]", array[3] or "", (), array[2]))
+            steps.append(Step(f"{array[1] or ''}[]", array[3] or "", (), array[2], array[4] or ""))
             how = ""
         elif field and how:
             steps.append(Step(how, field[1], tuple(field[2].split("|"))))
@@ -197,6 +201,17 @@ def ways_of(text: str) -> list[str]:
     return [way for name in match[1].split(",") for way in ways_of(head + name + tail)]
 
 
+def _fields_on(way: str) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+    for step in parse(way):
+        if step.struct:
+            yield step.struct, step.names, True
+        if "." in step.length:
+            struct, _, field = step.length.partition(".")
+            yield struct, (field,), True
+        if step.ends:
+            yield from _fields_on(step.ends)
+
+
 def fields_of(holder: Holder) -> Iterator[tuple[str, tuple[str, ...], bool]]:
     """Yield (structure, names of a field, whether it is needed) of all that a holder reads.
 
@@ -204,12 +219,7 @@ def fields_of(holder: Holder) -> Iterator[tuple[str, tuple[str, ...], bool]]:
     """
     for text in (holder.way, holder.when):
         for way in ways_of(text) if text else ():
-            for step in parse(way):
-                if step.struct:
-                    yield step.struct, step.names, True
-                if "." in step.length:
-                    struct, _, field = step.length.partition(".")
-                    yield struct, (field,), True
+            yield from _fields_on(way)
     start = holder.start
     more = [start.field] if isinstance(start, OfListener) else []
     more += [start.link] if isinstance(start, Around) and start.link else []

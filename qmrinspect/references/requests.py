@@ -35,8 +35,9 @@ KINDS = (
 
 # What tells a request in flight of a virtio device from its remains.
 _REQUEST = (
-    "VirtIODevice.vq VirtQueue.inuse VirtQueueElement.in_num VirtQueueElement.out_num "
-    "VirtQueueElement.in_sg VirtQueueElement.out_sg iovec.iov_base"
+    "VirtIODevice.vq VirtQueue.inuse VirtQueue.vring VRing.num "
+    "VirtQueueElement.in_num VirtQueueElement.out_num VirtQueueElement.in_sg "
+    "VirtQueueElement.out_sg iovec.iov_base"
 )
 _POPPED = "hw/virtio/virtio.c virtqueue_pop, virtqueue_map_desc"
 _LIST = "QEMUSGList.sg QEMUSGList.nsg QEMUSGList.nalloc QEMUSGList.dev QEMUSGList.as"

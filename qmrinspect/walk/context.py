@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Set
+from collections.abc import Hashable, Iterator
 from typing import Callable, NamedTuple, TypeVar, cast
 
 from ..heap import Live
@@ -149,7 +149,7 @@ class Context:
         self.unknown: list[Unknown] = []
         self.types: dict[str, TypeInfo] = {}
         self._chains: dict[str, tuple[str, ...]] = {}
-        self._static_values: Set[int] | None = None
+        self._data: list[bytes] | None = None
         self.handles = Handles(0, 0, 0, 0)
 
     def under(self, layout: Layout) -> Context:
@@ -157,20 +157,28 @@ class Context:
         known = Known()
         known.types, known.targets = self.known.types, self.known.targets
         out = Context(self.image, layout, self.statics, self.variant, known)
-        out.types, out.handles, out._static_values = self.types, self.handles, self._static_values
+        out.types, out.handles, out._data = self.types, self.handles, self._data
         return out
 
-    def static_values(self) -> Set[int]:
-        """Return the values of the words of the program's own data."""
-        if self._static_values is None:
-            start, end = self.statics.data
-            start = (start + 7) & ~7
-            try:
-                raw = self.image.read(start, (end - start) & ~7)
-            except Unreadable:
-                raw = b""
-            self._static_values = frozenset(memoryview(raw).cast("Q"))
-        return self._static_values
+    def in_data(self, value: int) -> bool:
+        """Whether an aligned word of the program's own data has a value, by the scanned copy."""
+        if self._data is None:
+            low, high = self.statics.data
+            self._data = [
+                bytes(segment[max(0, low - start) : max(0, high - start)])
+                for start, segment in self.image.segments()
+                if start < high and low < start + len(segment)
+            ]
+        word = value.to_bytes(8, "little")
+        # Without the zeros at its end, which are most of the data, it is found fast.
+        head = word.rstrip(b"\0")
+        for data in self._data:
+            at = data.find(head)
+            while at >= 0:
+                if not at % 8 and data[at : at + 8] == word:
+                    return True
+                at = data.find(head, at + 1)
+        return False
 
     def recall(self, key: Hashable, given: object, read: Callable[[], T]) -> T:
         """Return what ``read`` returns; it is not called where no page that it reads changed.

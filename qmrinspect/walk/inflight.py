@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 
 from ..target.image import Unreadable
 from .context import Context
+from .route import place_of
 from .scan import find_words
 from .scene import Objects, ReaderFunction, Scene, attempt, of_type
-from .ways import Found, follow
+from .ways import Found, follow, used
 
 __all__ = ["READERS"]
 
@@ -23,8 +24,6 @@ _BUFFERS_MAX = 1024  # VIRTQUEUE_MAX_SIZE
 _ELEMENT_MAX = 64 << 10  # of memory that an element and its vectors take
 _PIECES_MAX = 1 << 16  # of one scatter list
 _REFS_MAX = 1000  # of one request
-# What has a scatter list and a packet whose buffers it maps, by the structure that has both.
-_PACKETS = ("EHCIPacket", "XHCITransfer")
 _VECTOR = "QEMUIOVector.iov ->[QEMUIOVector.niov iovec] + iovec.iov_base"
 
 
@@ -185,7 +184,9 @@ def _in_use(context: Context, device: int) -> int:
     try:
         queues = image.u64(device + layout.offset("VirtIODevice", "vq"))
         stride, at = layout.size("VirtQueue"), layout.offset("VirtQueue", "inuse")
-        raw = image.read(queues, stride * _QUEUES_MAX) if queues else b""
+        ends = place_of(layout, "VirtQueue.vring + VRing.num")
+        count = used(context, queues, _QUEUES_MAX, stride, ends) if queues else 0
+        raw = image.read(queues, stride * count)
     except Unreadable:
         return 0
     counts = (

@@ -35,6 +35,7 @@ class List(NamedTuple):
 class Array(NamedTuple):
     """Go to each element of an array at ``offset``, or where the pointer there leads.
 
+    :param ends: (offset, size) of the field that is zero behind the last element.
     :param length: the most there can be, or where they are counted as (level, offset, size).
     """
 
@@ -43,6 +44,7 @@ class Array(NamedTuple):
     length: int | tuple[int, int, int]
     stride: int
     label: str
+    ends: tuple[int, int] | None = None
 
 
 class Value(NamedTuple):
@@ -54,6 +56,19 @@ class Value(NamedTuple):
 
 
 Op = Union[Deref, List, Array, Value]
+
+
+def place_of(layout: Layout, way: str) -> tuple[int, int]:
+    """Return (offset, size) of the field at the end of a way of embedded structures.
+
+    :raises LayoutError: when this layout lacks a field of it.
+    """
+    at = size = 0
+    for step in parse(way):
+        name = resolve(layout, step.struct, step.names)
+        offset, size = layout.structs[step.struct].fields[name]
+        at += offset
+    return at, size
 
 
 class Route:
@@ -101,7 +116,8 @@ class Route:
             length = (level, base + offset, size)
         else:
             length = int(step.length)
-        self._go(Array(self._offset, step.how == "->[]", length, stride, self._label))
+        ends = place_of(self._layout, step.ends) if step.ends else None
+        self._go(Array(self._offset, step.how == "->[]", length, stride, self._label, ends))
 
     def _go(self, op: Op) -> None:
         self.ops.append(op)

@@ -17,6 +17,7 @@ __all__ = ["SHAPES", "Shape"]
 Shape = Callable[[Context, int, str, str], bool]
 
 _REFS_MAX = 1000  # of a GSource
+_ALIGNED = 16  # what malloc returns is
 _NETDEV_MAX = 1 << 20  # bytes
 
 
@@ -80,7 +81,7 @@ def _netdev_size(context: Context, address: int, struct: str, link: str) -> int:
 
 def variable(context: Context, address: int, struct: str, link: str) -> bool:
     """Whether a variable of the program points to the structure."""
-    return address in context.static_values()
+    return not address % _ALIGNED and context.in_data(address)
 
 
 SHAPES: dict[str, Shape] = {

@@ -14,9 +14,10 @@ from ..target.image import Unreadable
 from .context import LIST_MAX, Context
 from .route import Array, Deref, List, Op, Route, Value
 
-__all__ = ["Found", "follow"]
+__all__ = ["Found", "follow", "used"]
 
 _POINTER = 8
+_PART = 16  # elements that are read at once
 
 
 class Found(NamedTuple):
@@ -79,6 +80,8 @@ def _elements(
     if count > LIST_MAX:
         context.note(places[-1], f"{text} claims {count} elements")
         return
+    if op.ends:
+        count = used(context, array, count, op.stride, op.ends)
     at = after.offset
     # What is not followed further is not looked at twice.
     sparse = isinstance(after, Deref) or (isinstance(after, Value) and not after.embedded)
@@ -98,6 +101,22 @@ def _elements(
         else:
             where = [*places, array + k * op.stride]
             yield from _run(context, ops, i + 1, where, holder, inner)
+
+
+def used(context: Context, array: int, most: int, stride: int, ends: tuple[int, int]) -> int:
+    """Return how many elements of an array come before the first whose field is zero.
+
+    :param ends: (offset, size) of the field.
+    """
+    at, size = ends
+    zero = bytes(size)
+    for first in range(0, most, _PART):
+        count = min(_PART, most - first)
+        raw = context.image.read(array + first * stride, (count - 1) * stride + at + size)
+        for k in range(count):
+            if raw[k * stride + at : k * stride + at + size] == zero:
+                return first + k
+    return most
 
 
 def _count(context: Context, places: list[int], where: tuple[int, int, int]) -> int:
