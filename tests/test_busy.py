@@ -6,6 +6,7 @@ again: every request is in flight at some instant, every queue changes.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from qmrinspect.reading import Reader
 from qmrinspect.target.process import Process
 
 ROOT = Path(__file__).resolve().parent.parent
-READINGS = 1000
+#: `make soak` takes a thousand.
+READINGS = int(os.environ.get("QMR_READINGS", "300"))
 
 DISKS = """
 -object iothread,id=io0

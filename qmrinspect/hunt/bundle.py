@@ -31,7 +31,7 @@ _QUESTIONS = ("qom-list", "qom-get", "query-", "qmp_capabilities", "qom-list-typ
 
 
 # The path of a place (qmrinspect.peers).
-_DIRECTORY = re.compile(r"/[^\"]*?/qmr-place-\w+")
+_DIRECTORY = re.compile(r"/[^\"]*?/qmr-peer-\w+")
 
 _NOT_ALONE = "echo 'QEMU alone may not do: behind it was {}; see qmr replay' >&2"
 
