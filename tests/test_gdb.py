@@ -340,10 +340,12 @@ def test_a_breakpoint_ends_the_hunt_and_is_reported() -> None:
 
 def test_a_crash_is_an_outcome() -> None:
     with stock() as vm, Gdb("-p", vm.pid) as gdb:
-        # What the first one leaked keeps the name of its RAM block.
+        # What the first one leaked keeps the name of its RAM block, at which QEMU aborts
+        # (qemu_ram_set_idstr, system/physmem.c); qmr lets it come to that on demand alone.
         gdb.run("qmr plug bochs-display id=twice")
         gdb.run("qmr unplug twice")
-        assert "SIGABRT" in refusal(gdb, "qmr plug bochs-display id=twice")
+        assert "--force" in refusal(gdb, "qmr plug bochs-display id=twice")
+        assert "SIGABRT" in refusal(gdb, "qmr plug bochs-display id=twice --force")
         assert "abort" in gdb.run("bt 5")
 
 
@@ -373,6 +375,8 @@ def test_gdb_may_be_killed_while_it_reads() -> None:
             "__import__('time').sleep(600))"
         )
         gdb.run(f"python {code}")
+        # Sourcing has read it already, for the types of a stripped QEMU; this asks for a new look.
+        gdb.run("set var *(char *)$sp = *(char *)$sp")
         gdb.send("qmr check")
         assert gdb.receive() == {}
         os.kill(gdb.process.pid, signal.SIGKILL)

@@ -7,8 +7,12 @@ The one reader of ``/proc/PID/stat`` and ``/proc/PID/cmdline``: see proc(5).
 from __future__ import annotations
 
 import os
+import time
 
-__all__ = ["command_line", "dead", "pids", "stat", "stopped"]
+__all__ = ["command_line", "dead", "dying", "pids", "stat", "stopped"]
+
+# A process gives back its memory before it counts as ended.
+_DYING_S = 5.0
 
 
 def pids() -> list[int]:
@@ -31,6 +35,19 @@ def dead(pid: int) -> bool:
         return stat(pid)[0] in (b"Z", b"X")
     except (OSError, IndexError):
         return True
+
+
+def dying(pid: int) -> bool:
+    """Whether a process that a debugger had stopped has ended, or does so within 5 seconds.
+
+    What kills a stopped process lets it run to its end; until then it is not dead.
+    """
+    deadline = time.monotonic() + _DYING_S
+    while not dead(pid):
+        if stopped(pid) or time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def stopped(pid: int) -> bool:

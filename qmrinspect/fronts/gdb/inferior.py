@@ -14,7 +14,7 @@ import gdb
 
 from ...errors import TargetError
 from ...target.debugger import Signal, parse_signal
-from ...target.proc import command_line, dead
+from ...target.proc import command_line, dying
 from .stops import Stop
 from .targets import ask, inferior_kind
 
@@ -65,7 +65,7 @@ class Inferior:
                 try:
                     gdb.execute("continue", to_string=True)
                 except gdb.error as error:
-                    if inferior_kind() == "native" and dead(pid):
+                    if inferior_kind() == "native" and dying(pid):
                         self.death = Stop("exit", "", "").sentence()
                         return Stop("exit", "", "")
                     raise TargetError(f"GDB cannot let the VM run: {error}") from None
