@@ -257,7 +257,9 @@ def test_a_monitor_that_fails_is_an_error_and_the_campaign_goes_on(
             if mode == "closed":
                 self._socket.close()
             else:
-                self._buffer += b"\xff\x00 login: \n"
+                reader = self._client._reader
+                assert reader is not None
+                self._loop.call_soon_threadsafe(reader.feed_data, b"\xff\x00 login: \n")
         return execute(self, command, arguments, timeout)
 
     with pytest.MonkeyPatch.context() as patch, Store(str(tmp_path / "s")) as store:

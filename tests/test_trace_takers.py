@@ -134,7 +134,7 @@ def takers(hunted: Hunted, row: Taken) -> list[tuple[str, str]]:
 def test_each_remaining_reference_has_its_taker(machine: Machine) -> None:
     reader = Reader(Process(machine.vm.pid))
     with machine.vm.monitor() as monitor:
-        attached = Attached(reader.read, monitor, lambda: tracing_of(reader))
+        attached = Attached(reader.read, monitor, reader.stale, lambda: tracing_of(reader))
         known = attached.drive(drivers)
         hunt = Hunt(attached, trace=True)
         for number, (driver, rows) in enumerate(machine.table.items()):

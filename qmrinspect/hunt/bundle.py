@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TargetError
+from ..peers.peer import DIRECTORY_PREFIX
 from ..store import save
 from .cycle import Hunted
 from .settings import Job, Settings
@@ -30,8 +31,8 @@ _SNAPSHOTS = ("before", "plugged", "after")
 _QUESTIONS = ("qom-list", "qom-get", "query-", "qmp_capabilities", "qom-list-types")
 
 
-# The path of a place (qmrinspect.peers).
-_DIRECTORY = re.compile(r"/[^\"]*?/qmr-peer-\w+")
+# The path of a peer's directory.
+_DIRECTORY = re.compile(rf"/[^\"]*?/{DIRECTORY_PREFIX}\w+")
 
 _NOT_ALONE = "echo 'QEMU alone may not do: behind it was {}; see qmr replay' >&2"
 
@@ -120,7 +121,7 @@ def _script(
     The leak itself shows as a ``DEVICE_DELETED`` that never comes; a crash as an exit
     status of QEMU's.
 
-    :param behind: the places that were behind the device; of these a script can make
+    :param behind: the peers that were behind the device; of these a script can make
         directories only.
     """
     commands = [

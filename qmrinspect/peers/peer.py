@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import subprocess
 
 __all__ = [
+    "DIRECTORY_PREFIX",
     "LOOPBACK",
     "Peer",
     "ProgramPeer",
@@ -28,6 +29,9 @@ __all__ = [
     "find_program",
     "last_line",
 ]
+
+#: How the name of every peer's directory begins.
+DIRECTORY_PREFIX = "qmr-peer-"
 
 #: A port of this machine that the kernel chooses, for :class:`SocketPeer`.
 LOOPBACK = ("127.0.0.1", 0)
@@ -56,7 +60,7 @@ class Peer:
     descriptor = -1
 
     def __init__(self, name: str = "") -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="qmr-peer-"))
+        self.directory = Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX))
         self.path = str(self.directory / name) if name else str(self.directory)
         self.names: dict[str, str] = {}
 
