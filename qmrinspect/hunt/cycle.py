@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
@@ -42,7 +42,7 @@ from .foretell import Foretold, Pins, foretell_after, foretell_pinned, held_by, 
 from .judge import Judgement, came_with, judge, memory_of, same, waits, with_stale
 
 if TYPE_CHECKING:
-    from ..snapshot import Snapshot
+    from ..snapshot import Snapshot, Stale
     from ..trace.tracing import Trace
 
 __all__ = [
@@ -308,9 +308,14 @@ class Hunt:
         # What only a cached flat view holds goes with the next change of the topology.
         forced = self._driver.drive(force_topology)
         last, verdict = look(self._driver, before, with_it, device, self._book, name)
+        if verdict.outcome == "clean" and judgement.stale:
+            verdict = with_stale(verdict, with_it, self._still_led_to(judgement.stale))
         if verdict.outcome == "clean":
             text = f"{judgement.text}; it went when the topology changed"
             return _Looked(after, judgement._replace(text=text), True)
+        if verdict.outcome == "stale":
+            text = f"{verdict.text}; {judgement.causes[0].text}; it went when the topology changed"
+            return _Looked(last, verdict._replace(text=text), True)
         if not forced or verdict.outcome != "delayed":
             return _Looked(last, verdict, False)
         # What was forced to end and did not end does not end by itself.
@@ -318,6 +323,16 @@ class Hunt:
         text = f"{verdict.text}, and did not go when the topology changed"
         cause = f"held-by-{kinds[0]}" if kinds else "unbalanced"
         return _Looked(last, verdict._replace(outcome="leak", cause=cause, text=text), False)
+
+    def _still_led_to(self, known: Sequence[Stale]) -> list[Stale]:
+        """Return which of the callbacks lead to where objects were that have gone since.
+
+        Their memory may be another's by now, or none at all; each callback is the same.
+        """
+        targets = sorted({row.target for row in known})
+        where = Where((), [(target, target + 1) for target in targets], known)
+        found = self._driver.stale(self._driver.read(), where)
+        return [row._replace(freed=True) for row in found if row in known]
 
     def _book(self) -> Book:
         begin = time.monotonic_ns()

@@ -29,10 +29,13 @@ class Where(NamedTuple):
     :param freed: memory that held something, of which only what is free now counts; None for
         all freed memory.
     :param outside: memory of objects that are no longer in the QOM tree.
+    :param known: what was found while its target was alive.  A variable of the program that
+        has the same word still is the same, whatever became of the memory that it leads to.
     """
 
     freed: Ranges | None = None
     outside: Ranges = ()
+    known: Sequence[Stale] = ()
 
 
 def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale]:
@@ -43,13 +46,15 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
     starts = sorted(a for a, o in snapshot.objects.items() if o.type in ("irq", "legacy-reset"))
     out: dict[tuple[str, int], Stale] = {}
     free = live.heap.freed
+    known = {(s.word, s.target): Callback(s.kind, s.address, s.function) for s in where.known}
     for word, target in _hits(context, where, code):
         freed = not where.outside or not _within(where.outside, target)
         # Most of what is searched points to live blocks.
         state = free(target) if freed else None
         if state is False or (freed and state is None and not _is_gone(live, target)):
             continue
-        for found in _callbacks(context, snapshot, starts, look, word):
+        same = known.get((word, target)) if look.in_data(word) else None
+        for found in [same] if same else _callbacks(context, snapshot, starts, look, word):
             if live.alive(word) is not True or _within(where.outside, word):
                 continue
             block = live.heap.at(target) if freed else None
