@@ -21,6 +21,8 @@ __all__ = ["SHAPES", "Callback"]
 # QEMUTimerList.active_timers comes behind a clock and a mutex, with or without debugging.
 _ACTIVE_TIMERS = range(48, 104, 8)
 # QEMUBH.flags (util/async.c): BH_PENDING in a list, BH_SCHEDULED to be called, BH_DELETED not.
+# Where an AioContext (include/block/aio.h) may have the list of its bottom halves, and how many.
+_BH_LISTS, _BHS_MAX = range(96, 1024, 8), 1000
 _BH_CALLED, _BH_FLAGS = 1 | 2, 1 | 2 | 4
 # AioHandler (util/aio-posix.h): a GPollFD, then its functions, four or six of them.
 _FD_FUNCTIONS = (6, 4)
@@ -121,7 +123,17 @@ def _bottom_half(look: Look, word: int) -> Callback | None:
     name = look(word - 16)
     if look(word + 16) & _BH_FLAGS != _BH_CALLED or not look.constant(name):
         return None
-    return Callback("bottom-half", start, function)
+    # What is about to run hangs in its context's list; a block that was freed and used again
+    # may have the bytes of one that ran.
+    for offset in _BH_LISTS:
+        at = look(context + offset)
+        for _ in range(_BHS_MAX):
+            if at == start:
+                return Callback("bottom-half", start, function)
+            if not at or look(at) != context:
+                break
+            at = look(at + 32)
+    return None
 
 
 def _fd(look: Look, word: int) -> Callback | None:
