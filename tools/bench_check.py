@@ -79,7 +79,9 @@ def gdb_walk(pid: int) -> tuple[int, float, float]:
             stdin=subprocess.DEVNULL,
         )
         wall = time.perf_counter() - begin
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
+    line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
+    if line is None:
+        sys.exit("GDB cannot walk this QEMU: give one with debug information (tools/build_qemu.py)")
     data = json.loads(line.split(None, 1)[1])
     return data["objects"], data["walk_s"], wall
 
