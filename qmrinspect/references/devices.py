@@ -65,12 +65,9 @@ _EMBEDDED = "hw/core/irq.c qemu_init_irq"
 
 
 def _irq(type: str, way: str, either: str = "") -> Holder:
-    """An irq that its field keeps: the reference is dropped by qemu_free_irq alone."""
-    return Holder("initial", OfType(type), way, "irq", _IRQ, either=either)
-
-
-def _embedded(type: str, way: str, either: str) -> Holder:
-    return Holder("initial", OfType(type), way, "irq", _EMBEDDED, either=either)
+    """An irq that its field keeps: the reference is dropped by qemu_free_irq alone, or never."""
+    source = _EMBEDDED if way.startswith("&") else _IRQ
+    return Holder("initial", OfType(type), way, "irq", source, either=either)
 
 
 def _variable(name: str, type: str, source: str) -> Holder:
@@ -97,7 +94,7 @@ _IRQS = (
     _irq("pci-ohci", "OHCIPCIState.state + OHCIState.irq"),
     _irq("pci-ehci-usb", "EHCIPCIState.ehci + EHCIState.irq"),
     _irq("ich9-ahci", "AHCIPCIState.ahci + AHCIState.irq", "ahci irq"),
-    _embedded("ich9-ahci", "&AHCIPCIState.irq", "ahci irq"),
+    _irq("ich9-ahci", "&AHCIPCIState.irq", "ahci irq"),
     _irq("IDE", "IDEBus.irq"),
     _irq("ICH9-LPC", "ICH9LPCState.pm + ICH9LPCPMRegs.irq"),
     _irq("pcnet", "PCIPCNetState.state + PCNetState.irq"),
@@ -106,10 +103,10 @@ _IRQS = (
     _irq("pci-serial", "PCISerialState.state + SerialState.irq"),
     _irq("pci-serial-2x", "PCIMultiSerialState.irqs ->[4]", "serial irqs"),
     _irq("pci-serial-4x", "PCIMultiSerialState.irqs ->[4]", "serial irqs"),
-    _embedded("pci-serial-2x", "&PCIMultiSerialState.irqs [4 IRQState]", "serial irqs"),
-    _embedded("pci-serial-4x", "&PCIMultiSerialState.irqs [4 IRQState]", "serial irqs"),
+    _irq("pci-serial-2x", "&PCIMultiSerialState.irqs [4 IRQState]", "serial irqs"),
+    _irq("pci-serial-4x", "&PCIMultiSerialState.irqs [4 IRQState]", "serial irqs"),
     _irq("diva-gsp", "PCIDivaSerialState.irqs ->[4]"),
-    _embedded("ipack-device", "&IPackDevice.irq [2 IRQState]", "ipack irqs"),
+    _irq("ipack-device", "&IPackDevice.irq [2 IRQState]", "ipack irqs"),
     _irq("ipack-device", "IPackDevice.irq ->[2]", "ipack irqs"),
     _irq("kvaser_pci", "KvaserPCIState.irq"),
     _irq("ctucan_pci", "CtuCanPCIState.irq"),
