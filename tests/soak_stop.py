@@ -193,7 +193,7 @@ def busy(readings: int) -> Iterator[str]:
                 f"most {values[-1] / 1000:.2f} ms"
             )
     finally:
-        vm.kill()
+        vm.close()
 
 
 # Killed -----------------------------------------------------------------------------

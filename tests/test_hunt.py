@@ -235,10 +235,10 @@ def test_a_vhost_user_backend_answers_and_closes_on_nonsense() -> None:
 class Failing(PlainMonitor):
     """Fails at ``device_del``."""
 
-    def execute(self, command: str, *arguments: Any, **options: Any) -> object:
+    def _exchange(self, command: str, *arguments: Any) -> object:
         if command == "device_del":
             self._socket.close()
-        return super().execute(command, *arguments, **options)
+        return super()._exchange(command, *arguments)
 
 
 def attached(vm: Vm, monitor: Monitor) -> Attached:

@@ -295,7 +295,7 @@ def test_a_qemu_that_dies_while_layouts_are_tried_is_told_as_that(
         capture = Process.peek
 
         def die(self: Process, address: int, size: int) -> bytes | None:
-            vm.kill()
+            vm.close()
             return capture(self, address, size)
 
         reader.need_machine()

@@ -152,7 +152,7 @@ class _Fake(Monitor):
     def __init__(self) -> None:
         self.queue = EventQueue()
 
-    def execute(self, command: str, *_: object, **__: object) -> object:
+    def _exchange(self, command: str, *_: object) -> object:
         return {}
 
     def events(self) -> list[Event]:

@@ -18,16 +18,11 @@ PACKAGE = ROOT / "qmrinspect"
 
 #: From the ground up; a room knows only those before it.
 ROOMS = (
-    *("errors", "text", "spawn", "target", "references", "layout", "snapshot", "index", "heap"),
-    *("walk", "strict", "infer", "ledger", "audit", "instants", "reading", "trace", "store"),
-    *("monitor", "peers", "hotplug", "hunt", "report", "verbs"),
-    *(
-        "fronts",
-        "fronts.repl",
-        "fronts.shell",
-        "fronts.gdb",
-        "__main__",
-    ),
+    *("errors", "text", "closing", "spawn", "target", "references", "layout"),
+    *("snapshot", "index", "heap", "walk", "strict", "infer", "ledger", "audit"),
+    *("instants", "reading", "trace", "store", "monitor", "peers", "hotplug"),
+    *("hunt", "report", "verbs", "fronts", "fronts.repl", "fronts.shell", "fronts.gdb"),
+    "__main__",
 )
 #: What runs on any GDB's Python.
 GROUND = ROOMS[: ROOMS.index("monitor")]

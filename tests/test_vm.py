@@ -58,7 +58,7 @@ def test_a_vm_ends_with_its_block() -> None:
             assert monitor.execute("query-status")
     assert gone(pid)
     assert not directory.exists()
-    vm.kill()
+    vm.close()
     assert vm.exit_text() == "killed by SIGKILL"
 
 

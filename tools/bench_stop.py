@@ -86,7 +86,7 @@ def full(version: str, load: str) -> Iterator[int]:
     try:
         yield vm.vm.pid
     finally:
-        vm.kill()
+        vm.close()
 
 
 @contextlib.contextmanager

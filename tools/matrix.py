@@ -104,7 +104,7 @@ class Matrix:
             reason = error.text if isinstance(error, QmrError) else str(error)
         finally:
             if vm is not None:
-                vm.kill()
+                vm.close()
         left_out = tuple(vm.left_out) if vm is not None else ()
         return Outcome(cell, report, snapshot, left_out, reason, time.monotonic() - started)
 
@@ -152,7 +152,7 @@ class Matrix:
                     raise NotReadyError(f"the guest was not ready within {BOOT:g} s: {said!r}")
                 time.sleep(SETTLE)
         except BaseException:
-            vm.kill()
+            vm.close()
             raise
         return vm
 

@@ -10,9 +10,9 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
+from ..closing import Closing
 from ..errors import TargetError
 from ..peers import vhost_user
 from ..peers.peer import SocketPeer
@@ -32,7 +32,7 @@ class LeftOut(NamedTuple):
     reason: str
 
 
-class DeviceSetVm:
+class DeviceSetVm(Closing):
     """A VM with a set of devices, without those that its QEMU refuses.
 
     :param mix: a key of :data:`DEVICE_SETS`.
@@ -103,26 +103,15 @@ class DeviceSetVm:
             time.sleep(0.05)
         return False
 
-    def kill(self) -> None:
+    def close(self) -> None:
         """End QEMU and remove its files; harmless when repeated."""
-        self.vm.kill()
+        self.vm.close()
         self._remove()
 
     def _remove(self) -> None:
         if self._vhost_user is not None:
             self._vhost_user.close()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-    def __enter__(self) -> DeviceSetVm:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()
 
 
 def _refused(text: str, parts: Iterable[Part], machine: str, directory: Path) -> Part | None:

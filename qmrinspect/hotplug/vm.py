@@ -17,9 +17,9 @@ import time
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Callable
 
+from ..closing import Closing
 from ..errors import MonitorError, TargetError
 from ..monitor.base import Monitor
 from ..monitor.connecting import answers
@@ -44,7 +44,7 @@ _FIRMWARE = ("/usr/share/seabios", "/usr/share/qemu", "/usr/lib/ipxe/qemu")
 _LAST_LINES = 4
 
 
-class Vm:
+class Vm(Closing):
     """A QEMU process that ends with this object, or with its thread at the latest.
 
     The machine has its default devices but no network.  The kernel kills QEMU when the
@@ -170,21 +170,10 @@ class Vm:
                 raise
             raise MonitorError(f"QEMU has ended ({self.exit_text()})") from error
 
-    def kill(self) -> None:
+    def close(self) -> None:
         """End QEMU with SIGKILL and remove its directory; harmless when repeated."""
         self.last_words()
         self._cleanup()
-
-    def __enter__(self) -> Vm:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.kill()
 
     def _wait_started(self, timeout: float) -> None:
         # QEMU listens before it makes the machine.

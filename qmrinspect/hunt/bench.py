@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
+from ..closing import Closing
 from ..errors import QmrError, ReadingError, TargetError
 from ..hotplug.kinds import Driver, Recipe
 from ..hotplug.recipes import START_OPTIONS, recipe_for
@@ -55,7 +55,7 @@ class _Kind(NamedTuple):
     hosts: tuple[str, ...] = ()
 
 
-class Bench:
+class Bench(Closing):
     """Does jobs, on a VM of its own."""
 
     def __init__(self, settings: Settings) -> None:
@@ -280,17 +280,6 @@ class Bench:
     def close(self) -> None:
         """End the VM."""
         self._drop()
-
-    def __enter__(self) -> Bench:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 # What may be due to a device that was there before.

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ..audit.graph import Orphans, orphan_groups
 from ..audit.outcome import outcome_of
 from ..audit.policy import Verdict, choose
+from ..closing import Closing
 from ..errors import MonitorError
 from ..hotplug.kinds import Recipe
 from ..hotplug.unplug import Cycle
@@ -64,7 +65,7 @@ def introspect(qemu: str, names: Sequence[str] = ()) -> Iterator[Introspected]:
         yield Introspected(None, done)
 
 
-class _Emulator:
+class _Emulator(Closing):
     """A machine without anything, started again when it dies."""
 
     def __init__(self, qemu: str) -> None:
@@ -175,10 +176,4 @@ class _Emulator:
         """End QEMU."""
         self._monitor.close()
         self._process.close()
-        self._vm.kill()
-
-    def __enter__(self) -> _Emulator:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self._vm.close()

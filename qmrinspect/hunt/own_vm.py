@@ -7,9 +7,9 @@ A QEMU that is started for a hunt, and again after a crash.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Callable, TypeVar
 
+from ..closing import Closing
 from ..hotplug.recipes import Recipe, vm_arguments
 from ..hotplug.vm import Vm
 from ..layout import Layout
@@ -31,7 +31,7 @@ T = TypeVar("T")
 _DYING_S = 2.0
 
 
-class OwnVm:
+class OwnVm(Closing):
     """A QEMU of our own, started when it is needed and again after it died.
 
     :param recipes: what will be plugged; they say what the VM needs.
@@ -66,7 +66,7 @@ class OwnVm:
             self.monitor = self.vm.monitor(RecordingMonitor)
             self._process = Process(self.vm.pid)
         except BaseException:
-            self.vm.kill()
+            self.vm.close()
             raise
         self._reader = Reader(self._process, [self.layout] if self.layout else [])
 
@@ -119,15 +119,4 @@ class OwnVm:
         """End the VM."""
         self.monitor.close()
         self._process.close()
-        self.vm.kill()
-
-    def __enter__(self) -> OwnVm:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        self.vm.close()

@@ -13,9 +13,9 @@ import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from ..closing import Closing
 from ..errors import QmrError, TargetError, UsageError
 from .campaign import Done, Plan
 from .rows import Row, is_bad, key
@@ -41,7 +41,7 @@ create table if not exists rows (
 _SAME = ("qemu", "machine", "accel", "cycles", "guest", "hosts")
 
 
-class Store:
+class Store(Closing):
     """A campaign file.
 
     :param path: is made when it does not exist.
@@ -132,17 +132,6 @@ class Store:
     def close(self) -> None:
         """Close the file."""
         self._base.close()
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _build(qemu: str) -> list[object]:

@@ -15,14 +15,15 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Callable, NamedTuple, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
+from ..closing import Closing
 from ..errors import MonitorError
 
 __all__ = [
     "COMMAND_TIMEOUT",
     "GREETING_TIMEOUT",
+    "Arguments",
     "CommandError",
     "Event",
     "EventQueue",
@@ -30,6 +31,7 @@ __all__ = [
     "MonitorBusy",
     "MonitorLost",
     "MonitorTimeout",
+    "QueuedMonitor",
 ]
 
 #: Seconds that QEMU has for its greeting; an idle QEMU needs a millisecond.
@@ -37,6 +39,9 @@ GREETING_TIMEOUT = 1.0
 
 #: Seconds that a command may take when its caller does not say.
 COMMAND_TIMEOUT = 10.0
+
+#: The arguments of a command, by name.
+Arguments = Optional[Mapping[str, object]]
 
 Wanted = Union[str, tuple[str, ...], Callable[["Event"], bool]]
 
@@ -172,7 +177,7 @@ def _predicate(wanted: Wanted) -> Callable[[Event], bool]:
     return lambda event: event.name in names
 
 
-class Monitor(ABC):
+class Monitor(Closing, ABC):
     """A QMP session; a context manager that closes itself.
 
     Every method ends within the time it was given, and raises
@@ -183,13 +188,11 @@ class Monitor(ABC):
     address: str
     #: QEMU's version as it greeted, ``"7.2.22"``, or "" when it did not say.
     version: str
+    #: Whether a file descriptor can go through it: a unix socket of our own.
+    passes_descriptors = False
 
-    @abstractmethod
     def execute(
-        self,
-        command: str,
-        arguments: Mapping[str, object] | None = None,
-        timeout: float = COMMAND_TIMEOUT,
+        self, command: str, arguments: Arguments = None, timeout: float = COMMAND_TIMEOUT
     ) -> object:
         """Run a command and return what QEMU returned.
 
@@ -198,13 +201,22 @@ class Monitor(ABC):
         :raises MonitorTimeout: no answer in time; it is thrown away when it comes.
         :raises MonitorLost: QEMU died, or sent what is no QMP.
         """
+        return self._exchange(command, arguments, timeout)
 
     def pass_descriptor(self, name: str, descriptor: int, timeout: float = COMMAND_TIMEOUT) -> None:
         """Give QEMU a copy of a file descriptor, under a name (``getfd``).
 
         :raises CommandError: QEMU refused, or this monitor is no unix socket of our own.
         """
-        raise CommandError("getfd", "GenericError", "this monitor passes no file descriptors")
+        if not self.passes_descriptors:
+            raise CommandError("getfd", "GenericError", "this monitor passes no file descriptors")
+        self._exchange("getfd", {"fdname": name}, timeout, descriptor)
+
+    @abstractmethod
+    def _exchange(
+        self, command: str, arguments: Arguments, timeout: float, descriptor: int | None = None
+    ) -> object:
+        """Do what :meth:`execute` says; the descriptor goes with the command."""
 
     @abstractmethod
     def events(self) -> list[Event]:
@@ -234,13 +246,32 @@ class Monitor(ABC):
         arguments = {"command-line": line}
         return str(self.execute("human-monitor-command", arguments, timeout=timeout))
 
-    def __enter__(self) -> Monitor:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+class QueuedMonitor(Monitor):
+    """A monitor whose events arrive in a queue, filled by another thread.
+
+    After the queue has failed the session stays lost, with the first reason.
+
+    :param backlog: how many events are kept until somebody takes them.
+    """
+
+    def __init__(self, backlog: int = 4096) -> None:
+        self._queue = EventQueue(backlog)
+
+    def events(self) -> list[Event]:
+        events = self._queue.drain()
+        if not events:
+            self._check()
+        return events
+
+    def wait_event(self, wanted: Wanted, timeout: float) -> Event | None:
+        return self._queue.wait(wanted, timeout)
+
+    @property
+    def dropped(self) -> int:
+        return self._queue.dropped
+
+    def _check(self) -> None:
+        """Raise why the session is lost, if it is."""
+        if self._queue.failure is not None:
+            raise self._queue.failure

@@ -13,15 +13,25 @@ import os
 import socket
 import struct
 import time
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from ..errors import MonitorError
 from ..target.proc import stopped
 from .addresses import Address, address_text, parse_address
-from .base import CommandError, Monitor, MonitorBusy, MonitorLost, MonitorTimeout
+from .base import (
+    GREETING_TIMEOUT,
+    CommandError,
+    Monitor,
+    MonitorBusy,
+    MonitorLost,
+    MonitorTimeout,
+    QueuedMonitor,
+)
 
 __all__ = [
+    "SocketMonitor",
     "answers",
     "busy_error",
     "check_greeting",
@@ -42,6 +52,31 @@ _SUN_PATH_MAX = 107
 
 # A greeting is some 200 bytes.
 _GREETING_MAX = 65536
+
+
+class SocketMonitor(QueuedMonitor):
+    """A QMP session on a stream socket.
+
+    :param address: what :func:`~qmrinspect.monitor.addresses.parse_address` takes or returns.
+    :param timeout: seconds for the connection and the greeting.
+    :param backlog: how many events are kept until somebody takes them.
+    :raises MonitorError: it cannot be reached, is held, or is no QMP monitor.
+    """
+
+    def __init__(
+        self, address: str | Address, timeout: float = GREETING_TIMEOUT, backlog: int = 4096
+    ) -> None:
+        super().__init__(backlog)
+        where = parse_address(address) if isinstance(address, str) else address
+        self.address = address_text(where)
+        self.version = ""
+        self._socket = connect_socket(where, timeout)
+        self.passes_descriptors = self._socket.family == socket.AF_UNIX
+        self._negotiate(timeout)
+
+    @abstractmethod
+    def _negotiate(self, timeout: float) -> None:
+        """Take the greeting and leave negotiation mode; close the socket when that fails."""
 
 
 def connect_first(addresses: Sequence[str], connect: Callable[[str], Monitor]) -> Monitor:

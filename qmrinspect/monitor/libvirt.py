@@ -14,13 +14,12 @@ import contextlib
 import importlib
 import json
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 from ..errors import MonitorError, TargetError
 from ..target.proc import command_line, pids
 from ..text import printable
-from .base import COMMAND_TIMEOUT, Event, EventQueue, Monitor, MonitorLost, Wanted
+from .base import Arguments, Event, MonitorLost, QueuedMonitor
 from .connecting import closed_error, late_error, reply_error
 
 __all__ = ["LibvirtMonitor", "domain_pid"]
@@ -117,7 +116,7 @@ def domain_pid(target: str) -> int:
     )
 
 
-class LibvirtMonitor(Monitor):
+class LibvirtMonitor(QueuedMonitor):
     """The monitor of a domain, through libvirt.
 
     :param target: ``libvirt:DOMAIN``.
@@ -126,9 +125,9 @@ class LibvirtMonitor(Monitor):
     """
 
     def __init__(self, target: str) -> None:
+        super().__init__()
         self._libvirt, self._qemu = _modules()
         self.address = target
-        self._queue = EventQueue()
         self._connection, self._domain = _open(target)
         libvirt = self._libvirt
         try:
@@ -146,14 +145,10 @@ class LibvirtMonitor(Monitor):
         number = answer.get("qemu", {}) if isinstance(answer, dict) else {}
         self.version = ".".join(str(number.get(part, 0)) for part in ("major", "minor", "micro"))
 
-    def execute(
-        self,
-        command: str,
-        arguments: Mapping[str, object] | None = None,
-        timeout: float = COMMAND_TIMEOUT,
+    def _exchange(
+        self, command: str, arguments: Arguments, timeout: float, descriptor: int | None = None
     ) -> object:
-        if self._queue.failure is not None:
-            raise self._queue.failure
+        self._check()
         message: dict[str, object] = {"execute": command}
         if arguments:
             message["arguments"] = dict(arguments)
@@ -190,19 +185,6 @@ class LibvirtMonitor(Monitor):
         lost = MonitorLost(f"the domain of {self.address} has ended during {command}")
         self._queue.fail(lost)
         return lost
-
-    def events(self) -> list[Event]:
-        events = self._queue.drain()
-        if not events and self._queue.failure is not None:
-            raise self._queue.failure
-        return events
-
-    def wait_event(self, wanted: Wanted, timeout: float) -> Event | None:
-        return self._queue.wait(wanted, timeout)
-
-    @property
-    def dropped(self) -> int:
-        return self._queue.dropped
 
     def close(self) -> None:
         self._queue.fail(closed_error(self.address))

@@ -12,17 +12,15 @@ import array
 import json
 import socket
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from ..errors import MonitorError
-from .addresses import Address, address_text, parse_address
-from .base import COMMAND_TIMEOUT, GREETING_TIMEOUT, Event, EventQueue, Monitor, Wanted
+from .base import Arguments, Event, Wanted
 from .connecting import (
+    SocketMonitor,
     busy_error,
     check_greeting,
     closed_error,
-    connect_socket,
     garbled_error,
     late_error,
     lost_error,
@@ -39,28 +37,13 @@ _LONGEST_LINE = 10 * 1024 * 1024
 _PIECE = 65536
 
 
-class PlainMonitor(Monitor):
-    """A QMP session on a blocking socket.
+class PlainMonitor(SocketMonitor):
+    """A QMP session on a blocking socket."""
 
-    :param address: what :func:`~qmrinspect.monitor.addresses.parse_address` takes or returns.
-    :param timeout: seconds for the connection and the greeting.
-    :param backlog: how many events are kept until somebody takes them.
-    :raises MonitorError: it cannot be reached, is held, or is no QMP monitor.
-    """
-
-    def __init__(
-        self,
-        address: str | Address,
-        timeout: float = GREETING_TIMEOUT,
-        backlog: int = 4096,
-    ) -> None:
-        place = parse_address(address) if isinstance(address, str) else address
-        self.address = address_text(place)
-        self._queue = EventQueue(backlog)
+    def _negotiate(self, timeout: float) -> None:
         self._buffer = bytearray()
         self._scanned = 0
         self._last_id = 0
-        self._socket = connect_socket(place, timeout)
         try:
             deadline = time.monotonic() + timeout
             greeting = self._read(deadline)
@@ -72,25 +55,8 @@ class PlainMonitor(Monitor):
             self._socket.close()
             raise
 
-    def execute(
-        self,
-        command: str,
-        arguments: Mapping[str, object] | None = None,
-        timeout: float = COMMAND_TIMEOUT,
-    ) -> object:
-        return self._exchange(command, arguments, timeout)
-
-    def pass_descriptor(self, name: str, descriptor: int, timeout: float = COMMAND_TIMEOUT) -> None:
-        if self._socket.family != socket.AF_UNIX:
-            super().pass_descriptor(name, descriptor, timeout)
-        self._exchange("getfd", {"fdname": name}, timeout, descriptor)
-
     def _exchange(
-        self,
-        command: str,
-        arguments: Mapping[str, object] | None,
-        timeout: float,
-        descriptor: int = -1,
+        self, command: str, arguments: Arguments, timeout: float, descriptor: int | None = None
     ) -> object:
         deadline = time.monotonic() + timeout
         self._last_id += 1
@@ -103,7 +69,7 @@ class PlainMonitor(Monitor):
             if message is None:
                 raise late_error(self.address, command, timeout)
             if "event" in message:
-                self._take_event(Event.from_message(message))
+                self._queue.put(Event.from_message(message))
             elif message.get("id") == self._last_id and "return" in message:
                 return message["return"]
             elif "error" in message and message.get("id", self._last_id) == self._last_id:
@@ -122,13 +88,9 @@ class PlainMonitor(Monitor):
             if message is None:
                 return None
             if "event" in message:
-                self._take_event(Event.from_message(message))
+                self._queue.put(Event.from_message(message))
                 event = self._queue.take(wanted)
         return event
-
-    @property
-    def dropped(self) -> int:
-        return self._queue.dropped
 
     def close(self) -> None:
         self._queue.fail(closed_error(self.address))
@@ -141,10 +103,7 @@ class PlainMonitor(Monitor):
             if message is None:
                 return
             if "event" in message:
-                self._take_event(Event.from_message(message))
-
-    def _take_event(self, event: Event) -> None:
-        self._queue.put(event)
+                self._queue.put(Event.from_message(message))
 
     def _fail(self, error: MonitorError) -> MonitorError:
         # After this the session stays lost, with the first reason.
@@ -152,12 +111,11 @@ class PlainMonitor(Monitor):
         self._socket.close()
         return error
 
-    def _send(self, data: bytes, command: str, timeout: float, descriptor: int) -> None:
-        if self._queue.failure is not None:
-            raise self._queue.failure
+    def _send(self, data: bytes, command: str, timeout: float, descriptor: int | None) -> None:
+        self._check()
         try:
             self._socket.settimeout(timeout)
-            if descriptor >= 0:
+            if descriptor is not None:
                 # It comes with the first byte (unix(7)).
                 rights = array.array("i", [descriptor])
                 ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
@@ -181,8 +139,7 @@ class PlainMonitor(Monitor):
                     return self._decode(line)
                 continue
             self._scanned = len(self._buffer)
-            if self._queue.failure is not None:
-                raise self._queue.failure
+            self._check()
             if self._scanned > _LONGEST_LINE:
                 raise self._fail(garbled_error(self.address, bytes(self._buffer[:60])))
             try:

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from qemu.qmp import (
@@ -28,22 +27,12 @@ from qemu.qmp import (
 )
 
 from ..errors import MonitorError
-from .addresses import Address, address_text, parse_address
-from .base import (
-    COMMAND_TIMEOUT,
-    GREETING_TIMEOUT,
-    CommandError,
-    Event,
-    EventQueue,
-    Monitor,
-    MonitorLost,
-    Wanted,
-)
+from .base import Arguments, CommandError, Event, MonitorLost
 from .connecting import (
+    SocketMonitor,
     busy_error,
     check_greeting,
     closed_error,
-    connect_socket,
     garbled_error,
     late_error,
     lost_error,
@@ -58,26 +47,10 @@ T = TypeVar("T")
 _CLOSE_TIMEOUT = 2.0
 
 
-class QmpMonitor(Monitor):
-    """A QMP session over qemu.qmp.
+class QmpMonitor(SocketMonitor):
+    """A QMP session over qemu.qmp."""
 
-    :param address: what :func:`~qmrinspect.monitor.addresses.parse_address` takes or returns.
-    :param timeout: seconds for the connection and the greeting.
-    :param backlog: how many events are kept until somebody takes them.
-    :raises MonitorError: it cannot be reached, is held, or is no QMP monitor.
-    """
-
-    def __init__(
-        self,
-        address: str | Address,
-        timeout: float = GREETING_TIMEOUT,
-        backlog: int = 4096,
-    ) -> None:
-        place = parse_address(address) if isinstance(address, str) else address
-        self.address = address_text(place)
-        self.version = ""
-        self._queue = EventQueue(backlog)
-        self._socket = connect_socket(place, timeout)
+    def _negotiate(self, timeout: float) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._run_loop, name=f"qmp {self.address}", daemon=True
@@ -90,35 +63,11 @@ class QmpMonitor(Monitor):
             self._socket.close()
             raise
 
-    def execute(
-        self,
-        command: str,
-        arguments: Mapping[str, object] | None = None,
-        timeout: float = COMMAND_TIMEOUT,
+    def _exchange(
+        self, command: str, arguments: Arguments, timeout: float, descriptor: int | None = None
     ) -> object:
-        if self._queue.failure is not None:
-            raise self._queue.failure
-        return self._run(self._execute(command, arguments, timeout))
-
-    def pass_descriptor(self, name: str, descriptor: int, timeout: float = COMMAND_TIMEOUT) -> None:
-        if self._socket.family != socket.AF_UNIX:
-            super().pass_descriptor(name, descriptor, timeout)
-        if self._queue.failure is not None:
-            raise self._queue.failure
-        self._run(self._execute("getfd", {"fdname": name}, timeout, descriptor))
-
-    def events(self) -> list[Event]:
-        events = self._queue.drain()
-        if not events and self._queue.failure is not None:
-            raise self._queue.failure
-        return events
-
-    def wait_event(self, wanted: Wanted, timeout: float) -> Event | None:
-        return self._queue.wait(wanted, timeout)
-
-    @property
-    def dropped(self) -> int:
-        return self._queue.dropped
+        self._check()
+        return self._run(self._execute(command, arguments, timeout, descriptor))
 
     def close(self) -> None:
         if not self._thread.is_alive():
@@ -182,14 +131,10 @@ class QmpMonitor(Monitor):
             self._queue.fail(_mapped(self.address, error))
 
     async def _execute(
-        self,
-        command: str,
-        arguments: Mapping[str, object] | None,
-        timeout: float,
-        descriptor: int = -1,
+        self, command: str, arguments: Arguments, timeout: float, descriptor: int | None
     ) -> object:
         try:
-            if descriptor >= 0:
+            if descriptor is not None:
                 # QEMU keeps it for the next command that comes.
                 self._client.send_fd_scm(descriptor)
             return await asyncio.wait_for(self._client.execute(command, arguments), timeout)

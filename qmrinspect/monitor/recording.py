@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from ..errors import MonitorError
 from .addresses import Address
-from .base import COMMAND_TIMEOUT, GREETING_TIMEOUT, CommandError, Event
+from .base import GREETING_TIMEOUT, Arguments, CommandError, Event
 from .qmp import QmpMonitor
 
 __all__ = ["RecordingMonitor"]
@@ -37,24 +37,16 @@ class RecordingMonitor(QmpMonitor):
         """Begin the transcript anew."""
         self._log.clear()
 
-    def execute(
-        self,
-        command: str,
-        arguments: Mapping[str, object] | None = None,
-        timeout: float = COMMAND_TIMEOUT,
+    def _exchange(
+        self, command: str, arguments: Arguments, timeout: float, descriptor: int | None = None
     ) -> object:
         request: dict[str, object] = {"execute": command}
         if arguments:
             request["arguments"] = dict(arguments)
         with self._recorded(request):
-            answer = super().execute(command, arguments, timeout)
+            answer = super()._exchange(command, arguments, timeout, descriptor)
             self._log.append({"return": answer})
         return answer
-
-    def pass_descriptor(self, name: str, descriptor: int, timeout: float = COMMAND_TIMEOUT) -> None:
-        with self._recorded({"execute": "getfd", "arguments": {"fdname": name}}):
-            super().pass_descriptor(name, descriptor, timeout)
-            self._log.append({"return": {}})
 
     @contextlib.contextmanager
     def _recorded(self, request: dict[str, object]) -> Iterator[None]:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Mapping
 from typing import Callable, Generic, Protocol, TypeVar
 
 from ...errors import QmrError
-from ...monitor.base import COMMAND_TIMEOUT, Event, Monitor, MonitorLost, Wanted
+from ...monitor.base import Arguments, Event, Monitor, MonitorLost, Wanted
 from .stops import Stop
 
 __all__ = ["Inferior", "Interrupted", "RunningMonitor", "run_while"]
@@ -108,6 +107,7 @@ class RunningMonitor(Monitor):
         self._inner = run_while(inferior, open_inner)
         self.address = self._inner.address
         self.version = self._inner.version
+        self.passes_descriptors = self._inner.passes_descriptors
 
     def drive(self, step: Callable[[Monitor], T]) -> T:
         """Run a step of several commands without a stop between them."""
@@ -120,16 +120,12 @@ class RunningMonitor(Monitor):
             self._failure = error
             raise
 
-    def execute(
-        self,
-        command: str,
-        arguments: Mapping[str, object] | None = None,
-        timeout: float = COMMAND_TIMEOUT,
+    def _exchange(
+        self, command: str, arguments: Arguments, timeout: float, descriptor: int | None = None
     ) -> object:
-        return self.drive(lambda monitor: monitor.execute(command, arguments, timeout))
-
-    def pass_descriptor(self, name: str, descriptor: int, timeout: float = COMMAND_TIMEOUT) -> None:
-        self.drive(lambda monitor: monitor.pass_descriptor(name, descriptor, timeout))
+        return self.drive(
+            lambda monitor: monitor._exchange(command, arguments, timeout, descriptor)
+        )
 
     def events(self) -> list[Event]:
         return self.drive(lambda monitor: monitor.events())

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Callable
 
 from ...errors import MonitorError
-from ...monitor.base import COMMAND_TIMEOUT, Event, EventQueue, Monitor, Wanted
+from ...monitor.base import Arguments, Event, EventQueue, Monitor, Wanted
 from .jobs import check_cancelled, current
 
 __all__ = ["EventLog", "SharedMonitor", "looks", "run_state"]
@@ -111,6 +111,7 @@ class SharedMonitor(Monitor):
         self._inner = inner
         self.address = inner.address
         self.version = inner.version
+        self.passes_descriptors = inner.passes_descriptors
         self._queue = EventQueue()
         self._on_event = on_event
         self._on_lost = on_lost
@@ -131,18 +132,11 @@ class SharedMonitor(Monitor):
                 self._queue.put(event)
                 self._on_event(event)
 
-    def execute(
-        self,
-        command: str,
-        arguments: Mapping[str, object] | None = None,
-        timeout: float = COMMAND_TIMEOUT,
+    def _exchange(
+        self, command: str, arguments: Arguments, timeout: float, descriptor: int | None = None
     ) -> object:
         check_cancelled()
-        return self._inner.execute(command, arguments, timeout)
-
-    def pass_descriptor(self, name: str, descriptor: int, timeout: float = COMMAND_TIMEOUT) -> None:
-        check_cancelled()
-        self._inner.pass_descriptor(name, descriptor, timeout)
+        return self._inner._exchange(command, arguments, timeout, descriptor)
 
     def events(self) -> list[Event]:
         return self._queue.drain()
