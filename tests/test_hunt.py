@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Qmr
+from test_policies import built
 
 from qmrinspect.errors import UsageError
 from qmrinspect.hotplug.recipes import START_OPTIONS, recipe_for
@@ -152,6 +153,24 @@ def test_what_qemu_refuses_has_a_named_reason(bench: Bench) -> None:
     unplug = do(bench, "nvdimm")
     assert (unplug["outcome"], unplug["step"]) == ("refused", "device_del")
     assert do(bench, "edu")["outcome"] == "clean"
+
+
+def test_what_the_newest_qemu_added_has_recipes() -> None:
+    hosts = ("PCI", "cxl-switch")
+    with Bench(Settings(qemu=built("11.1"), machine="q35", hosts=hosts)) as newest:
+        for driver in (
+            "vhost-user-rtc-pci",
+            "vhost-user-spi-pci",
+            "vhost-user-test-device-pci",
+            "cxl-switch-mailbox-cci",
+            "object:monitor-qmp",
+        ):
+            row = do(newest, driver)
+            assert row["outcome"] == "clean", row["text"]
+        # QEMU says now why: no device but its own can be on such a bus.
+        row = do(newest, "virtio-rng-device")
+        assert "virtio-bus" in row["text"]
+        assert not row["hotpluggable"]
 
 
 def test_a_cpu_comes_and_goes(bench: Bench) -> None:

@@ -59,6 +59,7 @@ RULES: tuple[Rule, ...] = (
     Rule("cxl-type3", backends=(CXL_MEMORY, CXL_LABELS)),
     # cxl_dsp_realize() wants a port number of its own for each (hw/pci-bridge/cxl_downstream.c).
     Rule("cxl-downstream", {"chassis": 90, "slot": 1}),
+    Rule("cxl-switch-mailbox-cci", {"target": "qmr-switch"}, start_options=("cxl-switch",)),
     Rule("virtio-crypto-pci", backends=(CRYPTO,)),
     # A can-bus cannot be deleted (can_bus_can_be_deleted(), net/can/can_core.c).
     Rule("kvaser_pci", {"canbus": "qmr-can"}, start_options=("can",)),
@@ -79,8 +80,12 @@ RULES: tuple[Rule, ...] = (
     Rule("vhost-user-gpio*", backends=(VHOST_USER,)),
     Rule("vhost-user-i2c*", backends=(VHOST_USER,)),
     Rule("vhost-user-rng*", backends=(VHOST_USER,)),
+    Rule("vhost-user-rtc*", backends=(VHOST_USER,)),
     Rule("vhost-user-scsi*", backends=(VHOST_USER,)),
     Rule("vhost-user-snd*", backends=(VHOST_USER,)),
+    Rule("vhost-user-spi*", backends=(VHOST_USER,)),
+    # Any device there is: that of a serial port has two queues and needs no configuration.
+    Rule("vhost-user-test*", {"virtio-id": 3, "num_vqs": 2}, (VHOST_USER,)),
     Rule("vhost-user-vsock*", backends=(VHOST_USER,)),
     Rule("vhost-user-input*", backends=(VHOST_USER,), outside="needs KVM", accel="kvm"),
     Rule(
@@ -88,9 +93,16 @@ RULES: tuple[Rule, ...] = (
         {"wwpn": "naa.5001405bc4a3f5d4"},
         outside="needs the kernel module vhost_scsi",
     ),
+    Rule(
+        "vhost-vdpa*",
+        {"vhostdev": "/dev/vhost-vdpa-0"},
+        outside=HOST_DEVICE.format("a vDPA device"),
+    ),
     Rule("vhost-vsock*", {"guest-cid": 4711}, outside="needs the kernel module vhost_vsock"),
     Rule("host-*-cpu", accel="kvm", outside="needs KVM"),
     Rule("vfio-*", outside=HOST_DEVICE.format("a PCI device")),
+    Rule("vfio-user-*", outside="needs a server that speaks vfio-user"),
+    Rule("xen-platform", outside="needs a Xen guest"),
     Rule("usb-host", outside=HOST_DEVICE.format("a USB device")),
     Rule("u2f-passthru", outside=HOST_DEVICE.format("a U2F key")),
     # The drive is there, but answers no SG_IO.
@@ -133,6 +145,7 @@ START_OPTIONS: tuple[StartOption, ...] = (
     # Only one: where it has migration state, a second one is refused.
     StartOption("bmc", ("-device", "ipmi-bmc-sim,id=qmr-bmc")),
     StartOption("fsdev", ("-fsdev", "synth,id=qmr-fs")),
+    StartOption("cxl-switch", ("-device", "cxl-upstream,id=qmr-switch")),
     StartOption("remote", ("-device", "lsi53c895a,id=qmr-remote"), machine="x-remote"),
     StartOption(
         "shared-memory",

@@ -37,6 +37,7 @@ def _net(**arguments: object) -> Backend:
 
 _NETDEV = Backend("", "{id}-net", "netdev_add", {"type": "hubport", "hubid": 7}, "netdev_del", "id")
 _FILTERED = (_NETDEV,)
+_MONITORED = (chardev_backend({"type": "null", "data": {}}, ""),)
 _DIRECTORY = only("directory")
 _CONNECTED = Backend("", "{id}-fd", "getfd", {}, "closefd", "fdname", "connected-socket")
 
@@ -109,6 +110,8 @@ NON_DEVICES: dict[str, NonDevice] = {
     "object:memory-backend-memfd": NonDevice(_plain_object(size=1 << 20)),
     "object:memory-backend-ram": NonDevice(_plain_object(size=1 << 20)),
     "object:memory-backend-shm": NonDevice(_plain_object(size=1 << 20)),
+    "object:monitor-hmp": NonDevice(_plain_object(chardev="{id}-chardev"), _MONITORED),
+    "object:monitor-qmp": NonDevice(_plain_object(chardev="{id}-chardev"), _MONITORED),
     "object:pr-manager-helper": NonDevice(_plain_object(path="{peer}"), (only("pr-helper"),)),
     "object:qtest": NonDevice(
         _plain_object(chardev="{id}-chardev"),
@@ -223,11 +226,13 @@ OUTSIDE: dict[str, str] = {
     "object:can-host-socketcan": HOST_DEVICE.format("a CAN interface"),
     "object:cryptodev-backend-lkcf": "needs the kernel's crypto keyring",
     "object:input-linux": HOST_DEVICE.format("an input device"),
+    "object:iommufd": HOST_DEVICE.format("the kernel's IOMMUFD"),
     "object:memory-backend-epc": HOST_DEVICE.format("the SGX enclaves"),
     "object:x-vfio-user-server": "needs a machine x-remote with vfio-user",
     "chardev:parallel": HOST_DEVICE.format("a parallel port"),
     "chardev:spiceport": "needs a VM with a SPICE server",
     "netdev:netmap": HOST_DEVICE.format("the kernel module netmap"),
+    "netdev:passt": "needs the program passt",
     "netdev:tap": HOST_DEVICE.format("a tap interface"),
     "netdev:vhost-vdpa": HOST_DEVICE.format("a vDPA device"),
     **BLOCKS_OUTSIDE,

@@ -62,8 +62,10 @@ T = TypeVar("T")
 #: (qdev_device_add_from_qdict(), softmmu/qdev-monitor.c), or only knows by name
 #: (bdrv_open_inherit(), block.c); said before anything is made.
 NOT_PLUGGABLE = re.compile(
-    r"expects a pluggable device type|does not support hotplugging"
+    r"expects a (?:pluggable|dynamic sysbus) device type|does not support hotplugging"
     r"|can not be hotplugged on this machine|^No '.*' bus found for device"
+    # The only device of such a bus is the one that came with it.
+    r"|^A 'virtio-bus' bus was found but is full"
     r"|invalid object type|does not accept value|is not a valid (char|net|block)"
     r"|'.*' is not a valid device model name|^Unknown driver '"
 )
