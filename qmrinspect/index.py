@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from copy import copy
 
 from .errors import ObjectNotFound
-from .snapshot import FieldReference, Obj, Prop, Snapshot
+from .snapshot import FieldReference, Obj, Prop, Snapshot, lineage
 from .text import printable
 
 __all__ = ["Index"]
@@ -95,15 +95,8 @@ class Index:
     def chain(self, type_name: str) -> frozenset[str]:
         """Return a type and all its ancestors."""
         if type_name not in self._chains:
-            out = []
-            name = type_name
-            for _ in range(_DEPTH_MAX):
-                out.append(name)
-                info = self.snapshot.types.get(name)
-                if info is None or not info.parent:
-                    break
-                name = info.parent
-            self._chains[type_name] = frozenset(out)
+            ancestors = lineage(self.snapshot.types, type_name)
+            self._chains[type_name] = frozenset((type_name, *ancestors))
         return self._chains[type_name]
 
     def is_a(self, address: int, type_name: str) -> bool:

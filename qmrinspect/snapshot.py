@@ -11,7 +11,7 @@ Addresses are integers; 0 stands for a NULL pointer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Protocol
 
 from .target.image import Capture
 
@@ -39,7 +39,11 @@ __all__ = [
     "Unknown",
     "Unsearched",
     "View",
+    "lineage",
 ]
+
+# Types that derive from each other; memory that says more is damaged.
+_DEPTH_MAX = 64
 
 
 # An integer that is written as text ("0x7f...") wherever it leaves the program.
@@ -52,6 +56,22 @@ class TypeInfo(NamedTuple):
     name: str
     parent: str
     size: int
+
+
+class HasParent(Protocol):
+    """What names its parent type."""
+
+    @property
+    def parent(self) -> str: ...
+
+
+def lineage(types: Mapping[str, HasParent], name: str) -> tuple[str, ...]:
+    """Return a QOM type and its ancestors as far as they are known, the type first."""
+    out: list[str] = []
+    while name in types and len(out) < _DEPTH_MAX:
+        out.append(name)
+        name = types[name].parent
+    return tuple(out)
 
 
 class Obj(NamedTuple):

@@ -18,17 +18,17 @@ policies are those of the reference ledger, and ``owner-ref`` is the source as i
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import workshop
 from archive import Archive
 from workshop import Cache, Shell, ToolError, copy_atomically, digest, remove, say, write_atomically
 
@@ -363,29 +363,24 @@ def check_packages() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = workshop.parser_of(__doc__)
     parser.add_argument("version", choices=sorted(RECIPES))
     parser.add_argument("--target", choices=TARGETS, default=TARGETS[0])
     parser.add_argument("--policy", choices=POLICIES, default=AS_IT_IS)
     parser.add_argument("--refresh", action="store_true", help="look for a newer source package")
     options = parser.parse_args(arguments)
-    try:
-        if os.environ.get("QMR_BUILD_QEMU") == "never":
-            built = Builder(options.version, options.target, options.policy).cached()
-            if built is None:
-                raise ToolError(f"QEMU {options.version} is not built yet: run make qemus")
-            print(built)
-            return 0
-        print(Builder(options.version, options.target, options.policy).build(options.refresh))
-    except (ToolError, OSError) as error:
-        say(str(error))
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    def work() -> Iterator[object]:
+        builder = Builder(options.version, options.target, options.policy)
+        if os.environ.get("QMR_BUILD_QEMU") != "never":
+            yield builder.build(options.refresh)
+            return
+        built = builder.cached()
+        if built is None:
+            raise ToolError(f"QEMU {options.version} is not built yet: run make qemus")
+        yield built
+
+    return workshop.main(work)
 
 
 if __name__ == "__main__":

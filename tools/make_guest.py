@@ -20,7 +20,6 @@ script, and found again without a look at the archive.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import lzma
@@ -33,6 +32,9 @@ import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import workshop
+from workshop import ToolError, say
 
 FLAVOURS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 
@@ -95,14 +97,6 @@ while :; do sleep 3600; done
 """
 
 
-class GuestError(Exception):
-    """The guest cannot be made; the text says what to do."""
-
-
-def say(text: str) -> None:
-    print(f"make_guest: {text}", file=sys.stderr, flush=True)
-
-
 class Archive:
     """The packages of this machine's distribution.
 
@@ -117,7 +111,7 @@ class Archive:
     def kernel(self, package: str) -> str:
         """Return the package of the kernel that the metapackage ``package`` stands for.
 
-        :raises GuestError: when apt knows none.
+        :raises ToolError: when apt knows none.
         """
         pattern = re.compile(r"Depends: (linux-image-\d\S*)")
         found = pattern.search(self._depends(package))
@@ -130,7 +124,7 @@ class Archive:
             run("apt-get", "--quiet", *self._options, "update")
             found = pattern.search(self._depends(package))
         if not found:
-            raise GuestError(f"apt knows no kernel for {package}: this needs Debian's archive")
+            raise ToolError(f"apt knows no kernel for {package}: this needs Debian's archive")
         return found[1]
 
     def download(self, package: str, directory: Path) -> Path:
@@ -143,14 +137,14 @@ class Archive:
     def _depends(self, package: str) -> str:
         try:
             return run("apt-cache", *self._options, "depends", "--important", package)
-        except GuestError:
+        except ToolError:
             return ""
 
 
 def run(*command: str, cwd: Path | None = None) -> str:
     """Run a command and return its output.
 
-    :raises GuestError: when it fails; the end of its output is in the text.
+    :raises ToolError: when it fails; the end of its output is in the text.
     """
     try:
         done = subprocess.run(
@@ -164,10 +158,10 @@ def run(*command: str, cwd: Path | None = None) -> str:
             check=False,
         )
     except OSError as error:
-        raise GuestError(f"cannot run {command[0]}: {error.strerror}") from error
+        raise ToolError(f"cannot run {command[0]}: {error.strerror}") from error
     if done.returncode:
         words = " ".join((done.stderr or done.stdout).split()[-40:])
-        raise GuestError(f"{command[0]} failed: {words}")
+        raise ToolError(f"{command[0]} failed: {words}")
     return done.stdout
 
 
@@ -183,7 +177,7 @@ def files(package: Path, wanted: re.Pattern[str]) -> Iterator[tuple[str, bytes]]
                 if content is not None and wanted.search(member.name):
                     yield member.name, content.read()
     if unpack.returncode:
-        raise GuestError(f"dpkg-deb cannot unpack {package.name}")
+        raise ToolError(f"dpkg-deb cannot unpack {package.name}")
 
 
 def module_name(path: str) -> str:
@@ -247,7 +241,7 @@ def unpack_kernel(package: Path) -> tuple[bytes, dict[str, bytes]]:
         else:
             modules[module_name(path)] = lzma.decompress(content) if path.endswith("z") else content
     if not kernel:
-        raise GuestError(f"{package.name} has no kernel")
+        raise ToolError(f"{package.name} has no kernel")
     return kernel, modules
 
 
@@ -263,7 +257,7 @@ def make(flavour: str, refresh: bool = False) -> tuple[Path, Path]:
 
     :param flavour: a key of :data:`FLAVOURS`.
     :param refresh: look for a newer kernel first.
-    :raises GuestError: when they cannot be made.
+    :raises ToolError: when they cannot be made.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     root = Path(home) / "qmr" / "guest"
@@ -296,22 +290,11 @@ def make(flavour: str, refresh: bool = False) -> tuple[Path, Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = workshop.parser_of(__doc__)
     parser.add_argument("--flavour", choices=sorted(FLAVOURS), default="cloud")
     parser.add_argument("--refresh", action="store_true", help="look for a newer kernel")
     options = parser.parse_args(arguments)
-    try:
-        for path in make(options.flavour, options.refresh):
-            print(path)
-    except (GuestError, OSError) as error:
-        say(str(error))
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return workshop.main(lambda: make(options.flavour, options.refresh))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import make_guest  # noqa: E402
+from workshop import ToolError  # noqa: E402
 
 from qmrinspect.audit import Report  # noqa: E402
 from qmrinspect.errors import QmrError, TargetError  # noqa: E402
@@ -99,7 +100,7 @@ class Matrix:
             vm = self._start(cell)
             report = Reader(Process(vm.vm.pid)).check()
             snapshot = report.book.index.snapshot
-        except (QmrError, make_guest.GuestError) as error:
+        except (QmrError, ToolError) as error:
             # The hint of a QEMU that did not start is its command line.
             reason = error.text if isinstance(error, QmrError) else str(error)
         finally:

@@ -15,7 +15,6 @@ the archive; ``--refresh`` looks.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
@@ -24,6 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import workshop
 from archive import Archive
 from workshop import Cache, Shell, ToolError, digest, remove, say, write_atomically
 
@@ -162,23 +162,13 @@ class Stock:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = workshop.parser_of(__doc__)
     parser.add_argument("version", choices=sorted(SUITES))
     parser.add_argument("--target", choices=TARGETS, default=TARGETS[0])
     parser.add_argument("--refresh", action="store_true", help="look for a newer QEMU")
     options = parser.parse_args(arguments)
-    try:
-        place = Stock(options.version).provide(options.refresh)
-        print(place / "bin" / f"qemu-system-{options.target}")
-    except (ToolError, OSError) as error:
-        say(str(error))
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    program = Path("bin") / f"qemu-system-{options.target}"
+    return workshop.main(lambda: [Stock(options.version).provide(options.refresh) / program])
 
 
 if __name__ == "__main__":

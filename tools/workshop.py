@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -11,8 +12,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Callable
 
 # Variables of a surrounding make or virtual environment that would leak into a build.
 FOREIGN = ("CFLAGS", "CPPFLAGS", "LDFLAGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "NINJA_STATUS")
@@ -26,6 +28,26 @@ class ToolError(Exception):
 def say(text: str) -> None:
     """Tell the user what happens: stdout is for the result alone."""
     print(f"{Path(sys.argv[0]).stem}: {text}", file=sys.stderr, flush=True)
+
+
+def main(work: Callable[[], Iterable[object]]) -> int:
+    """Print what a tool provides, a line each; return the exit status."""
+    try:
+        for provided in work():
+            print(provided)
+    except (ToolError, OSError) as error:
+        say(str(error))
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose description is the head of a tool."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def digest(*parts: str) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from .arenas import Area
-from .words import NotKnown, Words
+from ..target.arenas import Area
+from ..target.words import NotKnown, Words
 
 __all__ = ["HEADER", "Chunks"]
 

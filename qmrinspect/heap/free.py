@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Callable, NamedTuple
 
-from .arenas import Area, Arenas
+from ..target.arenas import Area, Arenas
+from ..target.words import NotKnown, Words
 from .chunks import HEADER, Chunks
-from .words import NotKnown, Words
 
 __all__ = ["mark_free"]
 

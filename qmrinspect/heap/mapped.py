@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from ..target.arenas import Area
 from ..target.image import Mapping
-from .arenas import Area
-from .words import NotKnown, Words
+from ..target.words import NotKnown, Words
 
 __all__ = ["Mapped", "Parameters", "find_mapped", "find_parameters"]
 

@@ -10,12 +10,12 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..target.arenas import areas, find_arenas, libc_data
 from ..target.image import Image, Mapping
-from .arenas import areas, find_arenas, libc_data
+from ..target.words import NotKnown, Words
 from .chunks import HEADER, Chunks
 from .free import mark_free
 from .mapped import find_mapped, find_parameters
-from .words import NotKnown, Words
 
 __all__ = ["Block", "Heap"]
 

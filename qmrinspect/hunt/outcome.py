@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["BAD", "Outcome", "is_finding"]
+__all__ = ["BAD", "Outcome"]
 
 
 class Outcome(str, Enum):
@@ -43,8 +43,3 @@ class Outcome(str, Enum):
 
 #: Outcomes that are findings; the others say that nothing was wrong, or nothing tried.
 BAD = frozenset((Outcome.LEAK, Outcome.PARTIAL_LEAK, Outcome.STALE, Outcome.CRASH, Outcome.HANG))
-
-
-def is_finding(outcome: str) -> bool:
-    """Whether an outcome is a finding."""
-    return outcome in BAD

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import LayoutError
+from ..snapshot import lineage
 
 __all__ = ["Anchors", "TypeAnchors", "load", "reduced", "save"]
 
 FORMAT = "qmr-anchors/1"
 # No type of QEMU is larger; a file that says so is damaged.
 _SIZE_MAX = 1 << 26
-_DEPTH_MAX = 64
 
 
 class TypeAnchors(NamedTuple):
@@ -48,13 +48,9 @@ class Anchors(NamedTuple):
     types: Mapping[str, TypeAnchors]
     code: Mapping[str, int]
 
-    def chain(self, name: str) -> list[str]:
+    def chain(self, name: str) -> tuple[str, ...]:
         """Return a type and its ancestors, the type first."""
-        out: list[str] = []
-        while name in self.types and len(out) < _DEPTH_MAX:
-            out.append(name)
-            name = self.types[name].parent
-        return out
+        return lineage(self.types, name)
 
     def size(self, name: str) -> int:
         """Return the size of a type's instances in bytes, 0 for an unknown type."""

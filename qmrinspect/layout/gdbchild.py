@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, Callable, NamedTuple, Optional
 
 from ..errors import LayoutError
+from ..target import proc
 from .debugfiles import DebugFile
 
 __all__ = ["Supplement", "User", "ask_gdb", "gdb_command", "rights", "use_gdb", "user_of"]
@@ -69,13 +70,9 @@ def user_of(pid: int, path: str) -> User:
     """
     owners: list[tuple[int, int]] = []
     if pid:
-        ids: dict[str, list[str]] = {}
         try:
-            with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
-                for row in status:
-                    key, _, values = row.partition(":")
-                    ids[key] = values.split()
-            owners += zip(map(int, ids["Uid"]), map(int, ids["Gid"]))
+            status = proc.status(pid)
+            owners += zip(map(int, status["Uid"].split()), map(int, status["Gid"].split()))
         except (OSError, KeyError, ValueError):
             pass  # it has ended; its file may tell
     # Who is not root runs what others have built, and reads it as he runs it.

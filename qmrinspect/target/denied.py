@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from ..errors import TargetError
+from . import proc
 
 __all__ = ["denied", "ended"]
 
@@ -18,20 +19,14 @@ def ended(pid: int) -> TargetError:
 
 def denied(pid: int) -> TargetError:
     """Say why ``pid`` may not be read, and what would help."""
-    status: dict[str, str] = {}
     try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            key, _, value = line.partition(":")
-            status[key] = value.strip()
+        status = proc.status(pid)
     except OSError:
         return ended(pid)
     text = f"process {pid} may not be read"
-    tracer = int(status.get("TracerPid", "0") or 0)
-    if tracer:
-        try:
-            name = Path(f"/proc/{tracer}/comm").read_text().strip()
-        except OSError:
-            name = "another program"
+    tracer = proc.tracer(pid)
+    if tracer is not None:
+        name = proc.name(tracer) or "another program"
         return TargetError(
             f"{text}: {name} (pid {tracer}) is debugging it",
             "detach it there, or use qmr inside that GDB",

@@ -9,8 +9,8 @@ contradicts itself is taken again.
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
+from . import proc
 from .elf import ElfFile
 from .image import PAGE, Capture, Image, Mapping, Ranges
 from .memory import BatchReader, Buffer
@@ -20,14 +20,10 @@ from .process import Process
 __all__ = ["Held", "debugger_of"]
 
 
-def debugger_of(pid: int) -> str:
-    """Return the name of what traces a process, empty for nothing."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        tracer = int(status.partition("TracerPid:")[2].split()[0])
-        return Path(f"/proc/{tracer}/comm").read_text().strip() if tracer else ""
-    except (OSError, IndexError, ValueError):
-        return ""
+def debugger_of(pid: int) -> str | None:
+    """Return the name of what traces a process, None for nothing."""
+    tracer = proc.tracer(pid)
+    return None if tracer is None else proc.name(tracer)
 
 
 class Held:

@@ -257,10 +257,6 @@ class Image:
             return int(_U32.unpack_from(*hit)[0])
         return int(_U32.unpack(self.read(address, 4))[0])
 
-    def u16(self, address: int) -> int:
-        """Return the ``uint16_t`` at ``address``."""
-        return int(_U16.unpack(self.read(address, 2))[0])
-
     def words(self, address: int, count: int) -> tuple[int, ...]:
         """Return ``count`` consecutive 64-bit words."""
         return struct.unpack(f"<{count}Q", self.read(address, 8 * count))

@@ -1,7 +1,7 @@
 """What /proc says of a process
 ----------------------------
 
-The one reader of ``/proc/PID/stat`` and ``/proc/PID/cmdline``: see proc(5).
+The one reader of the text files of ``/proc/PID``: see proc(5).
 """
 
 from __future__ import annotations
@@ -9,7 +9,18 @@ from __future__ import annotations
 import os
 import time
 
-__all__ = ["command_line", "dead", "dying", "pids", "stat", "stopped"]
+__all__ = [
+    "command_line",
+    "dead",
+    "dying",
+    "name",
+    "pids",
+    "stat",
+    "status",
+    "stopped",
+    "threads",
+    "tracer",
+]
 
 # A process gives back its memory before it counts as ended.
 _DYING_S = 5.0
@@ -66,3 +77,38 @@ def command_line(pid: int | str) -> list[str]:
     except OSError:
         return []
     return words[:-1]
+
+
+def status(pid: int | str) -> dict[str, str]:
+    """Return ``status`` by its keys.
+
+    :raises OSError: there is no such process.
+    """
+    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+        rows = (line.partition(":") for line in file)
+        return {key: value.strip() for key, _, value in rows}
+
+
+def tracer(pid: int) -> int | None:
+    """Return the process that traces another, None when nothing does or it has ended."""
+    try:
+        return int(status(pid)["TracerPid"]) or None
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def name(pid: int, tid: int | None = None) -> str | None:
+    """Return the name of a process, or of one of its threads; None when it has ended."""
+    try:
+        with open(f"/proc/{pid}/task/{tid or pid}/comm", "rb") as file:
+            return file.read().decode("utf-8", "replace").strip()
+    except OSError:
+        return None
+
+
+def threads(pid: int) -> list[int]:
+    """Return the threads of a process in order, none when it has ended."""
+    try:
+        return sorted(int(entry) for entry in os.listdir(f"/proc/{pid}/task"))
+    except (FileNotFoundError, ProcessLookupError):
+        return []

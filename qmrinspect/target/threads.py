@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from ..errors import NotStopping
 from .denied import denied, ended
-from .proc import stat
+from .proc import stat, threads
 
 __all__ = ["Stopped", "undisturbed"]
 
@@ -109,10 +109,10 @@ class Stopped:
         return out
 
     def _threads(self) -> list[int]:
-        try:
-            return [int(name) for name in os.listdir(f"/proc/{self._pid}/task")]
-        except (FileNotFoundError, ProcessLookupError):
-            raise ended(self._pid) from None
+        found = threads(self._pid)
+        if not found:
+            raise ended(self._pid)
+        return found
 
     def _seize_new(self) -> bool:
         fresh = False

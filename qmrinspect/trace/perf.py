@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import TargetError
+from ..target import proc
 from .arch import Arch
 from .refusal import refused
 
@@ -183,7 +184,7 @@ class Tracer:
         seen: set[int] = set()
         self._ids.clear()
         while True:
-            fresh = [tid for tid in self._threads() if tid not in seen]
+            fresh = [tid for tid in proc.threads(self._pid) if tid not in seen]
             if not fresh:
                 break
             _raise_file_limit(len(self._fds) + len(fresh) * len(cpus) * len(self._probes))
@@ -192,12 +193,6 @@ class Tracer:
                 self._open_thread(tid, cpus)
         if not self._fds:
             raise TargetError(f"process {self._pid} has ended", "qmr ps lists the QEMUs that run")
-
-    def _threads(self) -> list[int]:
-        try:
-            return sorted(int(name) for name in os.listdir(f"/proc/{self._pid}/task"))
-        except (FileNotFoundError, ProcessLookupError):
-            return []
 
     def _open_thread(self, tid: int, cpus: Sequence[int]) -> None:
         for number, probe in enumerate(self._probes):
@@ -272,7 +267,7 @@ class Tracer:
         """Watch threads that were made since, where they do not inherit the events."""
         if any(probe.file for probe in self._probes):
             known = {tid for _, tid in self._fds.values()}
-            for tid in set(self._threads()) - known:
+            for tid in set(proc.threads(self._pid)) - known:
                 self._open_thread(tid, _processors())
 
     # Reading -------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from ..errors import TargetError
+from ..target.proc import status
 
 __all__ = ["TooManyProbes", "refused"]
 
@@ -63,11 +64,11 @@ def refused(pid: int, code: int) -> TargetError:
     )
 
 
-def _owner(pid: int) -> int:
+def _owner(pid: int) -> int | None:
     try:
         return os.stat(f"/proc/{pid}").st_uid
     except OSError:
-        return -1
+        return None
 
 
 def _number(path: str) -> int:
@@ -80,6 +81,6 @@ def _number(path: str) -> int:
 def _filtered() -> bool:
     """Whether a seccomp filter watches this process (``Seccomp: 2``, proc(5))."""
     try:
-        return "\nSeccomp:\t2" in Path("/proc/self/status").read_text()
+        return status("self").get("Seccomp") == "2"
     except OSError:
         return False

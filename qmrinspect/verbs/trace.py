@@ -12,7 +12,6 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..audit import choose
@@ -24,6 +23,7 @@ from ..ledger import Book
 from ..reading import Reader
 from ..report import render, traces, words
 from ..target.held import Held, debugger_of
+from ..target.proc import name
 from ..target.process import Process
 from ..trace.life import Reading
 from ..trace.match import Balance, balance
@@ -232,11 +232,7 @@ class _Follow(Work):
                     return
 
     def _thread(self, tid: int) -> str:
-        try:
-            name = Path(f"/proc/{self._session.target().pid}/task/{tid}/comm").read_text().strip()
-        except OSError:
-            name = "ended"
-        return f"{name} {tid}"
+        return f"{name(self._session.target().pid, tid) or 'ended'} {tid}"
 
     def _ended(self, tracing: Tracing, before: Reading, died: bool) -> _Traced | None:
         try:

@@ -9,7 +9,7 @@ from typing import Callable, NamedTuple, TypeVar, cast
 
 from ..heap import Live
 from ..layout import Layout
-from ..snapshot import Note, TypeInfo, Unknown
+from ..snapshot import Note, TypeInfo, Unknown, lineage
 from ..target.image import Image, Unreadable
 from .glib import HashTable, HashVariant, entries, open_table
 from .route import Op
@@ -21,7 +21,6 @@ T = TypeVar("T")
 
 # A machine with more elements than this in one list is a loop or damaged memory.
 LIST_MAX = 200_000
-_DEPTH_MAX = 64
 
 
 class Record:
@@ -277,12 +276,7 @@ class Context:
     def chain(self, name: str) -> tuple[str, ...]:
         """Return a QOM type and its ancestors, the type first."""
         if name not in self._chains:
-            out: list[str] = []
-            at = name
-            while at in self.types and len(out) < _DEPTH_MAX:
-                out.append(at)
-                at = self.types[at].parent
-            self._chains[name] = tuple(out)
+            self._chains[name] = lineage(self.types, name)
         return self._chains[name]
 
     def is_a(self, name: str, ancestor: str) -> bool:

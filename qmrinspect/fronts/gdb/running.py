@@ -44,7 +44,6 @@ class _Work(Generic[T]):
         self._work = work
         self._finished = finished
         self.done = threading.Event()
-        self.abandoned = False
         self.result: T | None = None
         self.error: BaseException | None = None
 

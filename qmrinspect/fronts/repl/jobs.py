@@ -58,14 +58,6 @@ class Job:
         if self._cancelled.is_set():
             raise Cancelled("cancelled")
 
-    def pause(self, seconds: float) -> None:
-        """Wait; ends early when it is given up.
-
-        :raises Cancelled: it was.
-        """
-        self._cancelled.wait(seconds)
-        self.check()
-
     def __enter__(self) -> Job:
         _local.job = self
         return self

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from ..target.image import Image
+from .image import Image
 
 __all__ = ["NotKnown", "Words"]
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from ..target.image import Mapping
+from .image import Mapping
 from .words import NotKnown, Words
 
-__all__ = ["Area", "Arenas", "areas", "find_arenas", "libc_data"]
+__all__ = ["BINS", "Area", "Arenas", "Readable", "areas", "find_arenas", "libc_data", "ring"]
 
-_BINS = 127
+#: NBINS - 1: how many bins an arena has.
+BINS = 127
 _ARENAS_MAX = 4096
 #: NFASTBINS; glibc 2.43 has none any more.
 _FASTBINS = (10, 0)
@@ -34,6 +35,16 @@ _HEAPS_MAX = 1 << 16
 _FENCE = 64
 
 _LIBC = re.compile(r"(?:^|/)libc(?:-2\.\d+)?\.so(?:\.6)?(?: \(deleted\))?$")
+
+
+class Readable(Protocol):
+    """Memory by words; :class:`~qmrinspect.target.words.Words` is one."""
+
+    def get(self, address: int) -> int:
+        """Return a word.  Raises :class:`~qmrinspect.target.words.NotKnown` without one."""
+
+    def cut(self, start: int, end: int) -> Iterator[tuple[int, memoryview]]:
+        """Yield (address, words) of what is there between two addresses."""
 
 
 class Arenas(NamedTuple):
@@ -59,7 +70,7 @@ class Arenas(NamedTuple):
 
     def heads(self, arena: int) -> Iterator[int]:
         """Yield the address of each bin as if it were a chunk."""
-        for i in range(_BINS):
+        for i in range(BINS):
             yield arena + self.at_bins + 16 * i - 16
 
 
@@ -89,7 +100,7 @@ def libc_data(mappings: Sequence[Mapping]) -> list[tuple[int, int]]:
     return out
 
 
-def find_arenas(words: Words, spans: Sequence[tuple[int, int]]) -> Arenas:
+def find_arenas(words: Readable, spans: Sequence[tuple[int, int]]) -> Arenas:
     """Find the main arena in libc's data, and the others by it.
 
     :raises NotKnown: there is none, or another allocator serves the program.
@@ -97,7 +108,7 @@ def find_arenas(words: Words, spans: Sequence[tuple[int, int]]) -> Arenas:
     for start, end in spans:
         for base, view in words.cut(start, end):
             for bins in _bins(words, base, view):
-                found = _ring(words, bins)
+                found = _at_bins(words, bins)
                 if found is not None:
                     _check_used(words, found)
                     return found
@@ -106,23 +117,23 @@ def find_arenas(words: Words, spans: Sequence[tuple[int, int]]) -> Arenas:
     )
 
 
-def _check_used(words: Words, arenas: Arenas) -> None:
+def _check_used(words: Readable, arenas: Arenas) -> None:
     main = arenas.all[0]
     if not words.get(main + arenas.size - _TAIL + _SYSTEM_MEM):
         raise NotKnown("glibc's malloc is not in use, so that the allocator is another one")
 
 
-def _bins(words: Words, base: int, view: memoryview) -> Iterator[int]:
+def _bins(words: Readable, base: int, view: memoryview) -> Iterator[int]:
     """Yield the addresses at which 127 lists in a row close."""
-    for i in range(len(view) - 2 * _BINS + 1):
+    for i in range(len(view) - 2 * BINS + 1):
         if view[i] and all(
             _closes(words, base + 8 * (i + 2 * k), view[i + 2 * k], view[i + 2 * k + 1])
-            for k in range(_BINS)
+            for k in range(BINS)
         ):
             yield base + 8 * i
 
 
-def _closes(words: Words, at: int, first: int, last: int) -> bool:
+def _closes(words: Readable, at: int, first: int, last: int) -> bool:
     # A bin is used as if it were a chunk, whose links lie 16 bytes behind its start.
     head = at - 16
     if first == head and last == head:
@@ -135,28 +146,35 @@ def _closes(words: Words, at: int, first: int, last: int) -> bool:
         return False
 
 
-def _ring(words: Words, bins: int) -> Arenas | None:
-    at_next = bins + 2 * _BINS * 8 + _BINMAP
+def _at_bins(words: Readable, bins: int) -> Arenas | None:
+    at_next = bins + 2 * BINS * 8 + _BINMAP
     for fastbins in _FASTBINS:
         for head in _HEAD:
             main = bins - 16 - 8 * fastbins - head
-            found = _follow(words, main, at_next - main)
-            if found:
-                return Arenas(found, fastbins, head, bins - main, at_next - main + _TAIL)
+            try:
+                found = _follow(words, main, at_next - main)
+            except NotKnown:
+                continue
+            return Arenas(found, fastbins, head, bins - main, at_next - main + _TAIL)
     return None
 
 
-def _follow(words: Words, main: int, at_next: int) -> tuple[int, ...]:
+def ring(words: Readable, arenas: Arenas) -> Arenas:
+    """Return the arenas as they are now: a thread may have made one.
+
+    :raises NotKnown: the ring does not close, as while it is being changed.
+    """
+    return arenas._replace(all=_follow(words, arenas.all[0], arenas.size - _TAIL))
+
+
+def _follow(words: Readable, main: int, at_next: int) -> tuple[int, ...]:
     out = [main]
-    try:
-        at = words.get(main + at_next)
-        while at != main:
-            if at & 7 or len(out) >= _ARENAS_MAX:
-                return ()
-            out.append(at)
-            at = words.get(at + at_next)
-    except NotKnown:
-        return ()
+    at = words.get(main + at_next)
+    while at != main:
+        if at & 7 or len(out) >= _ARENAS_MAX:
+            raise NotKnown(f"the ring of arenas from {main:#x} on does not close")
+        out.append(at)
+        at = words.get(at + at_next)
     return tuple(out)
 
 
