@@ -128,6 +128,26 @@ def test_a_program_without_any_symbols_is_told_what_was_tried(
             assert done.code == 0 and done.json["target"]["layout"] == layout
 
 
+@pytest.mark.parametrize("reader", ["addr2line", "gdb"])
+def test_a_trace_has_its_lines_from_a_server(
+    parts: Parts, clean: Path, qmr: Qmr, server: str, reader: str
+) -> None:
+    tools = clean / "tools"
+    tools.mkdir()
+    for name in ("gdb", reader):
+        (tools / name).unlink(missing_ok=True)
+        (tools / name).symlink_to(str(shutil.which(name)))
+    with Vm(str(parts.program(f"traced-by-{reader}"))) as vm:
+        asked = {"DEBUGINFOD_URLS": server, "PATH": str(tools)}
+        done = qmr(vm.pid, "trace", "--plug", "intel-hda", "--json", env=asked)
+    assert done.code == 0, done.err
+    device = done.json["objects"][0]
+    takes = [ref["taken"]["stack"] for ref in device["references"] if ref["kind"] == "subregion"]
+    frames = [frame for stack in takes for frame in stack if frame["from"] == "line"]
+    places = {(frame["function"], frame["file"]) for frame in frames if frame["line"] > 0}
+    assert ("intel_hda_realize", "hw/audio/intel-hda.c") in places
+
+
 def test_a_debug_file_is_found_by_name_and_read_with_the_rights_of_its_user(
     parts: Parts, clean: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ class Recording(NamedTuple):
     :param method: ``execution``, ``write`` or ``uprobe``: what was watched.
     :param unwatched: instructions that may change a count and were not watched.
     :param begin: when it began, and ``end``, as :attr:`Event.time`.
+    :param seen: how many events came, of whatever object.
     """
 
     sites: Sequence[Site]
@@ -83,6 +84,7 @@ class Recording(NamedTuple):
     unwatched: Sequence[Site]
     begin: int
     end: int
+    seen: int = 0
 
 
 class Recorder:
@@ -124,7 +126,7 @@ class Recorder:
         self._events: dict[int, list[Event]] = {address: [] for address in self._only}
         self._older: set[int] = set()
         self._dead: set[int] = set()
-        self._kept = 0
+        self._kept = self._seen = 0
         self._begin = 0
 
     def start(self) -> None:
@@ -204,6 +206,7 @@ class Recorder:
             unwatched,
             self._begin,
             end,
+            self._seen,
         )
 
     def close(self) -> None:
@@ -263,6 +266,7 @@ class Recorder:
             count -= 1
         fresh = [event for s in self._pending[:count] if (event := self._event(s)) is not None]
         del self._pending[:count]
+        self._seen += len(fresh)
         for event in fresh:
             self._add(event)
         if self._tell is not None and fresh:

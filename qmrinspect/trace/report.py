@@ -28,6 +28,7 @@ def recording_json(recording: Recording) -> dict[str, Any]:
         "method": recording.method,
         "places": [f"{s.module.name}+{s.write.address:#x}" for s in recording.sites],
         "not_watched": [f"{s.module.name}+{s.write.address:#x}" for s in recording.unwatched],
+        "seen": recording.seen,
         "lost": recording.lost,
         "lost_counted": recording.lost_told,
         "wall_us": (recording.end - recording.begin) // 1000,
