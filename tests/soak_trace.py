@@ -121,18 +121,22 @@ def one(vm: OwnVm, recipe: Recipe, id: str) -> Counter[str]:
 
 def table(qemu: str, rounds: int) -> int:
     """Repeat the table of takers; return how often it was right."""
-    stock = "/bin/" in qemu and "/qmr/" not in qemu
+    said = version(qemu)
+    name = next((name for name in takers.TABLES if f"version {name}" in said), "stock")
     right = 0
-    for _ in range(rounds):
-        with Vm(qemu) as vm, contextlib.suppress(AssertionError):
-            machine = takers.Machine(vm, takers.STOCK if stock else takers.DEBUG)
-            takers.test_each_remaining_reference_has_its_taker(machine)
-            right += 1
+    for number in range(rounds):
+        with Vm(qemu) as vm:
+            try:
+                machine = takers.Machine(vm, takers.TABLES[name])
+                takers.test_each_remaining_reference_has_its_taker(machine)
+                right += 1
+            except AssertionError as error:
+                print(f"round {number}: {error}", file=sys.stderr)
     return right
 
 
 def report(qemu: str, args: argparse.Namespace) -> Iterator[str]:
-    yield f"## {Path(qemu).parent.name if '/qmr/' in qemu else 'stock'}: `{version(qemu)}`"
+    yield f"## {'with symbols' if '/qmr/' in qemu else 'stock'}: `{version(qemu)}`"
     yield ""
     if args.kills:
         done, answered = kills(qemu, args.kills)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,6 +27,15 @@ def built(*words: str) -> str:
     made = subprocess.run(tool, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     return made.stdout.split()[-1]
+
+
+def tool() -> ModuleType:
+    """Return tools/agreement.py."""
+    spec = importlib.util.spec_from_file_location("agreement", ROOT / "tools" / "agreement.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 # What each does, by policy in that order.
@@ -66,6 +77,10 @@ def test_what_is_foretold_on_each_build_is_what_each_build_does() -> None:
     assert told[2:] == [["no-ref"], ["subregion-ref"], ["owner-shared"]]
     sure = [build["sure"] for build in last["agreement"]["builds"]]
     assert all(cell["right"] == cell["total"] > 0 for cell in sure)
+    # The page of all devices is made so.
+    page = "\n".join(tool().lines([{**row, "machine": "pc"} for row in rows], "0"))
+    assert page.count("| 6/6 | 6/6 | 6/6 | 6/6 | 6/6 |") == 5
+    assert "Where they differ" not in page and "| 10.0.13 no-ref | `no-ref` | 6 |" in page
 
 
 def test_a_disagreement_is_told() -> None:
@@ -89,6 +104,10 @@ def test_a_disagreement_is_told() -> None:
     cell = found.cells["pinned", "good", "bad"]
     assert (cell.right, cell.total) == (0, 1) and "d: foretold clean, did crash" in cell.wrong[0]
     assert found.sure["bad"].wrong and not found.sure["good"].wrong
+    # A callback that outlives it is the device's own, under whatever policy.
+    stale = {**row, "build": "b", "outcome": "stale", "cause": "timer", "forecast": forecast}
+    found = agreement([stale])
+    assert found.cells["pinned", "b", "b"].right == found.sure["b"].right == 1
     forecast["policies"][2] = {
         **{"policy": "no-ref", "outcome": "crash", "cause": ""},
         "assertion": {"function": "memory_region_finalize", "expression": "!mr->container"},

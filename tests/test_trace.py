@@ -375,6 +375,16 @@ def test_a_finding_ends_with_the_line(vm: Vm, qmr: Qmr) -> None:
     assert "taken in usb_uhci_common_realize, never dropped" in rows[0]
 
 
+def test_the_demo_names_the_takers(qmr: Qmr) -> None:
+    done = qmr("demo", "--trace")
+    assert done.code == 1
+    found = [line for line in done.out.splitlines() if line.endswith(", never dropped")]
+    for device in ("intel-hda", "bochs-display"):
+        assert any(f"{device} dut" in line and f"taken in {device}" in line for line in found), (
+            done.out
+        )
+
+
 def test_saved_snapshots_and_cores_are_not_traced(vm: Vm, qmr: Qmr, tmp_path: Path) -> None:
     file = tmp_path / "one"
     qmr(vm.pid, "save", file)

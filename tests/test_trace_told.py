@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import errno
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Qmr
+from gdbtool import debug_qemu
 from test_trace_code import SOURCE
 
 from qmrinspect.audit import choose
@@ -89,7 +91,9 @@ def test_a_seccomp_filter_is_told(vm: Vm) -> None:
     if child == 0:
         try:
             code = ctypes.create_string_buffer(_FILTER)
-            program = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", 4, ctypes.addressof(code)))
+            program = ctypes.create_string_buffer(
+                struct.pack("<HxxxxxxQ", 4, ctypes.addressof(code))
+            )
             libc = ctypes.CDLL(None, use_errno=True)
             assert libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
             assert libc.prctl(_SET_SECCOMP, _MODE_FILTER, program, 0, 0) == 0
@@ -109,23 +113,22 @@ def test_a_seccomp_filter_is_told(vm: Vm) -> None:
 # Truth -------------------------------------------------------------------------------
 
 
-def test_what_the_ledger_denies_is_told_and_explains_nothing(vm: Vm) -> None:
-    reader = Reader(Process(vm.pid))
-    tracing = tracing_of(reader)
-    tracing.start()
-    try:
-        with vm.monitor() as monitor:
-            monitor.execute("device_add", {"driver": "intel-hda", "id": "h"})
-        begin = time.monotonic_ns()
-        snapshot = reader.read()
-        span = begin, time.monotonic_ns()
-        recording = tracing.stop()
-    finally:
-        tracing.close()
+def test_what_the_ledger_denies_is_told_and_explains_nothing() -> None:
+    with Vm(debug_qemu()) as vm:
+        reader = Reader(Process(vm.pid))
+        tracing = tracing_of(reader)
+        tracing.start()
+        with contextlib.closing(tracing):
+            with vm.monitor() as monitor:
+                monitor.execute("device_add", {"driver": "intel-hda", "id": "h"})
+            begin = time.monotonic_ns()
+            snapshot = reader.read()
+            span = begin, time.monotonic_ns()
+            recording = tracing.stop()
+        device = next(d.address for d in snapshot.devices.values() if d.id == "h")
+        book = choose(Index(snapshot))[1]
+        whole = tracing.explain(recording, book, [device], span).balances[device]
     assert recording.seen > sum(map(len, recording.events.values())) > 20
-    book = choose(Index(snapshot))[1]
-    device = next(d.address for d in snapshot.devices.values() if d.id == "h")
-    whole = tracing.explain(recording, book, [device], span).balances[device]
     assert not whole.denied and not whole.unexplained
     # A ledger that does not know of subregions: three takes of them remain all the same.
     known = {**book.on, device: [e for e in book.on[device] if e.kind != "subregion"]}
@@ -140,7 +143,7 @@ def test_what_the_ledger_denies_is_told_and_explains_nothing(vm: Vm) -> None:
 
 
 #: A program that maps a library when it is told to.
-_LATER = "import ctypes, sys; sys.stdin.readline(); ctypes.CDLL(sys.argv[1]); print(1, flush=True); input()"
+_LATER = "import ctypes, sys; input(); ctypes.CDLL(sys.argv[1]); print(1, flush=True); input()"
 
 
 def test_copies_in_a_module_that_is_mapped_later_are_found(tmp_path: Path) -> None:

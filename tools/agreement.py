@@ -32,6 +32,7 @@ PATH = ROOT / "docs" / "agreement.md"
 BUILDS = (
     *(("10.0", "--policy", name) for name in ("strict", "owner-ref", "no-ref")),
     ("10.0", "--policy", "subregion-ref"),
+    ("10.0", "--policy", "subregion-ref-v7"),
     ("10.0", "--policy", "owner-shared"),
     ("10.2",),
     ("11.1",),
@@ -54,7 +55,7 @@ def build(words: Sequence[str]) -> str:
 
 
 def hunt(machine: str, programs: Sequence[str], drivers: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a hunt on all builds."""
+    """Yield the rows of a hunt on all builds; a machine has one name, whatever its version."""
     command = [sys.executable, "-m", "qmrinspect", "hunt", *drivers, "--policies", "--json"]
     command += ["--builds", ",".join(programs), "--machine", machine]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
@@ -62,7 +63,7 @@ def hunt(machine: str, programs: Sequence[str], drivers: Sequence[str]) -> Itera
         for line in process.stdout:
             row = json.loads(line)
             if "device" in row:
-                yield row
+                yield {**row, "machine": machine}
 
 
 def lines(rows: Sequence[dict[str, Any]], commit: str) -> Iterator[str]:

@@ -141,6 +141,7 @@ def measure(method: str, qemu: str, counts: dict[str, int]) -> Cost:
         with vm.monitor() as monitor:
             monitor.execute("device_add", {"driver": "e1000", "id": "warm"})
         time.sleep(0.2)
+        round_trip(vm)
         before = round_trip(vm)
         with under(method, vm, reader, counts):
             trip = round_trip(vm)

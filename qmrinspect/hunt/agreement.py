@@ -17,8 +17,9 @@ from .rows import Row
 __all__ = ["Agreement", "Cell", "agreement", "agrees"]
 
 _MESSAGE = re.compile(r"(\w+): [Aa]ssertion (?:`(.*?)' failed|failed: \((.*?)\))")
-# What is seen to end when it is made to end was finalized, only later.
-_ENDED = ("clean", "delayed")
+# What is seen to end when it is made to end was finalized, only later; a callback that outlives
+# a device that was finalized is the device's own fault, and no policy's.
+_ENDED = ("clean", "delayed", "stale")
 
 
 class Cell(NamedTuple):

@@ -265,7 +265,7 @@ class Hunt:
             after = foretell_after(looked.after, device, left)
             foretold = foretold._replace(left=after.forecasts) if foretold else after
         under = _under(foretold)
-        if foretold is None and device and looked.judgement.outcome == "clean":
+        if foretold is None and device and looked.judgement.outcome in ("clean", "stale"):
             assert self._verdict is not None
             came = came_with(before, with_it)
             under = implied(self._verdict.candidates, with_it, device, came)
