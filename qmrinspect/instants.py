@@ -50,10 +50,17 @@ _BETWEEN = 2
 
 
 class Instants:
-    """Readings of a process that runs, under one layout."""
+    """Readings of a process that runs, under one layout.
 
-    def __init__(self, target: Stoppable, layout: Layout, program: Program) -> None:
+    :param own: the process is our own and serves nobody else, so that a stop may take as long
+        as all memory takes to read: one walk is enough then.
+    """
+
+    def __init__(
+        self, target: Stoppable, layout: Layout, program: Program, own: bool = False
+    ) -> None:
         self._target = target
+        self._own = own
         self._layout = layout
         self._program = program._replace(info=program.info._replace(layout=layout.source))
         self._choose = chooser(target, layout, program.statics)
@@ -71,6 +78,10 @@ class Instants:
 
         :raises QmrError: as :func:`~qmrinspect.walk.decode` does.
         """
+        if self._own:
+            walked = self._walk(*self._all(None))
+            self._learn(walked, set())
+            return walked.snapshot
         begin = time.perf_counter_ns()
         copy = self._copy()
         image = copy.patched(None, self._target.peek)
@@ -89,6 +100,8 @@ class Instants:
         """
         if self._signs is None:
             return None
+        if self._own:
+            return self._whole(spent)
         wanted = self._wanted()
         taken = self._hot(wanted, spent)
         return taken if taken is not None else self._pages(wanted, spent)
@@ -127,6 +140,30 @@ class Instants:
                 return self._learn(walked, needs)
             wanted |= missing
         return None
+
+    def _whole(self, spent: list[Capture]) -> Taken:
+        """Stop for all memory, at a quiet moment if there is one."""
+        while True:
+            last = len(spent) >= ATTEMPTS - 1
+            if not last and self._signs is not None and not self._signs.quiet(self._target.peek):
+                # That much shows without a stop.
+                spent.append(Capture(0, 0, 0, 0, 0, False, "whole", 0))
+                time.sleep(PAUSE_S * len(spent))
+                continue
+            image, cost = self._all(None if last else self._signs)
+            spent.append(cost)
+            try:
+                if cost.quiescent:
+                    return self._learn(self._walk(image, added(spent)), set())
+            except ReadingError:
+                # A list that is being changed gets a second look.
+                if last:
+                    raise
+            time.sleep(PAUSE_S * len(spent))
+
+    def _all(self, signs: Signs | None) -> tuple[Image, Capture]:
+        ask = signs.quiet if signs is not None else None
+        return patiently(lambda: self._target.capture_all(self._choose, ask))
 
     def _hot(self, wanted: set[int], spent: list[Capture]) -> Taken | None:
         """Stop for the pages that change; all others are the same before and after.

@@ -53,6 +53,7 @@ class Reader:
         come out better.
     :param given: a layout file of the user's; no other layout is tried then.
     :param debug: the debug information of the target, where it has been opened.
+    :param own: see :class:`~qmrinspect.instants.Instants`.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class Reader:
         runs: bool = True,
         given: str = "",
         debug: DebugInfo | None = None,
+        own: bool = False,
     ) -> None:
         self.target = target
+        self._own = own
         self._given = given
         self._debug = debug or debug_info(target)
         self._runs = runs and target.kind == "process"
@@ -98,9 +101,11 @@ class Reader:
         spent: list[Capture] = []
         if self._fitting is None:
             snapshot = self._first()
+            # What was copied in a stop is of one instant.
+            stood = self._instants is None or snapshot.capture.stops > 0
+            if stood and (snapshot.capture.quiescent or not self._runs):
+                return snapshot
             if self._instants is None:
-                if snapshot.capture.quiescent or not self._runs:
-                    return snapshot
                 spent.append(snapshot.capture)
                 time.sleep(PAUSE_S)
         assert self._fitting is not None
@@ -364,7 +369,7 @@ class Reader:
 
     def _instants_of(self, layout: Layout) -> Instants | None:
         if self._runs and isinstance(self.target, Stoppable):
-            return Instants(self.target, layout, self._known_program())
+            return Instants(self.target, layout, self._known_program(), self._own)
         return None
 
     def _candidates(self, wanted: Wanted) -> Iterable[Layout]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from qmrinspect.heap import Block, Heap, Live
+from qmrinspect.heap import Block, Heap, Live, Walked
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.target.image import Image, Mapping
 from qmrinspect.target.process import Process
@@ -163,6 +163,28 @@ def test_every_block_of_many_threads_is_known(recorder: Path, stress: Path, tuna
         assert compared.truth > 500
         assert not compared.wrong
         assert {block.size for block in compared.extra} <= CACHES
+
+
+def test_a_walk_that_knows_an_earlier_one_comes_to_the_same(stress: Path) -> None:
+    walked, last, exact = Walked(), None, 0
+    with Stress(stress, "") as program:
+        program.tell("storm")
+        program.tell("rest")
+        process = Process(program.pid)
+        for turn in range(8):
+            if turn in (3, 5):
+                program.tell("storm")
+                program.tell("rest")
+            mappings = process.mappings()
+            image = process.capture(ranges(mappings, []))[0]
+            if last is not None and turn % 2:
+                image.compare(last)  # or each piece is compared
+            fresh, heap = Heap(image, mappings), Heap(image, mappings, walked)
+            assert (heap.reason, heap.blocks()) == (fresh.reason, fresh.blocks())
+            exact += heap.exact
+            last = image
+        process.close()
+    assert exact > 4
 
 
 def test_freed_blocks_are_told_from_live_ones(recorder: Path, stress: Path) -> None:

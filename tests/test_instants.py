@@ -15,7 +15,7 @@ from qmrinspect.reading import Reader
 from qmrinspect.snapshot import Snapshot
 from qmrinspect.target.image import PAGE, Capture, Image, Mapping, Peek, Ranges
 from qmrinspect.target.instant import Choose, Copy, Frozen, numbers
-from qmrinspect.walk import take
+from qmrinspect.walk import decode, take
 
 
 @pytest.fixture(autouse=True)
@@ -82,12 +82,16 @@ class Running(FakeTarget):
         self._decoding = True
         return Copy(segments, [], writable, 1, 0, mappings)
 
-    def capture_all(self, choose: Choose) -> tuple[Image, Capture]:
+    def capture_all(
+        self, choose: Choose, quiet: Callable[[Peek], bool] | None = None
+    ) -> tuple[Image, Capture]:
         """Read all of the next state in one stop."""
         self._decoding = False
         self.whole += 1
         self._go()
         self.frozen = self.state
+        if quiet is not None and not quiet(self.peek):
+            return Image([]), Capture(7, 7, 0, 0, 0, False)
         return self.state.capture(choose(self.mappings()))
 
     def _pieces(self, ranges: Ranges) -> list[tuple[int, bytes]]:
@@ -129,6 +133,24 @@ def test_every_reading_is_of_the_instant_of_its_last_stop(
         same(snapshot, target.frozen, machine)
         ways.add(snapshot.capture.way)
     assert "pages" in ways
+
+
+def test_a_process_of_our_own_is_read_whole_and_walked_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    walks = []
+    monkeypatch.setattr(
+        "qmrinspect.instants.decode", lambda *given: walks.append(1) or decode(*given)
+    )
+    machine = FakeMachine()
+    target = Running(changes(machine, 3))
+    reader = Reader(target, [machine.layout], own=True)
+    for number in range(1, 6):
+        snapshot = reader.read()
+        same(snapshot, target.frozen, machine)
+        assert (snapshot.capture.way, snapshot.capture.stops) == ("whole", 1)
+        assert len(walks) <= number
+    assert not target.stops
 
 
 def test_only_what_changes_is_read_in_the_stop_when_the_rest_is_proved_the_same(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Callable
 
@@ -818,6 +819,7 @@ def test_a_scan_that_knows_what_was_before_finds_the_same() -> None:
     for start, at, word, values in (
         (0x10000, 0x8, value, {value, other}),
         (0x10000, 0x20000, other, {value, other}),  # a piece changed
+        (0x10000, 0x4000, other, {value}),
         (0x13000, 0x20008, value, {value, other}),  # the segment begins elsewhere
         (0x13000, 0x8, 0, {value, other}),  # one is gone
         (0x13000, 0x30000, other, {other}),  # others are wanted
@@ -825,6 +827,27 @@ def test_a_scan_that_knows_what_was_before_finds_the_same() -> None:
         memory[at : at + 8] = word.to_bytes(8, "little")
         image = Image([(start, bytes(memory[start - 0x10000 :]))])
         assert list(find_words(image, values, found)) == list(find_words(image, values))
+
+
+def test_scans_of_memory_that_changes_find_what_a_fresh_one_finds() -> None:
+    chance, found, last = random.Random(1), Found(), None
+    words = [0x555555550000 + 0x110 * i for i in range(40)]
+    memory = bytearray(0x50000)
+    for _ in range(200):
+        for _ in range(chance.randrange(4)):
+            at = chance.randrange(len(memory) // 8) * 8
+            memory[at : at + 8] = chance.choice([0, *words]).to_bytes(8, "little")
+        low, high = (chance.choice((0, 0x1000, 0x11000)) for _ in range(2))
+        image = Image(
+            [(low, bytes(memory[low:0x30000])), (0x30000 + high, bytes(memory[0x30000 + high :]))]
+        )
+        if last is not None and chance.random() < 0.7:
+            image.compare(last)
+        found.expect(chance.sample(words, 3))
+        for _ in range(2):
+            values = chance.sample(words, chance.randrange(1, 9))
+            assert list(find_words(image, values, found)) == list(find_words(image, values))
+        last = image
 
 
 def test_a_reading_that_knows_an_earlier_one_sees_the_same() -> None:

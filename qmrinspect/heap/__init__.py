@@ -5,7 +5,8 @@ What glibc's malloc knows of QEMU's memory, read from a captured image without s
 each block, its size, and whether the program still owns it.
 """
 
+from .chunks import Walked
 from .live import Live
 from .model import Block, Heap
 
-__all__ = ["Block", "Heap", "Live"]
+__all__ = ["Block", "Heap", "Live", "Walked"]

@@ -74,11 +74,7 @@ def _check_bins(words: Words, arenas: Arenas, chunks: Chunks, areas: list[Area])
                 binned.add(at)
                 at = words.get(at + 16)
     tops = chunks.tops(areas)
-    flagged = {
-        start
-        for i, (start, live) in enumerate(zip(chunks.starts, chunks.live))
-        if not live and i not in tops
-    }
+    flagged = {chunks.starts[i] for i in chunks.freed() if i not in tops}
     if binned != flagged:
         wrong = len(binned ^ flagged)
         raise NotKnown(f"{wrong} chunks are free by a list or by a flag and not by the other")
@@ -88,12 +84,8 @@ def _all_cached(words: Words, chunks: Chunks) -> set[int]:
     """Return the chunks in the caches of all threads, under the layout that explains most."""
     best: tuple[int, set[int], list[list[int]], set[int]] = (0, set(), [], set())
     for shape in _CACHES:
-        structs = [
-            i
-            for i, size in enumerate(chunks.sizes)
-            # What is left of a chunk that fits nearly is too small for one of its own.
-            if size in (shape.chunk, shape.chunk + 16) and chunks.live[i]
-        ]
+        # What is left of a chunk that fits nearly is too small for one of its own.
+        structs = chunks.of_sizes((shape.chunk, shape.chunk + 16))
         for reveal in (_mangled, _plain):
             found = _caches(words, chunks, shape, structs, reveal)
             if len(found[0]) > best[0]:

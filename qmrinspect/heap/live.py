@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from ..target.image import Image, Mapping
+from .chunks import Walked
 from .model import LIVE, NOT_KNOWN, Heap
 
 __all__ = ["Live"]
@@ -28,12 +29,17 @@ class Live:
     :param mappings: of the same instant, lowest first.
     :param stacks: the stack pointers of its threads, 0 for one that is not known; None where
         none is.
+    :param walked: see :class:`Heap`.
     """
 
     def __init__(
-        self, image: Image, mappings: Sequence[Mapping], stacks: Sequence[int] | None
+        self,
+        image: Image,
+        mappings: Sequence[Mapping],
+        stacks: Sequence[int] | None,
+        walked: Walked | None = None,
     ) -> None:
-        self.heap = Heap(image, mappings)
+        self.heap = Heap(image, mappings, walked)
         self._mappings = mappings
         self._starts = [mapping.start for mapping in mappings]
         self._stacks = stacks

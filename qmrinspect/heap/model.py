@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..target.arenas import areas, find_arenas, libc_data
 from ..target.image import Image, Mapping
 from ..target.words import NotKnown, Words
-from .chunks import HEADER, Chunks
+from .chunks import HEADER, Chunks, Walked
 from .free import mark_free
 from .mapped import find_mapped, find_parameters
 
@@ -38,10 +38,14 @@ class Heap:
 
     :param image: its writable memory.
     :param mappings: of the same instant.
+    :param walked: what is known of an earlier image.
     """
 
-    def __init__(self, image: Image, mappings: Sequence[Mapping]) -> None:
+    def __init__(
+        self, image: Image, mappings: Sequence[Mapping], walked: Walked | None = None
+    ) -> None:
         self._image = image
+        self._walked = walked or Walked()
         self._mappings = mappings
         self._chunks: Chunks | None = None
         self._spans: list[tuple[int, int]] = []
@@ -114,6 +118,7 @@ class Heap:
         return self._chunks
 
     def _walk(self) -> Chunks:
+        self._walked.begin(self._image)
         words = Words(self._image)
         libc = libc_data(self._mappings)
         arenas = find_arenas(words, libc)
@@ -124,7 +129,7 @@ class Heap:
             runs = areas(words, arenas, parameters.heap)
             try:
                 mapped = find_mapped(words, self._mappings, runs, parameters)
-                chunks = Chunks()
+                chunks = Chunks(self._walked)
                 rows = [*((a.start, a, None) for a in runs), *((m.start, None, m) for m in mapped)]
                 for _, area, single in sorted(rows, key=lambda row: row[0]):
                     if area is not None:

@@ -66,6 +66,7 @@ class Bench(Closing):
         self._kind = _Kind()
         self._before: list[str] = []
         self._known: Mapping[str, Driver] = {}
+        self._drivers: dict[tuple[str, str], Mapping[str, Driver]] = {}
         self._number = 0
         self._layout = given(Path(settings.layout)) if settings.layout else None
 
@@ -219,7 +220,11 @@ class Bench(Closing):
             self._hunt = Hunt(self._vm, 0.0, None, *told)
             if self._guest is not None:
                 self._hunt = Hunt(self._vm, GUEST_PATIENCE_S, self._guest.use, *told)
-            self._known = self._vm.drive(drivers)
+            # It has the same ones in every VM of the kind.
+            of_kind = kind.machine, kind.accel
+            if of_kind not in self._drivers:
+                self._drivers[of_kind] = self._vm.drive(drivers)
+            self._known = self._drivers[of_kind]
             self._before = []
             self._number = 0
         return self._vm

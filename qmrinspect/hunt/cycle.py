@@ -404,12 +404,21 @@ def look(
     :param read: makes a book of the driver's VM.
     """
     take = read or (lambda: choose(Index(driver.read()))[1])
+    memory = memory_of(before, plugged)
+
+    def stale_now() -> tuple[Where, list[Stale]]:
+        left = outside_of(after, [row.address for row in judgement.left])
+        where = Where(memory, left)
+        return where, list(driver.stale(after.index.snapshot, where))
+
     after = take()
     judgement = judge(before, plugged, after, device, name)
+    known: list[Stale] = []
     for attempt in range(1, _LOOKS):
         if judgement.outcome == "clean":
             break
         seen = _counts(judgement)
+        known = stale_now()[1]
         driver.drive(partial(_pause, _PAUSE_S * attempt))
         after = take()
         judgement = judge(before, plugged, after, device, name)
@@ -419,15 +428,13 @@ def look(
         if idle and seen == _counts(judgement):
             break
     if judgement.outcome != "not-acked":
-        left = outside_of(after, [row.address for row in judgement.left])
-        where = Where(memory_of(before, plugged), left)
-        stale = driver.stale(after.index.snapshot, where)
-        if stale:
-            # A finding must hold at a second look.
+        where, stale = stale_now()
+        # A finding must hold at a second look; what was seen at the one before has had it.
+        twice = {(row.kind, row.address) for row in known}
+        if any((row.kind, row.address) not in twice for row in stale):
             driver.drive(partial(_pause, _PAUSE_S))
-            again = driver.stale(driver.read(), where)
-            known = {(row.kind, row.address) for row in again}
-            stale = [row for row in stale if (row.kind, row.address) in known]
+            twice = {(row.kind, row.address) for row in driver.stale(driver.read(), where)}
+        stale = [row for row in stale if (row.kind, row.address) in twice]
         judgement = with_stale(judgement, plugged, stale)
     return after, judgement
 

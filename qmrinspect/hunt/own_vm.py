@@ -68,7 +68,8 @@ class OwnVm(Closing):
         except BaseException:
             self.vm.close()
             raise
-        self._reader = Reader(self._process, [self.layout] if self.layout else [])
+        # Where a guest runs, it is measured by nobody, but a long stop may time it out.
+        self._reader = Reader(self._process, [self.layout] if self.layout else [], own=stopped)
 
     @property
     def transcript(self) -> list[dict[str, object]]:

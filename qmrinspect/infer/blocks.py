@@ -110,7 +110,7 @@ def solve(core: Core, draft: Draft, references: Sequence[Reference]) -> None:
         if isinstance(holder.start, Around) and holder.start.shape in ("linked", *_NETDEVS)
         for address in core.of_type(holder.target)
     }
-    words = list(find_words(core.image, targets, core.context.known.targets)) if targets else []
+    words = list(find_words(core.image, targets, core.context.known.words)) if targets else []
     _size_netdevs(core, draft, words)
     for shape in shapes:
         variants = [

@@ -20,7 +20,7 @@ from typing import Callable, NamedTuple
 
 from ..errors import TargetError
 from .elf import ElfFile
-from .image import PAGE, Capture, Image, Mapping
+from .image import PAGE, Capture, Image, Mapping, Peek
 from .instant import Choose
 from .process import Process, map_file
 
@@ -85,8 +85,13 @@ class Attached(Process):
         """Copy ``ranges``; the debugger keeps the threads stopped meanwhile."""
         return self.capture_all(lambda _: ranges)
 
-    def capture_all(self, choose: Choose) -> tuple[Image, Capture]:
-        """As :meth:`capture`; what to copy is said for the mappings as they are."""
+    def capture_all(
+        self, choose: Choose, quiet: Callable[[Peek], bool] | None = None
+    ) -> tuple[Image, Capture]:
+        """As :meth:`capture`; what to copy is said for the mappings as they are.
+
+        :param quiet: is not asked: while it stands, no other moment comes.
+        """
         begin = time.perf_counter_ns()
         copy = self.copy(choose)
         image = copy.patched(None, self.peek)

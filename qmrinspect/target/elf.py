@@ -84,6 +84,9 @@ class ElfFile:
             )
         ]
         self._sections: list[_Section] = []
+        # What was looked up: one program is read again in each process that runs it.
+        self._found: dict[tuple[str, ...], dict[str, list[int]]] = {}
+        self._functions: list[tuple[int, int, str]] | None = None
         self._names_index = header[13]
         for i in range(shnum):
             if shoff + i * shentsize + _SHDR.size > len(data):
@@ -169,7 +172,9 @@ class ElfFile:
 
         :return: name to the link-time addresses of its definitions.
         """
-        wanted = sorted(set(names))
+        wanted = tuple(sorted(set(names)))
+        if wanted in self._found:
+            return self._found[wanted]
         found: dict[str, list[int]] = {}
         for section, strings in self._tables(full=True):
             # The linker merges strings by suffix, so a name may start inside another.
@@ -182,6 +187,7 @@ class ElfFile:
                     values = found.setdefault(offsets[st_name], [])
                     if value not in values:
                         values.append(value)
+        self._found[wanted] = found
         return found
 
     def objects(self) -> list[tuple[int, int, str]]:
@@ -190,7 +196,9 @@ class ElfFile:
 
     def functions(self) -> list[tuple[int, int, str]]:
         """Return every function symbol as :meth:`objects` does."""
-        return self._typed(_STT_FUNC)
+        if self._functions is None:
+            self._functions = self._typed(_STT_FUNC)
+        return self._functions
 
     def _typed(self, kind: int) -> list[tuple[int, int, str]]:
         rows: set[tuple[int, int, str]] = set()

@@ -102,8 +102,13 @@ def numbers(ranges: Iterable[tuple[int, int]]) -> set[int]:
 class Stoppable(Target, Protocol):
     """A target that runs, and can be stopped for as long as a few pages take to read."""
 
-    def capture_all(self, choose: Choose) -> tuple[Image, Capture]:
-        """Stop, copy all memory that is worth it, let run; raises as :meth:`freeze` does."""
+    def capture_all(
+        self, choose: Choose, quiet: Callable[[Peek], bool] | None = None
+    ) -> tuple[Image, Capture]:
+        """Stop, copy all memory that is worth it, let run; takes and raises as :meth:`freeze`.
+
+        Where the moment was not quiet, the image is empty and ``Capture.quiescent`` false.
+        """
 
     def freeze(self, ranges: Ranges, quiet: Callable[[Peek], bool] | None) -> Frozen:
         """Stop, read, let run.

@@ -7,6 +7,7 @@ allows, into memory that was touched before.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -20,7 +21,9 @@ __all__ = ["BatchReader", "Buffer", "merged"]
 _IOV_MAX = 1024
 # Pages of a range that are passed over; one with more holes is given up.
 _HOLES_MAX = 64
-_MAP_POPULATE = 0x8000  # the mmap module has it since Python 3.10
+# include/uapi/asm-generic/mman-common.h
+_MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23
+_HUGE = 4 << 20  # bytes that are worth large pages
 
 
 class _Iovec(ctypes.Structure):
@@ -63,7 +66,15 @@ class Buffer:
 
     def __init__(self, size: int) -> None:
         size = max(size, PAGE)
-        self.memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | _MAP_POPULATE)
+        self.memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE)
+        if size >= _HUGE:
+            with contextlib.suppress(OSError):
+                self.memory.madvise(_MADV_HUGEPAGE)
+        try:
+            self.memory.madvise(_MADV_POPULATE_WRITE)
+        except OSError:  # older than Linux 5.14
+            for at in range(0, size, PAGE):
+                self.memory[at] = 0
         self.size = size
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
 

@@ -57,6 +57,21 @@ def map_descriptor(fd: int) -> bytes | mmap.mmap:
     return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
 
 
+_programs: dict[tuple[int, int, int, int, str], ElfFile] = {}
+
+
+def _program(path: Path, name: str) -> ElfFile:
+    """Open the program of a process; processes that run the same share it."""
+    with open(path, "rb") as file:
+        info = os.fstat(file.fileno())
+        key = (info.st_dev, info.st_ino, info.st_mtime_ns, info.st_size, name)
+        if key not in _programs:
+            elf = ElfFile(memoryview(map_descriptor(file.fileno())), name)
+            _programs.clear()
+            _programs[key] = elf
+        return _programs[key]
+
+
 class _Kept(NamedTuple):
     """What is worth copying, what is zeros, and what may change."""
 
@@ -90,7 +105,7 @@ class Process:
         try:
             self.exe = os.readlink(proc / "exe")
             # Through /proc, so that an upgraded or containered program is read as it runs.
-            self._elf = ElfFile(memoryview(map_file(proc / "exe")), self.exe)
+            self._elf = _program(proc / "exe", self.exe)
             self._mem = os.open(proc / "mem", os.O_RDONLY)
         except PermissionError:
             raise denied(pid) from None
@@ -102,6 +117,7 @@ class Process:
             ) from None
         self._malloc = Malloc()
         self._buffers: dict[str, Buffer] = {}
+        self._room = 0  # bytes that the last capture of all had
         # Link-time addresses of a position-independent program start at zero.
         self._base = self._find_base()
 
@@ -167,22 +183,32 @@ class Process:
         """
         return self.capture_all(lambda _: ranges)
 
-    def capture_all(self, choose: Choose) -> tuple[Image, Capture]:
-        """As :meth:`capture`; what to copy is found out in the stop."""
+    def capture_all(
+        self, choose: Choose, quiet: Callable[[Peek], bool] | None = None
+    ) -> tuple[Image, Capture]:
+        """As :meth:`capture`; what to copy is found out in the stop.
+
+        See :class:`~qmrinspect.target.instant.Stoppable`.
+        """
         begin = time.perf_counter_ns()
-        room = sum(size for _, size in self._kept(choose).ranges)
+        room = self._room or sum(size for _, size in self._kept(choose).ranges)
         # Pages of the buffer are touched beforehand, not while the VM waits.
         buffer = Buffer(room + room // _SLACK + _SLACK_BYTES)
         stopped = Stopped(self.pid)
+        kept, done, calls = _Kept([], [], [], []), list[tuple[int, int, int]](), 0
+        stacks: list[int] | None = None
         with undisturbed():
             try:
                 stopped.stop()
-                kept = self._kept(choose)
-                total = sum(size for _, size in kept.ranges)
-                if total > buffer.size:
-                    buffer = Buffer(total)
-                reader = BatchReader(self.pid, kept.ranges, buffer)
-                done, stacks = reader.run(), stopped.stacks()
+                settled = quiet is None or quiet(self.peek)
+                if settled:
+                    kept = self._kept(choose)
+                    self._room = sum(size for _, size in kept.ranges)
+                    if self._room > buffer.size:
+                        buffer = Buffer(self._room)
+                    reader = BatchReader(self.pid, kept.ranges, buffer)
+                    done, stacks = reader.run(), stopped.stacks()
+                    calls = reader.calls
             finally:
                 stop_us = stopped.resume()
         view = memoryview(buffer.memory).toreadonly()
@@ -191,9 +217,8 @@ class Process:
         image.mappings, image.stacks = kept.mappings, stacks
         wall_us = (time.perf_counter_ns() - begin) // 1000
         pages = sum(size for _, _, size in done) // PAGE
-        return image, Capture(
-            stop_us, wall_us, reader.calls, image.size, 0, True, "whole", 1, pages
-        )
+        cost = Capture(stop_us, wall_us, calls, image.size, 0, settled, "whole", 1, pages)
+        return image, cost
 
     def freeze(self, ranges: Ranges, quiet: Callable[[Peek], bool] | None = None) -> Frozen:
         """See :class:`~qmrinspect.target.instant.Stoppable`."""

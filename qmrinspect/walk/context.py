@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import Callable, NamedTuple, TypeVar, cast
 
-from ..heap import Live
+from ..heap import Live, Walked
 from ..layout import Layout
 from ..snapshot import Note, TypeInfo, Unknown, lineage
 from ..target.image import Image, Unreadable
@@ -105,9 +105,8 @@ class Known:
         QEMU registers types and never forgets one.
     :ivar variables: the static variables that were recognised, by what they are for.
     :ivar routes: the ways that were followed, with their offsets.
-    :ivar classes: the words that point to a class, ``targets`` those to what is searched for
-        all over memory, ``devices`` and ``spaces`` those to what requests point to, and
-        ``bounce`` those that mark a bounce buffer.
+    :ivar heap: what its walk found.
+    :ivar words: where the words are that were searched for.
     """
 
     def __init__(self) -> None:
@@ -116,8 +115,8 @@ class Known:
         self.types: dict[int, tuple[bytes, str, str]] = {}
         self.variables: dict[str, int] = {}
         self.routes: dict[str, tuple[Op, ...]] = {}
-        self.classes, self.targets, self.bounce = Found(), Found(), Found()
-        self.devices, self.spaces = Found(), Found()
+        self.words = Found()
+        self.heap = Walked()
 
 
 class Context:
@@ -139,7 +138,7 @@ class Context:
         self.statics = statics
         self.variant = variant
         self.known = known or Known()
-        self.live = Live(image, image.mappings, image.stacks)
+        self.live = Live(image, image.mappings, image.stacks, self.known.heap)
         # Only what is known of the very image that this one was compared with holds.
         since = self.known.image is not None and self.known.image is image.since
         self._recalls = self.known.recalls if since else {}
@@ -154,9 +153,10 @@ class Context:
     def under(self, layout: Layout) -> Context:
         """Return a context for the same image and the same types under another layout."""
         known = Known()
-        known.types, known.targets = self.known.types, self.known.targets
+        known.types, known.words = self.known.types, self.known.words
         out = Context(self.image, layout, self.statics, self.variant, known)
         out.types, out.handles, out._data = self.types, self.handles, self._data
+        out.live = self.live
         return out
 
     def in_data(self, value: int) -> bool:

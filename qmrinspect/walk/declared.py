@@ -8,17 +8,17 @@ and is told as not searched for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
-from ..references import HOLDERS, Around, Holder, OfListener, OfType, Variable
+from ..references import HOLDERS, Around, Holder, OfListener, OfType, Reader, Variable
 from ..references.record import fields_of, parse, ways_of
 from ..snapshot import FieldReference, Listener, Obj, Space, Unsearched
 from ..target.image import Unreadable
 from .context import Context
 from .inuse import Pointed
 from .ram import RamMap
-from .readers import READERS
+from .readers import READERS, WORDS
 from .scan import find_words
 from .scene import Scene
 from .shapes import SHAPES
@@ -45,18 +45,22 @@ def read_declared(
     scene = Scene(objects, spaces, listeners, ram)
     usable = [holder for holder in holders if not missing(context, holder)]
     of_type: dict[str, list[Holder]] = {}
-    around = []
+    around = [holder for holder in usable if isinstance(holder.start, Around)]
+    # Memory is gone through once for all of them.
+    soon = set(_targets(context, objects, around))
+    for name in {holder.start.name for holder in usable if isinstance(holder.start, Reader)}:
+        if name in WORDS:
+            soon.update(WORDS[name](context, scene))
+    context.known.words.expect(soon)
     for holder in usable:
         start = holder.start
         if isinstance(start, OfType):
             of_type.setdefault(start.type, []).append(holder)
-        elif isinstance(start, Around):
-            around.append(holder)
         elif isinstance(start, OfListener):
             yield from _of_listeners(context, objects, ram, holder, start, listeners)
         elif isinstance(start, Variable):
             yield from _variables(context, objects, holder, start)
-        else:
+        elif isinstance(start, Reader):
             found = READERS[start.name](context, scene)
             yield from _believed(context, objects, ram, holder, found)
     yield from _of_types(context, objects, ram, of_type)
@@ -241,6 +245,17 @@ def _presumed(context: Context, holder: Holder) -> str:
     return "yes" if context.layout.has(struct, field) != holder.mark.startswith("!") else "no"
 
 
+def _targets(
+    context: Context, objects: Mapping[int, Obj], holders: Sequence[Holder]
+) -> Collection[int]:
+    """Return the objects that are searched for all over memory."""
+    if not holders:
+        return ()
+    targets = {holder.target for holder in holders} | {_POINTED}
+    types = {name for name in context.types if not targets.isdisjoint(context.chain(name))}
+    return {address for address, obj in objects.items() if obj.type in types}
+
+
 def _around(
     context: Context, objects: Mapping[int, Obj], holders: Sequence[Holder]
 ) -> Iterator[FieldReference]:
@@ -249,15 +264,10 @@ def _around(
     For irqs, one word of live memory that points to each is a reference of the kind
     ``pointed``.
     """
-    targets = {holder.target for holder in holders} | {_POINTED}
-    wanted = {
-        address
-        for address, obj in objects.items()
-        if not targets.isdisjoint(context.chain(obj.type))
-    }
+    wanted = _targets(context, objects, holders)
     fitting: dict[str, list[Holder]] = {}
     pointed = Pointed(context, objects)
-    for word, target in find_words(context.image, wanted, context.known.targets):
+    for word, target in find_words(context.image, wanted, context.known.words):
         kind = objects[target].type
         if kind == _POINTED:
             pointed.see(word, target)

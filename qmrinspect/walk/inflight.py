@@ -8,16 +8,16 @@ to.  A freed one keeps most of its bytes, but not its head, which the allocator 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from ..target.image import Unreadable
 from .context import Context
 from .route import place_of
 from .scan import find_words
-from .scene import Objects, ReaderFunction, Scene, attempt, of_type
+from .scene import Objects, ReaderFunction, Scene, WordsFunction, attempt, of_type
 from .ways import Found, follow, used
 
-__all__ = ["READERS"]
+__all__ = ["READERS", "WORDS"]
 
 _QUEUES_MAX = 1024  # VIRTIO_QUEUE_MAX, include/hw/virtio/virtio.h
 _BUFFERS_MAX = 1024  # VIRTQUEUE_MAX_SIZE
@@ -46,10 +46,10 @@ def _scsi_requests(context: Context, scene: Scene) -> Iterator[Found]:
         )
         return iter(())
 
-    devices = list(of_type(context, scene.objects, "scsi-device"))
+    devices = _scsi_devices(context, scene)
     yield from attempt(context, devices, listed)
     low, high = context.statics.program
-    for word, device in find_words(context.image, devices, context.known.devices):
+    for word, device in find_words(context.image, devices, context.known.words):
         request = word - at_dev
         try:
             row = context.record("SCSIRequest", request)
@@ -88,7 +88,7 @@ def _find_lists(context: Context, scene: Scene) -> Iterator[tuple[int, int]]:
     """
     layout, image = context.layout, context.image
     at_as, at_dev = layout.offset("QEMUSGList", "as"), layout.offset("QEMUSGList", "dev")
-    for word, _space in find_words(image, scene.spaces, context.known.spaces):
+    for word, _space in find_words(image, scene.spaces, context.known.words):
         address = word - at_as
         try:
             device = image.u64(address + at_dev)
@@ -111,7 +111,7 @@ def _block_requests(context: Context, scene: Scene) -> Iterator[Found]:
     def read(request: int) -> Iterator[Found]:
         yield from follow(context, request, f"DMAAIOCB.iov + {_VECTOR}")
 
-    requests = [word - at_sg for word, _ in find_words(context.image, lists)]
+    requests = [word - at_sg for word, _ in find_words(context.image, lists, context.known.words)]
     yield from attempt(context, requests, read)
 
 
@@ -157,7 +157,7 @@ def _requests(context: Context, objects: Objects, kind: str, struct: str) -> Ite
         if (count := _in_use(context, address))
     }
     found: dict[int, list[int]] = {device: [] for device in busy}
-    for word, device in find_words(context.image, busy):
+    for word, device in find_words(context.image, busy, context.known.words):
         request = word - layout.offset(struct, "dev")
         if _is_request(context, struct, request, device):
             found[device].append(request)
@@ -213,6 +213,16 @@ def _is_request(context: Context, struct: str, request: int, device: int) -> boo
         element < vector < element + _ELEMENT_MAX for vector in vectors
     )
 
+
+def _scsi_devices(context: Context, scene: Scene) -> Collection[int]:
+    return list(of_type(context, scene.objects, "scsi-device"))
+
+
+def _spaces(context: Context, scene: Scene) -> Collection[int]:
+    return scene.spaces.keys()
+
+
+WORDS: dict[str, WordsFunction] = {"scatter_lists": _spaces, "scsi_requests": _scsi_devices}
 
 READERS: dict[str, ReaderFunction] = {
     "block_requests": _block_requests,

@@ -179,7 +179,7 @@ def lost_views(context: Context, snapshot: Snapshot) -> dict[int, View]:
     roots |= {space.root for space in snapshot.spaces.values()} & snapshot.regions.keys()
     at_root = context.layout.offset("FlatView", "root")
     out = {}
-    for word, _ in find_words(context.image, roots):
+    for word, _ in find_words(context.image, roots, context.known.words):
         start = word - at_root
         if start in snapshot.views or not _is_block(context, start):
             continue

@@ -227,7 +227,7 @@ def read_objects(context: Context, classes: Classes) -> dict[int, Obj]:
             return None
         return Obj(address, classes.names[klass], ref, parent, bool(free)), table.address
 
-    for word, klass in find_words(image, classes.names, context.known.classes):
+    for word, klass in find_words(image, classes.names, context.known.words):
         address = word - at_class
         found = context.recall(("object", address), klass, read)
         if found is not None:

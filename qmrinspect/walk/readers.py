@@ -14,10 +14,10 @@ from ..target.image import Unreadable
 from . import inflight
 from .context import Context
 from .scan import find_words
-from .scene import ReaderFunction, Scene, attempt, of_type
+from .scene import ReaderFunction, Scene, WordsFunction, attempt, of_type
 from .ways import Found, follow
 
-__all__ = ["READERS"]
+__all__ = ["READERS", "WORDS"]
 
 _FUNCTIONS_MAX = 256  # of one device, PCIE_SRIOV's TotalVFs in QEMU
 _ISA_IRQS = 16  # ISA_NUM_IRQS, include/hw/isa/isa.h
@@ -147,8 +147,10 @@ def _port_lists(context: Context, scene: Scene) -> Iterator[Found]:
     missing = ranges.keys() - {region for members in found.values() for region in members}
     if missing:
         # An array begins with one of them.
-        arrays = {word for word, _ in find_words(context.image, missing)}
-        found.update(_port_list_at(context, find_words(context.image, arrays), missing))
+        arrays = {word for word, _ in find_words(context.image, missing, context.known.words)}
+        found.update(
+            _port_list_at(context, find_words(context.image, arrays, context.known.words), missing)
+        )
     for start, members in sorted(found.items()):
         for i, region in enumerate(members):
             yield Found(start, f"PortioList.regions[{i}]", ranges[region])
@@ -222,7 +224,7 @@ def _bounce_buffers(context: Context, scene: Scene) -> Iterator[Found]:
     layout, image = context.layout, context.image
     if layout.has("BounceBuffer", "magic"):
         at_magic = layout.offset("BounceBuffer", "magic")
-        marks = find_words(image, {_BOUNCE_MAGIC}, context.known.bounce)
+        marks = find_words(image, _bounce_marks(context, scene), context.known.words)
         buffers = [word - at_magic for word, _ in marks]
     else:
         buffers = context.statics.symbols.get("bounce", [])
@@ -234,6 +236,12 @@ def _bounce_buffers(context: Context, scene: Scene) -> Iterator[Found]:
         if region:
             yield Found(buffer, "BounceBuffer.mr", region)
 
+
+def _bounce_marks(context: Context, scene: Scene) -> Collection[int]:
+    return {_BOUNCE_MAGIC} if context.layout.has("BounceBuffer", "magic") else ()
+
+
+WORDS: dict[str, WordsFunction] = {**inflight.WORDS, "bounce_buffers": _bounce_marks}
 
 READERS: dict[str, ReaderFunction] = {
     **inflight.READERS,

@@ -12,87 +12,109 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from ..target.image import PAGE, Image
 
 __all__ = ["Found", "find_beside", "find_into", "find_words"]
 
 _PIECE = 1 << 16
+_ZEROS = bytes(_PIECE)
 _NEAR = 7
-# So many are remembered, as parts of the image itself.
-_PIECES_MAX = 1 << 16
-# So many times what is wanted may be searched for.
-_WANTED_MORE = 3
+# A word that was wanted in none of so many images is not searched for any more.
+_AGE_MAX = 8
 
 
 class Found:
-    """What searches found in each piece of an image, for pieces that the next one has as well."""
+    """Where words are in an image, for all who ask, and for what the next image has as well."""
 
     def __init__(self) -> None:
-        self.wanted: frozenset[int] = frozenset()
-        self.image: Image | None = None  # of which these are the pieces
-        self.pieces: dict[int, tuple[memoryview, Sequence[tuple[int, int]]]] = {}
+        self._image: Image | None = None
+        self._number = 0  # of the image
+        self._sought: dict[int, int] = {}  # word to the number of the image that it was wanted in
+        self._soon: set[int] = set()
+        self._pieces: dict[int, tuple[memoryview, Sequence[tuple[int, int]]]] = {}
+        self._places: dict[int, set[int]] = {}
+
+    def expect(self, values: Iterable[int]) -> None:
+        """Search for some words as well when memory is gone through the next time."""
+        self._soon.update(values)
+
+    def find(self, image: Image, wanted: Collection[int]) -> list[tuple[int, int]]:
+        """Return (address, word) of every word that is wanted, lowest first."""
+        if image is not self._image:
+            self._number += 1
+            self._forget()
+        new = {value for value in wanted if value not in self._sought}
+        if new or image is not self._image:
+            new.update(value for value in self._soon if value not in self._sought)
+            self._soon = set()
+            self._update(image, new)
+            self._image = image
+        self._sought.update(dict.fromkeys(wanted, self._number))
+        places = self._places
+        return sorted((at, word) for word in wanted for at in places.get(word, ()))
+
+    def _forget(self) -> None:
+        """What goes may come again, but not forever."""
+        oldest = self._number - _AGE_MAX
+        for word in [word for word, number in self._sought.items() if number < oldest]:
+            del self._sought[word]
+            self._places.pop(word, None)
+
+    def _update(self, image: Image, new: Collection[int]) -> None:
+        """Search the pieces that changed for all words, and the others for the new ones."""
+        every = {*self._sought, *new}
+        of_all, of_new = (_lanes(every), every), (_lanes(new), new)
+        kept = self._image is image
+        since = kept or (self._image is not None and self._image is image.since)
+        changed = set() if kept else {page * PAGE // _PIECE for page in image.changed}
+        pieces = list(_pieces_of(image))
+        same: dict[int, Sequence[tuple[int, int]]] = {}
+        for address, view in pieces:
+            last = self._pieces.get(address)
+            if last is None or len(last[0]) != len(view):
+                continue
+            unchanged = since and address // _PIECE not in changed
+            if unchanged or bytes(last[0]) == bytes(view):
+                same[address] = last[1]
+        # What is no more goes first: a piece that is cut otherwise finds some of it again.
+        for address in self._pieces.keys() - same.keys():
+            for at, word in self._pieces[address][1]:
+                if word in self._places:
+                    self._places[word].discard(at)
+        self._pieces = {}
+        for address, view in pieces:
+            hits = same.get(address)
+            if new or hits is None:
+                found = _matches(bytes(view), address, *(of_all if hits is None else of_new))
+                for at, word in found:
+                    self._places.setdefault(word, set()).add(at)
+                hits = [*hits, *found] if hits else found
+            self._pieces[address] = view, hits
+        self._sought.update(dict.fromkeys(new, self._number))
 
 
-def find_words(
-    image: Image, values: Collection[int], before: Found | None = None
-) -> Iterator[tuple[int, int]]:
-    """Yield (address, word) for every aligned word of the image that is in ``values``.
-
-    :param before: what earlier searches of the kind found; it is brought up to date.
-    """
-    wanted = frozenset(values)
-    if not wanted:
-        return
-    searched, known = wanted, {}
-    if before is not None:
-        # What goes may come again: what was searched for stays so, within bounds.
-        if wanted <= before.wanted:
-            searched, known = before.wanted, before.pieces
-        elif len(before.wanted) <= _WANTED_MORE * len(wanted):
-            searched = wanted | before.wanted
-    packed = [value.to_bytes(8, "little") for value in searched]
-    # The middle lanes first: they tell a few values from all other pointers into the heap.
-    lanes = []
-    for lane in (2, 1, 0, 5, 4, 3):
-        seen = {word[lane] for word in packed}
-        lanes.append((lane, bytes(b in seen for b in range(256))))
-    pieces: dict[int, tuple[memoryview, Sequence[tuple[int, int]]]] = {}
-    zero = bytes(_PIECE)
-    since = before is not None and before.image is not None and before.image is image.since
-    changed = {page * PAGE // _PIECE for page in image.changed}
+def _pieces_of(image: Image) -> Iterator[tuple[int, memoryview]]:
+    """Yield (address, bytes); the borders stay where they are when a segment begins elsewhere."""
     for start, segment in image.segments():
         at = 0
         while at < len(segment) - 7:
-            # The borders stay where they are when a segment begins elsewhere.
             end = at + _PIECE - (start + at) % _PIECE
-            view, address = segment[at:end], start + at
-            last = known.get(address)
+            yield start + at, segment[at:end]
             at = end
-            same = since and address // _PIECE not in changed
-            if same and last is not None and len(last[0]) == len(view):
-                pieces[address] = view, last[1]
-                yield from _given(image, last[1], wanted)
-                continue
-            piece = bytes(view)
-            # Half of a heap is pages of zeros.
-            if piece == zero[: len(piece)]:
-                continue
-            if last is None or bytes(last[0]) != piece:
-                last = view, _matches(piece, address, lanes, searched)
-            if before is not None and len(pieces) < _PIECES_MAX:
-                pieces[address] = view, last[1]
-            yield from _given(image, last[1], wanted)
-    if before is not None:
-        before.wanted, before.pieces, before.image = searched, pieces, image
 
 
-def _given(
-    image: Image, hits: Sequence[tuple[int, int]], wanted: Collection[int]
+def find_words(
+    image: Image, values: Collection[int], found: Found | None = None
 ) -> Iterator[tuple[int, int]]:
-    for hit in hits:
-        if hit[1] in wanted and (image.scope is None or hit[0] // PAGE in image.scope):
+    """Yield (address, word) for every aligned word of the image that is in ``values``.
+
+    :param found: what earlier searches found; it is brought up to date.
+    """
+    wanted = frozenset(values)
+    for hit in (found or Found()).find(image, wanted) if wanted else ():
+        if image.scope is None or hit[0] // PAGE in image.scope:
             image.give(hit[0])
             yield hit
 
@@ -104,11 +126,10 @@ def find_into(image: Image, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple
     """
     starts = [start for start, _ in ranges]
     lanes = _into_lanes(ranges)
-    zero = bytes(_PIECE)
     for base, segment in image.segments():
         for at in range(0, len(segment) - 7, _PIECE):
             piece = bytes(segment[at : at + _PIECE])
-            if piece == zero[: len(piece)]:
+            if piece == _ZEROS[: len(piece)]:
                 continue
             for i, word in _candidates(piece, lanes):
                 k = bisect_right(starts, word) - 1
@@ -127,13 +148,12 @@ def find_beside(
     """
     first, second = _into_lanes(ranges), _into_lanes(beside)
     starts = [start for start, _ in ranges]
-    zero = bytes(_PIECE)
     for base, segment in image.segments():
         for at in range(0, len(segment) - 7, _PIECE):
             # With what lies around the border, so that no pair is cut.
             low = max(0, at - _NEAR * 8)
             piece = bytes(segment[low : at + _PIECE + 8])
-            if piece == zero[: len(piece)]:
+            if piece == _ZEROS[: len(piece)]:
                 continue
             wanted, near = _mask(piece, first), _mask(piece, second)
             if not wanted or not near:
@@ -146,6 +166,17 @@ def find_beside(
                 k = bisect_right(starts, word) - 1
                 if k >= 0 and word < ranges[k][1] and base + at <= address < base + at + _PIECE:
                     yield address, word
+
+
+def _lanes(words: Collection[int]) -> list[tuple[int, bytes]]:
+    """Return the bytes that one of the words may have, by lane."""
+    packed = [word.to_bytes(8, "little") for word in words]
+    lanes = []
+    # The middle lanes first: they tell a few values from all other pointers into the heap.
+    for lane in (2, 1, 0, 5, 4, 3):
+        seen = {word[lane] for word in packed}
+        lanes.append((lane, bytes(b in seen for b in range(256))))
+    return lanes
 
 
 def _into_lanes(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, bytes]]:
@@ -163,6 +194,9 @@ def _into_lanes(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, bytes]]:
 def _matches(
     piece: bytes, address: int, lanes: Sequence[tuple[int, bytes]], wanted: Collection[int]
 ) -> list[tuple[int, int]]:
+    # Half of a heap is pages of zeros.
+    if not wanted or piece == _ZEROS[: len(piece)]:
+        return []
     return [(address + 8 * i, word) for i, word in _candidates(piece, lanes) if word in wanted]
 
 

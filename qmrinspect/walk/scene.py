@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
@@ -14,7 +14,7 @@ from .context import Context
 from .ram import RamMap
 from .ways import Found
 
-__all__ = ["Objects", "ReaderFunction", "Scene", "attempt", "of_type"]
+__all__ = ["Objects", "ReaderFunction", "Scene", "WordsFunction", "attempt", "of_type"]
 
 Objects = Mapping[int, Obj]
 
@@ -34,6 +34,8 @@ class Scene:
 
 
 ReaderFunction = Callable[[Context, Scene], Iterator[Found]]
+#: Says which words a reader searches memory for.
+WordsFunction = Callable[[Context, Scene], Collection[int]]
 
 
 def of_type(context: Context, objects: Objects, name: str) -> Iterator[int]:

@@ -62,10 +62,12 @@ class _LiveProcess(Process):
         super().__init__(pid)
         self._one = threading.Lock()
 
-    def capture_all(self, choose: Choose) -> tuple[Image, Capture]:
+    def capture_all(
+        self, choose: Choose, quiet: Callable[[Peek], bool] | None = None
+    ) -> tuple[Image, Capture]:
         check_cancelled()
         with self._one:
-            taken = super().capture_all(choose)
+            taken = super().capture_all(choose, quiet)
         check_cancelled()
         return taken
 
