@@ -91,7 +91,7 @@ help: ## show this
 demo: setup ## set up, then find the leaks of the distribution's own QEMU
 	@$(call find,demo)
 
-hunt: packages-hunt setup ## set up, then hunt all that the distribution's QEMU can hotplug
+hunt: packages-hunt $(VENV)/ready-hunt ## set up, then hunt all that the distribution's QEMU can hotplug
 	@$(call find,hunt)
 
 unit: $(VENV)/ready-unit ## the tests that need no QEMU, no GDB and no root: half a minute
@@ -159,11 +159,16 @@ $(VENV)/ready: pyproject.toml hatch_build.py $(VENV)/python
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
+$(VENV)/ready-hunt: pyproject.toml hatch_build.py $(VENV)/python
+	@test -e $(VENV)/ready-test || \
+		$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[peers]'
+	@touch $@ $(VENV)/ready
+
 $(VENV)/ready-unit: pyproject.toml hatch_build.py $(VENV)/python
 	@test -e $(VENV)/ready-test || \
 		$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 $(VENV)/ready-test: pyproject.toml hatch_build.py $(VENV)/python | packages-test
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,libvirt,dask]'
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,libvirt,dask,peers]'
 	@touch $@ $(VENV)/ready

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from qmrinspect import peers
 from qmrinspect.errors import PeerMissing
 from qmrinspect.hotplug.plugging import plug, release
 from qmrinspect.hotplug.recipes import recipe_for
@@ -21,7 +23,7 @@ from qmrinspect.hotplug.vm import Vm
 from qmrinspect.hunt.bench import Bench
 from qmrinspect.hunt.settings import Job, Settings
 from qmrinspect.monitor.plain import PlainMonitor
-from qmrinspect.peers import Peer, disks, nfs, open_peer, ssh
+from qmrinspect.peers import Peer, disks, nfs, open_peer
 from qmrinspect.peers.images import SIZE
 
 
@@ -146,12 +148,11 @@ def talk(client: socket.socket) -> None:
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> None:
-        raise OSError
-
-    monkeypatch.setattr(ssh, "library", missing)
+    monkeypatch.setitem(sys.modules, "asyncssh", None)
+    monkeypatch.delitem(sys.modules, "qmrinspect.peers.ssh", raising=False)
+    monkeypatch.delattr(peers, "ssh", raising=False)
     monkeypatch.setattr(shutil, "which", lambda *names, **options: None)
-    with pytest.raises(PeerMissing, match=r"needs the library libssh \(Debian: "):
+    with pytest.raises(PeerMissing, match=r"needs the Python package asyncssh \(pip "):
         open_peer("ssh")
     with pytest.raises(PeerMissing, match=r"needs the program openssl \(Debian: "):
         open_peer("https")

@@ -11,7 +11,7 @@ import ssl
 from pathlib import Path
 
 from ..errors import PeerMissing
-from . import gluster, iscsi, nfs, ssh, storage
+from . import gluster, iscsi, nfs, storage
 from .daemons import certificates
 from .images import IMAGES, LUKS_SECRET
 from .peer import LOOPBACK, Peer, SocketPeer
@@ -103,10 +103,12 @@ def nfs_server() -> Peer:
 def ssh_server() -> Peer:
     """Return an SSH server; ``path`` is its port.
 
-    :raises PeerMissing: libssh is not installed.
+    :raises PeerMissing: asyncssh is not installed.
     """
     try:
-        ssh.library()
-    except OSError:
-        raise PeerMissing("needs the library libssh (Debian: apt-get install libssh-4)") from None
+        from . import ssh
+    except ImportError:
+        raise PeerMissing(
+            "needs the Python package asyncssh (pip install 'qmrinspect[peers]')"
+        ) from None
     return SocketPeer(ssh.ssh, LOOPBACK)
