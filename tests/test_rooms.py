@@ -18,7 +18,7 @@ PACKAGE = ROOT / "qmrinspect"
 
 #: From the ground up; a room knows only those before it.
 ROOMS = (
-    *("errors", "text", "closing", "spawn", "target", "references", "layout"),
+    *("errors", "documents", "text", "closing", "spawn", "target", "references", "layout"),
     *("snapshot", "index", "heap", "walk", "strict", "infer", "ledger", "audit"),
     *("instants", "reading", "trace", "store", "monitor", "peers", "hotplug"),
     *("hunt", "report", "verbs", "fronts", "fronts.repl", "fronts.shell", "fronts.gdb"),

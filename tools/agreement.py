@@ -19,11 +19,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from qmrinspect.documents import HuntRow  # noqa: E402
 from qmrinspect.hunt.agreement import Agreement, agreement  # noqa: E402
 
 PATH = ROOT / "docs" / "agreement.md"
@@ -54,7 +54,7 @@ def build(words: Sequence[str]) -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
-def hunt(machine: str, programs: Sequence[str], drivers: Sequence[str]) -> Iterator[dict[str, Any]]:
+def hunt(machine: str, programs: Sequence[str], drivers: Sequence[str]) -> Iterator[HuntRow]:
     """Yield the rows of a hunt on all builds; a machine has one name, whatever its version."""
     command = [sys.executable, "-m", "qmrinspect", "hunt", *drivers, "--policies", "--json"]
     command += ["--builds", ",".join(programs), "--machine", machine]
@@ -66,7 +66,7 @@ def hunt(machine: str, programs: Sequence[str], drivers: Sequence[str]) -> Itera
                 yield {**row, "machine": machine}
 
 
-def lines(rows: Sequence[dict[str, Any]], commit: str) -> Iterator[str]:
+def lines(rows: Sequence[HuntRow], commit: str) -> Iterator[str]:
     """Yield the page."""
     yield "# Forecast beside fact"
     yield ""
@@ -92,7 +92,7 @@ def lines(rows: Sequence[dict[str, Any]], commit: str) -> Iterator[str]:
         yield from _wrong(found)
 
 
-def _summary(found: Agreement, name: str, rows: Sequence[dict[str, Any]]) -> str:
+def _summary(found: Agreement, name: str, rows: Sequence[HuntRow]) -> str:
     words = [row["outcome"] for row in rows]
     counts = ", ".join(f"{words.count(word)} {word}" for word in sorted(set(words)))
     sure = found.sure[name]

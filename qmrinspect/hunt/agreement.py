@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ..documents import ForecastJson
 from ..ledger.policies import POLICIES, by_name
 from .rows import Row
 
@@ -49,7 +50,7 @@ class Agreement(NamedTuple):
     sure: Mapping[str, Cell]
 
 
-def agrees(foretold: Mapping[str, Any], row: Row) -> bool:
+def agrees(foretold: ForecastJson, row: Row) -> bool:
     """Whether a device did what was foretold: outcome, cause, and the assertion of a crash.
 
     :param foretold: one policy's entry of ``forecast.policies``.
@@ -128,11 +129,13 @@ def _cell(
     return Cell(right, total, wrong)
 
 
-def _foretold(row: Row, source: str) -> Sequence[Mapping[str, Any]]:
-    forecast = row.get("forecast") or {}
-    if forecast.get("source") == source:
-        return list(forecast["policies"])
-    return list(forecast.get("left") or ()) if source == "after" else ()
+def _foretold(row: Row, source: str) -> Sequence[ForecastJson]:
+    forecast = row.get("forecast")
+    if forecast is None:
+        return ()
+    if forecast["source"] == source:
+        return forecast["policies"]
+    return forecast.get("left") or () if source == "after" else ()
 
 
 def _is_fact(row: Row) -> bool:
@@ -150,7 +153,8 @@ def _sure(by: Mapping[str, Mapping[str, Row]], build: str, policy: str) -> Cell:
     for rows in by.values():
         for device, row in rows.items():
             fact = by[build].get(device)
-            plugged = (row.get("forecast") or {}).get("plugged") or ()
+            forecast = row.get("forecast")
+            plugged = forecast.get("plugged") or () if forecast else ()
             found = [one for one in plugged if one["policy"] == policy]
             if not found or found[0]["certainty"] != "sure" or fact is None:
                 continue
@@ -165,7 +169,7 @@ def _sure(by: Mapping[str, Mapping[str, Row]], build: str, policy: str) -> Cell:
     return Cell(right, total, wrong)
 
 
-def _gist(found: Mapping[str, Any]) -> str:
+def _gist(found: ForecastJson) -> str:
     assertion = found.get("assertion")
     if assertion:
         return f"{assertion['function']}: {assertion['expression']}"

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..closing import Closing
+from ..documents import HuntRow
 from ..errors import QmrError, ReadingError, TargetError
 from ..hotplug.kinds import Driver, Recipe
 from ..hotplug.recipes import START_OPTIONS, recipe_for
@@ -70,13 +71,13 @@ class Bench(Closing):
         self._number = 0
         self._layout = given(Path(settings.layout)) if settings.layout else None
 
-    def do(self, job: Job) -> Iterator[dict[str, Any]]:
+    def do(self, job: Job) -> Iterator[HuntRow]:
         """Run the cycles of a job and yield the rows of those that say something new.
 
         :raises QmrError: no VM can be started, or read.
         """
         growth = Growth()
-        last: dict[str, Any] = {}
+        last: HuntRow = {}
         for number in range(1, self._settings.cycles + 1):
             hunted = self._cycle(job)
             row = self._row(job, hunted, number)
@@ -97,8 +98,8 @@ class Bench(Closing):
         if grown:
             # It balances, and nobody will ever take it back.
             text = f"{job.driver} was finalized, and {grown}"
-            found = {"outcome": str(Outcome.PARTIAL_LEAK), "cause": GROWS, "causes": [GROWS]}
-            last = {**last, **found, "text": text}
+            last["outcome"], last["cause"] = str(Outcome.PARTIAL_LEAK), GROWS
+            last["causes"], last["text"] = [GROWS], text
         if self._settings.cycles > 1 and last["outcome"] in BAD:
             self._drop()
         yield last
@@ -126,7 +127,7 @@ class Bench(Closing):
                 self._drop()
         raise AssertionError
 
-    def _row(self, job: Job, hunted: Hunted, number: int) -> dict[str, Any]:
+    def _row(self, job: Job, hunted: Hunted, number: int) -> HuntRow:
         row = row_of(hunted, number)
         before = list(self._before)
         harmed = hunted.outcome not in ("clean", "refused") or (
@@ -149,7 +150,7 @@ class Bench(Closing):
             self._drop()
         return row
 
-    def _with_evidence(self, job: Job, hunted: Hunted, row: dict[str, Any]) -> dict[str, Any]:
+    def _with_evidence(self, job: Job, hunted: Hunted, row: HuntRow) -> HuntRow:
         if row["outcome"] == "crash" and not self._before and self._guest is None:
             row["backtrace"] = backtrace(self._vm.vm, hunted.recipe) if self._vm else []
         if row["outcome"] == "hang" and self._vm is not None:
@@ -167,7 +168,7 @@ class Bench(Closing):
             )
         return row
 
-    def _alone(self, job: Job) -> dict[str, Any]:
+    def _alone(self, job: Job) -> HuntRow:
         """Hunt a driver in a VM where nothing was before."""
         self._drop()
         hunted = self._cycle(job)
@@ -309,5 +310,5 @@ def _odd(hunted: Hunted) -> bool:
     return tried and not hunted.recipe.outside
 
 
-def _gist(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _gist(row: HuntRow) -> tuple[object, ...]:
     return row["outcome"], row["cause"], tuple(row["causes"]), len(row["objects_left"])

@@ -13,8 +13,8 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from ..documents import HuntRow
 from ..errors import TargetError
 from ..peers.peer import DIRECTORY_PREFIX
 from ..store import save
@@ -41,7 +41,7 @@ def write_bundle(
     directory: str,
     settings: Settings,
     job: Job,
-    row: Mapping[str, Any],
+    row: HuntRow,
     hunted: Hunted,
     argv: Sequence[str],
     transcript: Sequence[Mapping[str, object]],
@@ -81,7 +81,7 @@ def write_bundle(
     return str(place)
 
 
-def read_bundle(directory: str) -> tuple[Settings, Job, dict[str, Any]]:
+def read_bundle(directory: str) -> tuple[Settings, Job, HuntRow]:
     """Return what was hunted, and the row that came of it.
 
     :raises TargetError: it is no bundle.
@@ -104,14 +104,15 @@ def _json(path: Path, data: object) -> None:
     path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
-def _is_question(message: Mapping[str, Any]) -> bool:
+def _is_question(message: Mapping[str, object]) -> bool:
     command = str(message["execute"])
-    line = str(message.get("arguments", {}).get("command-line", ""))
+    arguments = message.get("arguments")
+    line = str(arguments.get("command-line", "")) if isinstance(arguments, Mapping) else ""
     return command.startswith(_QUESTIONS) or line.startswith(("info ", "i/"))
 
 
 def _script(
-    row: Mapping[str, Any],
+    row: HuntRow,
     argv: Sequence[str],
     transcript: Sequence[Mapping[str, object]],
     behind: Sequence[str],

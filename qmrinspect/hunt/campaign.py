@@ -10,8 +10,9 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
+from ..documents import HuntRow
 from ..errors import QmrError, TargetError, UsageError
 from ..hotplug.kinds import Recipe
 from ..hotplug.recipes import START_OPTIONS, recipe_for, vm_arguments
@@ -56,7 +57,7 @@ class Done(NamedTuple):
 
     number: int
     job: Job
-    rows: Sequence[dict[str, Any]]
+    rows: Sequence[HuntRow]
     error: QmrError | None = None
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from ..documents import HuntRow
 from ..errors import QmrError, TargetError, UsageError
 from .bench import Bench
 from .campaign import Done
@@ -34,7 +35,7 @@ _desks = threading.local()
 _open: dict[str, list[_Desk]] = defaultdict(list)
 
 # What a worker sends back: rows, the files of their bundles, and how it failed if it did.
-Answer = tuple[list[dict[str, Any]], dict[str, bytes], Optional[tuple[str, str, int]]]
+Answer = tuple[list[HuntRow], dict[str, bytes], Optional[tuple[str, str, int]]]
 
 
 class _Desk:
@@ -107,13 +108,13 @@ def _end_on_all(client: Any, campaign: str) -> None:
         client.run(end, campaign)
 
 
-def do_job(campaign: str, settings: tuple[Any, ...], job: tuple[str, str]) -> Answer:
+def do_job(campaign: str, settings: tuple[object, ...], job: tuple[str, str]) -> Answer:
     """Do one job; runs on a worker."""
     desk = getattr(_desks, "desk", None)
     if desk is None or desk.campaign != campaign:
         if desk is not None:
             desk.close()
-        desk = _desks.desk = _Desk(campaign, Settings(*settings))
+        desk = _desks.desk = _Desk(campaign, Settings._make(settings))
     try:
         return list(desk.bench.do(Job(*job))), desk.files(), None
     except QmrError as error:
@@ -127,7 +128,7 @@ def end(campaign: str) -> None:
         desk.close()
 
 
-def _unpack(directory: str, rows: list[dict[str, Any]], files: dict[str, bytes]) -> None:
+def _unpack(directory: str, rows: list[HuntRow], files: dict[str, bytes]) -> None:
     """Write the bundles that came from a worker where the user wants them."""
     place = Path(directory)
     for name, content in files.items():

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from typing import Any
 
 from ..errors import UsageError
 from .rows import Row
@@ -48,7 +47,7 @@ class Expectations:
                 raise UsageError(f"rule {number} of {path} has no use for {unknown[0]}", _EXAMPLE)
             if not rule.get("reason"):
                 raise UsageError(f"rule {number} of {path} has no reason", _EXAMPLE)
-        self._rules: list[dict[str, Any]] = rules
+        self._rules: list[dict[str, object]] = rules
         self.hits = [0] * len(rules)
 
     def match(self, row: Row) -> str:
@@ -63,7 +62,7 @@ class Expectations:
                 return str(rule["reason"])
         return ""
 
-    def summary(self) -> list[dict[str, Any]]:
+    def summary(self) -> list[dict[str, object]]:
         """Return the rules with their hits."""
         return [{**rule, "hits": hits} for rule, hits in zip(self._rules, self.hits)]
 

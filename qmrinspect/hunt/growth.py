@@ -8,8 +8,8 @@ what came once from what comes again every time.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
+from ..documents import GrownJson, GrowthJson
 from ..ledger import Book
 
 __all__ = ["SURE", "Growth"]
@@ -64,7 +64,7 @@ class Growth:
             self._samples = self._samples[::2]
             self._stride *= 2
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> GrowthJson:
         """Return what grew: ``once``, and ``per_cycle`` from the second cycle on.
 
         ``exact`` says that every cycle from the second on added the same.
@@ -100,8 +100,8 @@ class Growth:
                 )
         return "; ".join(said)
 
-    def _grown(self, what: str) -> dict[str, dict[str, Any]]:
-        out = {}
+    def _grown(self, what: str) -> dict[str, GrownJson]:
+        out: dict[str, GrownJson] = {}
         first, one, last = self._first[what], self._after_one[what], self._last[what]
         for name in sorted(first.keys() | last.keys()):
             total = last[name] - first[name]

@@ -8,13 +8,14 @@ nothing unrealized.  What stays is judged, and foretold under each policy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ..audit.graph import Orphans, orphan_groups
 from ..audit.outcome import outcome_of
 from ..audit.policy import Verdict, choose
 from ..closing import Closing
+from ..documents import HuntRow
 from ..errors import MonitorError
 from ..hotplug.kinds import Recipe
 from ..hotplug.unplug import Cycle
@@ -29,7 +30,7 @@ from .foretell import foretell_after
 from .judge import Judgement, rows_left
 from .rows import row_of
 
-__all__ = ["Introspected", "introspect"]
+__all__ = ["Introspected", "Total", "introspect"]
 
 # So many types are made between two readings; where something stays that shows no type, or
 # QEMU dies, they are made again by halves.
@@ -44,8 +45,22 @@ class Introspected(NamedTuple):
     :param types: how many were made.
     """
 
-    row: dict[str, Any] | None
+    row: HuntRow | None
     types: int
+
+
+class Total(NamedTuple):
+    """How the types of one emulator ended.
+
+    :param types: how many were made.
+    :param outcomes: how many ended how.
+    :param under: the same by policy.
+    """
+
+    emulator: str
+    types: int
+    outcomes: Mapping[str, int]
+    under: Mapping[str, Mapping[str, int]]
 
 
 def introspect(qemu: str, names: Sequence[str] = ()) -> Iterator[Introspected]:
@@ -96,7 +111,7 @@ class _Emulator(Closing):
         found = self._monitor.execute("qom-list-types", wanted, _TIMEOUT_S)
         return sorted(str(item["name"]) for item in found) if isinstance(found, list) else []
 
-    def batch(self, types: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def batch(self, types: Sequence[str]) -> Iterator[HuntRow]:
         """Make types, and yield the rows of those of which something stays."""
         died = self._make(types)
         groups = [] if died else self._new()
@@ -143,7 +158,7 @@ class _Emulator(Closing):
     def _type(self, group: Orphans) -> str:
         return self._after.index.snapshot.objects[group.head].type
 
-    def _judge(self, name: str, groups: Sequence[Orphans]) -> dict[str, Any]:
+    def _judge(self, name: str, groups: Sequence[Orphans]) -> HuntRow:
         after = self._after
         head = next((g.head for g in groups if self._type(g) == name), 0)
         left = sorted({member for group in groups for member in group.members})
@@ -152,7 +167,7 @@ class _Emulator(Closing):
         judgement = Judgement(found.outcome, found.cause, found.causes, rows, found.text)
         return self._row(name, judgement, head)
 
-    def _row(self, name: str, judgement: Judgement, head: int | None) -> dict[str, Any]:
+    def _row(self, name: str, judgement: Judgement, head: int | None) -> HuntRow:
         foretold, after = None, None
         if head is not None:
             after = self._after
@@ -165,7 +180,9 @@ class _Emulator(Closing):
             Recipe(name, ""), "none", judgement.outcome, judgement, cycle, 0, 0, 0, after
         )
         hunted = hunted._replace(foretold=foretold, under=under, books=(self._before,))
-        return {**row_of(hunted), "emulator": self._vm.argv[0]}
+        row = row_of(hunted)
+        row["emulator"] = self._vm.argv[0]
+        return row
 
     def restart(self) -> None:
         """Start QEMU anew."""

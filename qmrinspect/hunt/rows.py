@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ..audit.forecast import Forecast
 from ..audit.stale import stale_text
+from ..documents import EdgeJson, ForecastJson, ForetoldJson, HuntRow, RegionJson, StaleJson
 from ..index import Index
 from ..ledger import Book, Edge
+from ..ledger.documents import edge_json
 from ..snapshot import Stale
 from .cycle import NOT_PLUGGABLE, Hunted
 from .foretell import Foretold
@@ -24,7 +25,6 @@ from .outcome import BAD
 __all__ = [
     "FORMAT",
     "Row",
-    "edge_json",
     "forecast_json",
     "is_bad",
     "key",
@@ -34,7 +34,7 @@ __all__ = [
 
 FORMAT = "qmr-hunt/1"
 
-Row = Mapping[str, Any]
+Row = HuntRow
 
 
 def pluggable(hunted: Hunted) -> bool:
@@ -60,12 +60,16 @@ def key(row: Row) -> tuple[str, str, str]:
     return row["device"], row["outcome"], " ".join(sorted(row.get("causes") or ()))
 
 
-def row_of(hunted: Hunted, number: int = 1) -> dict[str, Any]:
+def _edges(index: Index | None, edges: Sequence[Edge]) -> list[EdgeJson]:
+    return [edge_json(index, edge, label=True) for edge in edges] if index else []
+
+
+def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
     """Return one line of ``qmr-hunt/1``; ``number`` is the cycle's, from 1."""
     judgement, cycle = hunted.judgement, hunted.cycle
     index = hunted.after.index if hunted.after else None
     target = hunted.books[0].index.snapshot.target if hunted.books else None
-    row = {
+    row: HuntRow = {
         "format": FORMAT,
         "device": hunted.recipe.driver,
         "bus": hunted.recipe.bus,
@@ -80,7 +84,7 @@ def row_of(hunted: Hunted, number: int = 1) -> dict[str, Any]:
                 "type": left.type,
                 "was": left.was,
                 "observed": left.observed,
-                "references": [edge_json(index, edge) for edge in left.references] if index else [],
+                "references": _edges(index, left.references),
             }
             for left in judgement.left
         ],
@@ -89,7 +93,7 @@ def row_of(hunted: Hunted, number: int = 1) -> dict[str, Any]:
                 "cause": cause.name,
                 "object": hex(cause.object),
                 "text": cause.text,
-                "references": [edge_json(index, edge) for edge in cause.edges] if index else [],
+                "references": _edges(index, cause.edges),
             }
             for cause in judgement.causes
         ],
@@ -130,7 +134,7 @@ def row_of(hunted: Hunted, number: int = 1) -> dict[str, Any]:
     return row
 
 
-def _foretold_json(foretold: Foretold | None, with_it: Sequence[Book]) -> dict[str, Any] | None:
+def _foretold_json(foretold: Foretold | None, with_it: Sequence[Book]) -> ForetoldJson | None:
     if foretold is None:
         return None
     was = with_it[0].index if with_it else None
@@ -150,7 +154,7 @@ def _foretold_json(foretold: Foretold | None, with_it: Sequence[Book]) -> dict[s
     }
 
 
-def forecast_json(forecast: Forecast, was: Index | None = None) -> dict[str, Any]:
+def forecast_json(forecast: Forecast, was: Index | None = None) -> ForecastJson:
     """Return what one policy makes of an unplug.
 
     :param was: of the snapshot with the device, which knows the paths.
@@ -177,14 +181,14 @@ def forecast_json(forecast: Forecast, was: Index | None = None) -> dict[str, Any
                 "type": objects[address].type,
                 "was": (was or index).path(address) or (was or index).label(address),
                 "observed": objects[address].ref,
-                "references": [edge_json(index, e) for e in forecast.book.on.get(address, ())],
+                "references": _edges(index, forecast.book.on.get(address, ())),
             }
             for address in forecast.left
         ],
     }
 
 
-def _region_json(index: Index, address: int) -> dict[str, str]:
+def _region_json(index: Index, address: int) -> RegionJson:
     region = index.snapshot.regions.get(address)
     return {
         "address": hex(address),
@@ -202,7 +206,7 @@ def stable(text: str) -> str:
     return _ADDRESS.sub("0x..", text).replace(os.sep + os.sep, os.sep)
 
 
-def stale_json(stale: Stale, index: Index) -> dict[str, Any]:
+def stale_json(stale: Stale, index: Index) -> StaleJson:
     """Return a stale callback as rows and answers have it.
 
     :param index: of the snapshot with what it leads to.
@@ -216,20 +220,4 @@ def stale_json(stale: Stale, index: Index) -> dict[str, Any]:
         "target": hex(stale.target),
         "freed": stale.freed,
         "text": text,
-    }
-
-
-def edge_json(index: Index, edge: Edge) -> dict[str, Any]:
-    """Return a reference as the contract writes it."""
-    objects = index.snapshot.objects
-    holder = edge.holder if edge.holder in objects else edge.owner
-    return {
-        "kind": edge.kind,
-        "count": 1,
-        "holder": hex(edge.holder),
-        "holder_path": index.path(holder) if holder in objects else "",
-        "holder_label": index.label(edge.holder) if edge.holder else "",
-        "field": edge.field,
-        "rule": edge.rule,
-        "target": hex(edge.target),
     }

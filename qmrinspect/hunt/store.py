@@ -13,9 +13,9 @@ import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..closing import Closing
+from ..documents import HuntRow
 from ..errors import QmrError, TargetError, UsageError
 from .campaign import Done, Plan
 from .rows import Row, is_bad, key
@@ -117,7 +117,7 @@ class Store(Closing):
             )
         return True
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[HuntRow]:
         """Yield all rows, in the order of the plan."""
         try:
             for (text,) in self._base.execute("select row from rows order by job, place"):

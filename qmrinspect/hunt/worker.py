@@ -15,9 +15,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..documents import HuntRow
 from ..errors import QmrError
 from .bench import Bench
 from .settings import Job, Settings
@@ -56,7 +57,7 @@ class Worker:
         """The process id."""
         return self._process.pid
 
-    def do(self, job: Job, timeout: float) -> Iterator[dict[str, Any]]:
+    def do(self, job: Job, timeout: float) -> Iterator[HuntRow]:
         """Have a job done and yield its rows.
 
         :param timeout: seconds after which the worker is given up.
@@ -81,7 +82,7 @@ class Worker:
         finally:
             watch.cancel()
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: Mapping[str, object]) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(message) + "\n")

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from ..hunt.agreement import Agreement, Cell
 from ..text import printable
@@ -17,7 +16,7 @@ __all__ = ["agreement_json", "agreement_lines"]
 _WRONG_SHOWN = 20
 
 
-def agreement_json(found: Agreement) -> dict[str, Any]:
+def agreement_json(found: Agreement) -> dict[str, object]:
     """Return a comparison for ``--json``."""
     return {
         "builds": [
@@ -35,7 +34,7 @@ def agreement_json(found: Agreement) -> dict[str, Any]:
     }
 
 
-def _cell_json(cell: Cell) -> dict[str, Any]:
+def _cell_json(cell: Cell) -> dict[str, object]:
     return {"right": cell.right, "total": cell.total, "wrong": list(cell.wrong)}
 
 

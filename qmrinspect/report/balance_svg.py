@@ -7,10 +7,10 @@ above what they call, what balances left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
-from typing import Any
 
+from ..documents import BalanceJson, TreeJson
 from ..text import printable
 
 __all__ = ["balance_picture"]
@@ -19,7 +19,7 @@ _WIDTH, _ROW, _INDENT, _MARGIN = 900, 24, 22, 8
 _ROWS_MAX, _DEPTH_MAX, _LABEL_MAX = 60, 24, 110
 
 
-def balance_picture(one: Mapping[str, Any]) -> str:
+def balance_picture(one: BalanceJson) -> str:
     """Draw the ``tree`` of an object of ``qmr-trace/1``; "" when there is nothing to draw."""
     rows = list(_rows(one.get("tree") or (), 0))[:_ROWS_MAX]
     if not rows:
@@ -41,7 +41,7 @@ def balance_picture(one: Mapping[str, Any]) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def _rows(nodes: Sequence[Mapping[str, Any]], depth: int) -> Iterator[tuple[int, int, str]]:
+def _rows(nodes: Sequence[TreeJson], depth: int) -> Iterator[tuple[int, int, str]]:
     """Yield depth, net and text; a function that only calls another shares its row."""
     for node in sorted(nodes, key=lambda n: -abs(n["taken"] - n["dropped"])):
         texts, last = [node["text"]], node

@@ -12,7 +12,9 @@ from ..audit.check import Report
 from ..audit.finding import Finding
 from ..audit.forecast import Forecaster, all_policies
 from ..audit.graph import orphan_groups
-from ..hunt.rows import edge_json, forecast_json
+from ..documents import LeftJson
+from ..hunt.rows import forecast_json
+from ..ledger.documents import edge_json
 from ..text import printable
 from .forecasts import Section, forecast_section
 from .page import render_page
@@ -44,11 +46,11 @@ def check_page(report: Report) -> str:
 def _picture(report: Report, finding: Finding) -> str:
     index = report.book.index
     obj = index.snapshot.objects.get(finding.address)
-    left = {
+    left: LeftJson = {
         "address": hex(finding.address),
         "type": obj.type if obj else "",
         "was": index.path(finding.address) if obj else "",
-        "references": [edge_json(index, edge) for edge in finding.references],
+        "references": [edge_json(index, edge, label=True) for edge in finding.references],
     }
     return reference_graph({"objects_left": [left]})
 

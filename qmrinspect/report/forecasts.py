@@ -7,9 +7,11 @@ One line a policy, then the reasons.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ..audit.forecast import Forecast
 from ..audit.unrealize import Prospect, Tie
+from ..documents import ForecastDocument, ForecastJson, HuntRow, LeftJson, ProspectJson, TieJson
 from ..hunt.rows import forecast_json
 from ..text import printable
 from . import render
@@ -19,6 +21,7 @@ from .svg import reference_graph
 __all__ = [
     "Section",
     "document_lines",
+    "exact_json",
     "forecast_lines",
     "forecast_section",
     "gist",
@@ -41,7 +44,7 @@ _CERTAINTY = {
 }
 
 
-def gist(found: Mapping[str, Any] | None) -> str:
+def gist(found: ForecastJson | None) -> str:
     """Return the outcome of a forecast in a few words: ``leak: same-owner-subregions``."""
     if found is None:
         return ""
@@ -51,7 +54,7 @@ def gist(found: Mapping[str, Any] | None) -> str:
     return f"{found['outcome']}: {found['cause']}" if found["cause"] else str(found["outcome"])
 
 
-def forecast_lines(document: Mapping[str, Any]) -> Iterator[str]:
+def forecast_lines(document: ForecastDocument) -> Iterator[str]:
     """Yield one object of ``qmr-forecast/1``."""
     yield from render.table((), [_row(found) for found in document["policies"]])
     said: set[str] = set()
@@ -69,7 +72,7 @@ def forecast_lines(document: Mapping[str, Any]) -> Iterator[str]:
             yield f"    and {len(ties) - _TIES_SHOWN} more"
 
 
-def _row(found: Mapping[str, Any]) -> Row:
+def _row(found: ProspectJson) -> Row:
     outcome = found["outcome"]
     text = gist(found)
     if outcome is None:
@@ -77,31 +80,48 @@ def _row(found: Mapping[str, Any]) -> Row:
             f"{gist(found['if_everything'])} if unrealize ends all, "
             f"{gist(found['if_nothing'])} if it ends none"
         )
-    look = _LOOKS.get(outcome, "warning")
+    look = _LOOKS.get(outcome or "", "warning")
     return Row((found["policy"], text, _CERTAINTY[found["certainty"]]), look)
 
 
-def _reasons(found: Mapping[str, Any]) -> Iterator[str]:
+def _reasons(found: ProspectJson) -> Iterator[str]:
     parts = (found,) if found["outcome"] is not None else (found["if_nothing"],)
     for part in parts:
         if part["outcome"] != "clean":
             yield part["text"]
 
 
-def prospect_json(prospect: Prospect) -> dict[str, Any]:
+def prospect_json(prospect: Prospect) -> ProspectJson:
     """Return what one policy makes of a device that is plugged."""
     answer = prospect.forecast
-    blank = {"source": "plugged", "outcome": None, "cause": "", "text": "", "assertion": None}
+    name = prospect.policy.name
+    blank: ForecastJson = {
+        "policy": name,
+        "source": "plugged",
+        "outcome": None,
+        "cause": "",
+        "text": "",
+        "assertion": None,
+        "left": [],
+    }
     return {
-        "policy": prospect.policy.name,
+        # Where these two come is kept.
+        "policy": name,
         "certainty": prospect.certainty,
-        **(forecast_json(answer) if answer is not None else {**blank, "left": []}),
+        **(blank if answer is None else forecast_json(answer)),
         "if_nothing": forecast_json(prospect.nothing),
         "if_everything": forecast_json(prospect.everything),
     }
 
 
-def tie_json(tie: Tie) -> dict[str, Any]:
+def exact_json(forecast: Forecast) -> ProspectJson:
+    """Return what one policy makes of a device that was unplugged: nothing is open."""
+    out: ProspectJson = {**forecast_json(forecast)}  # type: ignore[typeddict-item]
+    out["certainty"] = "exact"
+    return out
+
+
+def tie_json(tie: Tie) -> TieJson:
     """Return what decides."""
     return {
         "kind": tie.key[0],
@@ -118,7 +138,7 @@ _SOURCES = {
 }
 
 
-def document_lines(documents: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def document_lines(documents: Iterable[ForecastDocument]) -> Iterator[str]:
     """Yield the objects of ``qmr-forecast/1``."""
     for document in documents:
         item = document["object"]
@@ -127,11 +147,12 @@ def document_lines(documents: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         yield from forecast_lines(document)
 
 
-def under_line(row: Mapping[str, Any]) -> str:
+def under_line(row: HuntRow) -> str:
     """Return what a row of a hunt says of the other policies; empty when nothing."""
     under = row.get("under") or {}
     words: dict[str, list[str]] = {}
-    foretold = {found["policy"]: found for found in (row.get("forecast") or {}).get("policies", ())}
+    forecast = row.get("forecast")
+    foretold = {found["policy"]: found for found in forecast["policies"]} if forecast else {}
     for policy, outcome in under.items():
         words.setdefault(gist(foretold.get(policy)) or outcome, []).append(policy)
     if len(words) < 2:
@@ -154,7 +175,7 @@ class Section(NamedTuple):
     pictures: Sequence[tuple[str, str]]
 
 
-def forecast_section(found: Sequence[Mapping[str, Any]]) -> Section:
+def forecast_section(found: Sequence[ForecastJson]) -> Section:
     """Return the part of a page for the forecasts of one object, by policy."""
     pictures: dict[str, list[str]] = {}
     for one in found:
@@ -164,7 +185,7 @@ def forecast_section(found: Sequence[Mapping[str, Any]]) -> Section:
     rows = [
         {
             "policy": str(one["policy"]),
-            "look": {"clean": "good"}.get(one["outcome"], "bad"),
+            "look": "good" if one["outcome"] == "clean" else "bad",
             "gist": gist(one),
             "text": printable(one["text"], _REASON_MAX),
         }
@@ -173,6 +194,6 @@ def forecast_section(found: Sequence[Mapping[str, Any]]) -> Section:
     return Section(rows, [(_list(names), picture) for picture, names in pictures.items()])
 
 
-def _head_first(left: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _head_first(left: Sequence[LeftJson]) -> list[LeftJson]:
     # The object with the shortest path is the device; the others are below it.
     return sorted(left, key=lambda item: (item["was"].count("/"), item["was"]))

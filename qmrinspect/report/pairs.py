@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ..audit.boot import CHILD_REGION, FOREIGN, SAME_OWNER, Pairs, mapped
 from ..audit.forecast import all_policies
@@ -28,7 +27,7 @@ _SORTS = {
 }
 
 
-def pairs_json(index: Index, pairs: Pairs) -> dict[str, Any]:
+def pairs_json(index: Index, pairs: Pairs) -> dict[str, object]:
     """Return the pairs of one owner for ``--json``."""
     regions = index.snapshot.regions
     return {

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ..documents import HuntRow
 from ..text import printable
 
 __all__ = ["growth_plot", "reference_graph"]
@@ -30,7 +31,7 @@ class _Arrow(NamedTuple):
     fields: tuple[str, ...]
 
 
-def reference_graph(row: Mapping[str, Any]) -> str:
+def reference_graph(row: HuntRow) -> str:
     """Draw what holds the objects that a finding left behind; "" when nothing is known.
 
     The first object is at the right, what holds it to its left, and so on; a reference
@@ -72,7 +73,7 @@ def reference_graph(row: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def _arrows(row: Mapping[str, Any]) -> tuple[list[_Arrow], dict[str, str], str]:
+def _arrows(row: HuntRow) -> tuple[list[_Arrow], dict[str, str], str]:
     """Return the arrows, the names of the nodes, and the object to begin with."""
     case = row.get("case") or ()
     left = row.get("objects_left") or ()

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
 
+from ..documents import EdgeJson, GrowthJson
+from ..hunt.introspect import Total
 from ..hunt.rows import Row
 from ..text import printable
 from . import render
@@ -55,7 +56,7 @@ def verdict_lines(row: Row) -> Iterator[str]:
         yield f"    evidence: {printable(row['bundle'])}"
 
 
-def _edges(edges: list[dict[str, Any]]) -> Iterator[str]:
+def _edges(edges: list[EdgeJson]) -> Iterator[str]:
     for edge in edges[:_EDGES_SHOWN]:
         holder = edge.get("holder_label") or "a variable"
         yield f"        {edge['kind']}: {holder}  {printable(edge['field'])}"
@@ -63,7 +64,7 @@ def _edges(edges: list[dict[str, Any]]) -> Iterator[str]:
         yield f"        and {len(edges) - _EDGES_SHOWN} more"
 
 
-def growth_lines(growth: dict[str, Any] | None) -> Iterator[str]:
+def growth_lines(growth: GrowthJson | None) -> Iterator[str]:
     """Yield what grew from cycle to cycle."""
     if growth is None:
         return
@@ -72,8 +73,8 @@ def growth_lines(growth: dict[str, Any] | None) -> Iterator[str]:
         yield f"    nothing grew in {cycles} cycles"
         return
     yield f"    growth in {cycles} cycles:"
-    for what in ("types", "references"):
-        for name, grown in growth[what].items():
+    for counts in (growth["types"], growth["references"]):
+        for name, grown in counts.items():
             parts = []
             if grown["per_cycle"]:
                 about = "" if grown["exact"] else "about "
@@ -83,17 +84,17 @@ def growth_lines(growth: dict[str, Any] | None) -> Iterator[str]:
             yield f"        {printable(name)}: {', '.join(parts) or '0'}"
 
 
-def type_lines(totals: Sequence[dict[str, Any]], failed: Sequence[str]) -> Iterator[str]:
+def type_lines(totals: Sequence[Total], failed: Sequence[str]) -> Iterator[str]:
     """Yield how the types of each emulator ended that were made and dropped."""
     for total in totals:
         words = [
-            f"{total[word]} {word}"
+            f"{total.outcomes[word]} {word}"
             for word in ("clean", "leak", "partial-leak", "delayed", "crash")
-            if total.get(word)
+            if total.outcomes.get(word)
         ]
-        name = printable(os.path.basename(total["emulator"]))
-        yield f"{name}: {render.plural(total['types'], 'type')}: {', '.join(words)}"
-        for policy, found in total["under"].items():
+        name = printable(os.path.basename(total.emulator))
+        yield f"{name}: {render.plural(total.types, 'type')}: {', '.join(words)}"
+        for policy, found in total.under.items():
             yield f"    of these under {policy}: " + ", ".join(
                 f"{count} {outcome}" for outcome, count in sorted(found.items())
             )

@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from ..documents import HuntRow
 from ..errors import QmrError
 from ..hunt.rows import FORMAT, is_bad, key
 from ..text import printable
@@ -36,7 +37,7 @@ class Result(NamedTuple):
     :param error: why it could not be done.
     """
 
-    rows: Sequence[dict[str, Any]]
+    rows: Sequence[HuntRow]
     fresh: bool
     error: QmrError | None = None
     driver: str = ""
@@ -57,12 +58,12 @@ class Verdicts:
         self._models = {job.driver for job in jobs if job.cpu}
         self._alike: dict[tuple[str, ...], list[str]] = {}
         self._counts: Counter[str] = Counter()
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[HuntRow] = []
         self._failed: list[Result] = []
         self._unpluggable = 0
-        self._compared: dict[str, list[Any]] | None = None
+        self._compared: dict[str, list[HuntRow]] | None = None
         self._expect: Expectations | None = None
-        self._baseline: list[Any] | None = None
+        self._baseline: list[HuntRow] | None = None
         self._known: set[tuple[str, str, str]] = set()
         if args.expect:
             from ..hunt.expect import Expectations
@@ -74,7 +75,7 @@ class Verdicts:
             self._baseline = baseline_rows(args.baseline)
             self._known = {key(row) for row in self._baseline if is_bad(row)}
 
-    def _take(self, results: Iterator[Result]) -> Iterator[dict[str, Any]]:
+    def _take(self, results: Iterator[Result]) -> Iterator[HuntRow]:
         for result in results:
             if result.error is not None:
                 self._failed.append(result)
@@ -89,7 +90,7 @@ class Verdicts:
 
             write_junit(self._args.junit, self._rows)
 
-    def _judge(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _judge(self, row: HuntRow) -> HuntRow:
         if is_bad(row):
             if self._expect is not None:
                 reason = self._expect.match(row)
@@ -106,10 +107,10 @@ class Verdicts:
             self._rows.append(row)
         return row
 
-    def documents(self, results: Iterator[Result]) -> Iterator[Any]:
+    def documents(self, results: Iterator[Result]) -> Iterator[object]:
         """Yield the rows as they come, then the summary; the work is done meanwhile."""
         yield from self._take(results)
-        summary: dict[str, Any] = {"format": FORMAT, "summary": dict(self._counts)}
+        summary: dict[str, object] = {"format": FORMAT, "summary": dict(self._counts)}
         summary["not_hotpluggable"] = self._unpluggable
         if self._left_out:
             summary["cpu_models_left_out"] = list(self._left_out)
@@ -148,7 +149,7 @@ class Verdicts:
         for result in self._failed[:_FAILED_SHOWN]:
             yield f"{printable(result.driver)} was not done: {result.error}"
 
-    def _told(self, row: dict[str, Any]) -> bool:
+    def _told(self, row: HuntRow) -> bool:
         """Whether a row is of a CPU model, and one that ended alike was told."""
         if row["device"] not in self._models:
             return False

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..audit.graph import PASSING
+from ..documents import EdgeJson, ObjectJson
 from ..index import Index
 from ..ledger import RULES, Book, Edge
+from ..ledger.documents import edge_json
 from ..snapshot import Snapshot
 from ..text import printable
 from . import render
@@ -219,7 +221,7 @@ def reference_table(book: Book, edges: Sequence[Edge], indent: int = 2) -> Itera
         yield render.paint(f"{' ' * indent}{many} of them {verb} ({', '.join(passing)})", "dim")
 
 
-def object_json(index: Index, address: int) -> dict[str, Any]:
+def object_json(index: Index, address: int) -> ObjectJson:
     """Return an object as the contract writes it."""
     obj = index.snapshot.objects.get(address)
     device = index.snapshot.devices.get(address)
@@ -231,30 +233,12 @@ def object_json(index: Index, address: int) -> dict[str, Any]:
     }
 
 
-def edge_json(index: Index, edge: Edge) -> dict[str, Any]:
-    """Return a reference as the contract writes it.
-
-    ``holder_path`` is that of the holder, or of the object it works for.
-    """
-    objects = index.snapshot.objects
-    holder = edge.holder if edge.holder in objects else edge.owner
-    return {
-        "kind": edge.kind,
-        "count": 1,
-        "holder": hex_text(edge.holder),
-        "holder_path": index.path(holder) if holder in objects else "",
-        "field": edge.field,
-        "rule": edge.rule,
-        "target": hex_text(edge.target),
-    }
-
-
-def references(index: Index, edges: Iterable[Edge]) -> list[dict[str, Any]]:
+def references(index: Index, edges: Iterable[Edge]) -> list[EdgeJson]:
     """Return references as the contract writes them."""
     return [edge_json(index, edge) for edge in edges]
 
 
-def head_json(form: str, snapshot: Snapshot) -> dict[str, Any]:
+def head_json(form: str, snapshot: Snapshot) -> dict[str, object]:
     """Return the beginning of a document: format, target and capture."""
     return {
         "format": form,

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from ..documents import TreeJson
 from ..text import printable
 from .life import Step
 from .story import path_of
@@ -100,7 +100,7 @@ def _nodes(node: Node) -> Iterator[Node]:
         yield from _nodes(below)
 
 
-def tree_json(root: Node, all: bool = False) -> list[dict[str, Any]]:
+def tree_json(root: Node, all: bool = False) -> list[TreeJson]:
     """Return a tree as the ``tree`` of ``qmr-trace/1``."""
     return [
         {

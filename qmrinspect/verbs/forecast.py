@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ..audit import choose, orphan_groups
 from ..audit.boot import mapped, pairs_of
 from ..audit.forecast import Forecaster, all_policies
 from ..audit.unrealize import Key, prospects
+from ..documents import ForecastDocument
 from ..errors import UsageError
 from ..hunt.foretell import read_outlived
-from ..hunt.rows import forecast_json
 from ..index import Index
 from ..report import words
-from ..report.forecasts import document_lines, prospect_json, tie_json
+from ..report.forecasts import document_lines, exact_json, prospect_json, tie_json
 from ..report.pairs import pair_lines, pairs_json
 from .policy import policy_json
 from .verb import Outcome, Session
@@ -65,7 +64,7 @@ def run_forecast(session: Session, args: argparse.Namespace) -> Outcome:
 
 def _of_object(
     forecaster: Forecaster, address: int, learned: Mapping[str, Sequence[Key]]
-) -> dict[str, Any]:
+) -> ForecastDocument:
     book, index = forecaster.book, forecaster.book.index
     obj = index.snapshot.objects[address]
     for group in orphan_groups(book):
@@ -86,11 +85,11 @@ def _of_object(
     }
 
 
-def _after(forecaster: Forecaster, head: int, members: Sequence[int]) -> dict[str, Any]:
+def _after(forecaster: Forecaster, head: int, members: Sequence[int]) -> ForecastDocument:
     found = [forecaster.of(policy, head, members) for policy in all_policies()]
     return {
         "object": words.object_json(forecaster.book.index, head),
         "source": "after",
-        "policies": [{**forecast_json(one), "certainty": "exact"} for one in found],
+        "policies": [exact_json(one) for one in found],
         "decides": [],
     }

@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
+from ..documents import HuntRow
 from ..errors import QmrError, UsageError
-from ..hunt.introspect import introspect
+from ..hunt.introspect import Total, introspect
 from ..hunt.rows import FORMAT, is_bad
 from ..report.tell import type_lines, verdict_lines
 from ..text import printable
@@ -26,11 +26,11 @@ __all__ = ["hunt_types"]
 def hunt_types(session: Session, args: argparse.Namespace) -> Outcome:
     """Make and drop the types of one emulator, or of all that are installed."""
     programs = [args.qemu] if args.qemu else _installed()
-    totals: list[dict[str, Any]] = []
+    totals: list[Total] = []
     failed: list[str] = []
     bad = False
 
-    def rows() -> Iterator[dict[str, Any]]:
+    def rows() -> Iterator[HuntRow]:
         nonlocal bad
         for program in programs:
             counts: Counter[str] = Counter()
@@ -53,19 +53,16 @@ def hunt_types(session: Session, args: argparse.Namespace) -> Outcome:
                 continue
             finally:
                 session.progress("")
-            totals.append(
-                {
-                    "emulator": program,
-                    "types": types,
-                    "clean": types - sum(counts.values()),
-                    **counts,
-                    "under": {policy: dict(found) for policy, found in under.items()},
-                }
-            )
+            clean = types - sum(counts.values())
+            totals.append(Total(program, types, {"clean": clean, **counts}, under))
 
-    def documents() -> Iterator[Any]:
+    def documents() -> Iterator[object]:
         yield from rows()
-        yield {"format": FORMAT, "summary": totals, "not_done": failed}
+        yield {
+            "format": FORMAT,
+            "summary": _summary(totals),
+            "not_done": failed,
+        }
 
     def lines() -> Iterator[str]:
         for row in rows():
@@ -73,7 +70,7 @@ def hunt_types(session: Session, args: argparse.Namespace) -> Outcome:
         yield from type_lines(totals, failed)
 
     def code() -> int:
-        if args.driver and totals and not any(total["types"] for total in totals):
+        if args.driver and totals and not any(total.types for total in totals):
             raise UsageError(
                 f"no emulator has a device type {printable(args.driver[0])}",
                 "qmr qmp qom-list-types implements=device lists those of one",
@@ -83,6 +80,18 @@ def hunt_types(session: Session, args: argparse.Namespace) -> Outcome:
         return FINDINGS if bad else CLEAN
 
     return Outcome(documents(), lines(), CLEAN, stream=True, late=code)
+
+
+def _summary(totals: Iterable[Total]) -> list[dict[str, object]]:
+    return [
+        {
+            "emulator": total.emulator,
+            "types": total.types,
+            **total.outcomes,
+            "under": {policy: dict(found) for policy, found in total.under.items()},
+        }
+        for total in totals
+    ]
 
 
 def _installed() -> list[str]:

@@ -11,8 +11,8 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from ..documents import HuntRow
 from ..errors import UsageError
 from ..hunt.agreement import agreement
 from ..ledger import POLICIES
@@ -26,9 +26,9 @@ __all__ = ["hunt_builds"]
 def hunt_builds(session: Session, args: argparse.Namespace) -> Outcome:
     """Hunt on several builds and compare."""
     builds = _builds(args.builds)
-    rows: list[dict[str, Any]] = []
+    rows: list[HuntRow] = []
 
-    def documents() -> Iterator[Any]:
+    def documents() -> Iterator[object]:
         for row in _rows(session, args, builds):
             rows.append(row)
             yield row
@@ -55,7 +55,7 @@ def hunt_builds(session: Session, args: argparse.Namespace) -> Outcome:
 
 def _rows(
     session: Session, args: argparse.Namespace, builds: Sequence[tuple[str, str]]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[HuntRow]:
     from ..hunt.campaign import plan, run
     from ..hunt.limits import workers_for
     from ..hunt.settings import Settings
