@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from .audit.check import Finding, Report, check
+from .audit.finding import Severity
 from .audit.graph import orphan_groups
 from .audit.stale import outside_of
 from .errors import LayoutError, ReadingError, TargetError
@@ -168,7 +169,7 @@ class Reader:
             known = still
         if report.failed and self._is_displaced(report):
             return self.check()
-        kept = [f for f in report.findings if f.severity == "note" or _identity(f) in known]
+        kept = [f for f in report.findings if f.severity == Severity.NOTE or _identity(f) in known]
         return report._replace(findings=kept)
 
     def audit(self, snapshot: Snapshot, freed: Sequence[tuple[int, int]] | None = None) -> Report:
@@ -439,7 +440,7 @@ def _blocks(report: Report) -> list[tuple[int, int]]:
 
 
 def _identities(report: Report) -> set[tuple[str, int, int]]:
-    return {_identity(finding) for finding in report.findings if finding.severity != "note"}
+    return {_identity(finding) for finding in report.findings if finding.severity != Severity.NOTE}
 
 
 def _identity(finding: Finding) -> tuple[str, int, int]:

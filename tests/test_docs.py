@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from qmrinspect import __version__
+from qmrinspect.audit.outcome import Outcome
 from qmrinspect.fronts.line import parse
 from qmrinspect.hotplug.recipes import recipe_for
-from qmrinspect.hunt.outcome import Outcome
 from qmrinspect.peers import PEERS, open_peer
 from qmrinspect.verbs import table
 from qmrinspect.verbs.verb import Outcome as Answer

@@ -17,7 +17,7 @@ from make_golden import GOLDEN
 
 from qmrinspect.audit import orphan_groups
 from qmrinspect.audit.forecast import Forecast, Forecaster, all_policies, forecast
-from qmrinspect.audit.outcome import Outcome, outcome_of
+from qmrinspect.audit.outcome import Ended, outcome_of
 from qmrinspect.audit.unrealize import learn, prospects, ties
 from qmrinspect.hunt.judge import judge
 from qmrinspect.index import Index
@@ -297,7 +297,7 @@ def test_the_outcome_is_told_as_a_hunt_tells_it() -> None:
     verdict = judge(before, plugged, after, device.address)
     lost = [row.address for row in verdict.left]
     told_so = outcome_of(after, device.address, lost, "core")
-    assert told_so == Outcome(verdict.outcome, verdict.cause, verdict.causes, verdict.text)
+    assert told_so == Ended(verdict.outcome, verdict.cause, verdict.causes, verdict.text)
     foretold = forecast(after, machine.policy, device.address)
     assert foretold.outcome == told_so
 

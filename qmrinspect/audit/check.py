@@ -14,7 +14,7 @@ from ..index import Index
 from ..ledger import Book
 from ..snapshot import Snapshot
 from .cause import causes, describe, unheld
-from .finding import Finding
+from .finding import Finding, Severity
 from .graph import adjacency, components, forgotten, orphan_groups
 from .policy import Verdict, choose
 from .stale import stale_findings
@@ -49,7 +49,7 @@ class Report(NamedTuple):
     @property
     def failed(self) -> bool:
         """Whether anything worse than a note was found."""
-        return any(finding.severity != "note" for finding in self.findings)
+        return any(finding.severity != Severity.NOTE for finding in self.findings)
 
 
 def check(snapshot: Snapshot) -> Report:
@@ -114,13 +114,17 @@ def _balances(book: Book, unknown: Collection[int]) -> list[Finding]:
         label, edges = book.index.label(address), tuple(book.on.get(address, ()))
         if left > 0:
             text = unheld(book, address)
-            out.append(Finding("unexplained", "warning", address, obj.ref, expected, edges, text))
+            out.append(
+                Finding("unexplained", Severity.WARNING, address, obj.ref, expected, edges, text)
+            )
         else:
             text = (
                 f"{label} counts {obj.ref} references and has {expected} holders: when they "
                 "release it it is used after it was freed"
             )
-            out.append(Finding("underflow", "error", address, obj.ref, expected, edges, text))
+            out.append(
+                Finding("underflow", Severity.ERROR, address, obj.ref, expected, edges, text)
+            )
     return out
 
 
@@ -131,7 +135,7 @@ def _dangling(book: Book) -> list[Finding]:
         if target in objects:
             continue
         text = f"{describe(book, edges[0])} points to {target:#x}, which is no live object"
-        out.append(Finding("dangling", "error", target, 0, len(edges), tuple(edges), text))
+        out.append(Finding("dangling", Severity.ERROR, target, 0, len(edges), tuple(edges), text))
     return out
 
 
@@ -146,7 +150,7 @@ def _orphans(book: Book, unknown: Collection[int]) -> list[Finding]:
         others = len(group.members) - 1
         with_it = f", {others} objects with it" if others else ""
         text = f"{label} is alive and not in the QOM tree{with_it}: {reasons}"
-        severity = "note" if group.delayed else "error"
+        severity = Severity.NOTE if group.delayed else Severity.ERROR
         out.append(
             Finding(
                 "orphan",
@@ -183,12 +187,22 @@ def _cycles(book: Book) -> list[Finding]:
         names = ", ".join(book.index.label(address) for address in group[:6])
         text = f"{len(group)} object{'s' * (len(group) > 1)} in a cycle of references: {names}"
         ref = book.index.snapshot.objects[first].ref
-        out.append(Finding("cycle", "error", first, ref, book.expected(first), tuple(inside), text))
+        out.append(
+            Finding("cycle", Severity.ERROR, first, ref, book.expected(first), tuple(inside), text)
+        )
     return out
 
 
 def _unreadable(snapshot: Snapshot) -> list[Finding]:
     return [
-        Finding("unreadable", "warning", note.address, 0, 0, (), f"{note.text} ({note.address:#x})")
+        Finding(
+            "unreadable",
+            Severity.WARNING,
+            note.address,
+            0,
+            0,
+            (),
+            f"{note.text} ({note.address:#x})",
+        )
         for note in snapshot.notes
     ]

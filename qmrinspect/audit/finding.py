@@ -7,16 +7,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..documents import Word
 from ..ledger import Edge
 
-__all__ = ["Finding"]
+__all__ = ["Finding", "Severity"]
+
+
+class Severity(Word):
+    """How bad a finding is."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    #: Says what there is; nothing is wrong.
+    NOTE = "note"
 
 
 class Finding(NamedTuple):
     """One thing that is wrong; ``address`` is the object, 0 for the machine as a whole."""
 
     kind: str
-    severity: str
+    severity: Severity
     address: int
     observed: int
     expected: int

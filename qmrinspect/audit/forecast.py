@@ -22,7 +22,7 @@ from typing import NamedTuple
 from ..ledger import KINDS, POLICIES, Book, Edge, Policy
 from ..snapshot import Prop, Snapshot
 from .graph import PASSING, alive, is_passing, source
-from .outcome import Outcome, is_of_a_view, outcome_of
+from .outcome import Ended, Outcome, is_of_a_view, outcome_of
 from .teardown import Abort, Ground, Teardown
 
 __all__ = ["Forecast", "Forecaster", "forecast"]
@@ -42,7 +42,7 @@ class Forecast(NamedTuple):
 
     policy: Policy
     source: str
-    outcome: Outcome
+    outcome: Ended
     abort: Abort | None
     left: tuple[int, ...]
     book: Book
@@ -122,7 +122,7 @@ class Forecaster:
         try:
             teardown.run(object, pins)
         except Abort as abort:
-            outcome = Outcome("crash", "", (), teardown.describe(abort))
+            outcome = Ended(Outcome.CRASH, "", (), teardown.describe(abort))
             return Forecast(policy, made_from, outcome, abort, (), self.book)
         after = self._after(teardown)
         left = self._lost(teardown, after)

@@ -10,22 +10,50 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from ..documents import Word
 from ..ledger import Book
 from .cause import Cause, causes
 
-__all__ = ["Outcome", "is_of_a_view", "outcome_of"]
+__all__ = ["BAD", "Ended", "Outcome", "is_of_a_view", "outcome_of"]
 
 
-class Outcome(NamedTuple):
+class Outcome(Word):
+    """How an unplug ended."""
+
+    #: Finalized, with all that came with it.
+    CLEAN = "clean"
+    #: Alive, and all that holds it is transient.
+    DELAYED = "delayed"
+    #: Unparented, alive, and held.
+    LEAK = "leak"
+    #: The device was finalized, something that came with it was not.
+    PARTIAL_LEAK = "partial-leak"
+    #: Finalized, and something live would still call or read it.
+    STALE = "stale"
+    #: The guest never released it.
+    NOT_ACKED = "not-acked"
+    #: QEMU refused ``device_add`` or ``device_del``.
+    REFUSED = "refused"
+    #: QEMU died.
+    CRASH = "crash"
+    #: QEMU did not answer in time.
+    HANG = "hang"
+
+
+#: Outcomes that are findings; the others say that nothing was wrong, or nothing tried.
+BAD = frozenset((Outcome.LEAK, Outcome.PARTIAL_LEAK, Outcome.STALE, Outcome.CRASH, Outcome.HANG))
+
+
+class Ended(NamedTuple):
     """Outcome and cause in the contract's words; ``text`` is one sentence."""
 
-    outcome: str
+    outcome: Outcome
     cause: str
     causes: Sequence[Cause]
     text: str
 
 
-def outcome_of(book: Book, device: int, lost: Collection[int], name: str) -> Outcome:
+def outcome_of(book: Book, device: int, lost: Collection[int], name: str) -> Ended:
     """Say what came of an unplug.
 
     :param book: after it.
@@ -36,21 +64,21 @@ def outcome_of(book: Book, device: int, lost: Collection[int], name: str) -> Out
         return _leak(book, device, sorted(lost))
     if lost:
         return _partial(book, sorted(lost), name)
-    return Outcome("clean", "", (), f"{name} was finalized with all that came with it")
+    return Ended(Outcome.CLEAN, "", (), f"{name} was finalized with all that came with it")
 
 
-def _leak(book: Book, device: int, lost: Sequence[int]) -> Outcome:
+def _leak(book: Book, device: int, lost: Sequence[int]) -> Ended:
     found = causes(book, device, lost)
     own = [c for c in found if c.object == device]
     if own and all(c.name == "delayed" for c in own):
-        return Outcome("delayed", "", tuple(own), own[0].text)
+        return Ended(Outcome.DELAYED, "", tuple(own), own[0].text)
     reasons = [c for c in found if c.name != "delayed"]
     text = "; ".join(c.text for c in reasons) or "it has references that nothing known holds"
     cause = reasons[0].name if reasons else "unbalanced"
-    return Outcome("leak", cause, tuple(reasons), text)
+    return Ended(Outcome.LEAK, cause, tuple(reasons), text)
 
 
-def _partial(book: Book, lost: Sequence[int], name: str) -> Outcome:
+def _partial(book: Book, lost: Sequence[int], name: str) -> Ended:
     # What is below something that is lost goes with it.
     objects = book.index.snapshot.objects
     heads = [a for a in lost if objects[a].parent not in lost] or lost
@@ -58,14 +86,14 @@ def _partial(book: Book, lost: Sequence[int], name: str) -> Outcome:
     reasons = [c for c in found if c.name != "delayed"]
     if not reasons and found:
         text = f"{name} was finalized; {len(lost)} of its objects wait for RCU or a view"
-        return Outcome("delayed", "", tuple(found), text)
+        return Ended(Outcome.DELAYED, "", tuple(found), text)
     text = f"{name} was finalized, {len(lost)} of its objects were not: " + "; ".join(
         c.text for c in reasons[:4]
     )
     if not reasons:
         text = f"{name} was removed, {len(lost)} objects that came with it were not"
     cause = reasons[0].name if reasons else "unbalanced"
-    return Outcome("partial-leak", cause, tuple(reasons), text)
+    return Ended(Outcome.PARTIAL_LEAK, cause, tuple(reasons), text)
 
 
 def is_of_a_view(book: Book, address: int) -> bool:

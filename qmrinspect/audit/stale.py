@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from ..ledger import Book
 from ..snapshot import Stale
 from ..text import printable
-from .finding import Finding
+from .finding import Finding, Severity
 
 __all__ = ["outside_of", "stale_findings", "stale_text"]
 
@@ -53,7 +53,7 @@ def stale_findings(book: Book) -> Iterator[Finding]:
         home = 0 if stale.freed else index.enclosing(stale.target)
         was = index.label(home) if home else ""
         address = home or stale.block or stale.target
-        yield Finding("stale", "error", address, 0, 0, (), stale_text(stale, was))
+        yield Finding("stale", Severity.ERROR, address, 0, 0, (), stale_text(stale, was))
 
 
 def outside_of(book: Book, members: list[int]) -> list[tuple[int, int]]:

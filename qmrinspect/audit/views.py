@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from ..ledger import Book
 from ..snapshot import View
 from ..text import printable
-from .finding import Finding
+from .finding import Finding, Severity
 
 __all__ = ["view_findings"]
 
@@ -40,7 +40,7 @@ def view_findings(book: Book) -> Iterator[Finding]:
         held = spaces[view.address] + view.tabled + caches[view.address] + empty
         if view.ref > held:
             text = _text(book, view, held)
-            yield Finding("unexplained", "warning", view.address, view.ref, held, (), text)
+            yield Finding("unexplained", Severity.WARNING, view.address, view.ref, held, (), text)
 
 
 def _text(book: Book, view: View, held: int) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from ..ledger import Book, Edge
 from ..text import printable
-from .finding import Finding
+from .finding import Finding, Severity
 
 __all__ = ["finalized_subregions", "visible_unreferenced"]
 
@@ -43,7 +43,9 @@ def visible_unreferenced(book: Book) -> Iterator[Finding]:
             f"the guest can reach {names} of {book.index.label(owner)}, which has {observed} "
             f"references where the flat views alone need {needed}"
         )
-        yield Finding("visible-unreferenced", "error", owner, observed, needed, tuple(edges), text)
+        yield Finding(
+            "visible-unreferenced", Severity.ERROR, owner, observed, needed, tuple(edges), text
+        )
 
 
 def finalized_subregions(book: Book) -> Iterator[Finding]:
@@ -68,4 +70,4 @@ def finalized_subregions(book: Book) -> Iterator[Finding]:
                 f"{label} lists a subregion at {gone:#x} that is no live region; under "
                 f"{book.policy.name} {rule}"
             )
-            yield Finding("dangling", "error", gone, 0, 1, (edge,), text)
+            yield Finding("dangling", Severity.ERROR, gone, 0, 1, (edge,), text)

@@ -55,7 +55,7 @@ def complete(
     if argument is None:
         return Completion(token, ())
     choices = argument.options.get("choices")
-    if choices:
+    if isinstance(choices, Iterable):
         return _matching(token, [str(choice) for choice in choices])
     if argument.completes == "file":
         wanted = "instant" if argument.names[0] in ("before", "after") else "file"

@@ -91,7 +91,7 @@ def acknowledge(
         return _eject(monitor, "acpi-cpu-hotplug", _cpu_index(monitor, plugged), _CPU_FLAGS)
     if plugged.recipe.driver in ("pc-dimm", "nvdimm"):
         return _eject(monitor, "acpi-mem-hotplug", _memory_slot(monitor, plugged), _MEMORY_FLAGS)
-    if plugged.devfn < 0:
+    if plugged.slot is None or plugged.bus is None:
         return Acknowledged("sync", now_us())
     handler = get_property(monitor, plugged.bus, "hotplug-handler")
     bsel = get_property(monitor, plugged.bus, "acpi-pcihp-bsel")
@@ -133,9 +133,9 @@ def prepare(monitor: Monitor, recipe: Recipe) -> None:
             _write_port(monitor, base, 0)
 
 
-def _eject(monitor: Monitor, registers: str, index: int, flags: int) -> Acknowledged:
+def _eject(monitor: Monitor, registers: str, index: int | None, flags: int) -> Acknowledged:
     base = _registers(monitor, registers)
-    if not base or index < 0:
+    if not base or index is None:
         return Acknowledged("sync", now_us())
     _write_port(monitor, base, index)
     now = now_us()
@@ -150,7 +150,7 @@ def _switch_off(monitor: Monitor, port: str) -> bool:
     """
     devfn = parse_devfn(get_property(monitor, port, "addr"))
     bus = get_property(monitor, port, "parent_bus")
-    if devfn < 0 or not isinstance(bus, str) or not bus.endswith("/pcie.0"):
+    if devfn is None or not isinstance(bus, str) or not bus.endswith("/pcie.0"):
         return False
     at = _config_read(monitor, devfn, _CAPABILITIES) & 0xFC
     for _ in range(_CAPABILITIES_MAX):
@@ -186,20 +186,20 @@ def _registers(monitor: Monitor, name: str) -> int:
     return int(found[1], 16) if found else 0
 
 
-def _cpu_index(monitor: Monitor, plugged: Plugged) -> int:
+def _cpu_index(monitor: Monitor, plugged: Plugged) -> int | None:
     cpus = monitor.execute("query-cpus-fast", timeout=STEP_TIMEOUT)
     for cpu in cpus if isinstance(cpus, list) else []:
         if cpu.get("qom-path") == plugged.path:
             return int(cpu["cpu-index"])
-    return -1
+    return None
 
 
-def _memory_slot(monitor: Monitor, plugged: Plugged) -> int:
+def _memory_slot(monitor: Monitor, plugged: Plugged) -> int | None:
     devices = monitor.execute("query-memory-devices", timeout=STEP_TIMEOUT)
     for device in devices if isinstance(devices, list) else []:
         if device.get("data", {}).get("id") == plugged.id:
             return int(device["data"]["slot"])
-    return -1
+    return None
 
 
 def _write_port(monitor: Monitor, port: int, value: int, size: str = "w") -> None:

@@ -41,20 +41,21 @@ T = TypeVar("T")
 
 
 class Plugged(NamedTuple):
-    """What was plugged: a device mostly.
+    """What was plugged: a device mostly.  Times are in microseconds since 1970.
 
-    ``path`` is its QOM path, "" for what is no object; ``bus`` that of its parent bus, ""
-    for none.  ``devfn`` is the PCI slot times 8 plus the function, -1 off PCI.  Times are
-    in microseconds since 1970.  ``backends`` are the names of what was made for it, in the
-    order of the recipe's; ``peers`` the programs and files behind those.  ``avoided`` are
-    the places on PCI buses that devices which leaked still own.
+    :param path: its QOM path, None for what is no object.
+    :param bus: the path of its parent bus, None where it has none.
+    :param devfn: the PCI slot times 8 plus the function, None off PCI.
+    :param backends: the names of what was made for it, in the order of the recipe's.
+    :param peers: the programs and files behind those.
+    :param avoided: PCI addresses that devices which leaked still own.
     """
 
     recipe: Recipe
     id: str
-    path: str
-    bus: str
-    devfn: int
+    path: str | None
+    bus: str | None
+    devfn: int | None
     plug_us: int
     plugged_us: int
     backends: tuple[str, ...]
@@ -62,9 +63,9 @@ class Plugged(NamedTuple):
     avoided: tuple[str, ...] = ()
 
     @property
-    def slot(self) -> int:
-        """The PCI slot, -1 off PCI."""
-        return self.devfn >> 3 if self.devfn >= 0 else -1
+    def slot(self) -> int | None:
+        """The PCI slot, None off PCI."""
+        return None if self.devfn is None else self.devfn >> 3
 
 
 def plug(
@@ -103,7 +104,9 @@ def plug(
                 names.update(_names_of(peers[-1]))
             name = _named(backend.name, names)
             if backend.create == "getfd":
-                monitor.pass_descriptor(name, peers[-1].descriptor, STEP_TIMEOUT)
+                descriptor = peers[-1].descriptor
+                assert descriptor is not None
+                monitor.pass_descriptor(name, descriptor, STEP_TIMEOUT)
             elif backend.create:
                 _create(monitor, backend, name, names)
             made.append(name)
@@ -151,14 +154,14 @@ def _finish_job(monitor: Monitor, name: str) -> None:
         raise CommandError("blockdev-create", "GenericError", str(errors[0]))
 
 
-def _where(monitor: Monitor, recipe: Recipe, id: str) -> tuple[str, str, int]:
+def _where(monitor: Monitor, recipe: Recipe, id: str) -> tuple[str | None, str | None, int | None]:
     if recipe.non_device is not None:
-        container = _CONTAINERS.get(recipe.bus, "")
-        return (f"{container}/{id}" if container else ""), "", -1
+        container = _CONTAINERS.get(recipe.bus)
+        return (f"{container}/{id}" if container else None), None, None
     path = f"/machine/peripheral/{id}"
     bus = get_property(monitor, path, "parent_bus")
     devfn = get_property(monitor, path, "addr") if recipe.bus == "PCI" else None
-    return path, bus if isinstance(bus, str) else "", parse_devfn(devfn)
+    return path, bus if isinstance(bus, str) else None, parse_devfn(devfn)
 
 
 def _free_cpu(monitor: Monitor, driver: str) -> dict[str, object]:
@@ -169,24 +172,27 @@ def _free_cpu(monitor: Monitor, driver: str) -> dict[str, object]:
     return {}
 
 
-def _slot(monitor: Monitor, recipe: Recipe, owned: Collection[str], avoid: Collection[int]) -> int:
-    """Return the slot of the first PCI bus to use instead of QEMU's choice, -1 for none.
+def _slot(
+    monitor: Monitor, recipe: Recipe, owned: Collection[str], avoid: Collection[int]
+) -> int | None:
+    """Return the slot of the first PCI bus to use instead of QEMU's choice, None for that.
 
     :raises StillOwned: the recipe names a slot that is owned, or there is no other.
     """
     taken = {int(chain.split(":")[2].partition(".")[0], 16) for chain in owned if _is_root(chain)}
     asked = recipe.properties.get("addr")
     if asked is not None:
-        slot = parse_devfn(asked) >> 3
+        devfn = parse_devfn(asked)
+        slot = None if devfn is None else devfn >> 3
         if "bus" not in recipe.properties and slot in taken:
             raise StillOwned(
                 f"a device that leaked still owns the RAM blocks of slot {slot}, and QEMU would "
                 "abort",
                 "plug it without addr=, or say --force",
             )
-        return -1
+        return None
     if recipe.bus != "PCI" or "bus" in recipe.properties or not (taken or avoid):
-        return -1
+        return None
     free = [slot for slot in _free_slots(monitor) if slot not in taken and slot not in avoid]
     if not free:
         raise StillOwned("every free slot is owned by a device that leaked", "restart the VM")
@@ -201,10 +207,10 @@ def _device_add(
     monitor: Monitor,
     recipe: Recipe,
     arguments: Mapping[str, object],
-    slot: int,
+    slot: int | None,
     owned: Collection[str],
 ) -> None:
-    first_try = {**arguments, "addr": f"{slot:x}"} if slot >= 0 else arguments
+    first_try = {**arguments, "addr": f"{slot:x}"} if slot is not None else arguments
     try:
         monitor.execute("device_add", first_try, STEP_TIMEOUT)
         return
@@ -317,15 +323,15 @@ def get_property(monitor: Monitor, path: str, name: str) -> object:
         return None
 
 
-def parse_devfn(text: object) -> int:
-    """Return slot times 8 plus function, of "03.0" or of a number; -1 for what is neither."""
+def parse_devfn(text: object) -> int | None:
+    """Return slot times 8 plus function, of "03.0" or of a number; None for what is neither."""
     if isinstance(text, int):
         return text
     slot, _, function = str(text).partition(".")
     try:
         return int(slot, 16) << 3 | int(function or "0", 16)
     except ValueError:
-        return -1
+        return None
 
 
 def now_us() -> int:

@@ -41,34 +41,51 @@ EVENT_TIMEOUT = 0.5
 
 
 class Cycle(NamedTuple):
-    """What was seen of one plug and unplug; times in microseconds since 1970, 0 for never.
+    """What was seen of one plug and unplug.
 
-    ``event`` says whether ``DEVICE_DELETED`` came, ``unparented`` whether the device has
-    left ``/machine/peripheral``, with the time when that was seen.  ``refused`` and
-    ``crash`` are texts, "" when it did not happen; ``step`` is the step that was refused,
-    hung or crashed, ``prepare`` when this machine lacks what a backend needs.  ``kept``
-    names the backends that QEMU did not release, with its reasons.
+    Times are in microseconds since 1970; what did not happen is None.
+
+    :param acknowledge: how the unplug was acknowledged, as of
+        :class:`~qmrinspect.hotplug.acknowledge.Acknowledged`.
+    :param event: whether ``DEVICE_DELETED`` came.
+    :param unparented: whether the device has left ``/machine/peripheral``.
+    :param unparented_us: when that was seen.
+    :param step: what was refused, hung or crashed: ``device_add``, ``device_del``,
+        ``acknowledge``, ``wait``, ``release``; ``prepare`` when this machine lacks what a
+        backend needs.
+    :param refused: QEMU's reason.
+    :param crash: how the monitor was lost.
+    :param hang: what was not answered.
+    :param kept: the backends that QEMU did not release, with its reasons.
     """
 
     driver: str
     id: str
-    path: str = ""
-    bus: str = ""
-    slot: int = -1
-    plug_us: int = 0
-    plugged_us: int = 0
-    request_us: int = 0
-    acknowledge: str = ""
-    acknowledge_us: int = 0
+    plug_us: int | None = None
+    plugged_us: int | None = None
+    request_us: int | None = None
+    acknowledge: str | None = None
+    acknowledge_us: int | None = None
     event: bool = False
-    event_us: int = 0
+    event_us: int | None = None
     unparented: bool = False
-    step: str = ""
-    refused: str = ""
-    crash: str = ""
-    hang: str = ""
+    step: str | None = None
+    refused: str | None = None
+    crash: str | None = None
+    hang: str | None = None
     kept: tuple[str, ...] = ()
-    unparented_us: int = 0
+    unparented_us: int | None = None
+
+    @property
+    def unplug_us(self) -> int:
+        """Time to the event, or to the acknowledgement; 0 where neither came."""
+        end_us = self.event_us or self.acknowledge_us
+        return max(0, end_us - self.request_us) if end_us and self.request_us else 0
+
+    @property
+    def died(self) -> bool:
+        """Whether QEMU died of it, or does not answer any more."""
+        return self.crash is not None or self.hang is not None
 
 
 def drivers(monitor: Monitor) -> dict[str, Driver]:
@@ -151,9 +168,6 @@ def unplug(
     cycle = Cycle(
         driver=plugged.recipe.driver,
         id=plugged.id,
-        path=plugged.path,
-        bus=plugged.bus,
-        slot=plugged.slot,
         plug_us=plugged.plug_us,
         plugged_us=plugged.plugged_us,
     )
@@ -172,12 +186,12 @@ def unplug(
         cycle = cycle._replace(acknowledge=how, acknowledge_us=time_us)
         step = "wait"
         gone = unparented(monitor, plugged.id)
-        cycle = cycle._replace(unparented=gone, unparented_us=now_us() if gone else 0)
+        cycle = cycle._replace(unparented=gone, unparented_us=now_us() if gone else None)
         cycle = late_event(monitor, plugged, cycle, timeout)
         if gone:
             return cycle
         gone = unparented(monitor, plugged.id)
-        return cycle._replace(unparented=gone, unparented_us=now_us() if gone else 0)
+        return cycle._replace(unparented=gone, unparented_us=now_us() if gone else None)
     except MonitorError as error:
         return ended(cycle, step, error)
 
@@ -201,7 +215,7 @@ def run_cycle(monitor: Monitor, recipe: Recipe, id: str, timeout: float = EVENT_
         return ended(Cycle(recipe.driver, id), "device_add", error)
     cycle = unplug(monitor, plugged, timeout)
     try:
-        if cycle.crash or cycle.hang:
+        if cycle.died:
             return cycle
         return cycle._replace(kept=release(monitor, plugged))
     except MonitorError as error:

@@ -108,6 +108,6 @@ def _under(gdb: str, vm: Vm, recipe: Recipe) -> list[str]:
 def _cycle(vm: Vm, recipe: Recipe) -> None:
     with contextlib.suppress(QmrError), vm.monitor() as monitor:
         cycle = run_cycle(monitor, recipe, "dut1")
-        if not cycle.crash and not cycle.hang:
+        if not cycle.died:
             # Without a crash GDB would wait for ever.
             monitor.execute("quit")

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from ..audit.outcome import BAD, Outcome
 from ..closing import Closing
 from ..documents import HuntRow
 from ..errors import QmrError, ReadingError, TargetError
@@ -26,7 +27,6 @@ from .bundle import write_bundle
 from .cycle import Hunt, Hunted, not_begun
 from .growth import Growth
 from .guest import GUEST_PATIENCE_S, GUEST_START_OPTIONS, Guest
-from .outcome import BAD, Outcome
 from .own_vm import OwnVm
 from .rows import pluggable, row_of
 from .settings import Job, Settings

@@ -15,7 +15,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Callable, Optional, Protocol
 
 from ..documents import HuntRow
 from ..errors import QmrError, TargetError, UsageError
@@ -36,6 +36,12 @@ _open: dict[str, list[_Desk]] = defaultdict(list)
 
 # What a worker sends back: rows, the files of their bundles, and how it failed if it did.
 Answer = tuple[list[HuntRow], dict[str, bytes], Optional[tuple[str, str, int]]]
+
+
+class _Client(Protocol):
+    """What is used of ``distributed.Client`` by name."""
+
+    def run(self, function: Callable[..., object], *arguments: object) -> object: ...
 
 
 class _Desk:
@@ -102,7 +108,7 @@ def run_on(address: str, settings: Settings, jobs: Sequence[tuple[int, Job]]) ->
             future.release()
 
 
-def _end_on_all(client: Any, campaign: str) -> None:
+def _end_on_all(client: _Client, campaign: str) -> None:
     # A cluster that is not there any more has no VMs either.
     with contextlib.suppress(Exception):
         client.run(end, campaign)

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
 
 from ..audit.graph import orphan_groups
+from ..audit.outcome import Outcome
 from ..audit.policy import Verdict, choose
 from ..audit.stale import outside_of
 from ..errors import MonitorError, PeerMissing, ReadingError, TargetError
@@ -97,7 +98,7 @@ class Hunted(NamedTuple):
 
     recipe: Recipe
     machine: str
-    outcome: str
+    outcome: Outcome
     judgement: Judgement
     cycle: Cycle
     plug_us: int
@@ -179,7 +180,7 @@ class Hunt:
         except (MonitorError, PeerMissing) as error:
             cycle = ended(cycle, "device_add", error)
             early = _early(driver, recipe, machine, cycle)
-            return self._refused(before, early) if cycle.refused else early
+            return self._refused(before, early) if cycle.refused is not None else early
         try:
             return self._judge(before, plugged, machine)
         finally:
@@ -188,7 +189,7 @@ class Hunt:
 
     def _refused(self, before: Book, hunted: Hunted) -> Hunted:
         """Judge what a refused ``device_add`` left: the device had been made, and must be gone."""
-        if hunted.cycle.step == "prepare" or NOT_PLUGGABLE.search(hunted.cycle.refused):
+        if hunted.cycle.step == "prepare" or NOT_PLUGGABLE.search(hunted.cycle.refused or ""):
             self._last = before  # refused before anything was made
             return hunted
         made = self._book()
@@ -226,14 +227,14 @@ class Hunt:
             cycle = driver.drive(lambda monitor: unplug(monitor, plugged, wait, guest=self._guest))
         except MonitorError as error:
             return _early(driver, recipe, machine, ended(cycle, "device_del", error))
-        if pin is not None and not (cycle.crash or cycle.hang):
+        if pin is not None and not cycle.died:
             if cycle.unparented:
                 foretold = self._foretell(before, with_it, device, pin)
             try:
                 driver.drive(partial(let_go, pin=pin))
             except MonitorError as error:
                 cycle = ended(cycle, "finalize", error)
-        if cycle.crash or cycle.hang or cycle.refused:
+        if cycle.died or cycle.refused is not None:
             early = _early(driver, recipe, machine, cycle, (before, with_it))
             return early._replace(foretold=foretold, under=_under(foretold))
         begin = time.perf_counter_ns()
@@ -259,7 +260,7 @@ class Hunt:
             # Nothing was taken away since: what is there now is there before the next.
             self._last = looked.after
         elif looked.judgement.outcome in ("leak", "partial-leak", "stale", "delayed"):
-            self._leaked_slots.add(plugged.slot)
+            self._leaked_slots.update(() if plugged.slot is None else (plugged.slot,))
         left = {row.address for row in looked.judgement.left}
         if device in left and looked.judgement.outcome == "leak":
             after = foretell_after(looked.after, device, left)
@@ -276,7 +277,7 @@ class Hunt:
             looked.judgement,
             cycle._replace(kept=kept),
             plugged.plugged_us - plugged.plug_us,
-            max(0, (cycle.event_us or cycle.acknowledge_us) - cycle.request_us),
+            cycle.unplug_us,
             judge_us,
             looked.after,
             finalized_us,
@@ -324,7 +325,7 @@ class Hunt:
         kinds = sorted({edge.kind for cause in verdict.causes for edge in cause.edges})
         text = f"{verdict.text}, and did not go when the topology changed"
         cause = f"held-by-{kinds[0]}" if kinds else "unbalanced"
-        return _Looked(last, verdict._replace(outcome="leak", cause=cause, text=text), False)
+        return _Looked(last, verdict._replace(outcome=Outcome.LEAK, cause=cause, text=text), False)
 
     def _still_led_to(self, known: Sequence[Stale]) -> list[Stale]:
         """Return which of the callbacks lead to where objects were that have gone since.
@@ -353,7 +354,7 @@ class Hunt:
 
 def _under(foretold: Foretold | None) -> dict[str, str]:
     forecasts = foretold.forecasts if foretold is not None else ()
-    return {found.policy.name: found.outcome.outcome for found in forecasts}
+    return {found.policy.name: str(found.outcome.outcome) for found in forecasts}
 
 
 class _Looked(NamedTuple):
@@ -370,8 +371,8 @@ def hunt_one(driver: Driver, recipe: Recipe, id: str) -> Hunted:
 def not_begun(recipe: Recipe, machine: str, reason: str) -> Hunted:
     """Return the result of a cycle for which no VM could be had."""
     cycle = Cycle(recipe.driver, "", step="prepare", refused=reason)
-    judgement = Judgement("refused", "", (), (), reason)
-    return Hunted(recipe, machine, "refused", judgement, cycle, 0, 0, 0, None)
+    judgement = Judgement(Outcome.REFUSED, "", (), (), reason)
+    return Hunted(recipe, machine, Outcome.REFUSED, judgement, cycle, 0, 0, 0, None)
 
 
 def still_there(recipe: Recipe) -> str:
@@ -456,14 +457,14 @@ def _early(
     books: tuple[Book, ...] = (),
 ) -> Hunted:
     """Return the result of a cycle that QEMU ended before it could be judged."""
-    if cycle.crash:
-        outcome, text = "crash", driver.death()
+    if cycle.crash is not None:
+        outcome, text = Outcome.CRASH, driver.death()
         if not text:
             raise MonitorLost(cycle.crash, "the monitor is lost and QEMU has not died; try again")
-    elif cycle.hang:
-        outcome, text = "hang", cycle.hang
+    elif cycle.hang is not None:
+        outcome, text = Outcome.HANG, cycle.hang
     else:
-        outcome, text = "refused", cycle.refused
+        outcome, text = Outcome.REFUSED, cycle.refused or ""
         if recipe.outside and cycle.step == "device_add":
             text = f"{recipe.outside} (QEMU says: {text})"
     judgement = Judgement(outcome, "", (), (), text)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..audit.graph import Orphans, orphan_groups
-from ..audit.outcome import outcome_of
+from ..audit.outcome import Outcome, outcome_of
 from ..audit.policy import Verdict, choose
 from ..closing import Closing
 from ..documents import HuntRow
@@ -125,7 +125,7 @@ class _Emulator(Closing):
             yield from self.batch(types[middle:])
             return
         if died:
-            yield self._row(types[0], Judgement("crash", "", (), (), said), None)
+            yield self._row(types[0], Judgement(Outcome.CRASH, "", (), (), said), None)
             return
         for name in types:
             mine = [g for g in groups if len(types) == 1 or self._type(g) == name]

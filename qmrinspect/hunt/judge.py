@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..audit.cause import Cause
 from ..audit.graph import PASSING, alive
-from ..audit.outcome import is_of_a_view, outcome_of
+from ..audit.outcome import Outcome, is_of_a_view, outcome_of
 from ..audit.stale import outside_of, stale_text
 from ..ledger import Book, Edge
 from ..snapshot import Stale
@@ -49,7 +49,7 @@ class Left(NamedTuple):
 class Judgement(NamedTuple):
     """Outcome and cause in the contract's words; ``text`` is one sentence."""
 
-    outcome: str
+    outcome: Outcome
     cause: str
     causes: Sequence[Cause]
     left: Sequence[Left]
@@ -68,7 +68,7 @@ def judge(before: Book, plugged: Book, after: Book, device: int, name: str = "")
     name = name or plugged.index.snapshot.objects[device].type
     if device in left and after.index.in_tree(device):
         text = f"{name} is still plugged: nobody acknowledged the unplug"
-        return Judgement("not-acked", "", (), rows_left(plugged, after, [device]), text)
+        return Judgement(Outcome.NOT_ACKED, "", (), rows_left(plugged, after, [device]), text)
     by_right = alive(after)
     lost = [a for a in left if a not in by_right and not is_of_a_view(after, a)]
     rows = rows_left(plugged, after, lost)
@@ -91,7 +91,7 @@ def with_stale(judgement: Judgement, plugged: Book, stale: Sequence[Stale]) -> J
         texts.append(stale_text(row, plugged.index.label(home) if home else ""))
     text = "; ".join(texts[:_STALE_TOLD])
     if judgement.outcome == "clean":
-        outcome = judgement._replace(outcome="stale", cause=stale[0].kind, text=text)
+        outcome = judgement._replace(outcome=Outcome.STALE, cause=stale[0].kind, text=text)
     else:
         outcome = judgement._replace(text=f"{judgement.text}; {text}")
     return outcome._replace(stale=tuple(stale))

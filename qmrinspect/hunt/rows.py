@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 from ..audit.forecast import Forecast
+from ..audit.outcome import BAD
 from ..audit.stale import stale_text
 from ..documents import EdgeJson, ForecastJson, ForetoldJson, HuntRow, RegionJson, StaleJson
 from ..index import Index
@@ -20,7 +21,6 @@ from ..ledger.documents import edge_json
 from ..snapshot import Stale
 from .cycle import NOT_PLUGGABLE, Hunted
 from .foretell import Foretold
-from .outcome import BAD
 
 __all__ = [
     "FORMAT",
@@ -40,14 +40,14 @@ Row = HuntRow
 def pluggable(hunted: Hunted) -> bool:
     """Whether QEMU says of what was hunted that it can be plugged at all."""
     cycle = hunted.cycle
-    refused = cycle.step == "device_add" and bool(cycle.refused)
-    return not (refused and NOT_PLUGGABLE.search(cycle.refused))
+    refused = cycle.refused if cycle.step == "device_add" else None
+    return refused is None or not NOT_PLUGGABLE.search(refused)
 
 
 def _outside(hunted: Hunted) -> str:
     if hunted.outcome != "refused":
         return ""
-    return hunted.cycle.refused if hunted.cycle.step == "prepare" else hunted.recipe.outside
+    return hunted.cycle.refused or "" if hunted.cycle.step == "prepare" else hunted.recipe.outside
 
 
 def is_bad(row: Row) -> bool:
@@ -74,7 +74,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
         "device": hunted.recipe.driver,
         "bus": hunted.recipe.bus,
         "machine": hunted.machine,
-        "outcome": hunted.outcome,
+        "outcome": str(hunted.outcome),
         "cause": judgement.cause,
         "causes": list(dict.fromkeys(cause.name for cause in judgement.causes)),
         "cycle": number,
@@ -99,17 +99,17 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
         ],
         "stale": [stale_json(row, hunted.books[1].index) for row in judgement.stale],
         "event": cycle.event,
-        "acknowledged_by": cycle.acknowledge,
+        "acknowledged_by": cycle.acknowledge or "",
         "states": {
-            "requested_us": cycle.request_us,
-            "acknowledged_us": cycle.acknowledge_us,
-            "unparented_us": cycle.unparented_us,
+            "requested_us": cycle.request_us or 0,
+            "acknowledged_us": cycle.acknowledge_us or 0,
+            "unparented_us": cycle.unparented_us or 0,
             "finalized_us": hunted.finalized_us,
         },
         "plug_us": hunted.plug_us,
         "unplug_us": hunted.unplug_us,
         "judge_us": hunted.judge_us,
-        "step": cycle.step,
+        "step": cycle.step or "",
         "hotpluggable": pluggable(hunted),
         "outside": _outside(hunted),
         "kept": list(cycle.kept),
@@ -147,7 +147,7 @@ def _foretold_json(foretold: Foretold | None, with_it: Sequence[Book]) -> Foreto
             {
                 "policy": prospect.policy.name,
                 "certainty": prospect.certainty,
-                "outcome": prospect.forecast.outcome.outcome if prospect.forecast else None,
+                "outcome": str(prospect.forecast.outcome.outcome) if prospect.forecast else None,
             }
             for prospect in foretold.plugged
         ],
@@ -164,7 +164,7 @@ def forecast_json(forecast: Forecast, was: Index | None = None) -> ForecastJson:
     return {
         "policy": forecast.policy.name,
         "source": forecast.source,
-        "outcome": outcome.outcome,
+        "outcome": str(outcome.outcome),
         "cause": outcome.cause,
         "text": outcome.text,
         "assertion": None

@@ -54,10 +54,10 @@ class Peer:
     :param name: of the file in it that the backend is told, or "" for the directory.
     :ivar path: what stands for ``{peer}``.
     :ivar names: what stands for ``{peer.NAME}``: what the peer calls what it serves.
-    :ivar descriptor: the file descriptor that QEMU is given, or -1.
+    :ivar descriptor: the file descriptor that QEMU is given, None where it is given none.
     """
 
-    descriptor = -1
+    descriptor: int | None = None
 
     def __init__(self, name: str = "") -> None:
         self.directory = Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from ..errors import QmrError, TargetError
 from .verb import CLEAN, FINDINGS, Outcome, Session
@@ -43,7 +42,7 @@ def _report_hunt(args: argparse.Namespace) -> Outcome:
     _write(args.output, page(title, rows, compared))
     findings = [row for row in rows if is_bad(row)]
     counted = compared["new"] if compared is not None else findings
-    data: dict[str, Any] = {
+    data: dict[str, object] = {
         "format": "qmr-report/1",
         "page": args.output,
         "rows": len(rows),

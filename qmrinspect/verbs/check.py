@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..audit import Orphans, Report, choose, orphan_groups
 from ..audit.cause import causes
 from ..audit.check import Finding
+from ..audit.finding import Severity
 from ..audit.graph import PASSING, adjacency, components, reachable, roots, source
 from ..index import Index
 from ..ledger import RULES, Book, Edge
@@ -26,7 +27,7 @@ from .verb import Outcome, Session
 
 __all__ = ["report_json", "run_check", "run_cycles", "run_orphans"]
 
-_SEVERITIES = ("error", "warning", "note")
+_SEVERITIES = tuple(Severity)
 # So many rows of evidence are shown under a finding; qmr refs shows all.
 _EVIDENCE_MAX = 12
 
@@ -39,7 +40,7 @@ def run_check(session: Session, args: argparse.Namespace) -> Outcome:
     return Outcome(report_json(report), _check_lines(report), 1 if report.failed else 0)
 
 
-def report_json(report: Report) -> dict[str, Any]:
+def report_json(report: Report) -> dict[str, object]:
     """Return a report as ``qmr-check/1``."""
     book = report.book
     return {
@@ -74,7 +75,7 @@ def report_json(report: Report) -> dict[str, Any]:
     }
 
 
-def unsearched_json(snapshot: Snapshot) -> list[dict[str, Any]]:
+def unsearched_json(snapshot: Snapshot) -> list[dict[str, object]]:
     """Return the holders that a QEMU was not searched for, and why, as JSON."""
     return [
         {
@@ -89,10 +90,10 @@ def unsearched_json(snapshot: Snapshot) -> list[dict[str, Any]]:
     ]
 
 
-def _finding_json(book: Book, finding: Finding) -> dict[str, Any]:
+def _finding_json(book: Book, finding: Finding) -> dict[str, object]:
     return {
         "kind": finding.kind,
-        "severity": finding.severity,
+        "severity": str(finding.severity),
         "object": words.object_json(book.index, finding.address),
         "observed": finding.observed,
         "expected": finding.expected,
@@ -190,7 +191,7 @@ def run_orphans(session: Session, args: argparse.Namespace) -> Outcome:
     return Outcome(data, _orphan_lines(book, groups, args.all), 1 if leaked else 0)
 
 
-def _orphan_json(book: Book, group: Orphans) -> dict[str, Any]:
+def _orphan_json(book: Book, group: Orphans) -> dict[str, object]:
     index = book.index
     return {
         "object": words.object_json(index, group.head),
@@ -305,7 +306,7 @@ def run_cycles(session: Session, args: argparse.Namespace) -> Outcome:
         "cycles": [
             {
                 "lost": cycle.lost,
-                "severity": "error" if cycle.lost else "note",
+                "severity": str(Severity.ERROR if cycle.lost else Severity.NOTE),
                 "ends_by_unplug": cycle.ordinary,
                 "objects": [words.object_json(book.index, member) for member in cycle.members],
                 "references": words.references(book.index, cycle.edges),

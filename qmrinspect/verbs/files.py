@@ -8,7 +8,6 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..audit import choose
 from ..audit.diff import Difference, diff
@@ -79,7 +78,7 @@ def _instant(session: Session, name: str) -> Snapshot:
     return session.snapshot() if name == "-" else load(Path(name))
 
 
-def difference_json(old: Book, new: Book, found: Difference) -> dict[str, Any]:
+def difference_json(old: Book, new: Book, found: Difference) -> dict[str, object]:
     """Return a difference as ``qmr-diff/1``."""
     return {
         **words.head_json("qmr-diff/1", new.index.snapshot),

@@ -11,9 +11,10 @@ import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from ..hotplug.kinds import Recipe
 from ..hotplug.recipes import recipe_for
 from ..hotplug.unplug import drivers
 from ..hunt.cycle import Hunt
@@ -53,7 +54,7 @@ def _on_target(
 
 
 def _cycles(
-    driver: Driver, recipes: Sequence[Any], args: argparse.Namespace, session: Session
+    driver: Driver, recipes: Sequence[Recipe], args: argparse.Namespace, session: Session
 ) -> Iterator[Result]:
     bench = Hunt(driver, args.wait_guest, pinned=args.forecast, trace=args.trace)
     done = 0

@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..audit import choose
 from ..audit.cause import descends
 from ..audit.diff import diff
 from ..audit.graph import source
+from ..audit.outcome import BAD
+from ..audit.outcome import Outcome as Ending
 from ..errors import MonitorError, TargetError, UsageError
 from ..hotplug.plugging import parse_devfn
 from ..hotplug.recipes import Recipe, recipe_for
@@ -25,7 +26,6 @@ from ..hotplug.unplug import Cycle, Plugged, drivers, plug, unplug
 from ..hunt.cycle import leaked, look, still_there
 from ..hunt.driver import Driver
 from ..hunt.judge import Judgement
-from ..hunt.outcome import BAD
 from ..hunt.rows import stale_json
 from ..index import Index
 from ..ledger import Book
@@ -71,7 +71,7 @@ def run_qmp(session: Session, args: argparse.Namespace) -> Outcome:
     return Outcome(data, json.dumps(answer, indent=2).splitlines())
 
 
-def _message(text: str) -> tuple[str, dict[str, Any]]:
+def _message(text: str) -> tuple[str, dict[str, object]]:
     try:
         message = json.loads(text)
         command, arguments = message["execute"], message.get("arguments", {})
@@ -149,8 +149,8 @@ def run_plug(session: Session, args: argparse.Namespace) -> Outcome:
         "format": "qmr-plug/1",
         "device": recipe.driver,
         "id": id,
-        "path": plugged.path,
-        "bus": plugged.bus,
+        "path": plugged.path or "",
+        "bus": plugged.bus or "",
         "backends": list(plugged.backends),
         "avoided": list(plugged.avoided),
     }
@@ -193,7 +193,7 @@ def wanted(driver: Driver, name: str, properties: Sequence[str]) -> tuple[Recipe
     return _recipe(recipe_for(name, known), given), str(given.get("id", ""))
 
 
-def _recipe(recipe: Recipe, properties: dict[str, Any]) -> Recipe:
+def _recipe(recipe: Recipe, properties: dict[str, object]) -> Recipe:
     """Let the user's properties go before the recipe's; a backend that is named is not made."""
     given = {key: value for key, value in properties.items() if key != "id"}
     backends = tuple(b for b in recipe.backends if not b.property or b.property not in given)
@@ -208,7 +208,7 @@ def free_id(index: Index) -> str:
 def _plug_lines(after: Book, plugged: Plugged, appeared: Sequence[int]) -> Iterator[str]:
     objects = after.index.snapshot.objects
     bus = f" on {printable(plugged.bus)}" if plugged.bus else ""
-    slot = f", slot {plugged.slot}" if plugged.slot >= 0 else ""
+    slot = f", slot {plugged.slot}" if plugged.slot is not None else ""
     yield (
         f"{plugged.id} ({plugged.recipe.driver}) is plugged{bus}{slot}: "
         f"{render.plural(len(appeared), 'object')} appeared"
@@ -239,12 +239,12 @@ def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
     device = _plugged_device(session, with_it.index, args.id)
     plugged = driver.drive(lambda monitor: _as_plugged(monitor, with_it.index, device))
     cycle = driver.drive(lambda monitor: unplug(monitor, plugged, guest=_GUEST_S, insist=True))
-    if cycle.refused:
+    if cycle.refused is not None:
         raise MonitorError(f"QEMU refused to unplug {device.id}: {printable(cycle.refused)}")
-    if cycle.crash or cycle.hang:
-        outcome, text = ("crash", cycle.crash) if cycle.crash else ("hang", cycle.hang)
-        if cycle.crash:
-            text = driver.death() or text
+    if cycle.died:
+        outcome, text = Ending.HANG, cycle.hang
+        if cycle.crash is not None:
+            outcome, text = Ending.CRASH, driver.death() or cycle.crash
         verdict = Judgement(outcome, "", (), (), f"QEMU did not survive it: {text}")
         return _unplugged(with_it, None, plugged, cycle, verdict)
     before = _without(with_it, device.address)
@@ -270,10 +270,10 @@ def _as_plugged(monitor: Monitor, index: Index, device: Device) -> Plugged:
     kind = index.snapshot.objects[device.address].type
     recipe = recipe_for(kind, drivers(monitor))._replace(backends=())
     path = index.path(device.address)
-    devfn = -1
+    devfn = None
     if recipe.bus == "PCI":
         devfn = parse_devfn(monitor.execute("qom-get", {"path": path, "property": "addr"}))
-    bus = index.path(device.parent_bus) if device.parent_bus else ""
+    bus = index.path(device.parent_bus) if device.parent_bus else None
     return Plugged(recipe, device.id, path, bus, devfn, 0, 0, ())
 
 
@@ -299,11 +299,11 @@ def _unplugged(
         "format": "qmr-unplug/1",
         "device": plugged.recipe.driver,
         "id": plugged.id,
-        "was": plugged.path,
-        "outcome": verdict.outcome,
+        "was": plugged.path or "",
+        "outcome": str(verdict.outcome),
         "cause": verdict.cause,
         "causes": list(dict.fromkeys(cause.name for cause in verdict.causes)),
-        "acknowledge": cycle.acknowledge,
+        "acknowledge": cycle.acknowledge or "",
         "event": cycle.event,
         "objects_left": [
             {

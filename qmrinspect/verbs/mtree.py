@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ..audit import choose
 from ..errors import UsageError
@@ -155,7 +154,7 @@ def _region_lines(book: Book, spaces: Sequence[Space], disabled: bool) -> Iterat
         yield ""
 
 
-def _one_region(book: Book, region: Region, level: int, start: int) -> dict[str, Any]:
+def _one_region(book: Book, region: Region, level: int, start: int) -> dict[str, object]:
     snapshot = book.index.snapshot
     obj = snapshot.objects.get(region.address)
     return {
@@ -177,11 +176,11 @@ def _one_region(book: Book, region: Region, level: int, start: int) -> dict[str,
     }
 
 
-def _region_json(book: Book, spaces: Sequence[Space]) -> dict[str, Any]:
+def _region_json(book: Book, spaces: Sequence[Space]) -> dict[str, object]:
     snapshot = book.index.snapshot
     roots = _by_root(spaces)
 
-    def regions(root: int) -> list[dict[str, Any]]:
+    def regions(root: int) -> list[dict[str, object]]:
         return [_one_region(book, *found) for found in _walk(snapshot, root)]
 
     return {
@@ -253,7 +252,7 @@ def _flat_lines(book: Book, spaces: Sequence[Space]) -> Iterator[str]:
         yield ""
 
 
-def _flat_json(book: Book, spaces: Sequence[Space]) -> dict[str, Any]:
+def _flat_json(book: Book, spaces: Sequence[Space]) -> dict[str, object]:
     snapshot = book.index.snapshot
     return {
         **words.head_json("qmr-mtree-flat/1", snapshot),

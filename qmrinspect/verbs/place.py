@@ -7,7 +7,7 @@ The answer of ``show ADDRESS`` where no object begins at the address.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..index import Index
 from ..report import render, words
@@ -58,7 +58,7 @@ def show_address(session: Session, index: Index, address: int) -> Outcome:
     return Outcome(data, _lines(index, place, struct))
 
 
-def _word_json(index: Index, word: Word) -> dict[str, Any]:
+def _word_json(index: Index, word: Word) -> dict[str, object]:
     memory = {True: "live", False: "freed", None: "not known"}[word.alive]
     return {
         "address": hex(word.address),

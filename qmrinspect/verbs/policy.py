@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ..audit import Verdict, choose
 from ..index import Index
@@ -20,7 +19,7 @@ from .verb import Outcome, Session
 __all__ = ["policy_json", "policy_text", "run_policy"]
 
 
-def policy_json(verdict: Verdict) -> dict[str, Any]:
+def policy_json(verdict: Verdict) -> dict[str, object]:
     """Return what a report says of the policy.
 
     ``name`` is the policy that the references are counted by; ``candidates`` are those that

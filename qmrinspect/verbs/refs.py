@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ..audit import choose, why
 from ..audit.cause import unheld
@@ -184,7 +183,7 @@ def run_graph(session: Session, args: argparse.Namespace) -> Outcome:
     text = "\n".join(dot.reference_dot(book, address, edges)) + "\n"
     index = book.index
     nodes = sorted({address, *(e.target for e in edges), *(source(book, e) for e in edges)} - {0})
-    data: dict[str, Any] = {
+    data: dict[str, object] = {
         **words.head_json("qmr-graph/1", index.snapshot),
         "object": words.object_json(index, address),
         "nodes": [words.object_json(index, node) for node in nodes],

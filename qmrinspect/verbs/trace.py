@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..audit import choose
 from ..audit.cause import descends
@@ -83,6 +83,7 @@ def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
     try:
         before = {address: tracing.count(address) for address in only}
         outcome = monitor.run_unplug(session, args)
+        assert isinstance(outcome.data, dict)
         left = [int(row["address"], 16) for row in outcome.data["objects_left"]]
         counts = {address: tracing.count(address) for address in left if address in before}
         book = choose(Index(session.snapshot()))[1]
@@ -148,7 +149,7 @@ class Work:
         if more:
             yield f"and {render.plural(more, 'object')} more: --all shows them"
 
-    def documents(self) -> Iterator[dict[str, Any]]:
+    def documents(self) -> Iterator[dict[str, object]]:
         """Yield the one document of ``qmr-trace/1``."""
         for _ in self.live():
             pass

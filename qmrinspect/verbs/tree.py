@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from ..audit import Report, check
 from ..audit.graph import adjacency
+from ..documents import EdgeJson
 from ..index import Index
 from ..ledger import Book
 from ..report import render, words
@@ -173,15 +173,15 @@ def run_show(session: Session, args: argparse.Namespace) -> Outcome:
     return Outcome(_show_json(report, address), _show_lines(report, address))
 
 
-def _held(book: Book, address: int) -> list[Any]:
+def _held(book: Book, address: int) -> list[EdgeJson]:
     return words.references(book.index, adjacency(book).get(address, ()))
 
 
-def _show_json(report: Report, address: int) -> dict[str, Any]:
+def _show_json(report: Report, address: int) -> dict[str, object]:
     book = report.book
     index, snapshot = book.index, book.index.snapshot
     obj = snapshot.objects[address]
-    out: dict[str, Any] = {
+    out: dict[str, object] = {
         **words.head_json("qmr-show/1", snapshot),
         "object": words.object_json(index, address),
         "ancestors": _ancestors(index, address),

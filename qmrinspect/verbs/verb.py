@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Callable, NamedTuple, NoReturn, Protocol
 
 from ..errors import UsageError
 
@@ -42,11 +42,21 @@ class Outcome(NamedTuple):
         made as the work goes.
     """
 
-    data: Any
+    data: object
     lines: Iterable[str]
     code: int = CLEAN
     stream: bool = False
     late: Callable[[], int] | None = None
+
+    def json(self) -> Iterator[str]:
+        """Yield what ``--json`` prints, a text a document, as they come."""
+        import json
+
+        if self.stream:
+            assert isinstance(self.data, Iterable)
+            yield from map(json.dumps, self.data)
+        else:
+            yield json.dumps(self.data, indent=1)
 
 
 class Session(Protocol):
@@ -123,7 +133,7 @@ class Argument(NamedTuple):
     """
 
     names: Sequence[str]
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     completes: str = ""
 
 
@@ -146,15 +156,16 @@ class Verb(NamedTuple):
 class _Parser(argparse.ArgumentParser):
     """Raises instead of ending the program: GDB and the REPL go on."""
 
-    def error(self, message: str) -> Any:
+    def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}", f"see {self.prog} --help")
 
 
 def parser_for(verb: Verb, prog: str = "qmr") -> argparse.ArgumentParser:
     """Return the argument parser of one verb."""
     parser = _Parser(prog=f"{prog} {verb.name}", description=verb.help, epilog=verb.example or None)
+    add: Callable[..., object] = parser.add_argument
     for argument in verb.arguments:
-        parser.add_argument(*argument.names, **argument.options)
+        add(*argument.names, **argument.options)
     if verb.reports:
         parser.add_argument("--json", action="store_true", help="print JSON for programs")
     return parser

@@ -5,10 +5,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import traceback
-from collections.abc import Iterator
-from typing import Any, Callable
+from collections.abc import Iterator, Sequence
+from typing import Callable
 
 import gdb
 
@@ -77,7 +76,7 @@ class Command(gdb.Command):
             session.progress("")
             session.close_monitor()
 
-    def complete(self, text: str, word: str | None) -> Any:
+    def complete(self, text: str, word: str | None) -> Sequence[str] | int:
         try:
             found = complete(self._verb, text, self._names)
         except Exception:
@@ -109,11 +108,9 @@ def _code(code: int) -> None:
 
 
 def _show(outcome: Outcome, as_json: bool) -> None:
-    if as_json and outcome.stream:
-        for document in outcome.data:
-            _write(json.dumps(document))
-    elif as_json:
-        _write(json.dumps(outcome.data, indent=1))
+    if as_json:
+        for text in outcome.json():
+            _write(text)
     else:
         for text in outcome.lines:
             _write(text)

@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable
+from typing import Callable
 
 import gdb
 
@@ -54,7 +54,7 @@ class Inferior:
             raise TargetError("a core dump does not run", "this needs a live QEMU")
         if gdb.parameter("non-stop"):
             raise TargetError("qmr cannot let the VM run in non-stop mode", "set non-stop off")
-        seen: list[Any] = []
+        seen: list[gdb.ThreadEvent | gdb.ExitedEvent] = []
         pid, thread = gdb.selected_inferior().pid, gdb.selected_thread()
         gdb.events.stop.connect(seen.append)
         gdb.events.exited.connect(seen.append)
@@ -89,7 +89,7 @@ class Inferior:
         return stop
 
 
-def _classify(events: list[Any]) -> Stop:
+def _classify(events: Sequence[gdb.ThreadEvent | gdb.ExitedEvent]) -> Stop:
     for event in events:
         if isinstance(event, gdb.ExitedEvent):
             code = getattr(event, "exit_code", None)

@@ -8,9 +8,12 @@ and fall back to silence on memory that makes no sense.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Protocol
+from typing import TYPE_CHECKING, Callable, Protocol
 
 from ...text import printable
+
+if TYPE_CHECKING:
+    import gdb
 
 __all__ = ["KINDS", "Names", "summary"]
 
@@ -27,11 +30,11 @@ class Names(Protocol):
     def path(self, address: int) -> str:
         """Return the object's path, empty when it is not known."""
 
-    def bytes(self, value: Any) -> bytes:
+    def bytes(self, value: gdb.Value) -> bytes:
         """Return the bytes of a value in memory, empty when they cannot be read."""
 
 
-def _string(value: Any) -> str:
+def _string(value: gdb.Value) -> str:
     """Return the C string that a ``char *`` points to, empty when it cannot be read."""
     if not int(value):
         return ""
@@ -39,7 +42,7 @@ def _string(value: Any) -> str:
     return printable(text.split("\0")[0])
 
 
-def _chars(value: Any) -> str:
+def _chars(value: gdb.Value) -> str:
     """Like :func:`_string`, byte by byte: the memory may end right behind the string."""
     try:
         return _string(value)
@@ -56,7 +59,7 @@ def _chars(value: Any) -> str:
         return printable(out.decode("utf-8", "backslashreplace"))
 
 
-def _type_name(obj: Any) -> str:
+def _type_name(obj: gdb.Value) -> str:
     kind = obj["class"]["type"]["name"]
     name = _chars(kind)
     if not name or not name.isprintable():
@@ -64,19 +67,19 @@ def _type_name(obj: Any) -> str:
     return name
 
 
-def _ref(obj: Any) -> str:
+def _ref(obj: gdb.Value) -> str:
     ref = int(obj["ref"])
     if not 0 <= ref <= _REF_MAX:
         raise ValueError("no QOM object")
     return f"{ref} ref" if ref == 1 else f"{ref} refs"
 
 
-def _object(value: Any, address: int, names: Names) -> str:
+def _object(value: gdb.Value, address: int, names: Names) -> str:
     path = names.path(address)
     return " ".join(part for part in (_type_name(value), path, _ref(value)) if part)
 
 
-def _region(value: Any, address: int, names: Names) -> str:
+def _region(value: gdb.Value, address: int, names: Names) -> str:
     obj = value["parent_obj"]
     # GDB makes no Python number of an Int128.
     size, start = int.from_bytes(names.bytes(value["size"]), "little"), int(value["addr"])
@@ -95,21 +98,21 @@ def _region(value: Any, address: int, names: Names) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _owner(value: Any) -> str:
+def _owner(value: gdb.Value) -> str:
     try:
         return _type_name(value["owner"])
     except Exception:
         return "?"
 
 
-def _space(value: Any, address: int, names: Names) -> str:
+def _space(value: gdb.Value, address: int, names: Names) -> str:
     root = int(value["root"])
     name = _chars(value["name"])
     where = f"root {_chars(value['root']['name'])} {root:#x}" if root else "no root"
     return f"{name or 'address space'}, {where}, view {int(value['current_map']):#x}"
 
 
-def _view(value: Any, address: int, names: Names) -> str:
+def _view(value: gdb.Value, address: int, names: Names) -> str:
     ref, count, room = int(value["ref"]), int(value["nr"]), int(value["nr_allocated"])
     if not 0 <= ref <= _REF_MAX or count > room:
         raise ValueError("no flat view")
@@ -118,7 +121,7 @@ def _view(value: Any, address: int, names: Names) -> str:
     return f"flat view {where}, {count} range{'s' * (count != 1)}, {ref} ref{'s' * (ref != 1)}"
 
 
-KINDS: dict[str, Callable[[Any, int, Names], str]] = {
+KINDS: dict[str, Callable[[gdb.Value, int, Names], str]] = {
     "Object": _object,
     "MemoryRegion": _region,
     "AddressSpace": _space,
@@ -126,7 +129,7 @@ KINDS: dict[str, Callable[[Any, int, Names], str]] = {
 }
 
 
-def summary(kind: str, value: Any, address: int, names: Names) -> str:
+def summary(kind: str, value: gdb.Value, address: int, names: Names) -> str:
     """Describe a structure in one line; empty when it makes no sense.
 
     :param kind: one of :data:`KINDS`.

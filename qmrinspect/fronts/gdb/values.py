@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gdb
 import gdb.printing
 
@@ -29,7 +27,7 @@ class Locate(gdb.Function):
         super().__init__("qmr")
         self._session = session
 
-    def invoke(self, *args: Any) -> gdb.Value:
+    def invoke(self, *args: gdb.Value) -> gdb.Value:
         with errors(False):
             if len(args) != 1:
                 raise TargetError('$qmr takes one object: $qmr("/machine/peripheral/ID")')

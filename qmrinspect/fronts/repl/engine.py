@@ -17,7 +17,7 @@ import subprocess
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Callable, Protocol
+from typing import IO, Callable, Protocol
 
 from ...errors import QmrError, TargetError, UsageError
 from ...report import render
@@ -208,7 +208,7 @@ class Engine:
         hint = "did you mean " + " or ".join(near) + "?" if near else "help lists the verbs"
         return UsageError(f"there is no verb and no QMP command {printable(word)}", hint)
 
-    def _execute(self, command: str, arguments: Mapping[str, Any] | None) -> Outcome:
+    def _execute(self, command: str, arguments: Mapping[str, object] | None) -> Outcome:
         answer = self.session.monitor().execute(command, arguments or None)
         data = {"format": "qmr-qmp/1", "command": command, "return": answer}
         return Outcome(data, [_JSON + json.dumps(answer, indent=2)])
@@ -237,13 +237,11 @@ def _print(outcome: Outcome, as_json: bool, out: Output) -> int:
                 out.json(text[1:])
             else:
                 out.line(render.safe(text))
-    elif outcome.stream:
-        for document in outcome.data:
+    else:
+        for text in outcome.json():
             if job is not None:
                 job.check()
-            out.json(json.dumps(document))
-    else:
-        out.json(json.dumps(outcome.data, indent=1))
+            out.json(text)
     return outcome.late() if outcome.late is not None else outcome.code
 
 

@@ -12,7 +12,8 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, TypeVar, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar, cast
 
 from ...errors import MonitorError
 from ...monitor.arguments import Property, Schema, ask_properties, ask_schema
@@ -47,7 +48,8 @@ class Node(NamedTuple):
         return self.type.startswith("child<")
 
 
-class Bus(NamedTuple):
+@dataclass
+class Bus:
     """A bus, by ``info qtree``; ``owner`` is the type of the device that has it."""
 
     name: str
@@ -65,16 +67,16 @@ class Bus(NamedTuple):
 
 def parse_qtree(text: str) -> list[Bus]:
     """Read the buses out of ``info qtree``."""
-    found: list[tuple[int, dict[str, Any]]] = []
+    found: list[tuple[int, Bus]] = []
     owners: list[tuple[int, str]] = []
-    buses: list[dict[str, Any]] = []
+    buses: list[Bus] = []
     for line in text.splitlines():
         depth = len(line) - len(line.lstrip())
         word, _, rest = line.strip().partition(" ")
         if word == "bus:":
             found = [(d, bus) for d, bus in found if d < depth]
             owners = [(d, name) for d, name in owners if d < depth]
-            bus = {"name": rest, "type": "", "owner": owners[-1][1] if owners else "", "devices": 0}
+            bus = Bus(rest, "", owners[-1][1] if owners else "", 0)
             found.append((depth, bus))
             buses.append(bus)
         elif word == "dev:":
@@ -82,10 +84,16 @@ def parse_qtree(text: str) -> list[Bus]:
             owners = [(d, name) for d, name in owners if d < depth]
             owners.append((depth, rest.split(",")[0]))
             if found:
-                found[-1][1]["devices"] += 1
+                found[-1][1].devices += 1
         elif word == "type" and found and depth == found[-1][0] + 2:
-            found[-1][1]["type"] = rest
-    return [Bus(**bus) for bus in buses]
+            found[-1][1].type = rest
+    return buses
+
+
+def _rows(answer: object) -> list[dict[str, object]]:
+    """Return the objects of a list that QEMU answered."""
+    rows = answer if isinstance(answer, list) else []
+    return [row for row in rows if isinstance(row, dict)]
 
 
 class Knowledge:
@@ -143,7 +151,7 @@ class Knowledge:
         def ask(monitor: Monitor) -> Sequence[str]:
             wanted = {"implements": above, "abstract": False}
             found = monitor.execute("qom-list-types", wanted, _PATIENCE_S)
-            return sorted(str(row["name"]) for row in cast(Any, found))
+            return sorted(str(row["name"]) for row in _rows(found))
 
         return self._ask(f"types {above}", ask, _FOREVER, ())
 
@@ -159,8 +167,8 @@ class Knowledge:
         """Return the properties of the object at a path, its children among them."""
 
         def ask(monitor: Monitor) -> Sequence[Node]:
-            rows = cast(Any, monitor.execute("qom-list", {"path": path or "/"}, _PATIENCE_S))
-            return [Node(str(row["name"]), str(row["type"])) for row in rows]
+            rows = monitor.execute("qom-list", {"path": path or "/"}, _PATIENCE_S)
+            return [Node(str(row["name"]), str(row["type"])) for row in _rows(rows)]
 
         return self._ask(f"nodes {path}", ask, _SHORT_S, self._read_nodes(path))
 
@@ -209,8 +217,8 @@ class Knowledge:
         """Return the names that a query command lists under a key: block nodes, chardevs."""
 
         def ask(monitor: Monitor) -> Sequence[str]:
-            rows = cast(Any, monitor.execute(command, None, _PATIENCE_S))
-            return sorted({str(row[key]) for row in rows if row.get(key)})
+            rows = monitor.execute(command, None, _PATIENCE_S)
+            return sorted({str(row[key]) for row in _rows(rows) if row.get(key)})
 
         return self._ask(f"{command} {key}", ask, _SHORT_S, ())
 

@@ -15,13 +15,13 @@ import shutil
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Callable
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application import run_in_terminal
+from prompt_toolkit.application import Application, run_in_terminal
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
@@ -153,7 +153,7 @@ class Screen:
             if line.strip():
                 self._submit(line)
 
-    def _begin(self, app: Any) -> None:
+    def _begin(self, app: Application[str]) -> None:
         app.after_render -= self._begin
         threading.Thread(target=self._build, name="build", daemon=True).start()
 
@@ -265,12 +265,12 @@ class Screen:
         """Whether the user is typing the next line already."""
         return self._prompt is not None and bool(self._prompt.default_buffer.text)
 
-    def _soon(self, work: Any) -> None:
+    def _soon(self, work: Callable[[], object]) -> None:
         if self._loop is not None and not self._closing:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(work)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -7,7 +7,6 @@ it answers.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -192,11 +191,9 @@ def _show(outcome: Outcome, as_json: bool) -> int:
     if not as_json:
         for line in outcome.lines:
             print(render.safe(line), flush=outcome.late is not None or outcome.stream)
-    elif outcome.stream:
-        for document in outcome.data:
-            print(json.dumps(document), flush=True)
     else:
-        print(json.dumps(outcome.data, indent=1))
+        for text in outcome.json():
+            print(text, flush=outcome.stream)
     sys.stdout.flush()
     return outcome.late() if outcome.late is not None else outcome.code
 
