@@ -61,9 +61,10 @@ def hunt(machine: str, programs: Sequence[str], drivers: Sequence[str]) -> Itera
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            row = json.loads(line)
+            row: HuntRow = json.loads(line)
             if "device" in row:
-                yield {**row, "machine": machine}
+                row["machine"] = machine
+                yield row
 
 
 def lines(rows: Sequence[HuntRow], commit: str) -> Iterator[str]:
