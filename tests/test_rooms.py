@@ -127,6 +127,17 @@ def test_no_room_is_too_large() -> None:
     assert {name: n for name, n in lines.items() if n > LARGER.get(name, LINES_MAX)} == {}
 
 
+def test_what_is_public_says_what_it_does() -> None:
+    silent = []
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
+                continue
+            if not ast.get_docstring(node):
+                silent.append(f"{module}.{node.name}")
+    assert silent == []
+
+
 def test_only_the_front_in_gdb_and_the_script_for_gdb_import_it() -> None:
     users = set()
     for module, path in MODULES.items():

@@ -35,6 +35,7 @@ end-volume
 
 
 def gluster(client: socket.socket) -> None:
+    """Serve one volume of a GlusterFS, and in it one file."""
     serve(client, _answer)
 
 

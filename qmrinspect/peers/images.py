@@ -28,10 +28,12 @@ _EXTENT = 1 << 16
 
 
 def plain() -> bytes:
+    """Return a disk without a format."""
     return bytes(SIZE)
 
 
 def bochs() -> bytes:
+    """Return a growing image of Bochs."""
     # struct bochs_header of block/bochs.c; a catalog in which no extent is allocated.
     extents = SIZE // _EXTENT
     header = struct.pack(
@@ -51,6 +53,7 @@ def bochs() -> bytes:
 
 
 def cloop() -> bytes:
+    """Return a compressed loop image."""
     # cloop_open() of block/cloop.c: after 128 bytes of script the size and the number
     # of the blocks, where each of them begins and the last one ends, and the blocks.
     block = zlib.compress(bytes(SIZE))
@@ -59,6 +62,7 @@ def cloop() -> bytes:
 
 
 def dmg() -> bytes:
+    """Return a disk image of macOS."""
     # dmg_open() of block/dmg.c: a property list with a table of chunks, here a single
     # one of zeros (UDZE), and the trailer that says where the list is.
     sectors = SIZE // _SECTOR
@@ -73,6 +77,7 @@ def dmg() -> bytes:
 
 
 def luks() -> bytes:
+    """Return an encrypted disk that :data:`LUKS_SECRET` opens."""
     # LUKS1 (crypto/block-luks.c), with a key slot of zeros: decrypted with its secret they
     # are the parts of some master key, whose digest is below.  QEMU 7.2 makes such an
     # image only where it can measure how long a hash takes, and often it cannot

@@ -38,6 +38,7 @@ _SENSE = bytes((0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0))
 
 
 def iscsi(client: socket.socket) -> None:
+    """Serve one iSCSI target with one disk (RFC 7143)."""
     serial = 0
     while True:
         request = take(client, _HEADER)

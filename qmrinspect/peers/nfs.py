@@ -34,6 +34,7 @@ _GETATTR, _LOOKUP, _ACCESS, _GET_FSINFO = 1, 3, 4, 19
 
 
 def nfs(client: socket.socket) -> None:
+    """Serve the port mapper, the mount protocol and NFS 3 on one port (RFC 1813)."""
     serve(client, _answer)
 
 

@@ -45,6 +45,7 @@ def take(client: socket.socket, size: int) -> bytes:
 
 
 def ivshmem(client: socket.socket) -> None:
+    """Give a client shared memory and two doorbells (docs/specs/ivshmem-spec.rst)."""
     memory = os.memfd_create("qmr-ivshmem")
     doorbell, bell = os.pipe()
     try:
@@ -66,12 +67,14 @@ def _send_descriptor(client: socket.socket, number: int, descriptor: int) -> Non
 
 
 def pr_helper(client: socket.socket) -> None:
+    """Agree with QEMU on no features, as qemu-pr-helper may, and take what it sends."""
     # docs/interop/pr-helper.rst: each side says its features, none.
     client.sendall(bytes(4))
     sink(client)
 
 
 def brlapi(client: socket.socket) -> None:
+    """Greet as BrlAPI does, without a key, and take what QEMU sends."""
     # Each side says its version; then the server says that no key is wanted.
     client.sendall(_BRLAPI_HEADER.pack(4, ord("v")) + struct.pack("!I", _BRLAPI_VERSION))
     size, _ = _BRLAPI_HEADER.unpack(take(client, _BRLAPI_HEADER.size))
@@ -81,5 +84,6 @@ def brlapi(client: socket.socket) -> None:
 
 
 def sink(client: socket.socket) -> None:
+    """Take whatever a client sends."""
     while client.recv(_PAYLOAD_MAX):
         pass

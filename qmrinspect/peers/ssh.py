@@ -38,6 +38,10 @@ class _Files(asyncssh.SFTPServer):
 
 
 def ssh(client: socket.socket) -> None:
+    """Serve one file of zeros by SFTP.
+
+    :raises EOFError: the client goes, or sends what is no SSH.
+    """
     asyncio.run(_serve(client.dup()))
 
 

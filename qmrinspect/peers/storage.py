@@ -54,6 +54,7 @@ _FTP = {
 
 
 def nbd(client: socket.socket) -> None:
+    """Serve a disk that can be opened, and not read."""
     client.sendall(_NBD_GREETING)
     take(client, 4)
     option = 0
@@ -75,6 +76,7 @@ def nbd(client: socket.socket) -> None:
 
 
 def http(client: socket.socket) -> None:
+    """Say that there is a file, its size, and that it can be had in parts."""
     # curl_open() of block/curl.c wants the size, and ranges.
     lines = client.makefile("rb")
     while lines.readline(_LENGTH_MAX).startswith(b"HEAD "):
@@ -86,6 +88,7 @@ def http(client: socket.socket) -> None:
 
 
 def ftp(client: socket.socket) -> None:
+    """Say that there is a file, and its size."""
     client.sendall(b"220 Ready\r\n")
     lines = client.makefile("rb")
     while True:

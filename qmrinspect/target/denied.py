@@ -14,6 +14,7 @@ __all__ = ["denied", "ended"]
 
 
 def ended(pid: int) -> TargetError:
+    """Say that a process is no more."""
     return TargetError(f"process {pid} has ended", "qmr ps lists the QEMUs that run here")
 
 

@@ -36,6 +36,10 @@ _EVIDENCE_MAX = 12
 
 
 def run_check(session: Session, args: argparse.Namespace) -> Outcome:
+    """Audit the target: observed against expected for every object (``qmr-check/1``).
+
+    The exit code is 1 with a finding that is no note.
+    """
     report = session.report()
     return Outcome(report_json(report), _check_lines(report), 1 if report.failed else 0)
 
@@ -180,6 +184,10 @@ def _cost(snapshot: Snapshot) -> str:
 
 
 def run_orphans(session: Session, args: argparse.Namespace) -> Outcome:
+    """List objects that are alive and no longer in the QOM tree (``qmr-orphans/1``).
+
+    The exit code is 1 when one of them does not end by itself.
+    """
     snapshot = session.snapshot()
     book = choose(Index(snapshot))[1]
     groups = orphan_groups(book)
@@ -298,6 +306,10 @@ def _find_cycles(book: Book) -> list[_Cycle]:
 
 
 def run_cycles(session: Session, args: argparse.Namespace) -> Outcome:
+    """List groups of objects that hold each other (``qmr-cycles/1``).
+
+    The exit code is 1 when nothing else holds one of them.
+    """
     snapshot = session.snapshot()
     book = choose(Index(snapshot))[1]
     cycles = _find_cycles(book)

@@ -25,6 +25,7 @@ _LISTED_MAX = 40
 
 
 def run_save(session: Session, args: argparse.Namespace) -> Outcome:
+    """Write a snapshot file (``qmr-snapshot/1``)."""
     from ..store import save
 
     # What does not balance is saved with the words that point to it.
@@ -48,6 +49,7 @@ def run_save(session: Session, args: argparse.Namespace) -> Outcome:
 
 
 def run_diff(session: Session, args: argparse.Namespace) -> Outcome:
+    """Compare two instants, object by object and reference by reference (``qmr-diff/1``)."""
     return compared(_instant(session, args.before), _instant(session, args.after))
 
 

@@ -28,6 +28,7 @@ __all__ = ["run_forecast"]
 
 
 def run_forecast(session: Session, args: argparse.Namespace) -> Outcome:
+    """Say what an unplug would do under each policy (``qmr-forecast/1``)."""
     if args.boot and args.object:
         raise UsageError("forecast takes an object or --boot, not both")
     index = Index(session.snapshot())

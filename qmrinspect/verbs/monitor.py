@@ -61,6 +61,7 @@ _TYPES_SHOWN = 8
 
 
 def run_qmp(session: Session, args: argparse.Namespace) -> Outcome:
+    """Run a command of QMP, its arguments typed by QEMU's schema (``qmr-qmp/1``)."""
     command = args.command
     if command.startswith("{"):
         command, arguments = _message(" ".join([command, *args.argument]))
@@ -85,6 +86,7 @@ def _message(text: str) -> tuple[str, dict[str, object]]:
 
 
 def run_hmp(session: Session, args: argparse.Namespace) -> Outcome:
+    """Run a line of the human monitor (``qmr-hmp/1``)."""
     line = " ".join(args.line)
     printed = session.monitor().hmp(line)
     data = {"format": "qmr-hmp/1", "line": line, "output": printed}
@@ -93,6 +95,7 @@ def run_hmp(session: Session, args: argparse.Namespace) -> Outcome:
 
 
 def run_events(session: Session, args: argparse.Namespace) -> Outcome:
+    """Print events as they come (``qmr-event/1``, a line an event)."""
     found = _arriving(session.monitor(), args.seconds, args.count)
     data = (
         {
@@ -135,6 +138,11 @@ def event_line(event: Event) -> str:
 
 
 def run_plug(session: Session, args: argparse.Namespace) -> Outcome:
+    """Plug a device with what its recipe needs (``qmr-plug/1``).
+
+    :raises UsageError: it would make QEMU abort, and ``--force`` was not said.
+    :raises MonitorError: QEMU refused.
+    """
     driver = session.driver()
     recipe, id = wanted(driver, args.driver, args.property)
     before = choose(Index(driver.read()))[1]
@@ -201,6 +209,7 @@ def _recipe(recipe: Recipe, properties: dict[str, object]) -> Recipe:
 
 
 def free_id(index: Index) -> str:
+    """Return an id that no device has."""
     taken = {device.id for device in index.snapshot.devices.values()}
     return next(id for id in (f"qmr{n}" for n in range(len(taken) + 1)) if id not in taken)
 
@@ -234,6 +243,10 @@ def _plug_lines(after: Book, plugged: Plugged, appeared: Sequence[int]) -> Itera
 
 
 def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
+    """Unplug a device and judge what stays (``qmr-unplug/1``); the exit code is 1 for a finding.
+
+    :raises MonitorError: QEMU refused.
+    """
     driver = session.driver()
     with_it = choose(Index(driver.read()))[1]
     device = _plugged_device(session, with_it.index, args.id)
@@ -358,6 +371,7 @@ def _unplug_lines(
 
 
 def run_gdb_script(session: Session, args: argparse.Namespace) -> Outcome:
+    """Print the path of the script that GDB is to source."""
     package = Path(__file__).resolve().parent.parent
     places = (package.parent / "gdb" / "qmr.py", package / "gdb_script" / "qmr.py")
     for place in places:

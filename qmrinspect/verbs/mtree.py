@@ -27,6 +27,7 @@ _DEPTH_MAX = 64
 
 
 def run_mtree(session: Session, args: argparse.Namespace) -> Outcome:
+    """Show memory regions, or flat views, by address space (``qmr-mtree/1``)."""
     snapshot = session.snapshot()
     book = choose(Index(snapshot))[1]
     spaces = _spaces(snapshot, args.space)

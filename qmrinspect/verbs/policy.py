@@ -54,6 +54,7 @@ def policy_text(verdict: Verdict) -> str:
 
 
 def run_policy(session: Session, args: argparse.Namespace) -> Outcome:
+    """Say which reference policy QEMU follows, with the evidence (``qmr-policy/1``)."""
     snapshot = session.snapshot()
     verdict, _ = choose(Index(snapshot))
     data = {

@@ -21,6 +21,7 @@ __all__ = ["run_ps"]
 
 
 def run_ps(session: Session, args: argparse.Namespace) -> Outcome:
+    """List the QEMUs that run here (``qmr-ps/1``)."""
     from .readable import judge
 
     found = running()

@@ -38,6 +38,7 @@ def _open(session: Session, text: str) -> tuple[Book, int]:
 
 
 def run_refs(session: Session, args: argparse.Namespace) -> Outcome:
+    """List every reference on an object, and what is left unexplained (``qmr-refs/1``)."""
     book, address = _open(session, args.object)
     index = book.index
     pointers = candidates(book, address, session.pointers(index.snapshot, {address}))
@@ -122,6 +123,7 @@ def candidates(book: Book, address: int, pointers: Sequence[Pointer]) -> list[Po
 
 
 def run_why(session: Session, args: argparse.Namespace) -> Outcome:
+    """Show the shortest chain of references from a root, or the cycle (``qmr-why/1``)."""
     book, address = _open(session, args.object)
     found = why(book, address)
     index = book.index
@@ -178,6 +180,7 @@ def _why_lines(book: Book, address: int, found: Why) -> Iterator[str]:
 
 
 def run_graph(session: Session, args: argparse.Namespace) -> Outcome:
+    """Draw the references around an object: DOT, or SVG by Graphviz (``qmr-graph/1``)."""
     book, address = _open(session, args.object)
     edges = _around(book, address, args.depth)
     text = "\n".join(dot.reference_dot(book, address, edges)) + "\n"

@@ -34,6 +34,7 @@ _LISTED_MAX = 20
 
 
 def run_tree(session: Session, args: argparse.Namespace) -> Outcome:
+    """Show the QOM tree with observed and expected counts (``qmr-tree/1``)."""
     report = check(session.snapshot())
     index = report.book.index
     top = session.resolve(index, args.path).address if args.path else index.root
@@ -164,6 +165,7 @@ def _hidden(book: Book, address: int, cut: bool) -> str:
 
 
 def run_show(session: Session, args: argparse.Namespace) -> Outcome:
+    """Show all that is known of an object or an address (``qmr-show/1``)."""
     report = check(session.snapshot())
     index = report.book.index
     given = address_of(args.object)

@@ -39,6 +39,7 @@ WordsFunction = Callable[[Context, Scene], Collection[int]]
 
 
 def of_type(context: Context, objects: Objects, name: str) -> Iterator[int]:
+    """Yield the objects of a QOM type, its subtypes included."""
     for address, obj in objects.items():
         if context.is_a(obj.type, name):
             yield address

@@ -250,6 +250,10 @@ class Session:
 
 
 def address_of(value: gdb.Value) -> int:
+    """Return the number that GDB finds an expression to be.
+
+    :raises gdb.error: it is no expression, or no number.
+    """
     kind = value.type.strip_typedefs()
     if kind.code in (gdb.TYPE_CODE_REF, gdb.TYPE_CODE_RVALUE_REF):
         return address_of(value.referenced_value())

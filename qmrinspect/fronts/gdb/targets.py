@@ -28,6 +28,10 @@ class Running(Exception):
 
 
 def ask(command: str) -> str:
+    """Return what a command of GDB prints.
+
+    :raises TargetError: GDB refuses it.
+    """
     try:
         return str(gdb.execute(command, to_string=True) or "")
     except gdb.error as error:
@@ -48,6 +52,7 @@ def inferior_kind() -> str:
 
 
 def memory(address: int, size: int) -> bytes | None:
+    """Return memory of the inferior, None where it cannot be read."""
     try:
         return bytes(gdb.selected_inferior().read_memory(address, size))
     except (gdb.error, OverflowError):
@@ -55,6 +60,10 @@ def memory(address: int, size: int) -> bytes | None:
 
 
 def runs() -> bool:
+    """Whether a thread of the inferior runs.
+
+    :raises TargetError: the process has ended, and GDB has not noticed.
+    """
     inferior = gdb.selected_inferior()
     if inferior.pid and inferior_kind() == "native" and dead(inferior.pid):
         raise TargetError(f"process {inferior.pid} has ended", "start it again, or attach PID")
@@ -62,6 +71,7 @@ def runs() -> bool:
 
 
 def program() -> str:
+    """Return the path of the program that GDB has, empty for none."""
     space = gdb.current_progspace()
     return (space.filename if space is not None else "") or ""
 
@@ -75,6 +85,10 @@ def symbol_files() -> tuple[str, ...]:
 
 
 def open_target() -> Target:
+    """Return the target for what GDB debugs: a process, a core, or a stub's.
+
+    :raises TargetError: it debugs nothing.
+    """
     inferior = gdb.selected_inferior()
     how = inferior_kind()
     # The file of the symbols (symbol-file) need not be the program's.

@@ -53,6 +53,7 @@ def _of(session: Session) -> ReplSession:
 
 
 def run_mark(session: Session, args: argparse.Namespace) -> Outcome:
+    """Keep the VM as it is now under a name (``qmr-mark/1``); an older mark of the name goes."""
     repl = _of(session)
     snapshot = session.snapshot()
     again = args.name in repl.marks
@@ -65,6 +66,7 @@ def run_mark(session: Session, args: argparse.Namespace) -> Outcome:
 
 
 def run_marks(session: Session, args: argparse.Namespace) -> Outcome:
+    """List the marks with the pid of their VM and the number of objects (``qmr-marks/1``)."""
     marks = _of(session).marks
     data = {
         "format": "qmr-marks/1",
@@ -85,6 +87,7 @@ def run_marks(session: Session, args: argparse.Namespace) -> Outcome:
 
 
 def run_diff(session: Session, args: argparse.Namespace) -> Outcome:
+    """Compare a mark, a file or the VM as it is with another (``qmr-diff/1``)."""
     repl = _of(session)
     before = _instant(repl, args.before)
     return compared(before, _instant(repl, args.after))
@@ -109,6 +112,7 @@ def _instant(repl: ReplSession, name: str) -> Snapshot:
 
 
 def run_watch(session: Session, args: argparse.Namespace) -> Outcome:
+    """Run a verb again and again, and print it when what it prints has changed."""
     repl = _of(session)
     if args.off:
         names = [args.object] if args.object else list(repl.watches)
@@ -176,6 +180,7 @@ def _look(
 
 
 def run_events(session: Session, args: argparse.Namespace) -> Outcome:
+    """Print the events that QEMU sends (``qmr-event/1``), those kept before as well."""
     log = _of(session).attached().log
     if args.seconds is not None or args.count is not None:
         return VERBS["events"].run(session, args)
@@ -209,6 +214,7 @@ def _patterns(text: str | None) -> tuple[str, ...]:
 
 
 def run_attach(session: Session, args: argparse.Namespace) -> Outcome:
+    """Go to another VM; the monitor of the one before is closed."""
     from ..options import target_options
 
     vm = _of(session).attach(target_options(args.target))
@@ -225,6 +231,7 @@ def run_attach(session: Session, args: argparse.Namespace) -> Outcome:
 
 
 def run_detach(session: Session, args: argparse.Namespace) -> Outcome:
+    """Leave the VM; it runs on."""
     repl = _of(session)
     name = repl.attached().name
     repl.detach()
@@ -235,6 +242,7 @@ def run_detach(session: Session, args: argparse.Namespace) -> Outcome:
 
 
 def run_help(session: Session, args: argparse.Namespace) -> Outcome:
+    """Explain a verb, a QMP command or a driver; without a name list the verbs."""
     from .help import overview, topic
 
     lines = list(topic(_of(session), args.topic) if args.topic else overview(_of(session)))
@@ -242,6 +250,7 @@ def run_help(session: Session, args: argparse.Namespace) -> Outcome:
 
 
 def run_alias(session: Session, args: argparse.Namespace) -> Outcome:
+    """Give a command a name, take one back, or list them (``qmr-alias/1``)."""
     aliases = _of(session).aliases
     name, text = args.name, " ".join(args.text).lstrip("= ")
     if name and "=" in name:
@@ -263,15 +272,18 @@ def run_alias(session: Session, args: argparse.Namespace) -> Outcome:
 
 
 def run_history(session: Session, args: argparse.Namespace) -> Outcome:
+    """List the last lines, or those with a word in them (``qmr-history/1``)."""
     lines = [line for line in _of(session).history if not args.word or " ".join(args.word) in line]
     shown = [printable(line, 2000) for line in lines[-args.last :]]
     return Outcome({"format": "qmr-history/1", "lines": lines[-args.last :]}, shown)
 
 
 def run_source(session: Session, args: argparse.Namespace) -> Outcome:
+    """Refuse ``source`` where it is not alone in its line: the engine runs files."""
     raise UsageError("source stands alone in its line", "source FILE")  # the engine runs it
 
 
 def run_exit(session: Session, args: argparse.Namespace) -> Outcome:
+    """End the session; a VM that it started ends as well."""
     _of(session).over = True
     return Outcome({"format": "qmr-exit/1"}, [])
