@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -33,6 +34,13 @@ def pytest_report_header() -> str:
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "KVM: yes"
     return "KVM: no /dev/kvm here that may be opened, so that no test tries what is KVM's alone"
+
+
+@pytest.fixture
+def no_layout_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No layout cache of the user's, no debuginfod."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Callable
 
 import pytest
@@ -17,12 +16,7 @@ from qmrinspect.target.image import PAGE, Capture, Image, Mapping, Peek, Ranges
 from qmrinspect.target.instant import Choose, Copy, Frozen, numbers
 from qmrinspect.walk import decode, take
 
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No layout cache of the user's, no debuginfod."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
+pytestmark = pytest.mark.usefixtures("no_layout_cache")
 
 
 class Running(FakeTarget):

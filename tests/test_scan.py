@@ -1,0 +1,80 @@
+"""Scans of memory find what is there, however much of it is known."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from fakes import FakeMachine
+
+from qmrinspect.target.image import Image
+from qmrinspect.walk import take
+from qmrinspect.walk.context import Known
+from qmrinspect.walk.scan import Found, find_words
+
+pytestmark = pytest.mark.unit
+
+
+# Scans
+
+
+def test_scan_finds_words_in_every_chunk() -> None:
+    value = 0x7F1234567890
+    data = bytearray(0x30000)
+    for at in (0, 8, 0xFFF8, 0x10000, 0x2FFF8):
+        data[at : at + 8] = value.to_bytes(8, "little")
+    data[0x204:0x20C] = value.to_bytes(8, "little")  # not aligned: no pointer
+    image = Image([(0x1000, bytes(data))])
+    places = [0x1000, 0x1008, 0x10FF8, 0x11000, 0x30FF8]
+    assert [a for a, _ in find_words(image, {value, value + (1 << 20)})] == places
+    assert list(find_words(image, ())) == []
+
+
+def test_a_scan_that_knows_what_was_before_finds_the_same() -> None:
+    value, other = 0x555555556000, 0x555555557000
+    found = Found()
+    memory = bytearray(0x40000)
+    for start, at, word, values in (
+        (0x10000, 0x8, value, {value, other}),
+        (0x10000, 0x20000, other, {value, other}),  # a piece changed
+        (0x10000, 0x4000, other, {value}),
+        (0x13000, 0x20008, value, {value, other}),  # the segment begins elsewhere
+        (0x13000, 0x8, 0, {value, other}),  # one is gone
+        (0x13000, 0x30000, other, {other}),  # others are wanted
+    ):
+        memory[at : at + 8] = word.to_bytes(8, "little")
+        image = Image([(start, bytes(memory[start - 0x10000 :]))])
+        assert list(find_words(image, values, found)) == list(find_words(image, values))
+
+
+def test_scans_of_memory_that_changes_find_what_a_fresh_one_finds() -> None:
+    chance, found, last = random.Random(1), Found(), None
+    words = [0x555555550000 + 0x110 * i for i in range(40)]
+    memory = bytearray(0x50000)
+    for _ in range(200):
+        for _ in range(chance.randrange(4)):
+            at = chance.randrange(len(memory) // 8) * 8
+            memory[at : at + 8] = chance.choice([0, *words]).to_bytes(8, "little")
+        low, high = (chance.choice((0, 0x1000, 0x11000)) for _ in range(2))
+        image = Image(
+            [(low, bytes(memory[low:0x30000])), (0x30000 + high, bytes(memory[0x30000 + high :]))]
+        )
+        if last is not None and chance.random() < 0.7:
+            image.compare(last)
+        found.expect(chance.sample(words, 3))
+        for _ in range(2):
+            values = chance.sample(words, chance.randrange(1, 9))
+            assert list(find_words(image, values, found)) == list(find_words(image, values))
+        last = image
+
+
+def test_a_reading_that_knows_an_earlier_one_sees_the_same() -> None:
+    machine, known = FakeMachine(), Known()
+    take(machine.build(), machine.layout, known=known)
+    assert known.types and known.variables.keys() == {"type_table", "flat_views"}
+    late = machine.device("late")
+    machine.define("newest", "device", machine.types["device"][1])
+    for change in (lambda: None, lambda: machine.unparent(late), lambda: machine.new("newest")):
+        change()
+        target = machine.build()
+        assert take(target, machine.layout, known=known)[0] == take(target, machine.layout)[0]
