@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from conftest import Qmr
 
+from qmrinspect.audit.agreement import agreement
 from qmrinspect.hotplug.vm import Vm
-from qmrinspect.hunt.agreement import agreement
 
 ROOT = Path(__file__).resolve().parent.parent
 

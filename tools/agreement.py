@@ -23,8 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from qmrinspect.audit.agreement import Agreement, agreement  # noqa: E402
 from qmrinspect.documents import HuntRow  # noqa: E402
-from qmrinspect.hunt.agreement import Agreement, agreement  # noqa: E402
 
 PATH = ROOT / "docs" / "agreement.md"
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from ..audit.growth import Growth
 from ..audit.outcome import BAD, Outcome
 from ..closing import Closing
 from ..documents import HuntRow
@@ -25,7 +26,6 @@ from ..layout.find import given
 from .backtrace import backtrace, stacks
 from .bundle import write_bundle
 from .cycle import Hunt, Hunted, not_begun
-from .growth import Growth
 from .guest import GUEST_PATIENCE_S, GUEST_START_OPTIONS, Guest
 from .own_vm import OwnVm
 from .rows import pluggable, row_of

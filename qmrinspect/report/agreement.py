@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..hunt.agreement import Agreement, Cell
+from ..audit.agreement import Agreement, Cell
 from ..text import printable
 from . import render
 from .render import Row

@@ -19,10 +19,10 @@ from ..audit.graph import PASSING, adjacency, components, reachable, roots, sour
 from ..index import Index
 from ..ledger import RULES, Book, Edge
 from ..report import render, words
+from ..report.policies import policy_json, policy_text
 from ..report.render import Row
 from ..snapshot import Snapshot
 from ..text import printable
-from .policy import policy_json, policy_text
 from .verb import Outcome, Session
 
 __all__ = ["report_json", "run_check", "run_cycles", "run_orphans"]

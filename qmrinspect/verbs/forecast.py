@@ -21,7 +21,7 @@ from ..index import Index
 from ..report import words
 from ..report.forecasts import document_lines, exact_json, prospect_json, tie_json
 from ..report.pairs import pair_lines, pairs_json
-from .policy import policy_json
+from ..report.policies import policy_json
 from .verb import Outcome, Session
 
 __all__ = ["run_forecast"]

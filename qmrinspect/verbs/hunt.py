@@ -13,13 +13,13 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ..audit.growth import Growth
 from ..errors import UsageError
 from ..hotplug.kinds import Recipe
 from ..hotplug.recipes import recipe_for
 from ..hotplug.unplug import drivers
 from ..hunt.cycle import Hunt
 from ..hunt.driver import Driver
-from ..hunt.growth import Growth
 from ..hunt.rows import is_bad, row_of
 from ..report.verdicts import Result, Verdicts
 from ..text import printable

@@ -32,9 +32,9 @@ from ..ledger import Book
 from ..monitor.arguments import typed
 from ..monitor.base import Event, Monitor
 from ..report import render, words
+from ..report.differences import difference_json
 from ..snapshot import Device
 from ..text import printable
-from .files import difference_json
 from .verb import CLEAN, FINDINGS, Outcome, Session
 
 __all__ = [

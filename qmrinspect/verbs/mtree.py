@@ -9,31 +9,29 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterator, Sequence
 
 from ..audit import choose
 from ..errors import UsageError
 from ..index import Index
-from ..ledger import Book
-from ..report import render, words
-from ..report.render import Row
-from ..snapshot import Region, Snapshot, Space, View
+from ..report.regions import flat_json, flat_lines, region_json, region_lines
+from ..snapshot import Snapshot, Space
 from ..text import printable
 from .verb import Outcome, Session
 
 __all__ = ["run_mtree"]
 
-_DEPTH_MAX = 64
-
 
 def run_mtree(session: Session, args: argparse.Namespace) -> Outcome:
-    """Show memory regions, or flat views, by address space (``qmr-mtree/1``)."""
+    """Show memory regions by address space (``qmr-mtree/1``), or flat views.
+
+    Those are ``qmr-mtree-flat/1``.
+    """
     snapshot = session.snapshot()
     book = choose(Index(snapshot))[1]
     spaces = _spaces(snapshot, args.space)
     if args.flat:
-        return Outcome(_flat_json(book, spaces), _flat_lines(book, spaces))
-    return Outcome(_region_json(book, spaces), _region_lines(book, spaces, args.disabled))
+        return Outcome(flat_json(book, spaces), flat_lines(book, spaces))
+    return Outcome(region_json(book, spaces), region_lines(book, spaces, args.disabled))
 
 
 def _spaces(snapshot: Snapshot, wanted: str | None) -> list[Space]:
@@ -51,233 +49,3 @@ def _spaces(snapshot: Snapshot, wanted: str | None) -> list[Space]:
         f"there is no address space {printable(wanted)}",
         hint or "there are: " + ", ".join(map(printable, names)),
     )
-
-
-def _subregions(snapshot: Snapshot, region: Region) -> list[Region]:
-    """Return the subregions as ``info mtree`` orders them (mtree_print_mr)."""
-    found = [snapshot.regions[sub] for sub in region.subregions if sub in snapshot.regions]
-    return sorted(found, key=lambda sub: (sub.addr, -sub.priority))
-
-
-def _walk(snapshot: Snapshot, root: int) -> Iterator[tuple[Region, int, int]]:
-    """Yield (region, level, start) from a root down, each region once."""
-    seen: set[int] = set()
-    todo = [(root, 0, 0)]
-    while todo:
-        address, level, base = todo.pop()
-        region = snapshot.regions.get(address)
-        if region is None or address in seen or level > _DEPTH_MAX:
-            continue
-        seen.add(address)
-        start = base + (region.addr if level else 0)
-        yield region, level, start
-        below = _subregions(snapshot, region)
-        todo += [(sub.address, level + 1, start) for sub in reversed(below)]
-
-
-def _by_root(spaces: Sequence[Space]) -> dict[int, list[Space]]:
-    roots: dict[int, list[Space]] = {}
-    for space in spaces:
-        roots.setdefault(space.root, []).append(space)
-    return roots
-
-
-def _aliased(snapshot: Snapshot, roots: Sequence[int]) -> list[int]:
-    """Return what aliases lead to and no address space shows, in order of discovery."""
-    shown: set[int] = set()
-    queue = list(roots)
-    extra = []
-    for root in queue:  # grows while it is walked
-        for region, _, _ in _walk(snapshot, root):
-            shown.add(region.address)
-            if region.alias and region.alias in snapshot.regions:
-                queue += [] if region.alias in queue else [region.alias]
-        if root not in roots:
-            extra.append(root)
-    inner = {r.address for e in roots for r, _, _ in _walk(snapshot, e)}
-    return [root for root in extra if root not in inner]
-
-
-def _span(start: int, size: int) -> str:
-    return f"{start:016x}-{start + max(size, 1) - 1:016x}"
-
-
-def _refs(book: Book, address: int) -> str:
-    obj = book.index.snapshot.objects.get(address)
-    return f"{obj.ref}/{book.expected(address)}" if obj else "?"
-
-
-def _region_rows(book: Book, root: int, disabled: bool) -> list[Row]:
-    snapshot, index = book.index.snapshot, book.index
-    rows = []
-    for region, level, start in _walk(snapshot, root):
-        if not region.enabled and not disabled:
-            continue
-        name = printable(region.name) or "(no name)"
-        alias = snapshot.regions.get(region.alias)
-        if alias is not None:
-            span = _span(region.alias_offset, region.size)
-            name += f" = alias of {printable(alias.name)} {span}"
-        look = "" if region.enabled else "dim"
-        obj = snapshot.objects.get(region.address)
-        if obj is not None and book.residual(region.address):
-            look = "warning"
-        kind = "alias" if region.alias else printable(region.kind)
-        rows.append(
-            Row(
-                (
-                    "  " * level + _span(start, region.size),
-                    str(region.priority),
-                    kind + ("" if region.enabled else " [disabled]"),
-                    name,
-                    words.short(index, region.owner) if region.owner else "-",
-                    _refs(book, region.address),
-                ),
-                look,
-            )
-        )
-    return rows
-
-
-def _region_lines(book: Book, spaces: Sequence[Space], disabled: bool) -> Iterator[str]:
-    snapshot = book.index.snapshot
-    head = ("range", "prio", "type", "region", "owner", "refs")
-    roots = _by_root(spaces)
-    for root, users in roots.items():
-        for space in users:
-            yield f"address space {render.paint(printable(space.name), 'bold')}"
-        yield from render.table(head, _region_rows(book, root, disabled), right=(1, 5))
-        yield ""
-    for root in _aliased(snapshot, list(roots)):
-        region = snapshot.regions[root]
-        yield f"region {render.paint(printable(region.name), 'bold')}, seen through aliases"
-        yield from render.table(head, _region_rows(book, root, disabled), right=(1, 5))
-        yield ""
-
-
-def _one_region(book: Book, region: Region, level: int, start: int) -> dict[str, object]:
-    snapshot = book.index.snapshot
-    obj = snapshot.objects.get(region.address)
-    return {
-        "address": words.hex_text(region.address),
-        "name": region.name,
-        "level": level,
-        "start": hex(start),
-        "size": hex(region.size),
-        "priority": region.priority,
-        "type": region.kind,
-        "enabled": region.enabled,
-        "owner": words.hex_text(region.owner),
-        "owner_path": book.index.path(region.owner) if region.owner in snapshot.objects else "",
-        "container": words.hex_text(region.container),
-        "alias": words.hex_text(region.alias),
-        "alias_offset": hex(region.alias_offset),
-        "observed": obj.ref if obj else 0,
-        "expected": book.expected(region.address),
-    }
-
-
-def _region_json(book: Book, spaces: Sequence[Space]) -> dict[str, object]:
-    snapshot = book.index.snapshot
-    roots = _by_root(spaces)
-
-    def regions(root: int) -> list[dict[str, object]]:
-        return [_one_region(book, *found) for found in _walk(snapshot, root)]
-
-    return {
-        **words.head_json("qmr-mtree/1", snapshot),
-        "spaces": [
-            {
-                "address": words.hex_text(space.address),
-                "name": space.name,
-                "root": words.hex_text(space.root),
-                "regions": regions(space.root),
-            }
-            for space in spaces
-        ],
-        "aliased": [
-            {"root": words.hex_text(root), "regions": regions(root)}
-            for root in _aliased(snapshot, list(roots))
-        ],
-    }
-
-
-# Flat views ------------------------------------------------------------------------
-
-
-def _views(snapshot: Snapshot, spaces: Sequence[Space]) -> list[tuple[View, list[Space]]]:
-    """Return the views of the spaces, then, when all are asked for, those left over."""
-    found: dict[int, list[Space]] = {}
-    for space in spaces:
-        if space.view in snapshot.views:
-            found.setdefault(space.view, []).append(space)
-    if len(spaces) == len(snapshot.spaces):
-        for address in snapshot.views:
-            found.setdefault(address, [])
-    return [(snapshot.views[address], users) for address, users in found.items()]
-
-
-def _flat_lines(book: Book, spaces: Sequence[Space]) -> Iterator[str]:
-    snapshot, index = book.index.snapshot, book.index
-    for view, users in _views(snapshot, spaces):
-        names = ", ".join(printable(space.name) for space in users)
-        root = snapshot.regions.get(view.root)
-        kept = {"rcu": "waiting for RCU", "table": "kept in the table of views"}
-        title = f"of {names}" if names else f"of no address space, {kept.get(view.found, 'left')}"
-        yield (
-            f"flat view {render.paint(title, 'bold')}: root "
-            f"{printable(root.name) if root else words.hex_text(view.root)}, "
-            f"{render.plural(len(view.ranges), 'range')}, "
-            f"{render.plural(len(view.sections), 'dispatch section')}, "
-            f"{render.plural(view.ref, 'reference')}"
-        )
-        rows = []
-        for flat in view.ranges:
-            region = snapshot.regions.get(flat.mr)
-            at = f" from {flat.offset:#x}" if flat.offset else ""
-            owner = words.short(index, region.owner) if region and region.owner else "-"
-            rows.append(
-                Row(
-                    (
-                        _span(flat.start, flat.size),
-                        str(region.priority) if region else "",
-                        printable(region.kind) if region else "",
-                        (printable(region.name) if region else words.hex_text(flat.mr)) + at,
-                        owner,
-                        _refs(book, flat.mr),
-                    )
-                )
-            )
-        head = ("range", "prio", "type", "region", "owner", "refs")
-        yield from render.table(head, rows, right=(1, 5))
-        yield ""
-
-
-def _flat_json(book: Book, spaces: Sequence[Space]) -> dict[str, object]:
-    snapshot = book.index.snapshot
-    return {
-        **words.head_json("qmr-mtree-flat/1", snapshot),
-        "views": [
-            {
-                "address": words.hex_text(view.address),
-                "spaces": [space.name for space in users],
-                "root": words.hex_text(view.root),
-                "refs": view.ref,
-                "found": view.found,
-                "ranges": [
-                    {
-                        "start": hex(flat.start),
-                        "size": hex(flat.size),
-                        "offset": hex(flat.offset),
-                        "region": words.hex_text(flat.mr),
-                        "name": snapshot.regions[flat.mr].name
-                        if flat.mr in snapshot.regions
-                        else "",
-                    }
-                    for flat in view.ranges
-                ],
-                "sections": [words.hex_text(mr) for mr in view.sections],
-            }
-            for view, users in _views(snapshot, spaces)
-        ],
-    }

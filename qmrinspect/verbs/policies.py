@@ -12,9 +12,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..audit.agreement import agreement
 from ..documents import HuntRow
 from ..errors import UsageError
-from ..hunt.agreement import agreement
 from ..ledger import POLICIES
 from ..report.agreement import agreement_json, agreement_lines
 from ..text import printable

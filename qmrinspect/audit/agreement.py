@@ -11,9 +11,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..documents import ForecastJson
+from ..documents import ForecastJson, HuntRow
 from ..ledger.policies import POLICIES, by_name
-from .rows import Row
 
 __all__ = ["Agreement", "Cell", "agreement", "agrees"]
 
@@ -50,7 +49,7 @@ class Agreement(NamedTuple):
     sure: Mapping[str, Cell]
 
 
-def agrees(foretold: ForecastJson, row: Row) -> bool:
+def agrees(foretold: ForecastJson, row: HuntRow) -> bool:
     """Whether a device did what was foretold: outcome, cause, and the assertion of a crash.
 
     :param foretold: one policy's entry of ``forecast.policies``.
@@ -68,9 +67,9 @@ def agrees(foretold: ForecastJson, row: Row) -> bool:
     return bool(foretold["outcome"] == row["outcome"] and foretold["cause"] == row["cause"])
 
 
-def agreement(rows: Iterable[Row]) -> Agreement:
+def agreement(rows: Iterable[HuntRow]) -> Agreement:
     """Compare the rows of several builds, each with its ``build``."""
-    by: dict[str, dict[str, Row]] = {}
+    by: dict[str, dict[str, HuntRow]] = {}
     for row in rows:
         by.setdefault(row["build"], {})[row["device"]] = row
     builds = list(by)
@@ -86,7 +85,7 @@ def agreement(rows: Iterable[Row]) -> Agreement:
     return Agreement(builds, policies, cells, sure)
 
 
-def _counts_like(rows: Mapping[str, Row]) -> list[str]:
+def _counts_like(rows: Mapping[str, HuntRow]) -> list[str]:
     """Return the policies that a build may follow, as far as its counts tell."""
     name = next((row["policy"] for row in rows.values() if row["policy"]), "")
     if not name:
@@ -94,7 +93,7 @@ def _counts_like(rows: Mapping[str, Row]) -> list[str]:
     return [policy.name for policy in POLICIES if policy.counts_like(by_name(name))]
 
 
-def _told_apart(by: Mapping[str, Mapping[str, Row]], build: str) -> list[str]:
+def _told_apart(by: Mapping[str, Mapping[str, HuntRow]], build: str) -> list[str]:
     candidates = _counts_like(by[build])
     against = {
         policy: sum(
@@ -110,7 +109,11 @@ def _told_apart(by: Mapping[str, Mapping[str, Row]], build: str) -> list[str]:
 
 
 def _cell(
-    by: Mapping[str, Mapping[str, Row]], source: str, foretold_on: str, done_on: str, policy: str
+    by: Mapping[str, Mapping[str, HuntRow]],
+    source: str,
+    foretold_on: str,
+    done_on: str,
+    policy: str,
 ) -> Cell:
     right = total = 0
     wrong = []
@@ -129,7 +132,7 @@ def _cell(
     return Cell(right, total, wrong)
 
 
-def _foretold(row: Row, source: str) -> Sequence[ForecastJson]:
+def _foretold(row: HuntRow, source: str) -> Sequence[ForecastJson]:
     forecast = row.get("forecast")
     if forecast is None:
         return ()
@@ -138,7 +141,7 @@ def _foretold(row: Row, source: str) -> Sequence[ForecastJson]:
     return forecast.get("left") or () if source == "after" else ()
 
 
-def _is_fact(row: Row) -> bool:
+def _is_fact(row: HuntRow) -> bool:
     """Whether a device was plugged and unplugged, and its end was seen."""
     if row["outcome"] in ("refused", "not-acked", "hang"):
         return False
@@ -146,7 +149,7 @@ def _is_fact(row: Row) -> bool:
     return not (row["outcome"] == "crash" and row.get("forecast") is None)
 
 
-def _sure(by: Mapping[str, Mapping[str, Row]], build: str, policy: str) -> Cell:
+def _sure(by: Mapping[str, Mapping[str, HuntRow]], build: str, policy: str) -> Cell:
     """Compare what was sure on any build while a device was plugged with what this one did."""
     right = total = 0
     wrong = []
