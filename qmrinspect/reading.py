@@ -55,6 +55,7 @@ class Reader:
     :param given: a layout file of the user's; no other layout is tried then.
     :param debug: the debug information of the target, where it has been opened.
     :param own: see :class:`~qmrinspect.instants.Instants`.
+    :param met: types with which the first of ``layouts`` was seen to fit this program before.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Reader:
         given: str = "",
         debug: DebugInfo | None = None,
         own: bool = False,
+        met: Collection[str] = (),
     ) -> None:
         self.target = target
         self._own = own
@@ -79,12 +81,17 @@ class Reader:
         self._program: Program | None = None
         # An inferred layout of an earlier time, and the types that have had instances.
         self._recalled: Layout | None = None
-        self._met: set[str] = set()
+        self._met = set(met)
 
     @property
     def layout(self) -> Layout | None:
         """The layout that fitted, None before the first reading."""
         return self._fitting
+
+    @property
+    def met(self) -> Collection[str]:
+        """The QOM types of which instances were seen under the layout."""
+        return frozenset(self._met)
 
     def read(self) -> Snapshot:
         """Take a snapshot, again and again if need be until it is of a quiet moment.
@@ -351,7 +358,7 @@ class Reader:
             assert context is not None
             checks = validate(snapshot, layout)
             if fits(checks):
-                wrong = doubted(relations(context, snapshot))
+                wrong = self._doubted(context, snapshot, layout)
                 if not wrong:
                     self._fitting, self._instants, self._context = layout, instants, context
                     self._met |= _types(snapshot) if layout is not self._recalled else set()
@@ -367,6 +374,13 @@ class Reader:
             if worst.exact:
                 break  # sizes do not change: it is another QEMU's layout
         return None, reason
+
+    def _doubted(self, context: Context, snapshot: Snapshot, layout: Layout) -> set[str]:
+        """Return the fields that live structures contradict."""
+        if self._met and self._layouts[:1] == (layout,):
+            new = _types(snapshot) - self._met
+            return doubted(relations(context, snapshot, new)) if new else set()
+        return doubted(relations(context, snapshot))
 
     def _instants_of(self, layout: Layout) -> Instants | None:
         if self._runs and isinstance(self.target, Stoppable):

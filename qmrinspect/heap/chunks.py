@@ -50,6 +50,8 @@ class Walked:
         self._now: dict[int, _Piece] = {}
         self._same = False
         self._changed: set[int] = set()
+        #: Which way of keeping free chunks was told, -1 for none so far.
+        self.way = -1
 
     def begin(self, image: Image) -> None:
         """Begin the walk of an image."""
@@ -87,7 +89,7 @@ class Chunks:
     """
 
     def __init__(self, walked: Walked | None = None) -> None:
-        self._walked = walked or Walked()
+        self.walked = walked or Walked()
         self.starts: list[int] = []
         self.sizes: list[int] = []
         self.live = bytearray()
@@ -139,7 +141,7 @@ class Chunks:
             start = max(base, at // _PIECE * _PIECE)
             end = min(limit, (at // _PIECE + 1) * _PIECE)
             data = view[(start - base) >> 3 : (end - base) >> 3]
-            piece = self._walked.piece(start, data, at)
+            piece = self.walked.piece(start, data, at)
             yield piece
             if piece.end == at and not piece.fence:
                 raise NotKnown(f"the walk over the heap is cut short at {at:#x}")

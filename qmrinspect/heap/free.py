@@ -48,6 +48,9 @@ def _plain(at: int, value: int) -> int:
     return value
 
 
+_WAYS = [(shape, reveal) for shape in _CACHES for reveal in (_mangled, _plain)]
+
+
 def mark_free(words: Words, arenas: Arenas, chunks: Chunks, areas: list[Area]) -> None:
     """Mark the chunks that no flag calls free and that are.
 
@@ -83,13 +86,17 @@ def _check_bins(words: Words, arenas: Arenas, chunks: Chunks, areas: list[Area])
 def _all_cached(words: Words, chunks: Chunks) -> set[int]:
     """Return the chunks in the caches of all threads, under the layout that explains most."""
     best: tuple[int, set[int], list[list[int]], set[int]] = (0, set(), [], set())
-    for shape in _CACHES:
+    # A process has one glibc: what explained its caches before does so again.
+    known = chunks.walked.way
+    for way in sorted(range(len(_WAYS)), key=lambda way: way != known):
+        shape, reveal = _WAYS[way]
         # What is left of a chunk that fits nearly is too small for one of its own.
         structs = chunks.of_sizes((shape.chunk, shape.chunk + 16))
-        for reveal in (_mangled, _plain):
-            found = _caches(words, chunks, shape, structs, reveal)
-            if len(found[0]) > best[0]:
-                best = (len(found[0]), *found)
+        found = _caches(words, chunks, shape, structs, reveal)
+        if len(found[0]) > best[0]:
+            best, chunks.walked.way = (len(found[0]), *found), way
+            if way == known:
+                break
     _, cached, refused, keys = best
     _check_refused(words, chunks, refused, keys)
     return cached

@@ -92,10 +92,20 @@ class Heap:
         chunks = self._known()
         return [self._block(chunks, i) for i in range(len(chunks.starts))]
 
-    def spans(self) -> list[tuple[int, int]]:
-        """Return (start, end) of the heaps, lowest first; none when they are not known."""
-        self._known()
-        return list(self._spans)
+    def free(self) -> list[tuple[int, int]]:
+        """Return (start, end) of the free memory of the heaps, lowest first, headers included.
+
+        None when it is not known.
+        """
+        chunks = self._known()
+        out: list[tuple[int, int]] = []
+        for i in chunks.freed():
+            start, end = chunks.starts[i], chunks.starts[i] + chunks.sizes[i]
+            if out and out[-1][1] == start:
+                out[-1] = (out[-1][0], end)
+            else:
+                out.append((start, end))
+        return out
 
     def _block(self, chunks: Chunks, i: int) -> Block:
         # All but a mapping may use the field of the next chunk that says how large this is.

@@ -8,7 +8,7 @@ one, for the earlier ones may have harmed it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -70,6 +70,7 @@ class Bench(Closing):
         self._drivers: dict[tuple[str, str], Mapping[str, Driver]] = {}
         self._number = 0
         self._layout = given(Path(settings.layout)) if settings.layout else None
+        self._met: Collection[str] = ()
 
     def do(self, job: Job) -> Iterator[HuntRow]:
         """Run the cycles of a job and yield the rows of those that say something new.
@@ -245,7 +246,13 @@ class Bench(Closing):
         accel = recipe.accel or settings.accel
         try:
             return OwnVm(
-                [recipe], settings.qemu, machine, self._model(), accel, layout=self._layout
+                [recipe],
+                settings.qemu,
+                machine,
+                self._model(),
+                accel,
+                layout=self._layout,
+                met=self._met,
             )
         except TargetError:
             if kind.cpu:
@@ -260,14 +267,22 @@ class Bench(Closing):
         # A VM for one CPU model is for that alone.
         hosts = ("cpu",) if self._kind.cpu else settings.hosts
         recipes = [Recipe("", "" if self._kind.cpu else "PCI", start_options=hosts)]
-        start = partial(OwnVm, recipes, settings.qemu, settings.machine, accel=settings.accel)
+        start = partial(
+            OwnVm,
+            recipes,
+            settings.qemu,
+            settings.machine,
+            accel=settings.accel,
+            layout=self._layout,
+            met=self._met,
+        )
         if settings.guest == "none":
-            return start(self._model(), layout=self._layout)
+            return start(self._model())
         for last in (False, True):
             self._guest = Guest(settings.guest)
             extra = [*self._model(), *self._guest.arguments]
             try:
-                return start(extra, ready=self._guest.wait, layout=self._layout)
+                return start(extra, ready=self._guest.wait)
             except TargetError:
                 # On a busy machine an emulated clock may mislead a kernel.
                 self._guest.close()
@@ -277,7 +292,7 @@ class Bench(Closing):
 
     def _drop(self) -> None:
         if self._vm is not None:
-            self._layout = self._vm.layout
+            self._layout, self._met = self._vm.layout, self._vm.met
             self._vm.close()
         if self._guest is not None:
             self._guest.close()

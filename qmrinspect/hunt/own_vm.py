@@ -6,7 +6,7 @@ A QEMU that is started for a hunt, and again after a crash.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Callable, TypeVar
 
 from ..closing import Closing
@@ -39,6 +39,7 @@ class OwnVm(Closing):
     :param accel: QEMU's accelerator.
     :param ready: waits for the guest of a VM that has one, and makes the VM run.
     :param layout: what fitted an earlier VM of this QEMU; it is tried first.
+    :param met: the types that it was seen to fit there.
     """
 
     def __init__(
@@ -50,11 +51,12 @@ class OwnVm(Closing):
         accel: str = "tcg",
         ready: Callable[[Vm], None] | None = None,
         layout: Layout | None = None,
+        met: Collection[str] = (),
     ) -> None:
         self._qemu, self._machine, self._accel, self._ready = qemu, machine, accel, ready
         self._extra = [*vm_arguments(recipes, machine), *extra]
         #: What fitted.
-        self.layout = layout
+        self.layout, self.met = layout, met
         self._start()
 
     def _start(self) -> None:
@@ -69,7 +71,8 @@ class OwnVm(Closing):
             self.vm.close()
             raise
         # Where a guest runs, it is measured by nobody, but a long stop may time it out.
-        self._reader = Reader(self._process, [self.layout] if self.layout else [], own=stopped)
+        layouts = [self.layout] if self.layout else []
+        self._reader = Reader(self._process, layouts, own=stopped, met=self.met)
 
     @property
     def transcript(self) -> list[dict[str, object]]:
@@ -94,7 +97,7 @@ class OwnVm(Closing):
     def read(self) -> Snapshot:
         """Take a reading."""
         snapshot = self._reader.read()
-        self.layout = self._reader.layout
+        self.layout, self.met = self._reader.layout, self._reader.met
         return snapshot
 
     def stale(self, snapshot: Snapshot, where: Where) -> Sequence[Stale]:

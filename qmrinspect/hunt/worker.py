@@ -8,6 +8,7 @@ and its VM with it, when its parent does.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import queue
@@ -136,6 +137,8 @@ def _lines(bench: Bench) -> queue.Queue[str]:
 
 def main() -> None:
     """Do jobs until the parent closes the pipe."""
+    # A walk makes a hundred thousand small objects without a circle.
+    gc.set_threshold(100_000, 50, 20)
     settings = json.loads(sys.stdin.readline())
     settings["hosts"] = tuple(settings["hosts"])
     # What a library prints must not get between the rows.

@@ -143,15 +143,15 @@ class Image:
         for start, size in ranges:
             for at in range(start, start + size, _PIECE):
                 part = min(_PIECE, start + size - at)
-                mine = self._bytes(at, part)
-                if mine is not None and mine == other._bytes(at, part):
+                mine = self.held(at, part)
+                if mine is not None and mine == other.held(at, part):
                     continue
                 for page in range(at // PAGE, (at + part) // PAGE):
-                    if self._bytes(page * PAGE, PAGE) != other._bytes(page * PAGE, PAGE):
+                    if self.held(page * PAGE, PAGE) != other.held(page * PAGE, PAGE):
                         out.add(page)
         return out
 
-    def _bytes(self, address: int, size: int) -> bytes | None:
+    def held(self, address: int, size: int) -> bytes | None:
         """Return what one segment holds, and take no note of it."""
         i = bisect_right(self._starts, address) - 1
         if i < 0:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Callable, NamedTuple, TypeVar, cast
 
 from ..heap import Live, Walked
@@ -97,6 +97,10 @@ class Recall(NamedTuple):
     pages: set[int]
 
 
+#: The types, the ancestors of each, and what else follows from them and the layout.
+OfTypes = tuple[Mapping[str, TypeInfo], dict[str, tuple[str, ...]], dict[Hashable, object]]
+
+
 class Known:
     """What one reading of a process learns for the next one, under the same layout.
 
@@ -105,6 +109,8 @@ class Known:
         QEMU registers types and never forgets one.
     :ivar variables: the static variables that were recognised, by what they are for.
     :ivar routes: the ways that were followed, with their offsets.
+    :ivar in_data: where in the program's data a word was found last.
+    :ivar of_types: what follows from the types alone.
     :ivar heap: what its walk found.
     :ivar words: where the words are that were searched for.
     """
@@ -115,7 +121,9 @@ class Known:
         self.types: dict[int, tuple[bytes, str, str]] = {}
         self.variables: dict[str, int] = {}
         self.routes: dict[str, tuple[Op, ...]] = {}
+        self.in_data: dict[int, int] = {}
         self.words = Found()
+        self.of_types: OfTypes | None = None
         self.heap = Walked()
 
 
@@ -145,9 +153,10 @@ class Context:
         self.recalls: dict[Hashable, Recall] = {}
         self.notes: list[Note] = []
         self.unknown: list[Unknown] = []
-        self.types: dict[str, TypeInfo] = {}
+        self.types: Mapping[str, TypeInfo] = {}
         self._chains: dict[str, tuple[str, ...]] = {}
-        self._data: list[bytes] | None = None
+        self._facts: dict[Hashable, object] = {}
+        self._data: list[tuple[int, bytes]] | None = None
         self.handles = Handles(0, 0, 0, 0)
 
     def under(self, layout: Layout) -> Context:
@@ -161,20 +170,24 @@ class Context:
 
     def in_data(self, value: int) -> bool:
         """Whether an aligned word of the program's own data has a value, by the scanned copy."""
+        word = value.to_bytes(8, "little")
+        last = self.known.in_data.get(value)
+        if last is not None and self.image.held(last, 8) == word:
+            return True
         if self._data is None:
             low, high = self.statics.data
             self._data = [
-                bytes(segment[max(0, low - start) : max(0, high - start)])
+                (max(low, start), bytes(segment[max(0, low - start) : max(0, high - start)]))
                 for start, segment in self.image.segments()
                 if start < high and low < start + len(segment)
             ]
-        word = value.to_bytes(8, "little")
         # Without the zeros at its end, which are most of the data, it is found fast.
         head = word.rstrip(b"\0")
-        for data in self._data:
+        for start, data in self._data:
             at = data.find(head)
             while at >= 0:
                 if not at % 8 and data[at : at + 8] == word:
+                    self.known.in_data[value] = start + at
                     return True
                 at = data.find(head, at + 1)
         return False
@@ -204,6 +217,25 @@ class Context:
         if len(self.notes) == notes and len(image.missing) == missing and not empty:
             self.recalls[key] = Recall(result, given, pages)
         return result
+
+    def adopt(self, types: Mapping[str, TypeInfo]) -> None:
+        """Take note of the QOM types; what followed from the same ones before still does."""
+        if self.known.of_types is None or self.known.of_types[0] != types:
+            self.known.of_types = types, {}, {}
+        self.types, self._chains, self._facts = self.known.of_types
+
+    def fact(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what ``make`` returns; that depends on the layout and the types alone."""
+        if key not in self._facts:
+            self._facts[key] = make()
+        return cast("T", self._facts[key])
+
+    def types_of(self, *ancestors: str) -> frozenset[str]:
+        """Return the types that are, or derive from, one of some."""
+        return self.fact(
+            ("types", frozenset(ancestors)),
+            lambda: frozenset(t for t in self.types if not {*ancestors}.isdisjoint(self.chain(t))),
+        )
 
     def believed(self) -> None:
         """Have the next walk build upon this one."""

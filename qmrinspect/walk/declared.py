@@ -35,7 +35,7 @@ def read_declared(
     objects: Mapping[int, Obj],
     spaces: Mapping[int, Space],
     listeners: Mapping[int, Listener],
-    holders: Sequence[Holder] = HOLDERS,
+    holders: tuple[Holder, ...] = HOLDERS,
 ) -> Iterator[FieldReference]:
     """Yield the references of all declared holders that this QEMU was searched for.
 
@@ -43,7 +43,9 @@ def read_declared(
     """
     ram = RamMap(context)
     scene = Scene(objects, spaces, listeners, ram)
-    usable = [holder for holder in holders if not missing(context, holder)]
+    usable = context.fact(
+        ("usable", holders), lambda: [h for h in holders if not missing(context, h)]
+    )
     of_type: dict[str, list[Holder]] = {}
     around = [holder for holder in usable if isinstance(holder.start, Around)]
     # Memory is gone through once for all of them.
@@ -95,12 +97,16 @@ def _fits(context: Context, type_name: str, struct: str) -> bool:
     return any(context.types[name].size == size for name in context.chain(type_name))
 
 
-def unsearched(context: Context, complete: bool) -> Iterator[Unsearched]:
-    """Yield what this QEMU was not searched for, and why.
+def unsearched(context: Context, complete: bool) -> tuple[Unsearched, ...]:
+    """Return what this QEMU was not searched for, and why.
 
     :param complete: whether the layout is this very program's own debug information, so
         that it has all structures that the program has.
     """
+    return context.fact(("unsearched", complete), lambda: tuple(_unsearched(context, complete)))
+
+
+def _unsearched(context: Context, complete: bool) -> Iterator[Unsearched]:
     there = {
         holder.either
         for holder in HOLDERS
@@ -141,7 +147,8 @@ def _possible(context: Context, holder: Holder) -> bool:
 def _of_types(
     context: Context, objects: Mapping[int, Obj], ram: RamMap, rows: Mapping[str, list[Holder]]
 ) -> Iterator[FieldReference]:
-    of_type: dict[str, Sequence[tuple[Holder, str, str]]] = {}
+    all_rows = tuple(holder for row in rows.values() for holder in row)
+    of_type: dict[str, Sequence[tuple[Holder, str, str]]] = context.fact(("ways", all_rows), dict)
     for address, obj in objects.items():
         if obj.type not in of_type:
             of_type[obj.type] = [
@@ -251,8 +258,7 @@ def _targets(
     """Return the objects that are searched for all over memory."""
     if not holders:
         return ()
-    targets = {holder.target for holder in holders} | {_POINTED}
-    types = {name for name in context.types if not targets.isdisjoint(context.chain(name))}
+    types = context.types_of(_POINTED, *(holder.target for holder in holders))
     return {address for address, obj in objects.items() if obj.type in types}
 
 

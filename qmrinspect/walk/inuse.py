@@ -6,17 +6,14 @@ What memory says that nobody uses any more is left over from earlier.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from ..snapshot import Obj, Unknown
 from .context import Context
+from .enclosing import Enclosing
 
 __all__ = ["Pointed"]
-
-# A device may embed some thousand irqs and regions in front of a field.
-_NESTED_MAX = 4096
 
 
 class Pointed:
@@ -28,7 +25,7 @@ class Pointed:
 
     def __init__(self, context: Context, objects: Mapping[int, Obj]) -> None:
         self._context, self._objects = context, objects
-        self._starts = sorted(objects)
+        self._home = Enclosing(context, objects)
         self._found: dict[int, int] = {}
         self._others: dict[int, list[int]] = defaultdict(list)
 
@@ -52,15 +49,6 @@ class Pointed:
                     self._found[target] = word
         for target, word in self._found.items():
             yield word, target
-
-    def _home(self, word: int) -> int:
-        """Return the innermost object whose memory has a word, 0 when none does."""
-        i = bisect_right(self._starts, word)
-        for start in reversed(self._starts[max(0, i - _NESTED_MAX) : i]):
-            info = self._context.types.get(self._objects[start].type)
-            if info is not None and word < start + info.size:
-                return start
-        return 0
 
     def _alive(self, word: int) -> bool:
         """Whether a word counts; where that is not known it does, and that is told."""

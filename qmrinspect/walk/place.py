@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from ..snapshot import Obj
 from .context import Context
-from .pointers import container_of, field_of, variable_at
+from .enclosing import Enclosing
+from .pointers import field_of, variable_at
 from .scan import find_into
 
 __all__ = ["Place", "Word", "find_place"]
@@ -75,7 +76,8 @@ def find_place(
     :param variables: (address, size in bytes, name) of the program's, sorted.
     """
     place = _of(context, address, variables)
-    home = container_of(context, objects, sorted(objects), address)
+    enclosing = Enclosing(context, objects)
+    home = enclosing(address)
     if home and place.state == "freed":
         home = 0  # only its remains
     field = field_of(context, objects[home].type, address - home) if home else ""
@@ -83,7 +85,7 @@ def find_place(
     exact = place.kind in ("block", "variable")
     low, high = (place.start, place.start + place.size) if exact else (address, address + _WORD)
     words = [
-        _word(context, objects, word, value, variables)
+        _word(context, objects, enclosing, word, value, variables)
         for word, value in find_into(context.image, [(low, max(high, low + 1))])
         if not low <= word < high
     ][:_WORDS_MAX]
@@ -128,6 +130,7 @@ def _of(context: Context, address: int, variables: Sequence[tuple[int, int, str]
 def _word(
     context: Context,
     objects: Mapping[int, Obj],
+    enclosing: Enclosing,
     address: int,
     value: int,
     variables: Sequence[tuple[int, int, str]],
@@ -138,7 +141,7 @@ def _word(
         start, _, name = variable_at(variables, address)
         offset = address - start if name else 0
         return Word(address, value, alive, "variable", 0, offset, name)
-    home = container_of(context, objects, sorted(objects), address)
+    home = enclosing(address)
     if home and alive is not False:
         field = field_of(context, objects[home].type, address - home)
         return Word(address, value, alive, "object", home, address - home, field)

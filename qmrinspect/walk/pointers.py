@@ -13,16 +13,15 @@ from collections.abc import Collection, Mapping, Sequence
 
 from ..snapshot import Obj, Pointer
 from .context import Context
+from .enclosing import Enclosing
 from .scan import find_words
 from .validate import GAUGES
 
-__all__ = ["container_of", "field_of", "find_pointers", "type_functions", "variable_at"]
+__all__ = ["field_of", "find_pointers", "type_functions", "variable_at"]
 
 _FUNCTIONS = (
     "class_init class_base_init instance_init instance_post_init instance_finalize"
 ).split()
-# A device may embed some thousand irqs and regions in front of a field.
-_NESTED_MAX = 4096
 _RANK = {"object": 0, "variable": 1, "memory": 2}
 
 
@@ -36,7 +35,7 @@ def find_pointers(
 
     :param variables: (address, size in bytes, name) of the program's, sorted.
     """
-    starts = sorted(objects)
+    enclosing = Enclosing(context, objects)
     low, high = context.statics.data
     out = []
     for word, target in find_words(context.image, targets):
@@ -45,7 +44,7 @@ def find_pointers(
             offset = word - start if name else 0
             out.append(Pointer(target, word, 0, offset, "variable", name))
             continue
-        container = container_of(context, objects, starts, word)
+        container = enclosing(word)
         if not container:
             out.append(Pointer(target, word, 0, 0, "memory", ""))
             continue
@@ -72,18 +71,6 @@ def type_functions(context: Context, name: str, base: int) -> list[int]:
             if found:
                 return found
     return []
-
-
-def container_of(
-    context: Context, objects: Mapping[int, Obj], starts: Sequence[int], word: int
-) -> int:
-    """Return the innermost object whose memory has the word, 0 when none does."""
-    i = bisect_right(starts, word)
-    for start in reversed(starts[max(0, i - _NESTED_MAX) : i]):
-        info = context.types.get(objects[start].type)
-        if info is not None and word < start + info.size:
-            return start
-    return 0
 
 
 def variable_at(variables: Sequence[tuple[int, int, str]], word: int) -> tuple[int, int, str]:

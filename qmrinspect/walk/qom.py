@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 from ..errors import ReadingError
 from ..snapshot import Obj, Prop, TypeInfo
@@ -37,6 +38,7 @@ _TYPES_MIN = 20
 # So many types are looked at to recognise their table.
 _TYPES_LOOK = 100
 _TYPE_SIZE_MAX = 64 << 20
+_TYPES_AT_ONCE = 16
 _LINK_STRONG, _LINK_DIRECT, _LINK_CLASS = 1, 2, 4
 
 
@@ -85,9 +87,34 @@ def read_classes(context: Context) -> Classes:
             "the layout does not fit this QEMU; see qmr layout",
         )
     classes = Classes()
+    types: dict[str, TypeInfo] = {}
+    addresses = [address for _, address in context.entries(table)]
+    rows: dict[int, tuple[TypeInfo, int, int]] = {}
+    # Neighbours in memory are registered together, and change together.
+    ordered = sorted(addresses)
+    for first in range(0, len(ordered), _TYPES_AT_ONCE):
+        some = tuple(ordered[first : first + _TYPES_AT_ONCE])
+        rows.update(context.recall(("types", some), None, partial(_classes, context, some)))
+    for address in addresses:
+        if address in rows:
+            info, klass, own = rows[address]
+            types[info.name] = info
+            if klass:
+                classes.names[klass], classes.tables[klass] = info.name, own
+    # An instance_size of 0 means the parent's (type_object_get_size).
+    for name, info in types.items():
+        if not info.size:
+            types[name] = info._replace(size=_size(types, name))
+    context.adopt(types)
+    return classes
+
+
+def _classes(context: Context, addresses: Sequence[int]) -> dict[int, tuple[TypeInfo, int, int]]:
+    """Return some types, by address, each with its class, 0 for none, and the class's table."""
+    out = {}
     properties = context.layout.offset("ObjectClass", "properties")
     unpack = context.layout.unpacker("TypeImpl", "class", "instance_size")
-    for _key, address in context.entries(table):
+    for address in addresses:
         try:
             raw, name, parent = _type(context, address)
             klass, size = unpack(raw)
@@ -101,16 +128,12 @@ def read_classes(context: Context) -> Classes:
             continue
         if owner != address:
             context.note(address, f"the class of type {name} is of another one")
-        elif klass:
-            classes.names[klass], classes.tables[klass] = name, own
+            klass = 0
         if size > _TYPE_SIZE_MAX:
             context.note(address, f"type {name} claims {size} bytes")
             size = 0
-        context.types[name] = TypeInfo(name, parent, size)
-    # An instance_size of 0 means the parent's (type_object_get_size).
-    for name, info in list(context.types.items()):
-        context.types[name] = info._replace(size=_size(context, name))
-    return classes
+        out[address] = TypeInfo(name, parent, size), klass, own
+    return out
 
 
 def _type(context: Context, address: int) -> tuple[bytes, str, str]:
@@ -124,9 +147,9 @@ def _type(context: Context, address: int) -> tuple[bytes, str, str]:
     return known
 
 
-def _size(context: Context, name: str) -> int:
+def _size(types: Mapping[str, TypeInfo], name: str) -> int:
     for _ in range(_DEPTH_MAX):
-        info = context.types.get(name)
+        info = types.get(name)
         if info is None or info.size:
             return info.size if info else 0
         name = info.parent

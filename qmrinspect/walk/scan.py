@@ -20,6 +20,7 @@ __all__ = ["Found", "find_beside", "find_into", "find_words"]
 
 _PIECE = 1 << 16
 _ZEROS = bytes(_PIECE)
+_LANE_FULL = 128
 _NEAR = 7
 # A word that was wanted in none of so many images is not searched for any more.
 _AGE_MAX = 8
@@ -172,17 +173,20 @@ def _lanes(words: Collection[int]) -> list[tuple[int, bytes]]:
     """Return the bytes that one of the words may have, by lane."""
     packed = [word.to_bytes(8, "little") for word in words]
     lanes = []
-    # The middle lanes first: they tell a few values from all other pointers into the heap.
-    for lane in (2, 1, 0, 5, 4, 3):
+    # The middle lanes first: they tell a few values from all other pointers into the heap.  The
+    # fifth tells pointers from all else, and one in which most bytes may be tells nothing.
+    for lane in (2, 1, 0, 5):
         seen = {word[lane] for word in packed}
-        lanes.append((lane, bytes(b in seen for b in range(256))))
+        if lane == 5 or len(seen) < _LANE_FULL:
+            lanes.append((lane, bytes(b in seen for b in range(256))))
     return lanes
 
 
 def _into_lanes(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, bytes]]:
     """Return the bytes that an address in one of the ranges may have, by lane."""
     lanes = []
-    for lane in (2, 3, 4, 5, 6, 7):
+    # What the two highest bytes would tell is found out word by word.
+    for lane in (2, 3, 4, 5):
         seen: set[int] = set()
         for start, end in ranges:
             low, high = start >> 8 * lane, (end - 1) >> 8 * lane
@@ -202,7 +206,7 @@ def _matches(
 
 def _candidates(piece: bytes, lanes: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, int]]:
     """Yield (number, word) for each word that passes in every lane."""
-    yield from _marked(piece, _mask(piece, lanes))
+    return _marked(piece, _mask(piece, lanes))
 
 
 def _mask(piece: bytes, lanes: Sequence[tuple[int, bytes]]) -> int:

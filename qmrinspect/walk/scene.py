@@ -40,8 +40,9 @@ WordsFunction = Callable[[Context, Scene], Collection[int]]
 
 def of_type(context: Context, objects: Objects, name: str) -> Iterator[int]:
     """Yield the objects of a QOM type, its subtypes included."""
+    types = context.types_of(name)
     for address, obj in objects.items():
-        if context.is_a(obj.type, name):
+        if obj.type in types:
             yield address
 
 

@@ -53,10 +53,11 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
         state = free(target) if freed else None
         if state is False or (freed and state is None and not _is_gone(live, target)):
             continue
+        # And most of what points to freed memory is freed itself.
+        if live.alive(word) is not True or _within(where.outside, word):
+            continue
         same = known.get((word, target)) if look.in_data(word) else None
         for found in [same] if same else _callbacks(context, snapshot, starts, look, word):
-            if live.alive(word) is not True or _within(where.outside, word):
-                continue
             block = live.heap.at(target) if freed else None
             start, size = (block.start, block.size) if block is not None else (target, 0)
             out[found.kind, found.address] = Stale(
@@ -72,10 +73,10 @@ def _hits(context: Context, where: Where, code: Code) -> Iterator[tuple[int, int
         ranges = _merged([*where.freed, *where.outside])
         yield from find_into(context.image, ranges) if ranges else ()
         return
-    spans = context.live.heap.spans()
+    free = context.live.heap.free()
     if where.outside:
-        spans = _merged([*spans, *where.outside])
-    yield from find_beside(context.image, spans, code.all) if spans else ()
+        free = _merged([*free, *where.outside])
+    yield from find_beside(context.image, free, code.all) if free else ()
 
 
 def _callbacks(

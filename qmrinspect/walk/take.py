@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..errors import LayoutError, ReadingError, TargetError
@@ -84,6 +85,7 @@ def statics_of(target: Target, debug: DebugInfo | None = None) -> Statics:
     )
 
 
+@lru_cache(maxsize=4)
 def version_of(elf: ElfFile) -> str:
     """Return the version text that the program prints, empty when it has none."""
     match = _VERSION.search(elf.data)
@@ -197,7 +199,7 @@ def decode(
         why = f"{image.left_out >> 20} MB of memory in use are too many to be searched"
         context.unknown.append(Unknown("memory", why))
     complete = bool(layout.build_id) and layout.build_id == info.build_id
-    unsearched = tuple(declared.unsearched(context, complete and layout.source != "inferred"))
+    unsearched = declared.unsearched(context, complete and layout.source != "inferred")
     is_quiet = quiet.look(context).settled and not pending
     used = {obj.type for obj in objects.values()} | GAUGES.keys() & context.types.keys()
     for name in list(used):
