@@ -14,7 +14,7 @@ import pytest
 from conftest import Qmr
 from test_policies import built
 
-from qmrinspect.errors import UsageError
+from qmrinspect.errors import TargetError, UsageError
 from qmrinspect.hotplug.recipes import START_OPTIONS, recipe_for
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.hunt.attached import Attached
@@ -27,6 +27,7 @@ from qmrinspect.monitor.base import Monitor, MonitorLost
 from qmrinspect.monitor.plain import PlainMonitor
 from qmrinspect.peers import PEERS, open_peer
 from qmrinspect.reading import Reader
+from qmrinspect.snapshot import Snapshot
 from qmrinspect.target.process import Process
 
 EVERY = tuple(host.bus for host in START_OPTIONS)
@@ -330,3 +331,21 @@ def test_an_attached_vm_that_died_is_said_to_have() -> None:
         hunted = Hunt(driver).one(recipe_for("rocker"), "dut1")
     assert hunted.outcome == "crash"
     assert str(vm.pid) in hunted.judgement.text
+
+
+def test_a_vm_that_dies_of_what_it_refused_is_a_crash() -> None:
+    # As netdev:passt does on 10.2: QEMU refuses it, and ends when it takes back what it made.
+    with Vm() as vm, vm.monitor(PlainMonitor) as monitor:
+        driver = attached(vm, monitor)
+        readings = iter([driver.read()])
+
+        def read() -> Snapshot:
+            found = next(readings, None)
+            if found is None:
+                vm.kill()
+                raise TargetError("process has ended")
+            return found
+
+        dying = Attached(read, monitor, driver.stale)
+        hunted = Hunt(dying).one(recipe_for("vfio-pci"), "dut1")
+    assert (hunted.outcome, hunted.cycle.step) == ("crash", "device_add")

@@ -192,10 +192,15 @@ class Hunt:
         if hunted.cycle.step == "prepare" or NOT_PLUGGABLE.search(hunted.cycle.refused or ""):
             self._last = before  # refused before anything was made
             return hunted
-        made = self._book()
-        devices = made.index.snapshot.devices.values()
-        head = next((d.address for d in devices if d.id == hunted.cycle.id), 0)
-        after, judgement = look(self._driver, before, made, head, self._book, hunted.recipe.driver)
+        recipe = hunted.recipe
+        try:
+            made = self._book()
+            devices = made.index.snapshot.devices.values()
+            head = next((d.address for d in devices if d.id == hunted.cycle.id), 0)
+            after, judgement = look(self._driver, before, made, head, self._book, recipe.driver)
+        except (ReadingError, TargetError) as error:
+            # It refused, and died of taking back what it had made.
+            return self._died(recipe, hunted.machine, hunted.cycle._replace(refused=""), error)
         if judgement.outcome not in ("leak", "partial-leak", "stale"):
             self._last = after
             return hunted
