@@ -337,12 +337,12 @@ def test_a_vm_that_dies_of_what_it_refused_is_a_crash() -> None:
     # As netdev:passt does on 10.2: QEMU refuses it, and ends when it takes back what it made.
     with Vm() as vm, vm.monitor(PlainMonitor) as monitor:
         driver = attached(vm, monitor)
-        readings = iter([driver.read()])
+        readings: Iterator[Snapshot] = iter([driver.read()])
 
         def read() -> Snapshot:
             found = next(readings, None)
             if found is None:
-                vm.kill()
+                vm.close()
                 raise TargetError("process has ended")
             return found
 

@@ -21,7 +21,7 @@ from ..walk.scan import find_words
 from .core import Core
 from .draft import Draft, Reference
 
-__all__ = ["solve"]
+__all__ = ["block_size", "solve"]
 
 # A structure grows or shrinks by no more than this factor from one QEMU to another.
 _FACTOR = 4
@@ -179,7 +179,7 @@ def _believe(draft: Draft, shape: _Shape, found: Struct) -> None:
             draft.set(shape.struct, field, found.fields[field][0], "seen")
 
 
-def _block(core: Core, start: int) -> int:
+def block_size(core: Core, start: int) -> int:
     """Return how many bytes the block that begins at an address has, 0 when none does."""
     try:
         header = core.image.u64(start - 8)
@@ -195,7 +195,7 @@ def _search(
     core: Core, draft: Draft, shape: _Shape, variants: Sequence[Struct], start: int
 ) -> bool:
     """Look for the link and the pointers of one structure; say whether they were found."""
-    size = _block(core, start)
+    size = block_size(core, start)
     if not any(v.size // _FACTOR <= size <= v.size * _FACTOR for v in variants):
         return False
     try:
@@ -207,7 +207,7 @@ def _search(
         field: offset
         for variant in variants
         for field, (offset, _) in variant.fields.items()
-        if field in shape.keys and offset < _FRONT
+        if field in shape.keys and offset < min(_FRONT, size)
     }
     values = {field: words[offset // 8] for field, offset in front.items()}
     if len(links) != 1 or any(

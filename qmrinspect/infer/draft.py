@@ -45,12 +45,14 @@ class Place(NamedTuple):
         start of the structure for another; bytes.
     :param evidence: a word of :data:`CONFIRMED`, ``both``, or ``unconfirmed``.
     :param others: where else it may be, likeliest first.
+    :param close: of ``both``: whether what is on both sides is firm and near.
     """
 
     offset: int
     size: int
     evidence: str
     others: tuple[int, ...] = ()
+    close: bool = False
 
 
 class Draft:
@@ -273,7 +275,7 @@ def _on_type(
         same = {guess.offsets[0] for guess in guesses if guess.evidence == best.evidence}
         if evidence == "both" and len(same) > 1:
             evidence = "unconfirmed"
-        places[field] = Place(first, size, evidence, tuple(others))
+        places[field] = Place(first, size, evidence, tuple(others), best.close)
     return places
 
 

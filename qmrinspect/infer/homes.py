@@ -29,6 +29,7 @@ _TYPES: dict[str, tuple[str, ...]] = {
     "ThrottleGroup": ("throttle-group",),
     "SCSIDevice": ("scsi-device",),
     "IRQState": ("irq",),
+    "RamDiscardManager": ("ram-discard-manager",),
     # What the references are declared for derives from these.
     "X86MachineState": ("x86-machine",),
     "VirtIOSCSICommon": ("virtio-scsi-common",),

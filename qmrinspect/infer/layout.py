@@ -25,6 +25,7 @@ from .homes import outermost, types_of
 from .search import search
 from .shapes import choose
 from .tables import read_anchors
+from .unknown import discover
 
 __all__ = ["infer", "open_questions", "references"]
 
@@ -80,6 +81,7 @@ def infer(
     choose(core, rough)
     search(core, rough)
     blocks.solve(core, rough, near)
+    discover(core, rough)
     info = TargetInfo(target.kind, target.pid, target.exe, "", "", "", "inferred")
     for _ in range(_ROUNDS):
         snapshot, context = _decode(image, cost, rough.layout(), statics, info)
@@ -191,7 +193,7 @@ def _leave_out(rough: Draft, core: Core) -> None:
             where = rough.home(name) if name in rough.places else None
             for field in names if needed and where is not None and where.type in alive else ():
                 place = rough.places[name].get(field)
-                if place is not None and place.evidence == "both":
+                if place is not None and place.evidence == "both" and not place.close:
                     rough.set(name, field, place.offset, "unconfirmed")
 
 

@@ -19,6 +19,8 @@ __all__ = ["Anchor", "Guess", "anchors_between", "named", "predict"]
 
 # An anchor so near behind a field says more than a far one before it, in bytes.
 _NEAR = 16
+# Between firm anchors that lie so close, nothing comes or goes unseen, in bytes.
+_CLOSE = 32
 # What is certain outvotes all names at an offset.
 _CERTAIN = 1000
 
@@ -35,10 +37,12 @@ class Guess(NamedTuple):
     """Where a field is: candidates, best first, and what speaks for the first.
 
     :param evidence: ``named``, ``both`` or, with several candidates, empty.
+    :param close: whether what is on both sides is firm and near.
     """
 
     offsets: Sequence[int]
     evidence: str
+    close: bool = False
 
 
 def anchors_between(
@@ -123,7 +127,8 @@ def predict(anchors: Sequence[Anchor], offset: int) -> Guess:
     right = anchors[i + 1]
     other = offset + right.here - right.there
     if shifted == other:
-        return Guess((shifted,), "both")
+        close = left.firm and right.firm and right.there - left.there <= _CLOSE
+        return Guess((shifted,), "both", close)
     near = right.firm and right.there - offset <= _NEAR
     if near and offset - left.there > 4 * (right.there - offset):
         return Guess((other, shifted), "")

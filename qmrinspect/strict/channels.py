@@ -23,7 +23,8 @@ _WATCHES = (
 
 
 def relate(tally: Tally, snapshot: Snapshot) -> None:
-    """Count the watches of network listeners that are event sources."""
+    """Count the watches of network listeners that are event sources, and what these call."""
+    _calls(tally, snapshot)
     if not tally.has("_GSource.source_funcs _GSource.ref_count"):
         return
     for way in _WATCHES:
@@ -38,6 +39,25 @@ def relate(tally: Tally, snapshot: Snapshot) -> None:
                     put(_is_source(tally, hit.value))
             except Unreadable:
                 put(False)
+
+
+def _calls(tally: Tally, snapshot: Snapshot) -> None:
+    """A listener that is watched has a function to call (qio_net_listener_channel_func)."""
+    for way in _WATCHES:
+        fields = " ".join(_FIELD.findall(way)) + " QIONetListener.io_func"
+        put = tally.asks(f"a listener that is watched by {way.split()[0]} calls code", fields)
+        low, high = tally.context.statics.program
+        data = tally.context.statics.data
+        for address, obj in snapshot.objects.items() if put else ():
+            if obj.type != "qio-net-listener":
+                continue
+            function = tally.word(address + tally.offset("QIONetListener.io_func"))
+            try:
+                watched = any(hit.value for hit in follow(tally.context, address, way))
+            except Unreadable:
+                continue
+            if put and watched:
+                put(low <= function < high and not data[0] <= function < data[1])
 
 
 def _is_source(tally: Tally, address: int) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from ..layout.model import resolve
-from ..references import HOLDERS, OfType
+from ..references import HOLDERS, Holder, OfListener, OfType
 from ..references.record import parse, ways_of
 from ..snapshot import Obj, Snapshot
 from ..target.image import Unreadable
@@ -61,19 +61,21 @@ def witnesses(context: Context) -> Iterator[Witness]:
         if start.type not in context.types or missing(context, holder):
             continue
         for way in ways_of(holder.way):
-            steps = parse(way)
-            # A list of one element says nothing of its link: see the lists.
-            fields = [
-                f"{step.struct}.{resolve(context.layout, step.struct, step.names)}"
-                for step in steps
-                if step.names and step.how != "list"
-            ]
-            counts = [step.length for step in steps if step.how.endswith("[]")]
-            fields += [count for count in counts if "." in count]
-            bounded = all("." in count for count in counts)
-            yield Witness(
-                start.type, way, tuple(fields), holder.target, holder.either, bounded, holder.when
-            )
+            yield _witness(context, holder, way, start.type)
+
+
+def _witness(context: Context, holder: Holder, way: str, kind: str) -> Witness:
+    steps = parse(way)
+    # A list of one element says nothing of its link: see the lists.
+    fields = [
+        f"{step.struct}.{resolve(context.layout, step.struct, step.names)}"
+        for step in steps
+        if step.names and step.how != "list"
+    ]
+    counts = [step.length for step in steps if step.how.endswith("[]")]
+    fields += [count for count in counts if "." in count]
+    bounded = all("." in count for count in counts)
+    return Witness(kind, way, tuple(fields), holder.target, holder.either, bounded, holder.when)
 
 
 def look(context: Context, witness: Witness, start: int, objects: Mapping[int, Obj]) -> Outcome:
@@ -116,6 +118,8 @@ def relate(tally: Tally, snapshot: Snapshot, types: Collection[str] | None = Non
         for witness in witnesses(context)
         if witness.type in of
     ]
+    if types is None:
+        _listeners(tally, snapshot)
     # Of alternatives, the QEMU has one: where it is seen the others say nothing.
     settled = {w.either for w, rows in found if w.either and any(row.right for row in rows)}
     _conditions(tally, of, [witness for witness, _ in found if witness.when])
@@ -126,6 +130,30 @@ def relate(tally: Tally, snapshot: Snapshot, types: Collection[str] | None = Non
         for row in rows:
             if put and (row.right or row.wrong):
                 put(not row.wrong)
+
+
+def _listeners(tally: Tally, snapshot: Snapshot) -> None:
+    """Count what structures around a memory listener point to."""
+    context = tally.context
+    for holder in HOLDERS:
+        start = holder.start
+        if not isinstance(start, OfListener) or holder.target in ("ram", "view"):
+            continue
+        if missing(context, holder):
+            continue
+        around = [
+            listener.address - tally.offset(start.field)
+            for listener in snapshot.listeners.values()
+            if listener.name == start.name
+        ]
+        for way in ways_of(holder.way):
+            witness = _witness(context, holder, way, "")
+            fields = " ".join((start.field, *witness.fields))
+            put = tally.asks(f"{way} leads to {holder.target}", fields)
+            for address in around if put else ():
+                row = look(context, witness, address, snapshot.objects)
+                if put and (row.right or row.wrong):
+                    put(not row.wrong)
 
 
 def _conditions(tally: Tally, of: Mapping[str, list[int]], rows: list[Witness]) -> None:
