@@ -25,6 +25,7 @@ __all__ = [
     "ObjectJson",
     "PluggedJson",
     "ProspectJson",
+    "ReadJson",
     "RegionJson",
     "StaleJson",
     "StatesJson",
@@ -50,6 +51,7 @@ class EdgeJson(TypedDict, total=False):
     kind: str
     count: int
     holder: str
+    owner: str
     holder_path: str
     holder_label: str
     field: str
@@ -74,15 +76,17 @@ class LeftJson(TypedDict, total=False):
     was: str
     observed: int
     references: list[EdgeJson]
+    way_back: list[EdgeJson]
 
 
-class CaseJson(TypedDict):
+class CaseJson(TypedDict, total=False):
     """A cause with the references that make the case."""
 
     cause: str
     object: str
     text: str
     references: list[EdgeJson]
+    way_back: list[EdgeJson]
 
 
 class StaleJson(TypedDict):
@@ -216,6 +220,17 @@ class BalanceJson(TypedDict, total=False):
     tree: list[TreeJson]
 
 
+class ReadJson(TypedDict, total=False):
+    """What was read for a row, when, and by which qmr."""
+
+    qmr: str
+    host: str
+    pid: int
+    exe: str
+    command: str
+    at_us: int
+
+
 class HuntRow(TypedDict, total=False):
     """One line of ``qmr-hunt/1``.
 
@@ -247,6 +262,7 @@ class HuntRow(TypedDict, total=False):
     qemu_version: str
     build_id: str
     policy: str
+    read: ReadJson
     under: dict[str, str]
     forecast: ForetoldJson | None
     text: str

@@ -103,7 +103,8 @@ class Reader:
         snapshot = self._read()
         if self._news(snapshot):
             snapshot = self._read()
-        return snapshot
+        dated = snapshot.capture._replace(at_us=time.time_ns() // 1000)
+        return snapshot._replace(capture=dated)
 
     def _read(self) -> Snapshot:
         spent: list[Capture] = []

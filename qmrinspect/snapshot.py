@@ -326,7 +326,11 @@ class Unknown(NamedTuple):
 
 
 class TargetInfo(NamedTuple):
-    """What was read: see the contract's ``target`` block."""
+    """What was read: see the contract's ``target`` block.
+
+    :param host: the name of the machine that a process runs on; "" for what is elsewhere.
+    :param command: the command line, without secrets.
+    """
 
     kind: str
     pid: int
@@ -335,6 +339,8 @@ class TargetInfo(NamedTuple):
     qemu_version: str
     machine: str
     layout: str
+    host: str = ""
+    command: str = ""
 
 
 class Snapshot(NamedTuple):

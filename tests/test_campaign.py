@@ -11,13 +11,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import chromium
 from conftest import Qmr
 
 from qmrinspect.errors import TargetError, UsageError
@@ -31,6 +31,7 @@ from qmrinspect.hunt.store import Store, baseline_rows, compare
 from qmrinspect.hunt.worker import Worker, WorkerDied
 from qmrinspect.monitor.connecting import peer_pid
 from qmrinspect.monitor.recording import RecordingMonitor
+from qmrinspect.report.junit import write_junit
 from qmrinspect.report.page import page
 from qmrinspect.report.verdicts import Result, Verdicts
 
@@ -368,12 +369,38 @@ def test_junit_counts_what_failed(campaign: Path) -> None:
         "failures": "2",
         "skipped": "0",
     }
-    failures = {case.get("name"): case.find("failure") for case in suite}
+    failures = {case.get("name"): case.find("failure") for case in suite.findall("testcase")}
     assert {name for name, failure in failures.items() if failure is not None} == {
         "intel-hda",
         "rocker",
     }
     assert "intel-hda-alias" in (failures["intel-hda"].text or "")  # type: ignore[union-attr]
+    said = {one.get("name"): one.get("value") for one in suite.iter("property")}
+    assert said["machine"].startswith("pc-i440fx")
+    assert said["qemu"] and said["build-id"] and said["program"] and said["qmr"]
+    attached = [out.text or "" for out in suite.iter("system-out")]
+    assert len(attached) == 2
+    for line in "\n".join(attached).splitlines():
+        name = re.fullmatch(r"\[\[ATTACHMENT\|(.*)\]\]", line)
+        assert name is not None and Path(name[1]).is_file()
+
+
+def test_junit_names_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"machine": "pc", "bus": "PCI", "device": "edu", "outcome": "clean", "text": ""}
+    row |= {"causes": [], "plug_us": 1, "unplug_us": 1, "judge_us": 1}
+    for variable in ("CI_COMMIT_SHA", "GITHUB_SHA", "GIT_COMMIT"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def commits(version: str) -> list[str | None]:
+        write_junit(str(tmp_path / "j"), [{**row, "qemu_version": version}])
+        found = ElementTree.parse(tmp_path / "j").getroot().iter("property")
+        return [one.get("value") for one in found if one.get("name") == "commit"]
+
+    assert commits("10.0.50 (v10.0.0-1234-gdeadbeef12)") == ["deadbeef12"]
+    assert commits("7.2.22 (Debian 1:7.2+dfsg-7)") == []
+    monkeypatch.setenv("GITHUB_SHA", "0123abc")
+    assert commits("7.2.22") == ["0123abc"]
+    assert commits("10.0.50 (v10.0.0-1234-gdeadbeef12)") == ["deadbeef12"]
 
 
 def test_a_bundle_has_the_evidence(campaign: Path, qmr: Qmr) -> None:
@@ -407,8 +434,20 @@ def test_the_script_reproduces_with_qemu_alone(campaign: Path) -> None:
         check=False,
         timeout=30,
     )
-    assert leak.returncode == 0
+    assert leak.returncode == 1
     assert "DEVICE_DELETED" not in leak.stdout
+    # A QEMU in which it does not leak, and one that has no such device.
+    script = (bundles / "intel-hda-leak" / "reproduce.sh").read_text()
+    for other, code in (("edu", 0), ("no-such-device", 2)):
+        changed = bundles / f"{other}.sh"
+        changed.write_text(script.replace('"driver": "intel-hda"', f'"driver": "{other}"'))
+        done = subprocess.run(["sh", changed], capture_output=True, check=False, timeout=30)
+        changed.unlink()
+        assert done.returncode == code
+    readme = (bundles / "intel-hda-leak" / "README.md").read_text()
+    files = {file.name for file in (bundles / "intel-hda-leak").iterdir()} - {"README.md"}
+    assert all(f"`{name}`" in readme for name in files)
+    assert "same-owner-subregions" in readme and "1 it leaks" in readme
 
 
 def test_the_script_makes_directories_and_tells_of_programs(tmp_path: Path, qmr: Qmr) -> None:
@@ -424,7 +463,9 @@ def test_the_script_makes_directories_and_tells_of_programs(tmp_path: Path, qmr:
             timeout=30,
         )
     leak = said["cxl-type3-leak"]
-    assert leak.returncode == 0
+    assert leak.returncode == 1
+    # Without the program behind it, it cannot be plugged.
+    assert said["x-pci-proxy-dev-partial-leak"].returncode == 2
     # The device that leaks keeps its memory; nothing else fails.
     failed = [line for line in leak.stdout.splitlines() if '"error"' in line]
     assert len(failed) == 1
@@ -456,51 +497,44 @@ def test_replay_suits_git_bisect(campaign: Path, qmr: Qmr, tmp_path: Path) -> No
 # The page --------------------------------------------------------------------------
 
 
-def chromium(url: str) -> str:
-    """Return the page's DOM after Chromium has loaded it with the network away."""
-    with tempfile.TemporaryDirectory() as profile:
-        done = subprocess.run(
-            [
-                *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
-                *("--disable-dev-shm-usage", "--host-resolver-rules=MAP * ~NOTFOUND"),
-                *(f"--user-data-dir={profile}", url),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=50,
-        )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_the_page_works_in_a_browser_without_a_network(campaign: Path, qmr: Qmr) -> None:
     file = campaign / "report.html"
     made = qmr("report", campaign / "c.sqlite", "-o", file, "--baseline", campaign / "c.sqlite")
     assert made.code == 0
     text = file.read_text()
-    assert not re.search(r'(src|href)="(?!#)', text)
+    assert not re.search(r"\ssrc=|<link|@import|url\(", text)
+    links = re.findall(r"href=[\"']([^\"'#][^\"']*)", text)
+    for link in links:
+        assert link.startswith("https://gitlab.com/qemu-project/") or (campaign / link).is_file()
+    assert "bundles/intel-hda-leak/reproduce.sh" in links
     measure = (
         "<script>addEventListener('load', () => { const seen = {};"
+        "const inside = (a, b) => a.left >= b.left - 1 && a.top >= b.top - 1 &&"
+        "a.right <= b.right + 1 && a.bottom <= b.bottom + 1;"
         "for (const s of document.querySelectorAll('svg.graph')) {"
-        "const b = s.getBBox(), v = s.viewBox.baseVal;"
-        "seen[s.closest('section').id] = [s.querySelectorAll('rect').length,"
-        "s.querySelectorAll('.arrow').length, b.x >= v.x - 1 && b.y >= v.y - 1 &&"
-        "b.x + b.width <= v.x + v.width + 1 && b.y + b.height <= v.y + v.height + 1]; }"
+        "const nodes = [...s.querySelectorAll('.box')], box = n =>"
+        "n.querySelector('rect').getBoundingClientRect();"
+        "seen[s.closest('section').id] = [nodes.length, s.querySelectorAll('.arrow').length,"
+        "nodes.every(n => inside(box(n), s.getBoundingClientRect()) &&"
+        "[...n.querySelectorAll('text')].every(t => inside(t.getBoundingClientRect(), box(n)))),"
+        "[...s.querySelectorAll('.arrow text')].every(t => nodes.every(n => {"
+        "const a = t.getBoundingClientRect(), b = box(n);"
+        "return a.right < b.left || b.right < a.left || a.bottom < b.top || b.bottom < a.top;}))];}"
         "document.title = JSON.stringify(seen); })</script></body>"
     )
     file.write_text(text.replace("</body>", measure))
-    dom = chromium(file.as_uri())
+    dom = chromium("--dump-dom", file.as_uri())
     rows = re.findall(r'<td class="mono">(?:<a href="#finding-\d+">)?([\w:-]+)', dom)
     assert set(SOME) <= set(rows)
     title = re.search(r"<title>(\{.*?\})</title>", dom)
     assert title is not None
     graphs = json.loads(title[1].replace("&quot;", '"'))
     assert len(graphs) == 1  # a crash leaves no references to draw
-    ((nodes, arrows, inside),) = graphs.values()
-    assert nodes >= 2
-    assert arrows >= 2
+    ((nodes, arrows, inside, apart),) = graphs.values()
+    assert nodes == 2
+    assert arrows == 2  # the container holds the device, and the way back
     assert inside
+    assert apart
 
 
 def test_the_page_plots_growth_and_escapes_what_the_vm_says() -> None:

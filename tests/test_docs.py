@@ -34,7 +34,9 @@ _LINK = re.compile(r"\]\(([\w./-]+\.md)(?:#[\w-]+)?\)")
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_names_no_dead_path(page: str) -> None:
     text = (ROOT / page).read_text()
-    dead = [path for path in _PATH.findall(text) if not (ROOT / path).exists()]
+    # docs/devel is QEMU's.
+    named = [path for path in _PATH.findall(text) if not path.startswith("docs/devel/")]
+    dead = [path for path in named if not (ROOT / path).exists()]
     links = [
         link for link in _LINK.findall(text) if not (ROOT / page).parent.joinpath(link).exists()
     ]

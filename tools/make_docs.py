@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Write docs/ledger.md from the ledger itself.
+"""Write docs/ledger.md from the ledger itself, and docs/causes.md from what pages say of causes.
 
-tools/make_docs.py           writes it
-tools/make_docs.py --check   fails when it is not up to date
+tools/make_docs.py           writes them
+tools/make_docs.py --check   fails when one is not up to date
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from qmrinspect.audit.outcome import BAD  # noqa: E402
 from qmrinspect.ledger import KINDS, POLICIES, RULES  # noqa: E402
 from qmrinspect.references import (  # noqa: E402
     HOLDERS,
@@ -23,8 +25,9 @@ from qmrinspect.references import (  # noqa: E402
     OfType,
     Variable,
 )
+from qmrinspect.report.advice import ADVICE  # noqa: E402
 
-PATH = ROOT / "docs" / "ledger.md"
+DOCS = ROOT / "docs"
 
 
 def lines() -> Iterator[str]:
@@ -109,14 +112,75 @@ def _reader(holder: Holder) -> str:
     return " ".join(f"`{need}`" for need in holder.needs.split())
 
 
+_OUTCOMES = {
+    "clean": "finalized, with all that came with it",
+    "delayed": "alive, and every remaining reference ends by itself",
+    "leak": "unparented, alive, and references remain",
+    "partial-leak": "the device was finalized, something that came with it was not",
+    "stale": "finalized, and something live would still call it or read it",
+    "not-acked": "the guest never released it",
+    "refused": "QEMU refused to plug or unplug it",
+    "crash": "QEMU died",
+    "hang": "QEMU did not answer in time",
+}
+_KINDS = "orphan cycle unexplained underflow dangling visible-unreferenced stale unreadable".split()
+
+
+def causes() -> Iterator[str]:
+    yield "# Causes and outcomes"
+    yield ""
+    yield "Made by `tools/make_docs.py` from `qmrinspect/report/advice.py`, which the pages of `qmr"
+    yield "report` quote; not written by hand. How a finding is read as a whole says"
+    yield "[reading a finding](finding.md)."
+    yield ""
+    yield "## Outcomes of an unplug"
+    yield ""
+    yield "| outcome | what happened | a finding |"
+    yield "|---|---|---|"
+    for word, text in _OUTCOMES.items():
+        yield f"| `{word}` | {text} | {'yes' if word in BAD else ''} |"
+    yield ""
+    yield "## Causes"
+    yield ""
+    yield "The frequent ones first. Each with what it means, and how such bugs were mended."
+    yield ""
+    for word in ADVICE:
+        if word not in _KINDS and word not in _OUTCOMES:
+            yield from _advice(word)
+    yield "## Outcomes that have no cause"
+    yield ""
+    for word in _OUTCOMES:
+        if word in ADVICE and word not in _KINDS and word != "delayed":
+            yield from _advice(word)
+    yield "## Kinds of findings of a check"
+    yield ""
+    for word in _KINDS:
+        yield from _advice(word)
+
+
+def _advice(word: str) -> Iterator[str]:
+    advice = ADVICE[word]
+    kind = "-KIND" if word == "held-by" else ""
+    commit = f" ([{advice.commit}]({advice.url}))" if advice.commit else ""
+    yield f"### `{word}{kind}`"
+    yield ""
+    yield f"{_code(advice.meaning)} {_code(advice.mended)}{commit}"
+    yield ""
+
+
+def _code(text: str) -> str:
+    return re.sub(r"[\w/.]+(?:\(\)|\.rst)", r"`\g<0>`", text)
+
+
 def main() -> int:
-    text = "\n".join(lines()) + "\n"
-    if "--check" in sys.argv:
-        if not PATH.exists() or PATH.read_text() != text:
-            print("docs/ledger.md is not up to date: run tools/make_docs.py", file=sys.stderr)
+    for name, made in (("ledger.md", lines()), ("causes.md", causes())):
+        text = "\n".join(made).rstrip() + "\n"
+        path = DOCS / name
+        if "--check" not in sys.argv:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            print(f"docs/{name} is not up to date: run tools/make_docs.py", file=sys.stderr)
             return 1
-        return 0
-    PATH.write_text(text)
     return 0
 
 

@@ -16,7 +16,7 @@ from ..ledger import RULES, Book, Edge
 from ..text import printable
 from .graph import PASSING, forgotten, source
 
-__all__ = ["Cause", "causes", "descends", "describe", "unheld"]
+__all__ = ["Cause", "causes", "descends", "describe", "unheld", "way_back"]
 
 _DEPTH_MAX = 64
 
@@ -41,6 +41,22 @@ def descends(book: Book, address: int, top: int) -> bool:
             return False
         address = obj.parent
     return False
+
+
+def way_back(book: Book, address: int, edges: Sequence[Edge]) -> list[Edge]:
+    """Return how an object holds, as their parent, what holds it: the way back of its cycles."""
+    objects = book.index.snapshot.objects
+    found: dict[Edge, None] = {}
+    for edge in edges:
+        at, steps = edge.holder if edge.holder in objects else edge.owner, list[Edge]()
+        while at in objects and at != address and len(steps) < _DEPTH_MAX:
+            parent = objects[at].parent
+            holds = (e for e in book.on.get(at, ()) if e.kind == "child" and e.holder == parent)
+            steps += list(holds)[:1]
+            at = parent
+        if at == address:
+            found.update(dict.fromkeys(steps))
+    return list(found)
 
 
 def causes(book: Book, head: int, members: Sequence[int]) -> list[Cause]:

@@ -67,6 +67,7 @@ def write_bundle(
             },
         )
         (place / "command").write_text(shlex.join(argv) + "\n")
+        (place / "README.md").write_text(_readme(row), encoding="utf-8")
         with open(place / "transcript.jsonl", "w", encoding="utf-8") as file:
             for message in transcript:
                 file.write(json.dumps(message) + "\n")
@@ -111,6 +112,23 @@ def _is_question(message: Mapping[str, object]) -> bool:
     return command.startswith(_QUESTIONS) or line.startswith(("info ", "i/"))
 
 
+# How a script ends; what is not here is QEMU's own status.
+_STATUS = (
+    "0 the device was finalized, 1 it leaks, 2 QEMU did not plug it,",
+    "3 it is gone, and only the memory shows what it left (qmr replay);",
+    "any other one is QEMU's own: 134 it aborted, 139 it was at an invalid address.",
+)
+_HANG_S = 60
+# Of what is printed: whether the last device was plugged, and whether it was finalized.
+_VERDICT = """cat "$out"
+[ $status -eq 0 ] || {{ echo "QEMU ended with status $status" >&2; exit $status; }}
+if grep -F '"id": "qmr-plug"' "$out" | grep -qF '"error"'; then
+    echo {refused} >&2; exit 2
+elif ! grep -F '"DEVICE_DELETED"' "$out" | grep -qF {event}; then
+    echo {leaks} >&2; exit 1
+fi"""
+
+
 def _script(
     row: HuntRow,
     argv: Sequence[str],
@@ -119,40 +137,108 @@ def _script(
 ) -> str:
     """Return a shell script that does with QEMU alone what was done here.
 
-    The leak itself shows as a ``DEVICE_DELETED`` that never comes; a crash as an exit
-    status of QEMU's.
+    A leak shows as a ``DEVICE_DELETED`` that never comes; a crash as QEMU's exit status.
 
     :param behind: the peers that were behind the device; of these a script can make
         directories only.
     """
     commands = [
-        message for message in transcript if "execute" in message and not _is_question(message)
+        dict(message)
+        for message in transcript
+        if "execute" in message and not _is_question(message)
     ]
+    plugs = [command for command in commands if command["execute"] == "device_add"]
     directories = sorted(set(_DIRECTORY.findall(json.dumps(commands))))
     programs = sorted(set(behind) - {"directory"})
     qemu = _without_monitor(argv)
+    if plugs:
+        plugs[-1]["id"] = "qmr-plug"
     lines = [
         "#!/bin/sh",
         f"# {row['device']}: {row['outcome']} {' '.join(row['causes'])}".rstrip(),
         *(f"# {line}" for line in str(row["text"]).splitlines()[:8]),
-        "# Look for DEVICE_DELETED of the device: it never comes when the device leaks, and",
-        "# comes in a partial leak, which only the memory shows (qmr PID check).",
+        "# Exit status:",
+        *(f"#   {line}" for line in _STATUS),
         *([_NOT_ALONE.format(", ".join(programs))] if programs else ()),
         "# Another QEMU: QEMU=path sh reproduce.sh",
         *(f"mkdir -p {shlex.quote(path)}" for path in directories),
-        *([f"trap 'rm -rf {' '.join(directories)}' EXIT"] if directories else ()),
+        "out=$(mktemp)",
+        f"trap 'rm -rf \"$out\" {' '.join(map(shlex.quote, directories))}' EXIT",
         "{",
         '    echo \'{"execute": "qmp_capabilities"}\'',
     ]
     for command in commands:
         lines += [f"    echo {shlex.quote(json.dumps(command))}", "    sleep 0.3"]
+    limit = f"timeout {_HANG_S} " if row["outcome"] == "hang" else ""
     lines += [
         "    sleep 1",
         '    echo \'{"execute": "quit"}\'',
-        '} | "${QEMU:-' + qemu[0] + '}" ' + shlex.join(qemu[1:]) + " -qmp stdio",
-        'status=$?; echo "QEMU ended with status $status" >&2; exit $status',
+        f'}} | {limit}"${{QEMU:-{qemu[0]}}}" {shlex.join(qemu[1:])} -qmp stdio >"$out"',
+        "status=$?",
+        _verdict(row, plugs),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _verdict(row: HuntRow, plugs: Sequence[Mapping[str, object]]) -> str:
+    """Return the end of the script, which says by its exit status what came of it."""
+    device = row["device"]
+    # What is no device has no event, and an event does not show what a device left behind.
+    if plugs and row["outcome"] not in ("partial-leak", "stale"):
+        text, code = f"{device} was finalized", 0
+    else:
+        text, code = f"QEMU alone does not show what {device} left; see qmr replay", 3
+    last = f"echo {shlex.quote(text)} >&2; exit {code}"
+    if not plugs:
+        return f'cat "$out"; [ $status -eq 0 ] || exit $status\n{last}'
+    arguments = plugs[-1].get("arguments")
+    name = str(arguments.get("id", "")) if isinstance(arguments, dict) else ""
+    told = _VERDICT.format(
+        refused=shlex.quote(f"QEMU did not plug {device}"),
+        event=shlex.quote(f'"device": "{name}"'),
+        leaks=shlex.quote(f"{device} was unplugged and not finalized: it leaks"),
+    )
+    return f"{told}\n{last}"
+
+
+_README = """# {head}
+
+{text}
+
+QEMU {version}, machine {machine}{policy}.
+
+## Do it again
+
+    sh reproduce.sh                      with the same QEMU
+    QEMU=./qemu-system-x86_64 sh reproduce.sh
+    qmr replay . --qemu PROGRAM          judged by the memory; suits git bisect run
+
+The exit status of `reproduce.sh`: {status}
+
+## What is here
+
+| file | what it is |
+|---|---|
+| `reproduce.sh` | plugs and unplugs with QEMU alone |
+| `verdict.json` | what was found, with every reference; `qmr replay` reads it |
+| `command` | QEMU's command line |
+| `transcript.jsonl` | what went over its monitor, a message a line |
+| `before.jsonl.gz`, `plugged.jsonl.gz`, `after.jsonl.gz` | snapshots, as far as QEMU lived |
+
+    qmr --snapshot after.jsonl.gz check
+    qmr diff plugged.jsonl.gz after.jsonl.gz
+"""
+
+
+def _readme(row: HuntRow) -> str:
+    return _README.format(
+        head=" ".join([f"{row['device']}: {row['outcome']}", *row["causes"]]),
+        text=row["text"],
+        version=row.get("qemu_version") or "unknown",
+        machine=row["machine"],
+        policy=f", policy {row['policy']}" if row.get("policy") else "",
+        status=" ".join(_STATUS),
+    )
 
 
 def _without_monitor(argv: Sequence[str]) -> list[str]:

@@ -11,10 +11,20 @@ import os
 import re
 from collections.abc import Sequence
 
+from .. import __version__
+from ..audit.cause import Cause, way_back
 from ..audit.forecast import Forecast
 from ..audit.outcome import BAD
 from ..audit.stale import stale_text
-from ..documents import EdgeJson, ForecastJson, ForetoldJson, HuntRow, RegionJson, StaleJson
+from ..documents import (
+    EdgeJson,
+    ForecastJson,
+    ForetoldJson,
+    HuntRow,
+    ReadJson,
+    RegionJson,
+    StaleJson,
+)
 from ..index import Index
 from ..ledger import Book, Edge
 from ..ledger.documents import edge_json
@@ -94,6 +104,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
                 "object": hex(cause.object),
                 "text": cause.text,
                 "references": _edges(index, cause.edges),
+                "way_back": _way_back(hunted, cause),
             }
             for cause in judgement.causes
         ],
@@ -117,6 +128,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
         "qemu_version": target.qemu_version if target else "",
         "build_id": target.build_id if target else "",
         "policy": hunted.after.policy.name if hunted.after else "",
+        "read": _read_json(hunted),
         "under": dict(hunted.under),
         "forecast": _foretold_json(hunted.foretold, hunted.books[1:2]),
         "text": stable(judgement.text) if hunted.outcome == "crash" else judgement.text,
@@ -132,6 +144,28 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
     if cycle.refused and hunted.outcome in BAD:
         row["note"] = f"{cycle.step} was refused, and not all was taken back: {cycle.refused}"
     return row
+
+
+def _way_back(hunted: Hunted, cause: Cause) -> list[EdgeJson]:
+    if hunted.after is None:
+        return []
+    return _edges(hunted.after.index, way_back(hunted.after, cause.object, cause.edges))
+
+
+def _read_json(hunted: Hunted) -> ReadJson:
+    """Return what was read, where and when, and by which qmr."""
+    if not hunted.books:
+        return {"qmr": __version__}
+    snapshot = hunted.books[0].index.snapshot
+    target = snapshot.target
+    return {
+        "qmr": __version__,
+        "host": target.host,
+        "pid": target.pid,
+        "exe": target.exe,
+        "command": target.command,
+        "at_us": snapshot.capture.at_us,
+    }
 
 
 def _foretold_json(foretold: Foretold | None, with_it: Sequence[Book]) -> ForetoldJson | None:

@@ -16,7 +16,8 @@ def edge_json(index: Index, edge: Edge, label: bool = False) -> EdgeJson:
 
     ``holder_path`` is that of the holder, or of the object it works for.
 
-    :param label: with what people call the holder, for who has no snapshot to ask.
+    :param label: with what people call the holder, and the object it is part of, for who has
+        no snapshot to ask.
     """
     objects = index.snapshot.objects
     holder = edge.holder if edge.holder in objects else edge.owner
@@ -27,6 +28,7 @@ def edge_json(index: Index, edge: Edge, label: bool = False) -> EdgeJson:
         "holder_path": index.path(holder) if holder in objects else "",
     }
     if label:
+        out["owner"] = hex(edge.owner)
         out["holder_label"] = index.label(edge.holder) if edge.holder else ""
     out["field"] = edge.field
     out["rule"] = edge.rule

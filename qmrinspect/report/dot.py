@@ -9,7 +9,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from ..audit.graph import PASSING, components, source
 from ..errors import TargetError, UsageError
@@ -17,7 +18,10 @@ from ..ledger import Book, Edge
 from ..text import printable
 from . import words
 
-__all__ = ["draw", "reference_dot"]
+__all__ = ["Arrow", "Node", "digraph", "draw", "laid_out", "reference_dot"]
+
+# A picture is drawn in an instant, or is too large to be seen.
+_LAYOUT_S = 20
 
 _LOOKS = {
     "child": 'color="#1f6fb4"',
@@ -31,6 +35,46 @@ _LOOKS = {
 _PASSING_LOOK = 'color="#999999" style=dotted'
 
 
+class Node(NamedTuple):
+    """A node of a picture.
+
+    :param label: may have several lines.
+    :param look: more attributes of DOT.
+    """
+
+    name: str
+    label: str
+    look: str = ""
+
+
+class Arrow(NamedTuple):
+    """An arrow from one node to another, named as :class:`Node` is."""
+
+    start: str
+    end: str
+    label: str
+    look: str = ""
+
+
+def digraph(
+    nodes: Iterable[Node], arrows: Iterable[Arrow], font: str = "sans-serif", size: int = 10
+) -> Iterator[str]:
+    """Yield the lines of a picture, in DOT.
+
+    :param size: of the nodes' font, in points.
+    """
+    yield "digraph references {"
+    yield '  rankdir=LR; bgcolor="transparent";'
+    yield f'  node [shape=box fontname="{font}" fontsize={size}];'
+    yield f'  edge [fontname="{font}" fontsize={size - 1}];'
+    for node in nodes:
+        yield f"  {node.name} [label={_quoted(node.label)}{' ' * bool(node.look)}{node.look}];"
+    for arrow in arrows:
+        look = f" {arrow.look}" if arrow.look else ""
+        yield f"  {arrow.start} -> {arrow.end} [label={_quoted(arrow.label)}{look}];"
+    yield "}"
+
+
 def reference_dot(book: Book, address: int, edges: Sequence[Edge]) -> Iterator[str]:
     """Yield the lines of a picture of references, in DOT, with one object in its middle.
 
@@ -38,10 +82,6 @@ def reference_dot(book: Book, address: int, edges: Sequence[Edge]) -> Iterator[s
     """
     index = book.index
     ring = _ring(book, address, edges)
-    yield "digraph references {"
-    yield "  rankdir=LR;"
-    yield '  node [shape=box fontname="sans-serif" fontsize=10];'
-    yield '  edge [fontname="sans-serif" fontsize=9];'
     merged: Counter[tuple[str, str, str]] = Counter()
     fields: dict[tuple[str, str, str], str] = {}
     names: dict[str, str] = {}
@@ -59,23 +99,25 @@ def reference_dot(book: Book, address: int, edges: Sequence[Edge]) -> Iterator[s
         if start in ring and edge.target in ring:
             inside.add(key)
     shown = {address, *(e.target for e in edges), *(source(book, e) for e in edges)} - {0}
+    nodes = []
     for node in sorted(shown):
         obj = index.snapshot.objects[node]
         label = f"{words.short(index, node)}\n{printable(obj.type)}\n{obj.ref} / "
-        look = ' style="filled" fillcolor="#ffe9a8"' if node == address else ""
+        look = 'style="filled" fillcolor="#ffe9a8"' if node == address else ""
         if node in ring:
             look += ' color="#d00000" penwidth=2'
-        yield f"  {_node(node)} [label={_quoted(label + str(book.expected(node)))}{look}];"
+        nodes.append(Node(_node(node), label + str(book.expected(node)), look.strip()))
     for node_name, label in sorted(names.items()):
-        yield f"  {node_name} [shape=ellipse label={_quoted(printable(label))}];"
+        nodes.append(Node(node_name, printable(label), "shape=ellipse"))
+    arrows = []
     for key, count in merged.items():
         first, target, kind = key
         look = _LOOKS.get(kind, _PASSING_LOOK if kind in PASSING else "")
         if key in inside:
             look += ' color="#d00000" penwidth=2'
         field = f"\n{printable(fields[key])}" if count == 1 else f" x{count}"
-        yield f"  {first} -> {target} [label={_quoted(kind + field)} {look}];"
-    yield "}"
+        arrows.append(Arrow(first, target, kind + field, look.strip()))
+    yield from digraph(nodes, arrows)
 
 
 def _ring(book: Book, address: int, edges: Sequence[Edge]) -> set[int]:
@@ -96,6 +138,20 @@ def _node(address: int) -> str:
 def _quoted(text: str) -> str:
     # "\n" in a label is DOT's own line break.
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def laid_out(dot: str) -> str | None:
+    """Return a picture as SVG, None where Graphviz is not installed or gives up."""
+    program = shutil.which("dot")
+    if program is None:
+        return None
+    try:
+        done = subprocess.run(
+            [program, "-Tsvg"], input=dot.encode(), capture_output=True, timeout=_LAYOUT_S
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode("utf-8", "replace") if not done.returncode else None
 
 
 def draw(dot: str, path: str) -> None:

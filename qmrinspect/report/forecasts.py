@@ -15,8 +15,8 @@ from ..documents import ForecastDocument, ForecastJson, HuntRow, LeftJson, Prosp
 from ..hunt.rows import forecast_json
 from ..text import printable
 from . import render
+from .pictures import reference_graph
 from .render import Row
-from .svg import reference_graph
 
 __all__ = [
     "Section",

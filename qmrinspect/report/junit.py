@@ -6,6 +6,8 @@ A campaign as the XML that CI systems read: a test case a row.
 
 from __future__ import annotations
 
+import os
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +29,7 @@ def write_junit(path: str, rows: Iterable[Row]) -> None:
     """
     rows = list(rows)
     suite = ElementTree.Element("testsuite", name="qmr hunt")
+    _properties(suite, rows)
     counts = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
     for row in rows:
         counts["tests"] += 1
@@ -55,9 +58,49 @@ def write_junit(path: str, rows: Iterable[Row]) -> None:
         elif row["outcome"] != "clean":
             counts["skipped"] += 1
             ElementTree.SubElement(case, "skipped", message=f"{row['outcome']}: {text}")
+        if row.get("bundle"):
+            # What GitLab and Jenkins show as attachments of a test.
+            files = sorted(file for file in Path(row["bundle"]).glob("*") if file.is_file())
+            out = ElementTree.SubElement(case, "system-out")
+            out.text = "\n".join(f"[[ATTACHMENT|{file.absolute()}]]" for file in files)
     for name, count in counts.items():
         suite.set(name, str(count))
     try:
         Path(path).write_bytes(ElementTree.tostring(suite, "utf-8", xml_declaration=True))
     except OSError as error:
         raise TargetError(f"{path} cannot be written: {error.strerror}") from None
+
+
+# "QEMU emulator version 10.0.50 (v10.0.0-1234-gdeadbeef12)": a build from git says which.
+_COMMIT = re.compile(r"-g([0-9a-f]{7,40})\b")
+# The commit that a CI system tests.
+_VARIABLES = ("CI_COMMIT_SHA", "GITHUB_SHA", "GIT_COMMIT")
+
+
+def _properties(suite: ElementTree.Element, rows: Iterable[Row]) -> None:
+    """Say what was hunted: each property once a value."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        read = row.get("read") or {}
+        version = row.get("qemu_version") or ""
+        named = _COMMIT.search(version)
+        for name, value in (
+            ("qemu", version),
+            ("program", read.get("exe")),
+            ("build-id", row.get("build_id")),
+            ("machine", row["machine"]),
+            ("policy", row.get("policy")),
+            ("host", read.get("host")),
+            ("qmr", read.get("qmr")),
+            ("commit", named[1] if named else ""),
+        ):
+            if value and value not in found.setdefault(name, []):
+                found[name].append(value)
+    if not found.get("commit"):
+        found["commit"] = [os.environ[name] for name in _VARIABLES if os.environ.get(name)][:1]
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, values in found.items():
+        for value in values:
+            ElementTree.SubElement(
+                properties, "property", name=name, value=printable(str(value), 1000)
+            )

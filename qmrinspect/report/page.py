@@ -1,27 +1,37 @@
 """The report
 ----------
 
-One HTML page that needs no network: a summary, a row a device, and for each finding
-the references as a picture and as a table.  The pages are templates of Jinja2, which
-escapes all that is put into them; the pictures escape their own text.
+One HTML page that needs no network: what was read, the findings by cause with the references as
+pictures and tables, and a row a device.  The pages are templates of Jinja2, which escapes all that
+is put into them; the pictures escape their own text.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader
 
+from .. import __version__
 from ..hunt.rows import Row, is_bad, key
+from ..masking import masked
 from ..text import printable
+from . import render
 from .balance_svg import balance_picture
 from .forecasts import forecast_section
-from .svg import growth_plot, reference_graph
+from .groups import grouped, hunt_findings
+from .pictures import reference_graph
+from .svg import growth_plot
 
-__all__ = ["page", "render_page"]
+__all__ = ["moment", "page", "render_page"]
 
 _LOOKS = {"clean": "good", "refused": "", "delayed": "warn", "not-acked": "warn"}
+_EVIDENCE = ("README.md", "reproduce.sh", "verdict.json", "command", "transcript.jsonl")
+_COMMANDS_MAX = 5
 
 
 def render_page(template: str, **values: object) -> str:
@@ -40,20 +50,36 @@ def render_page(template: str, **values: object) -> str:
         plot=growth_plot,
         balance=balance_picture,
         policies=forecast_section,
+        plural=render.plural,
+        made=f"qmr {__version__}, {moment(time.time_ns() // 1000)}",
     )
     return pages.get_template(template).render(**values)
 
 
+def moment(at_us: int) -> str:
+    """Return a time since 1970 as a date with its zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(at_us / 1e6))
+
+
 def page(
-    title: str, rows: Sequence[Row], compared: Mapping[str, Sequence[Row]] | None = None
+    title: str,
+    rows: Sequence[Row],
+    compared: Mapping[str, Sequence[Row]] | None = None,
+    place: str = "",
 ) -> str:
     """Return the page of a hunt.
 
     :param compared: what :func:`~qmrinspect.hunt.store.compare` returned.
+    :param place: the directory that the page will be in; links to bundles begin there.
     """
     tried = [row for row in rows if row.get("hotpluggable", True)]
-    findings = [row for row in tried if is_bad(row)]
-    number = {id(row): n for n, row in enumerate(findings)}
+    groups = grouped(hunt_findings(row for row in tried if is_bad(row)))
+    number = {
+        name: (one.number, one.word)
+        for group in groups
+        for one in group.findings
+        for name in one.names
+    }
     against = None
     if compared is not None:
         against = [
@@ -63,12 +89,18 @@ def page(
         "hunt.html",
         title=title,
         where=_where(tried),
+        read=list(_read(tried)),
         counts=sorted(Counter(row["outcome"] for row in tried).items()),
         others=len(rows) - len(tried),
         compared=against,
-        findings=findings,
+        groups=groups,
+        evidence=lambda bundle: _evidence(bundle, place),
         steady=[row for row in tried if row.get("growth") and not is_bad(row)],
-        devices=[(row, number.get(id(row)), _remark(row)) for row in tried],
+        devices=[
+            (row, number[name][0] if is_bad(row) else None, _remark(row))
+            for row in tried
+            for name in [printable(row["device"])]
+        ],
     )
 
 
@@ -89,3 +121,40 @@ def _where(rows: Sequence[Row]) -> str:
         for machine, version, policy in seen
     ]
     return printable("; ".join(dict.fromkeys(parts))) or "nothing was hunted"
+
+
+def _read(rows: Sequence[Row]) -> Iterable[tuple[str, list[str]]]:
+    """Yield what was read, as a table of names and values."""
+    reads = [row["read"] for row in rows if row.get("read")]
+    times = sorted(read["at_us"] for read in reads if read.get("at_us"))
+    commands = _distinct(read.get("command") for read in reads)
+    if len(commands) > _COMMANDS_MAX:
+        commands[_COMMANDS_MAX:] = [f"and {len(commands) - _COMMANDS_MAX} more"]
+    found = {
+        "host": _distinct(read.get("host") for read in reads),
+        "when": [moment(times[0])] if len(times) == 1 else [],
+        "program": _distinct(read.get("exe") for read in reads),
+        "QEMU": _distinct(row.get("qemu_version") for row in rows),
+        "build id": _distinct(row.get("build_id") for row in rows),
+        "machine": _distinct(row.get("machine") for row in rows),
+        "policy": _distinct(row.get("policy") for row in rows),
+        "pid": _distinct(read.get("pid") for read in reads),
+        "command line": [masked(command) for command in commands],
+        "read by": [f"qmr {version}" for version in _distinct(read.get("qmr") for read in reads)],
+    }
+    if len(times) > 1:
+        found["when"] = [f"{moment(times[0])} to {moment(times[-1])}"]
+    if len(found["pid"]) > _COMMANDS_MAX:
+        found["pid"] = [f"{len(found['pid'])} VMs, each with a pid of its own"]
+    yield from ((name, values) for name, values in found.items() if values)
+
+
+def _distinct(values: Iterable[object]) -> list[str]:
+    return [printable(str(value), 2000) for value in dict.fromkeys(values) if value]
+
+
+def _evidence(bundle: str, place: str) -> list[tuple[str, str]]:
+    """Return the files of a bundle that are there: name, and path from the page."""
+    files = [Path(bundle, name) for name in _EVIDENCE] + sorted(Path(bundle).glob("*.jsonl.gz"))
+    there = [file for file in files if file.is_file()]
+    return [(file.name, os.path.relpath(file, place or ".")) for file in there]

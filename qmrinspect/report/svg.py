@@ -1,149 +1,131 @@
-"""Pictures
---------
+"""Pictures laid out by hand
+-------------------------
 
-The references around a finding, and the growth over the cycles, as inline SVG that
-needs nothing else to be seen.
+The references around a finding where Graphviz is not installed, and the growth over the cycles, as
+inline SVG that needs nothing else to be seen.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-from ..documents import HuntRow
-from ..text import printable
+__all__ = ["Box", "Line", "growth_plot", "hand_laid"]
 
-__all__ = ["growth_plot", "reference_graph"]
-
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 230, 40, 150, 26, 14
-_DEPTH_MAX, _ROWS_MAX = 4, 9
-_LABEL_MAX = 34
-
-
-class _Arrow(NamedTuple):
-    """References of one kind from one holder to one object."""
-
-    holder: str
-    target: str
-    kind: str
-    fields: tuple[str, ...]
+_ROW, _GAP_X, _GAP_Y, _MARGIN, _PADDING = 15, 40, 26, 14, 12
+# Of a letter in the fonts that pages ask for, at 12 and at 11 pixels.
+_LETTER, _SMALL = 7.4, 6.8
+# A line that leads back runs below everything.
+_LANE = 22
 
 
-def reference_graph(row: HuntRow) -> str:
-    """Draw what holds the objects that a finding left behind; "" when nothing is known.
+class Box(NamedTuple):
+    """A node: its text, and the class it is shown as (``head``, ``ring``, ``node``)."""
 
-    The first object is at the right, what holds it to its left, and so on; a reference
-    that leads back is a cycle.
-    """
-    arrows, labels, head = _arrows(row)
-    if not head or not arrows:
-        return ""
-    column = _columns(arrows, head)
-    shown: dict[int, list[str]] = defaultdict(list)
-    for node, depth in column.items():
-        if len(shown[depth]) < _ROWS_MAX:
-            shown[depth].append(node)
-    depth_max = max(shown)
-    tall = max(len(nodes) for nodes in shown.values())
-    width = 2 * _MARGIN + (depth_max + 1) * _WIDTH + depth_max * _GAP_X
-    height = 2 * _MARGIN + tall * _HEIGHT + (tall - 1) * _GAP_Y + 50
-    place = {}
-    for depth, nodes in shown.items():
-        x = _MARGIN + (depth_max - depth) * (_WIDTH + _GAP_X)
-        top = (height - 50 - len(nodes) * _HEIGHT - (len(nodes) - 1) * _GAP_Y) / 2
-        for number, node in enumerate(nodes):
-            place[node] = (x, top + number * (_HEIGHT + _GAP_Y))
+    name: str
+    lines: tuple[str, ...]
+    look: str
+
+
+class Line(NamedTuple):
+    """An arrow with its label; ``tip`` shows when it is pointed at."""
+
+    start: str
+    end: str
+    label: str
+    tip: str
+    look: str
+
+
+class _Place(NamedTuple):
+    x: float
+    y: float
+    wide: float
+    tall: float
+
+
+def hand_laid(boxes: Sequence[Box], lines: Sequence[Line], title: str) -> str:
+    """Lay a picture out in columns: the first box at the right, what holds it to its left."""
+    columns = _columns(boxes, lines)
+    back = [line for line in lines if columns[line.start] <= columns[line.end]]
+    place, width, low = _places(boxes, lines, columns)
+    lane = {id(line): low + _LANE * number for number, line in enumerate(back, 1)}
+    height = low + _LANE * len(back) + _MARGIN + 4 * bool(back)
     parts = [
-        f'<svg class="graph" role="img" viewBox="0 0 {width} {height:.0f}" width="{width}" '
-        f'height="{height:.0f}" xmlns="http://www.w3.org/2000/svg">',
-        f"<title>References around {escape(labels.get(head, head))}</title>",
+        f'<svg class="graph" role="img" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'width="{width:.0f}" height="{height:.0f}" xmlns="http://www.w3.org/2000/svg">',
+        f"<title>{escape(title)}</title>",
     ]
-    parts += [_draw(a, place, height) for a in arrows if a.holder in place and a.target in place]
-    for node, (x, y) in place.items():
-        kind = "head" if node == head else "node"
-        label = labels.get(node, node)
-        parts.append(
-            f'<g class="{kind}"><title>{escape(label)}</title>'
-            f'<rect x="{x:.0f}" y="{y:.0f}" width="{_WIDTH}" height="{_HEIGHT}" rx="5"/>'
-            f"{_label(label, x + _WIDTH / 2, y + _HEIGHT / 2)}</g>"
-        )
-    parts.append("</svg>")
-    return "".join(parts)
+    parts += [_line(line, place, lane.get(id(line))) for line in lines]
+    parts += [_box(box, place[box.name]) for box in boxes]
+    return "".join([*parts, "</svg>"])
 
 
-def _arrows(row: HuntRow) -> tuple[list[_Arrow], dict[str, str], str]:
-    """Return the arrows, the names of the nodes, and the object to begin with."""
-    case = row.get("case") or ()
-    left = row.get("objects_left") or ()
-    labels = {item["address"]: f"{item['was']}\n{item['type']}" for item in left}
-    head = case[0]["object"] if case else (left[0]["address"] if left else "")
-    fields: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    edges = [edge for item in (*case, *left) for edge in item["references"]]
-    for edge in edges:
-        holder = edge["holder"]
-        if holder == "0x0":
-            holder = f"variable {edge['field']}"
-        labels.setdefault(holder, edge.get("holder_label") or edge["holder_path"] or holder)
-        found = fields[(holder, edge["target"], edge["kind"])]
-        if edge["field"] not in found:
-            found.append(edge["field"])
-    return [_Arrow(*key, tuple(names)) for key, names in fields.items()], labels, head
-
-
-def _columns(arrows: Sequence[_Arrow], head: str) -> dict[str, int]:
-    column = {head: 0}
-    todo = [head]
+def _columns(boxes: Sequence[Box], lines: Sequence[Line]) -> dict[str, int]:
+    column, todo = {boxes[0].name: 0}, [boxes[0].name]
     while todo:
         node = todo.pop(0)
-        if column[node] == _DEPTH_MAX:
-            continue
-        for arrow in arrows:
-            if arrow.target == node and arrow.holder not in column:
-                column[arrow.holder] = column[node] + 1
-                todo.append(arrow.holder)
-    return column
+        for line in lines:
+            if line.end == node and line.start not in column:
+                column[line.start] = column[node] + 1
+                todo.append(line.start)
+    return {box.name: column.get(box.name, 0) for box in boxes}
 
 
-def _draw(arrow: _Arrow, place: Mapping[str, tuple[float, float]], height: float) -> str:
-    (x1, y1), (x2, y2) = place[arrow.holder], place[arrow.target]
-    count = f" x{len(arrow.fields)}" if len(arrow.fields) > 1 else ""
-    tip = escape("\n".join(printable(field) for field in arrow.fields[:20]))
-    if x1 < x2:
-        a, b = x1 + _WIDTH, x2
-        ya, yb = y1 + _HEIGHT / 2 - 5, y2 + _HEIGHT / 2 - 5
+def _places(
+    boxes: Sequence[Box], lines: Sequence[Line], columns: Mapping[str, int]
+) -> tuple[dict[str, _Place], float, float]:
+    """Return where the boxes are, how wide the picture is, and where the lowest box ends."""
+    labels = max((len(line.label) for line in lines), default=0) * _SMALL
+    place, x, low = {}, float(_MARGIN), 0.0
+    for depth in sorted(set(columns.values()), reverse=True):
+        here = [box for box in boxes if columns[box.name] == depth]
+        wide = 2 * _PADDING + _LETTER * max(len(text) for box in here for text in box.lines)
+        y = float(_MARGIN)
+        for box in here:
+            tall = 2 * _PADDING + _ROW * (len(box.lines) - 1) + 8
+            place[box.name] = _Place(x, y, wide, tall)
+            y += tall + _GAP_Y
+        low = max(low, y - _GAP_Y)
+        x += wide + labels + _GAP_X
+    return place, x - labels - _GAP_X + _MARGIN, low
+
+
+def _line(line: Line, place: Mapping[str, _Place], lane: float | None) -> str:
+    one, two = place[line.start], place[line.end]
+    if lane is None:
+        a, b = one.x + one.wide, two.x
+        ya, yb = one.y + one.tall / 2, two.y + two.tall / 2
         path = (
-            f"M{a:.0f},{ya:.0f} C{a + 60:.0f},{ya:.0f} {b - 60:.0f},{yb:.0f} {b - 7:.0f},{yb:.0f}"
+            f"M{a:.0f},{ya:.0f} C{a + 40:.0f},{ya:.0f} {b - 40:.0f},{yb:.0f} {b - 7:.0f},{yb:.0f}"
         )
-        text_x, text_y = (a + b) / 2, (ya + yb) / 2 - 6
         head = f"{b:.0f},{yb:.0f} {b - 8:.0f},{yb - 4:.0f} {b - 8:.0f},{yb + 4:.0f}"
+        x, y = (a + b) / 2, min(ya, yb) + abs(ya - yb) / 2 - 8
     else:
-        # From right to left, or within a column: below everything.
-        a, b = x1 + _WIDTH / 2 + 20, x2 + _WIDTH / 2 - 20
-        ya, yb, low = y1 + _HEIGHT, y2 + _HEIGHT, height - 8
-        path = f"M{a:.0f},{ya:.0f} C{a:.0f},{low:.0f} {b:.0f},{low:.0f} {b:.0f},{yb + 7:.0f}"
-        text_x, text_y = (a + b) / 2, low - 12
+        a, b = one.x + one.wide * 0.6, two.x + two.wide * 0.4
+        ya, yb = one.y + one.tall, two.y + two.tall
+        path = f"M{a:.0f},{ya:.0f} V{lane:.0f} H{b:.0f} V{yb + 7:.0f}"
         head = f"{b:.0f},{yb:.0f} {b - 4:.0f},{yb + 8:.0f} {b + 4:.0f},{yb + 8:.0f}"
+        x, y = (a + b) / 2, lane - 5
     return (
-        f'<g class="arrow"><title>{tip}</title><path d="{path}"/><polygon points="{head}"/>'
-        f'<text x="{text_x:.0f}" y="{text_y:.0f}" text-anchor="middle">'
-        f"{escape(arrow.kind + count)}</text></g>"
+        f'<g class="arrow {line.look}"><title>{escape(line.tip)}</title><path d="{path}"/>'
+        f'<polygon points="{head}"/><text x="{x:.0f}" y="{y:.0f}" text-anchor="middle">'
+        f"{escape(line.label)}</text></g>"
     )
 
 
-def _label(label: str, x: float, y: float) -> str:
-    lines = [escape(_short(line)) for line in label.split("\n") if line][:2]
-    y += 4 if len(lines) == 1 else -3
-    return "".join(
-        f'<text x="{x:.0f}" y="{y + 15 * number:.0f}" text-anchor="middle">{line}</text>'
-        for number, line in enumerate(lines)
+def _box(box: Box, at: _Place) -> str:
+    texts = "".join(
+        f'<text x="{at.x + at.wide / 2:.0f}" y="{at.y + _PADDING + 8 + _ROW * number:.0f}" '
+        f'text-anchor="middle">{escape(text)}</text>'
+        for number, text in enumerate(box.lines)
     )
-
-
-def _short(label: str) -> str:
-    label = printable(label)
-    return label if len(label) <= _LABEL_MAX else "…" + label[len(label) - _LABEL_MAX + 1 :]
+    tip = escape(" ".join(box.lines))
+    return (
+        f'<g class="box {box.look}"><title>{tip}</title><rect x="{at.x:.0f}" y="{at.y:.0f}" '
+        f'width="{at.wide:.0f}" height="{at.tall:.0f}" rx="5"/>{texts}</g>'
+    )
 
 
 # Growth ----------------------------------------------------------------------------

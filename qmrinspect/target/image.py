@@ -67,6 +67,7 @@ class Capture(NamedTuple):
         the walk read; ``hot``, those of them that change.
     :param stops: how often it stood.
     :param pages: read in the last stop, 4096 bytes each.
+    :param at_us: when it was read, since 1970; 0 in older files.
     """
 
     stop_us: int
@@ -78,6 +79,7 @@ class Capture(NamedTuple):
     way: str = "whole"
     stops: int = 1
     pages: int = 0
+    at_us: int = 0
 
 
 class Image:

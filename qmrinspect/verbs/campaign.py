@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from ..errors import QmrError, TargetError
+from ..report import render
 from .verb import CLEAN, FINDINGS, Outcome, Session
 
 __all__ = ["run_replay", "run_report"]
@@ -22,13 +24,14 @@ def run_report(session: Session, args: argparse.Namespace) -> Outcome:
     """Write one HTML page of a campaign, or of a check of the target."""
     if args.campaign:
         return _report_hunt(args)
-    from ..report.checkpage import check_page
+    from ..report.checkpage import check_findings, check_page
 
     checked = session.report()
     _write(args.output, check_page(checked))
+    shown = sum(len(group.findings) for group in check_findings(checked))
     code = FINDINGS if checked.failed else CLEAN
     data = {"format": "qmr-report/1", "page": args.output, "findings": len(checked.findings)}
-    return Outcome(data, [f"{len(checked.findings)} findings: {args.output}"], code)
+    return Outcome(data, [f"{render.plural(shown, 'finding')}: {args.output}"], code)
 
 
 def _report_hunt(args: argparse.Namespace) -> Outcome:
@@ -39,7 +42,7 @@ def _report_hunt(args: argparse.Namespace) -> Outcome:
     rows = baseline_rows(args.campaign)
     compared = compare(rows, baseline_rows(args.baseline)) if args.baseline else None
     title = args.title or f"qmr hunt: {Path(args.campaign).name}"
-    _write(args.output, page(title, rows, compared))
+    _write(args.output, page(title, rows, compared, os.path.dirname(args.output)))
     findings = [row for row in rows if is_bad(row)]
     counted = compared["new"] if compared is not None else findings
     data: dict[str, object] = {
@@ -48,7 +51,10 @@ def _report_hunt(args: argparse.Namespace) -> Outcome:
         "rows": len(rows),
         "findings": len(findings),
     }
-    lines = [f"{len(rows)} rows, {len(findings)} findings: {args.output}"]
+    lines = [
+        f"{render.plural(len(rows), 'row')}, {render.plural(len(findings), 'finding')}: "
+        f"{args.output}"
+    ]
     if compared is not None:
         lines.append(", ".join(f"{len(found)} {name}" for name, found in compared.items()))
         data["compared"] = {name: len(found) for name, found in compared.items()}

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from ..layout import Layout
 from ..layout.advice import no_names
 from ..layout.dwarf import DebugInfo, debug_info
 from ..layout.schema import SYMBOLS
+from ..masking import masked_words
 from ..snapshot import Snapshot, TargetInfo, Unknown, View
 from ..target.elf import PT_LOAD, ElfFile
 from ..target.image import Capture, Image, Mapping, Ranges, Target, Unreadable
@@ -35,6 +38,9 @@ __all__ = [
     "version_of",
 ]
 
+# Of a command line so many characters are kept.
+_COMMAND_MAX = 16384
+
 # Where every walk begins.
 _NEEDED = ("current_machine", "address_space_memory")
 _VERSION = re.compile(rb"QEMU emulator version ([^\n\0]{1,120})")
@@ -53,7 +59,17 @@ class Program(NamedTuple):
 def program_of(target: Target, debug: DebugInfo | None = None) -> Program:
     """Read the program's file; takes and raises what :func:`statics_of` does."""
     statics, elf = statics_of(target, debug), target.elf()
-    info = TargetInfo(target.kind, target.pid, target.exe, elf.build_id(), version_of(elf), "", "")
+    info = TargetInfo(
+        target.kind,
+        target.pid,
+        target.exe,
+        elf.build_id(),
+        version_of(elf),
+        "",
+        "",
+        os.uname().nodename if target.kind == "process" else "",
+        shlex.join(masked_words(target.argv))[:_COMMAND_MAX],
+    )
     return Program(statics, info)
 
 

@@ -1,0 +1,117 @@
+"""Secrets
+-------
+
+Takes passwords and keys out of what is kept or printed: histories, transcripts, bundles, reports,
+tracebacks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["MASK", "masked", "masked_message", "masked_words"]
+
+#: Stands for every secret, however long that is.
+MASK = "********"
+
+# The last part of a name, as in "password", "proxy-password", "encrypt.passphrase", "rxcookie".
+# "key-secret" and the like name an object, and are none.
+_NAME = r"(?:password|passwd|passphrase|pass|psk|pin|key|token|cookie)"
+_SECRET = re.compile(rf"(?:.*[-_.])?{_NAME}|[rt]xcookie", re.I)
+# An object that is a secret has it in "data" (qapi/crypto.json).
+_OBJECT = re.compile(r"\bsecret(?:_keyring)?\b")
+_SWITCHES = frozenset(("on", "off", "true", "false", "yes", "no"))
+
+# name=value in a line: up to a space or a comma, or quoted.  A comma in a value is doubled.
+_IN_LINE = re.compile(r"([\w.-]+)=(\"(?:\\.|[^\"\\])*\"|'[^']*'|(?:,,|[^\s,'\"])+)")
+# The same in one word of a command line, where spaces are the value's own.
+_IN_WORD = re.compile(r"([\w.-]+)=((?:,,|[^,])+)")
+# A whole word in quotes: 'data=two words'.
+_IN_QUOTES = re.compile(r"(['\"])([\w.-]+)=((?:(?!\1).)*)\1")
+_JSON = re.compile(r"(\"([\w.-]+)\"\s*:\s*)\"(?:\\.|[^\"\\])*\"")
+_URLS = (
+    re.compile(r"([a-z][a-z0-9+.-]*://[^/\s:@'\"]*:)[^@\s'\"]+(?=@)", re.I),
+    re.compile(r"(iscsi://[^/\s:@%'\"]*%)[^@\s'\"]+(?=@)", re.I),
+)
+# Commands of the monitors whose secret has no name.
+_WORD = r"(\"[^\"]*\"|'[^']*'|(?![\w-]+=)[^\s'\"]+)"
+_COMMANDS = tuple(
+    re.compile(rf"(\b{command}\s+){_WORD}")
+    for command in (
+        r"set_password\s+(?!protocol=)\S+",
+        r"change\s+vnc(?:\s+(?:password|passwd))?",
+        r"block_passwd\s+\S+",
+        rf"qom-set\s+\S+\s+(?:\S*[-_.])?(?:{_NAME}|data)",
+    )
+)
+
+
+def masked(line: str) -> str:
+    """Return a line that somebody typed, or that was printed, without its secrets."""
+    return _masked(line, _IN_LINE)
+
+
+def masked_words(words: Sequence[str]) -> list[str]:
+    """Return a command line without its secrets."""
+    # What kind of object a word makes may stand in another one.
+    return [_masked(word, _IN_WORD) for word in words]
+
+
+def _masked(text: str, assignment: re.Pattern[str]) -> str:
+    data = bool(_OBJECT.search(text))
+    for url in _URLS:
+        text = url.sub(rf"\1{MASK}", text)
+
+    def quoted(found: re.Match[str]) -> str:
+        quote, name, value = found.groups()
+        return f"{quote}{name}={_value(name, value, data)}{quote}"
+
+    def assigned(found: re.Match[str]) -> str:
+        return f"{found[1]}={_value(found[1], found[2], data)}"
+
+    def member(found: re.Match[str]) -> str:
+        return f'{found[1]}"{MASK}"' if _is_secret(found[2], data) else found[0]
+
+    text = _JSON.sub(member, text)
+    text = assignment.sub(assigned, _IN_QUOTES.sub(quoted, text))
+    # Of "property=password value=...", the name stands in another word.
+    if re.search(rf"\bproperty=(?:\S*[-_.])?(?:{_NAME}|data)\b", text):
+        text = re.sub(r"\b(value=)(\"[^\"]*\"|'[^']*'|\S+)", rf"\1{MASK}", text)
+    for command in _COMMANDS:
+        text = command.sub(rf"\1{MASK}", text)
+    return text
+
+
+def _value(name: str, value: str, data: bool) -> str:
+    secret = _is_secret(name, data) and value.lower() not in _SWITCHES
+    return MASK if secret else value
+
+
+def _is_secret(name: str, data: bool) -> bool:
+    return bool(_SECRET.fullmatch(name)) or (data and name.rpartition(".")[2] == "data")
+
+
+def masked_message(message: Any) -> Any:
+    """Return a QMP message, or any part of one, without its secrets."""
+    return _message(message, False)
+
+
+def _message(value: Any, data: bool) -> Any:
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, Mapping):
+        kind = str(value.get("qom-type", ""))
+        data = data or bool(_OBJECT.fullmatch(kind))
+        named = _is_secret(str(value.get("property", "")), True)
+        return {
+            name: MASK
+            if isinstance(item, str)
+            and (_is_secret(str(name), data) or (named and name == "value"))
+            else _message(item, data)
+            for name, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_message(item, data) for item in value]
+    return value
