@@ -95,6 +95,29 @@ def test_long_json_is_pasted_over_lines(terminal: Terminal) -> None:
     terminal.wait("pc-i440fx")
 
 
+def test_it_greets_in_two_lines(terminal: Terminal) -> None:
+    terminal.wait(lambda t: "check looks for leaks" in t.text, "the greeting")
+    lines = [line for line in terminal.lines if line.strip()]
+    first = next(n for n, line in enumerate(lines) if line.startswith("qmr 0."))
+    assert re.search(r"on fresh \(pid \d+\)", lines[first])
+    assert "check looks for leaks" in lines[first + 1] and "help" in lines[first + 1]
+
+
+def test_pasted_lines_run_one_by_one(terminal: Terminal) -> None:
+    terminal.type("\033[200~info kvm\n\nrefs nic0; policy\n# a comment\ninfo status\033[201~")
+    terminal.wait("info status")
+    terminal.enter()
+    terminal.wait("VM status")
+    text = terminal.text
+    answers = ("> info kvm", "kvm support", "> refs nic0; policy", "nic0 (virtio-net-pci) has")
+    answers += ("policy owner-ref", "> info status", "VM status")
+    at = text.rfind("> info kvm")
+    assert at > text.find("info status")
+    for answer in answers:
+        at = text.find(answer, at)
+        assert at >= 0, answer
+
+
 def test_json_without_its_end_goes_on_in_the_next_line(terminal: Terminal) -> None:
     terminal.enter('{"execute": "qom-get",')
     terminal.enter(' "arguments": {"path": "/machine", "property": "type"}}')
@@ -127,6 +150,7 @@ def test_a_leak_is_plugged_announced_explained_and_compared(terminal: Terminal) 
     answered(terminal, "plug intel-hda id=hda7", r"^hda7 .* appeared")
     answered(terminal, "unplug hda7", r"^hda7 \(intel-hda\): leak, ")
     terminal.wait("same-owner-subregions")
+    terminal.wait(lambda t: " 6 leaked | " in t.bar and " error" in t.bar, "the status bar")
     found = answered(terminal, "orphans", r"^intel-hda (?:hda7 )?<(0x[0-9a-f]+)>")
     answered(terminal, f"why {found.group(1)}", "in a cycle of references that nothing breaks")
     answered(terminal, "diff before", r"^\d+ objects appeared, 0 gone")

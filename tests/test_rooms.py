@@ -28,7 +28,7 @@ ROOMS = (
 GROUND = ROOMS[: ROOMS.index("monitor")]
 LINES_MAX = 3500
 #: Rooms that may be larger for now.
-LARGER = {"walk": 4500, "verbs": 3700, "hunt": 3800}
+LARGER = {"walk": 4500, "verbs": 3800, "hunt": 3800, "fronts.repl": 3800}
 
 
 class Import(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 from pages import ROOT, Block, blocks, missing
 
 #: Pages all of whose commands are run here, on snapshots that the repository has.
-PAGES = ("finding.md",)
+PAGES = ("finding.md", "python.md")
 BLOCKS = [(page, block) for page in PAGES for block in blocks(ROOT / "docs" / page)]
 
 

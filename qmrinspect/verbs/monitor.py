@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import time
 from collections import Counter
@@ -35,6 +34,7 @@ from ..report import render, words
 from ..report.differences import difference_json
 from ..snapshot import Device
 from ..text import printable
+from .properties import json_arguments, known_driver, plug_help
 from .verb import CLEAN, FINDINGS, Outcome, Session
 
 __all__ = [
@@ -66,7 +66,12 @@ def run_qmp(session: Session, args: argparse.Namespace) -> Outcome:
     if command.startswith("{"):
         command, arguments = _message(" ".join([command, *args.argument]))
     else:
-        arguments = typed(session.monitor(), command, args.argument)
+        rest = " ".join(args.argument)
+        arguments = (
+            json_arguments(rest)
+            if rest.startswith("{")
+            else typed(session.monitor(), command, args.argument)
+        )
     answer = session.monitor().execute(command, arguments or None)
     data = {"format": "qmr-qmp/1", "command": command, "return": answer}
     return Outcome(data, json.dumps(answer, indent=2).splitlines())
@@ -96,7 +101,7 @@ def run_hmp(session: Session, args: argparse.Namespace) -> Outcome:
 
 def run_events(session: Session, args: argparse.Namespace) -> Outcome:
     """Print events as they come (``qmr-event/1``, a line an event)."""
-    found = _arriving(session.monitor(), args.seconds, args.count)
+    found = _arriving(session, args.seconds, args.count)
     data = (
         {
             "format": "qmr-event/1",
@@ -109,21 +114,29 @@ def run_events(session: Session, args: argparse.Namespace) -> Outcome:
     return Outcome(data, (event_line(event) for event in found), stream=True)
 
 
-def _arriving(monitor: Monitor, seconds: float | None, count: int | None) -> Iterator[Event]:
+def _arriving(session: Session, seconds: float | None, count: int | None) -> Iterator[Event]:
     """Yield events until enough came, the time is over, or the user has seen enough."""
+    monitor = session.monitor()
+    what = "events" if count is None else render.plural(count, "event")
+    until = "Ctrl-C ends it" if seconds is None else f"{seconds:g} s at most"
+    waits = f"waiting for {what} of QEMU, {until}"
     deadline = time.monotonic() + seconds if seconds is not None else None
     seen = 0
     try:
         while count is None or seen < count:
+            session.progress(f"{waits}; {seen} so far" if seen else waits)
             left = _EVENT_POLL_S if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return
             event = monitor.wait_event(lambda event: True, min(left, _EVENT_POLL_S))
             if event is not None:
                 seen += 1
+                session.progress("")
                 yield event
     except KeyboardInterrupt:
         return
+    finally:
+        session.progress("")
 
 
 def event_line(event: Event) -> str:
@@ -143,6 +156,9 @@ def run_plug(session: Session, args: argparse.Namespace) -> Outcome:
     :raises UsageError: it would make QEMU abort, and ``--force`` was not said.
     :raises MonitorError: QEMU refused.
     """
+    name, asks = args.driver.removesuffix(",help"), ["help"]
+    if name != args.driver or args.property in (asks, ["?"]):
+        return plug_help(session.monitor(), name)
     driver = session.driver()
     recipe, id = wanted(driver, args.driver, args.property)
     before = choose(Index(driver.read()))[1]
@@ -189,15 +205,13 @@ def wanted(driver: Driver, name: str, properties: Sequence[str]) -> tuple[Recipe
     :raises UsageError: this QEMU has no such device, or a word is no assignment.
     """
     known = driver.drive(drivers)
-    if name not in known:
-        near = difflib.get_close_matches(name, list(known), 3, 0.6)
-        raise UsageError(
-            f"this QEMU has no device {printable(name)}",
-            "did you mean " + " or ".join(near) + "?" if near else "qmr hmp 'info qdm' lists them",
-        )
-    words_given = [f"driver={name}", *properties]
-    given = driver.drive(lambda monitor: typed(monitor, "device_add", words_given))
-    del given["driver"]
+    known_driver(name, known)
+    if properties and properties[0].startswith("{"):
+        given = json_arguments(" ".join(properties))
+    else:
+        words_given = [f"driver={name}", *properties]
+        given = driver.drive(lambda monitor: typed(monitor, "device_add", words_given))
+    given.pop("driver", None)
     return _recipe(recipe_for(name, known), given), str(given.get("id", ""))
 
 

@@ -370,7 +370,12 @@ VERBS: dict[str, Verb] = {
                 Argument(("driver",), {"metavar": "DRIVER", "help": "as for device_add"}, "driver"),
                 Argument(
                     ("property",),
-                    {"nargs": "*", "metavar": "k=v", "help": "its properties; id=NAME names it"},
+                    {
+                        "nargs": "*",
+                        "metavar": "k=v",
+                        "help": "its properties, or one JSON object; id=NAME names it; help lists "
+                        "them",
+                    },
                 ),
                 Argument(
                     ("--force",),

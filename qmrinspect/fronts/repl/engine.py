@@ -11,39 +11,29 @@ import argparse
 import contextlib
 import difflib
 import json
-import os
-import signal
-import subprocess
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Callable, Protocol
+from typing import Callable
 
 from ...errors import QmrError, TargetError, UsageError
 from ...report import render
 from ...text import printable
+from ...verbs.properties import json_arguments
 from ...verbs.verb import Outcome, Verb
 from .. import line as words_of
 from .jobs import Cancelled, current
-from .line import Command, expand, first_word, parse_command, unfinished
+from .line import expand, first_word, logical_lines, parse_command
+from .output import Kept, Output, opened, piped
 from .session import ReplSession
+from .statements import LAST, Result, assigned, habit, statements
 from .table import REPL_VERBS
 
-__all__ = ["Engine", "Output", "complaint", "guarded", "logical_lines"]
+__all__ = ["Engine", "complaint", "guarded"]
 
 _UNEXPECTED = 3
 _COMPLAINT_MAX = 4000
 _SOURCE_DEPTH_MAX = 8
-
-
-class Output(Protocol):
-    """Where a line's output goes."""
-
-    def line(self, text: str) -> None:
-        """Take one line, without its end."""
-
-    def json(self, text: str) -> None:
-        """Take a JSON document, of several lines maybe."""
 
 
 def complaint(error: Exception) -> str:
@@ -55,19 +45,6 @@ def complaint(error: Exception) -> str:
         "report what it prints",
         _COMPLAINT_MAX,
     )
-
-
-def logical_lines(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """Yield lines with their numbers; JSON that spans several comes as one."""
-    kept, begin = "", 0
-    for number, line in enumerate(lines, 1):
-        kept = f"{kept}\n{line.rstrip()}" if kept else line.rstrip()
-        begin = begin or number
-        if not unfinished(kept):
-            yield begin, kept
-            kept, begin = "", 0
-    if kept:
-        yield begin, kept
 
 
 class Engine:
@@ -83,20 +60,69 @@ class Engine:
 
         :raises QmrError: it makes no sense, or failed.
         """
-        command = parse_command(expand(line, self.session.aliases))
-        if not command.text or command.text.startswith("#"):
+        code = 0
+        for part in statements(line):
+            # What an alias stands for may be several commands.
+            for text in statements(expand(part, self.session.aliases)):
+                code = max(code, self._statement(text, output))
+                if self.session.over:
+                    return code
+        return code
+
+    def _statement(self, text: str, output: Output) -> int:
+        if text.startswith("#"):
             return 0
+        if text.startswith("!"):
+            return self._shell(text[1:].strip(), output)
+        if first_word(text)[0] == "%time":
+            return self._timed(first_word(text)[1], output)
+        name, text = assigned(text, REPL_VERBS)
+        command = parse_command(habit(text, REPL_VERBS))
         word, rest = first_word(command.text)
+        if not word:
+            return 0
         if word == "source":
             return self._source(rest.strip().strip("'\""), output)
         code = 0
-        with _opened(command, output) as out:
+        with opened(command, output) as out:
+            kept = Kept(out)
             outcome, as_json = self._outcome(word, rest, command.text)
             try:
-                code = _print(outcome, as_json, out)
+                code = _print(outcome, as_json, kept)
             finally:
                 self.session.activity = ""
+            vm = self.session.vm
+            data = None if outcome.stream else outcome.data
+            result = Result(text, tuple(kept.lines), data, vm.last if vm is not None else None)
+            if word not in self.session.results:
+                self.session.results[LAST] = result
+            if name:
+                self.session.results[name] = result
         return code
+
+    def _again(self, result: Result, rest: str) -> tuple[Outcome, bool]:
+        """Show once more what a command answered."""
+        as_json, rest = _json_option(rest)
+        if rest.strip():
+            raise UsageError(
+                f"it is what {printable(result.command)} answered, and takes nothing",
+                "show it, or name it where an object or an instant is wanted: why _, diff _",
+            )
+        return Outcome(result.data, result.lines), as_json
+
+    def _timed(self, text: str, output: Output) -> int:
+        if not text:
+            raise UsageError("%time is given no command", "%time COMMAND")
+        begin = time.perf_counter()
+        code = self._statement(text, output)
+        output.line(f"took {time.perf_counter() - begin:.3f} s")
+        return code
+
+    def _shell(self, text: str, output: Output) -> int:
+        if not text:
+            raise UsageError("! is given no command", "! COMMAND runs one of the shell")
+        with piped(text, output):
+            return 0
 
     def settle(self) -> None:
         """Sum up what a command read, for the status bar."""
@@ -147,6 +173,10 @@ class Engine:
         verb = REPL_VERBS.get(word)
         if verb is not None:
             return self._verb(verb, rest)
+        if word in self.session.results:
+            return self._again(self.session.results[word], rest)
+        if word == LAST:
+            raise UsageError("nothing was answered yet", "_ is what the last command answered")
         if word == "repl":
             raise UsageError("repl makes no sense in the REPL", "use it on the command line")
         return self._command(text), False
@@ -198,6 +228,8 @@ class Engine:
             schema = self.session.knowledge.schema()
         if schema is None or command not in schema.commands:
             raise self._unknown(command, schema.commands if schema else ())
+        if rest.startswith("{"):
+            return self._execute(command, json_arguments(rest))
         words = words_of.split(rest)
         typed = schema.typed(command, words, self.session.knowledge.properties)
         return self._execute(command, typed)
@@ -243,103 +275,6 @@ def _print(outcome: Outcome, as_json: bool, out: Output) -> int:
                 job.check()
             out.json(text)
     return outcome.late() if outcome.late is not None else outcome.code
-
-
-# Files and pipelines ---------------------------------------------------------------
-
-
-class _Stream:
-    """Output into a file or a pipeline: plain, and as wide as it is."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-        self.lines = 0
-
-    def line(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
-        self.lines += 1
-
-    def json(self, text: str) -> None:
-        for row in text.splitlines():
-            self.line(row)
-
-
-@contextlib.contextmanager
-def _opened(command: Command, output: Output) -> Iterator[Output]:
-    if command.file:
-        mode = "a" if command.append else "w"
-        path = Path(command.file).expanduser()
-        render.use_style(render.Style(False, 0))
-        try:
-            with open(path, mode, encoding="utf-8", errors="backslashreplace") as stream:
-                yield _Stream(stream)
-        except OSError as error:
-            raise TargetError(f"{path} cannot be written: {error.strerror}") from None
-        finally:
-            render.use_style(None)
-    elif command.pipe:
-        render.use_style(render.Style(False, 0))
-        try:
-            with _piped(command.pipe, output) as sink:
-                yield sink
-        finally:
-            render.use_style(None)
-    else:
-        yield output
-
-
-class _Closed(Exception):
-    """The pipeline has read enough."""
-
-
-class _Pipe(_Stream):
-    def line(self, text: str) -> None:
-        try:
-            super().line(text)
-        except (BrokenPipeError, ValueError):
-            raise _Closed from None
-
-
-@contextlib.contextmanager
-def _piped(pipeline: str, output: Output) -> Iterator[Output]:
-    """Send what is written through a shell, and its output on."""
-    process = subprocess.Popen(
-        ["/bin/sh", "-c", pipeline],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="backslashreplace",
-        start_new_session=True,
-    )
-    assert process.stdin is not None and process.stdout is not None
-    reader = threading.Thread(target=_forward, args=(process.stdout, output.line), daemon=True)
-    reader.start()
-    job = current()
-    if job is not None:
-        job.on_cancel(lambda: _end(process))
-    try:
-        with contextlib.suppress(_Closed):
-            yield _Pipe(process.stdin)
-    except BaseException:
-        _end(process)
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-        reader.join()
-        process.wait()
-
-
-def _forward(stream: IO[str], show: Callable[[str], None]) -> None:
-    for text in stream:
-        show(render.safe(text.rstrip("\n").expandtabs()))
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(OSError):
-        os.killpg(process.pid, signal.SIGTERM)
 
 
 def guarded(engine: Engine, line: str, output: Output, complain: Callable[[str], None]) -> int:

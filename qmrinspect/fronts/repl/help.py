@@ -22,6 +22,13 @@ __all__ = ["overview", "topic"]
 _LINES = (
     ("NAME k=v ...", "a QMP command, its values typed as QEMU wants them: help device_add"),
     ('{"execute": ...}', "the same as JSON, over several lines if need be"),
+    ('NAME {"k": v}', "the same with its arguments as JSON"),
+    ("COMMAND; COMMAND", "one after the other, until one fails"),
+    (
+        "NAME = COMMAND",
+        "keep an answer; NAME shows it, why NAME, diff NAME use it; _ is the last",
+    ),
+    ("!COMMAND", "one of the shell; %time COMMAND tells how long one takes"),
     ("info WORD", "short for hmp info WORD"),
     ("COMMAND | PIPELINE", "output through the shell: refs nic0 | grep subregion"),
     ("COMMAND > FILE", "output to a file, >> appends"),

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ...errors import UsageError
 
-__all__ = ["Command", "expand", "first_word", "parse_command", "unfinished"]
+__all__ = ["Command", "expand", "first_word", "logical_lines", "parse_command", "unfinished"]
 
 _ALIASES_MAX = 16
 
@@ -99,10 +99,8 @@ def expand(line: str, aliases: Mapping[str, str]) -> str:
 
 def unfinished(text: str) -> bool:
     """Whether a line is the beginning of JSON that goes on in the next one."""
-    command = text.lstrip()
-    word, rest = first_word(command)
-    if word == "qmp":
-        command = rest
+    # Before it may stand a command, and qmp before that.
+    command = re.sub(r"\A\s*(?:qmp\s+)?(?:(?:plug\s+)?[\w.-]+\s+)?(?=\{)", "", text)
     if not command.startswith("{"):
         return False
     try:
@@ -110,6 +108,19 @@ def unfinished(text: str) -> bool:
     except ValueError:
         return not _broken(command)
     return False
+
+
+def logical_lines(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """Yield lines with their numbers; JSON that spans several comes as one."""
+    kept, begin = "", 0
+    for number, line in enumerate(lines, 1):
+        kept = f"{kept}\n{line.rstrip()}" if kept else line.rstrip()
+        begin = begin or number
+        if not unfinished(kept):
+            yield begin, kept
+            kept, begin = "", 0
+    if kept:
+        yield begin, kept
 
 
 def _broken(text: str) -> bool:

@@ -21,6 +21,7 @@ from ..options import Options
 from .engine import complaint, guarded
 from .jobs import Job
 from .look import highlighted
+from .status import greeting
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -152,9 +153,12 @@ class Runner:
         if startup is not None:
             self._put(f"source {startup}", lambda job: self._run(job, f"source '{startup}'"))
 
-    def submit(self, line: str) -> None:
-        """Run a line when those before it are done."""
-        self._put(line, lambda job: self._run(job, line))
+    def submit(self, line: str, echo: bool = False) -> None:
+        """Run a line when those before it are done.
+
+        :param echo: say first which one it is, where several came at once.
+        """
+        self._put(line, lambda job: self._run(job, line, echo))
 
     def cancel(self) -> str:
         """Give up the running line and those that wait; return the running one.
@@ -200,8 +204,10 @@ class Runner:
                 if self._screen.session.over:
                     self._screen.stop()
 
-    def _run(self, job: Job, line: str) -> None:
+    def _run(self, job: Job, line: str, echo: bool = False) -> None:
         render.use_style(terminal_style())
+        if echo:
+            self._screen.notify(f"> {line}", "dim")
         page = Page(self._screen, job, hold=True)
         screen = self._screen
 
@@ -221,8 +227,10 @@ class Runner:
             screen.session.attach(options)
         except QmrError as error:
             screen.notify(complaint(error), "warning")
+            screen.emit("\n".join(greeting(screen.session)))
             return
         except Exception as error:
             screen.notify(complaint(error), "error")
             return
+        screen.emit("\n".join(greeting(screen.session)))
         threading.Thread(target=screen.session.knowledge.warm, name="warm", daemon=True).start()

@@ -35,7 +35,7 @@ from prompt_toolkit.styles import Style
 
 from ...report import render
 from ...text import printable
-from .line import unfinished
+from .line import logical_lines, unfinished
 
 if TYPE_CHECKING:
     from ...monitor.base import Event
@@ -91,7 +91,7 @@ class Screen:
         self._lexer: LineLexer
         self._completer: MenuCompleter
         self._ready = threading.Event()
-        self._early: list[str] = []
+        self._early: list[tuple[str, bool]] = []
         self._history = _history()
         self._output: deque[tuple[str, bool]] = deque()
         self._events: deque[tuple[Vm, Event]] = deque()
@@ -150,8 +150,10 @@ class Screen:
                 return
             if line.strip() in ("exit", "quit") and not self._busy():
                 return
-            if line.strip():
-                self._submit(line)
+            # What was pasted may be several lines; JSON over several is one.
+            lines = [one for _, one in logical_lines(line.splitlines()) if one.strip()]
+            for one in lines:
+                self._submit(one, echo=len(lines) > 1)
 
     def _begin(self, app: Application[str]) -> None:
         app.after_render -= self._begin
@@ -175,16 +177,16 @@ class Screen:
 
     def _built(self) -> None:
         self._ready.set()
-        for line in self._early:
-            self._submit(line)
+        for line, echo in self._early:
+            self._submit(line, echo)
         self.redraw()
 
-    def _submit(self, line: str) -> None:
+    def _submit(self, line: str, echo: bool = False) -> None:
         if not self._ready.is_set():
-            self._early.append(line)
+            self._early.append((line, echo))
             return
         self.session.history.append(line)
-        self.runner.submit(line)
+        self.runner.submit(line, echo)
 
     def _cancel(self) -> str:
         self._early.clear()

@@ -17,8 +17,9 @@ from ...monitor.base import Event
 from ...report import render
 from ...text import printable
 from ..options import Options
-from .engine import Engine, guarded, logical_lines
+from .engine import Engine, guarded
 from .jobs import Job
+from .line import logical_lines
 from .session import ReplSession
 from .vm import Vm
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Callable
 
-from ...errors import QmrError, TargetError
+from ...errors import QmrError, TargetError, UsageError
 from ...index import Index
 from ...layout import Layout
 from ...monitor.base import Event, Monitor
@@ -21,6 +21,7 @@ from ...text import printable
 from ..options import Options
 from .jobs import check_cancelled
 from .knowledge import Knowledge
+from .statements import Result, object_of
 from .vm import Notify, Vm
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class ReplSession:
         #: Snapshots that the user gave names.
         self.marks: dict[str, Snapshot] = {}
         self.aliases: dict[str, str] = {}
+        #: What commands answered, by name; ``_`` is the last one.
+        self.results: dict[str, Result] = {}
         #: Ends the watch of an object, by the name it was given.
         self.watches: dict[str, threading.Event] = {}
         #: Ends a trace, by what it is of.
@@ -144,7 +147,13 @@ class ReplSession:
         return self.attached().place(snapshot, address)
 
     def resolve(self, index: Index, text: str) -> Obj:
-        """Find the object that ``OBJ`` names."""
+        """Find the object that ``OBJ`` names; ``_`` and other results are what they are about."""
+        if text in self.results:
+            named = object_of(self.results[text].data)
+            if not named:
+                command = printable(self.results[text].command)
+                raise UsageError(f"what {command} answered is about no object", "name the object")
+            text = named
         return index.resolve(text)
 
     def monitor(self) -> Monitor:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ... import __version__
 from ...report import render
 from ...text import printable
 from .events import looks
@@ -18,13 +19,32 @@ if TYPE_CHECKING:
     from ...monitor.base import Event
     from .session import ReplSession
 
-__all__ = ["WORTH_A_WORD_S", "event_text", "flood_text", "status"]
+__all__ = ["WORTH_A_WORD_S", "event_text", "flood_text", "greeting", "status"]
 
 _DATA_MAX = 300
 #: A command that takes fewer seconds is not worth a word.
 WORTH_A_WORD_S = 0.2
 
 _STATES = {"running": "good", "ended": "error", "guest-panicked": "error", "shutdown": "warning"}
+
+
+def greeting(session: ReplSession) -> list[str]:
+    """Return two lines for the beginning: what it is attached to, and what to type first."""
+    vm = session.vm
+    if vm is None:
+        return [
+            f"qmr {__version__}, not attached to a VM",
+            "ps lists what runs, attach NAME takes one; help lists the verbs, Ctrl-D leaves",
+        ]
+    monitor = vm.connected()
+    pid = f" (pid {vm.pid})" if vm.pid else ""
+    version = f", QEMU {printable(monitor.version)}" if monitor and monitor.version else ""
+    state = f", {vm.state}" if vm.state else ""
+    leaves = ", Ctrl-D leaves and it runs on" if vm.live else ", Ctrl-D leaves"
+    return [
+        f"qmr {__version__} on {vm.name}{pid}{version}{state}",
+        f"check looks for leaks; help lists the verbs, Tab completes{leaves}",
+    ]
 
 
 def event_text(event: Event) -> str:
@@ -68,12 +88,16 @@ def status(
         if vm.live and vm.monitor_missing:
             add("memory only", "warning")
         if vm.summary is not None:
-            policy, objects, left, stop_us = vm.summary
-            add(policy)
-            add(render.plural(objects, "object"))
-            add(f"{left} unexplained", "warning" if left else "good")
-            if stop_us:
-                add(f"stop {render.duration(stop_us)}")
+            seen = vm.summary
+            add(seen.policy)
+            add(render.plural(seen.objects, "object"))
+            if seen.leaked:
+                add(f"{seen.leaked} leaked", "error")
+            if seen.errors:
+                add(render.plural(seen.errors, "error"), "error")
+            add(f"{seen.unexplained} unexplained", "warning" if seen.unexplained else "good")
+            if seen.stop_us:
+                add(f"stop {render.duration(seen.stop_us)}")
         else:
             add("no reading yet", "dim")
     if running is not None and running[1] >= WORTH_A_WORD_S - 0.01:

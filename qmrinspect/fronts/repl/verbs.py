@@ -98,6 +98,11 @@ def _instant(repl: ReplSession, name: str) -> Snapshot:
         return repl.snapshot()
     if name in repl.marks:
         return repl.marks[name]
+    if name in repl.results:
+        snapshot = repl.results[name].snapshot
+        if snapshot is None:
+            raise TargetError(f"{printable(name)} read nothing", "mark NAME keeps an instant")
+        return snapshot
     from ...store import load
 
     try:
@@ -192,7 +197,7 @@ def run_events(session: Session, args: argparse.Namespace) -> Outcome:
         data = {"format": "qmr-events/1", "show": list(log.shown), "hide": list(log.hidden)}
         return Outcome(data, [printable(text)])
     found = log.last(args.last, args.name)
-    documents = [
+    documents: list[dict[str, object]] = [
         {
             "format": "qmr-event/1",
             "event": event.name,
@@ -203,7 +208,10 @@ def run_events(session: Session, args: argparse.Namespace) -> Outcome:
     ]
     lines = [event_line(event) for event in found]
     total = render.plural(log.total, "event")
-    return Outcome(documents, lines or [f"none of {total} so far fits"], stream=True)
+    if not lines:
+        lines = [f"none of {total} so far fits" if log.total else "no event yet"]
+        lines.append("those to come are shown as they come; events --count 1 waits for one")
+    return Outcome(documents, lines, stream=True)
 
 
 def _patterns(text: str | None) -> tuple[str, ...]:

@@ -53,6 +53,8 @@ class Summary(NamedTuple):
     objects: int
     unexplained: int
     stop_us: int
+    leaked: int = 0
+    errors: int = 0
 
 
 class _LiveProcess(Process):
@@ -218,11 +220,20 @@ class Vm:
             self._sum(check(snapshot))
 
     def _sum(self, report: Report) -> None:
+        from ...audit.graph import orphan_groups
+
         book = report.book
         self._summed = book.index.snapshot
         left = sum(max(0, book.residual(address)) for address in book.index.snapshot.objects)
         stop_us = book.index.snapshot.capture.stop_us
-        self.summary = Summary(book.policy.name, report.objects, left, stop_us)
+        errors = sum(finding.severity == "error" for finding in report.findings)
+        leaked = {
+            member
+            for group in (orphan_groups(book) if errors else ())
+            if not group.delayed
+            for member in group.members
+        }
+        self.summary = Summary(book.policy.name, report.objects, left, stop_us, len(leaked), errors)
         self._changed()
 
     def peek(self, address: int) -> tuple[int, int] | None:

@@ -16,4 +16,8 @@ __all__ = ["run_repl"]
 def run_repl(session: Session, args: argparse.Namespace) -> Outcome:
     """Open the REPL on what the command line names."""
     assert isinstance(session, ShellSession)
+    if args.python:
+        from ..python import run_python
+
+        return Outcome(None, (), run_python(session, args.command))
     return Outcome(None, (), start(session.options, args.command, not args.no_startup_file))

@@ -25,6 +25,14 @@ _OPEN = Verb(
             {"action": "append", "metavar": "COMMAND", "help": "run this; may be repeated"},
         ),
         Argument(
+            ("--python",),
+            {
+                "action": "store_true",
+                "help": "a Python prompt, or program, with the reading as objects: snapshot, book, "
+                "findings",
+            },
+        ),
+        Argument(
             ("--no-startup-file",),
             {"action": "store_true", "help": "do not run ~/.config/qmr/replrc"},
         ),

@@ -1,0 +1,71 @@
+"""The properties of a device
+--------------------------
+
+What ``plug DRIVER help`` lists, and arguments that are given as JSON.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Collection
+from typing import Any
+
+from ..errors import UsageError
+from ..hotplug.unplug import drivers
+from ..monitor.arguments import ask_properties
+from ..monitor.base import Monitor
+from ..report import render
+from ..text import printable
+from .verb import Outcome
+
+__all__ = ["json_arguments", "known_driver", "plug_help"]
+
+
+def plug_help(monitor: Monitor, name: str) -> Outcome:
+    """List the properties of a device.
+
+    :raises UsageError: there is no such device.
+    """
+    known_driver(name, drivers(monitor))
+    found = sorted(ask_properties(monitor, name, True).values(), key=lambda prop: prop.name)
+    rows = [
+        render.Row((prop.name, printable(prop.type), printable(prop.description))) for prop in found
+    ]
+    data = {
+        "format": "qmr-plug-help/1",
+        "device": name,
+        "properties": [
+            {"name": p.name, "type": p.type, "description": p.description, "default": p.default}
+            for p in found
+        ],
+    }
+    count = render.plural(len(found), "property", "properties")
+    return Outcome(data, [f"plug {name} takes {count}:", *render.table((), rows)])
+
+
+def known_driver(name: str, known: Collection[str]) -> None:
+    """See that a device is one of those that there are.
+
+    :raises UsageError: it is none.
+    """
+    if name not in known:
+        near = difflib.get_close_matches(name, list(known), 3, 0.6)
+        raise UsageError(
+            f"this QEMU has no device {printable(name)}",
+            "did you mean " + " or ".join(near) + "?" if near else "qmr hmp 'info qdm' lists them",
+        )
+
+
+def json_arguments(text: str) -> dict[str, Any]:
+    """Read arguments that are given as JSON.
+
+    :raises UsageError: they are none.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"this is no JSON: {error}", 'NAME {"KEY": VALUE, ...}') from None
+    if not isinstance(found, dict):
+        raise UsageError("arguments are a JSON object", 'NAME {"KEY": VALUE, ...}')
+    return found

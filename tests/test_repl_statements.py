@@ -1,0 +1,207 @@
+"""Several commands in a line, names for answers, and habits of other prompts; Python."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from make_golden import GOLDEN
+
+from qmrinspect.errors import UsageError
+from qmrinspect.fronts.repl.line import unfinished
+from qmrinspect.fronts.repl.statements import assigned, habit, object_of, statements
+from qmrinspect.fronts.repl.table import REPL_VERBS
+from qmrinspect.hotplug.vm import Vm
+
+unit = pytest.mark.unit
+LEAKED = str(GOLDEN / "stock-7.2-unplugged.jsonl.gz")
+
+
+@unit
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("check; policy", ["check", "policy"]),
+        (" check ;; policy;", ["check", "policy"]),
+        ("qmp x a='1;2'; check", ["qmp x a='1;2'", "check"]),
+        ('{"execute": "a;b"}', ['{"execute": "a;b"}']),
+        ("refs a | (cat; cat); check", ["refs a | (cat; cat)", "check"]),
+        ("show /machine/it's; check", ["show /machine/it's", "check"]),
+        ("# a; b", ["# a; b"]),
+        ("", []),
+    ],
+)
+def test_semicolons_part_commands(line: str, parts: list[str]) -> None:
+    assert statements(line) == parts
+
+
+@unit
+def test_an_answer_gets_a_name() -> None:
+    assert assigned("x = refs nic0", REPL_VERBS) == ("x", "refs nic0")
+    assert assigned("x=check | head", REPL_VERBS) == ("x", "check | head")
+    # A QMP command's arguments, an alias, a comparison are none.
+    for text in ("device_add driver=e1000e", "refs a", "x == y", "alias t=tree", "hmp=1"):
+        assert assigned(text, REPL_VERBS) == ("", text)
+
+
+@unit
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("?", "help"),
+        ("refs?", "help refs"),
+        ("?refs", "help refs"),
+        ("refs??", "help refs"),
+        ("help()", "help"),
+        ("quit()", "exit"),
+        ("q", "exit"),
+        ("%hist", "history"),
+        ("ls /machine", "tree /machine"),
+        ("device_add e1000e,help", "plug e1000e help"),
+        ("device_add driver=e1000e help", "plug e1000e help"),
+        ("device_add driver=e1000e id=help1", "device_add driver=e1000e id=help1"),
+        ("refs nic0", "refs nic0"),
+        ("query-status", "query-status"),
+    ],
+)
+def test_what_other_prompts_take_is_understood(typed: str, meant: str) -> None:
+    assert habit(typed, REPL_VERBS) == meant
+
+
+@unit
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("print(x)", "--python"),
+        ("prog['current_machine']", "--python"),
+        ("import os", "--python"),
+        ("for o in objects: pass", "--python"),
+        ("%load_ext x", "!COMMAND"),
+        ("clear", "Ctrl-L"),
+    ],
+)
+def test_what_is_nothing_here_says_what_does_it(typed: str, says: str) -> None:
+    with pytest.raises(UsageError) as error:
+        habit(typed, REPL_VERBS)
+    assert says in str(error.value)
+
+
+@unit
+def test_an_answer_is_about_an_object() -> None:
+    assert object_of({"object": {"address": "0x1"}}) == "0x1"
+    assert object_of({"format": "qmr-plug/1", "path": "/machine/x", "appeared": []}) == "/machine/x"
+    assert object_of({"orphans": [{"object": {"address": "0x2"}}]}) == "0x2"
+    assert object_of({"findings": []}) == "" == object_of(None) == object_of([])
+
+
+@unit
+def test_json_arguments_go_on_in_the_next_line() -> None:
+    assert unfinished('device_add {"driver":')
+    assert unfinished('plug e1000e {"id":')
+    assert not unfinished('device_add {"driver": "e1000e"}')
+
+
+def run(text: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "qmrinspect", *words],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+def test_answers_are_named_shown_again_and_used() -> None:
+    done = run(
+        "# the first one\norphans; refs _\nx = refs peripheral\nwhy x | head -1\n_ --json\nx\n"
+        "diff x _\n!echo shell\n%time refs peripheral\nrefs?\nexit\nnever\n",
+        *("--snapshot", LEAKED, "repl"),
+    )
+    assert done.stderr == ""
+    assert done.returncode == 1  # orphans found some
+    out = done.stdout
+    # The first orphan is what refs is asked about.
+    assert re.search(r"^bochs-display dut1 <0x\w+> has 3 references, all explained$", out, re.M)
+    assert len(re.findall(r"^/machine/peripheral \(container\) has 1 reference", out, re.M)) == 3
+    assert "/machine/peripheral (container) is reachable from a root" in out
+    assert '"format": "qmr-why/1"' in out
+    assert "the two instants are the same" in out
+    assert "\nshell\n" in out
+    assert re.search(r"^took 0\.\d+ s$", out, re.M)
+    assert "usage: refs" in out
+
+
+def test_nothing_follows_a_command_that_fails() -> None:
+    done = run("nosuch; refs peripheral\n", "--snapshot", LEAKED, "repl")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    for line in ("_", "why _", "x y", "%time"):
+        done = run(line + "\n", "--snapshot", LEAKED, "repl")
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_driver_says_what_it_takes_and_takes_json(fresh_vm: Vm) -> None:
+    done = run(
+        'plug e1000e help | grep -c mac\nplug e1000e {"id": "j0", "mac": "52:54:00:12:34:99"}\n'
+        'qom-get {"path": "/machine/peripheral/j0",\n "property": "mac"}\n'
+        "events\nevents --count 1 --seconds 0.1\n",
+        *(str(fresh_vm.pid), "repl"),
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "1"
+    assert '"52:54:00:12:34:99"' in lines
+    assert any(line.startswith("those to come are shown as they come") for line in lines)
+    shell = run("", str(fresh_vm.pid), "plug", "e1000e", '{"id": "j1"}')
+    assert shell.stdout.startswith("j1 (e1000e) is plugged")
+    wrong = run("", str(fresh_vm.pid), "qmp", "qom-get", '{"path": }')
+    assert (wrong.returncode, wrong.stdout) == (2, "") and "no JSON" in wrong.stderr
+
+
+def python(*commands: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    words = [word for command in commands for word in ("-c", command)]
+    return run(text, "--snapshot", LEAKED, "repl", "--python", *words)
+
+
+@pytest.fixture(scope="module")
+def answer() -> Iterator[subprocess.CompletedProcess[str]]:
+    yield python(
+        "def count(): return len(snapshot.objects)",
+        "print(count(), len(findings), findings[0].kind)",
+        "o = obj('/machine/peripheral'); print(o.type, o.ref == book.expected(o.address))",
+        "print([r.kind for r in refs(o)], [r.kind for r in refs(o.address)])",
+        "print(sorted({x.type for x in of_type('pci-host-bridge')}))",
+        "print(again() is reading)",
+    )
+
+
+def test_a_reading_is_python_objects(answer: subprocess.CompletedProcess[str]) -> None:
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.splitlines() == [
+        "332 6 orphan",
+        "container True",
+        "['child'] ['child']",
+        "['i440FX-pcihost']",
+        "True",
+    ]
+
+
+def test_a_python_program_fails_as_python_does() -> None:
+    done = python("1 / 0")
+    assert done.returncode == 2 and "ZeroDivisionError" in done.stderr
+    assert python("raise SystemExit(7)").returncode == 7
+    wrong = python("obj('nosuch')")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("qmr: there is no object nosuch")
+    assert python(text="print(len(findings))").stdout == "6\n"
+
+
+def test_python_examples_are_five() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "python.md").read_text()
+    assert len(re.findall(r"^## ", page, re.M)) == 5
