@@ -25,14 +25,14 @@ _OBJECT = re.compile(r"\bsecret(?:_keyring)?\b")
 _SWITCHES = frozenset(("on", "off", "true", "false", "yes", "no"))
 
 # name=value in a line: up to a space or a comma, or quoted.  A comma in a value is doubled.
-_IN_LINE = re.compile(r"([\w.-]+)=(\"(?:\\.|[^\"\\])*\"|'[^']*'|(?:,,|[^\s,'\"])+)")
+_IN_LINE = re.compile(r"(?<![\w.-])([\w.-]+)=(\"(?:\\.|[^\"\\])*\"|'[^']*'|(?:,,|[^\s,'\"])+)")
 # The same in one word of a command line, where spaces are the value's own.
-_IN_WORD = re.compile(r"([\w.-]+)=((?:,,|[^,])+)")
+_IN_WORD = re.compile(r"(?<![\w.-])([\w.-]+)=((?:,,|[^,])+)")
 # A whole word in quotes: 'data=two words'.
 _IN_QUOTES = re.compile(r"(['\"])([\w.-]+)=((?:(?!\1).)*)\1")
 _JSON = re.compile(r"(\"([\w.-]+)\"\s*:\s*)\"(?:\\.|[^\"\\])*\"")
 _URLS = (
-    re.compile(r"([a-z][a-z0-9+.-]*://[^/\s:@'\"]*:)[^@\s'\"]+(?=@)", re.I),
+    re.compile(r"([a-z][a-z0-9+.-]{0,30}://[^/\s:@'\"]*:)[^@\s'\"]+(?=@)", re.I),
     re.compile(r"(iscsi://[^/\s:@%'\"]*%)[^@\s'\"]+(?=@)", re.I),
 )
 # Commands of the monitors whose secret has no name.

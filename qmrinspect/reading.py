@@ -8,7 +8,7 @@ tried until one is found under which the picture is free of contradictions.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .audit.check import Finding, Report, check
@@ -24,7 +24,7 @@ from .layout.debugfiles import Origin, open_file
 from .layout.dwarf import DebugInfo, debug_info
 from .layout.find import Wanted, candidates, given
 from .layout.names import FieldNames, field_names
-from .snapshot import Pointer, Snapshot, Stale, Unknown
+from .snapshot import Pointer, Snapshot, Stale, TypeInfo, Unknown
 from .strict import displaced, doubted, relations
 from .target.image import Capture, Image, Target
 from .target.instant import Stoppable
@@ -217,6 +217,10 @@ class Reader:
             return False
         self._adopt(less)
         return True
+
+    def types(self) -> Mapping[str, TypeInfo]:
+        """Return all QOM types of the program, by name, as the last reading found them."""
+        return self._context.types if self._context is not None else {}
 
     def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
         """Search the memory of the last reading for every word that points to an object.

@@ -198,7 +198,50 @@ def test_completion_knows_ids_options_and_names_with_spaces(gdb: Gdb) -> None:
     assert gdb.json(f"qmr show --json {path[:-1]}container[0]")
 
 
+def test_completion_knows_drivers(gdb: Gdb) -> None:
+    assert "qmr hunt intel-hda" in complete(gdb, "qmr hunt intel-h")
+    assert complete(gdb, "qmr plug piix3-usb-u") == ["qmr plug piix3-usb-uhci"]
+    assert complete(gdb, "qmr forecast pc-i440fx") == []
+
+
+def test_short_names_do_the_same(gdb: Gdb) -> None:
+    assert gdb.run("qrefs nic0") == gdb.run("qmr refs nic0")
+    assert complete(gdb, "qrefs ni") == ["qrefs nic0"]
+    for verb in ("tree", "mtree", "why", "check", "orphans", "hunt"):
+        assert f"usage: qmr {verb}" in gdb.run(f"help q{verb}")
+
+
 # How it is loaded ------------------------------------------------------------------
+
+
+def test_it_says_a_line_when_it_is_loaded(gdb: Gdb) -> None:
+    said = gdb.run(f"source {SCRIPT}")
+    assert said.count("\n") == 1
+    assert "help qmr" in said
+    # Past stdout, which belongs to what a script asks for.
+    done = subprocess.run(
+        ["gdb", "-nx", "-q", "-batch", "-ex", f"source {SCRIPT}"], capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("", said)
+
+
+def test_a_command_of_the_user_keeps_its_name() -> None:
+    with Gdb(script=None) as gdb:
+        gdb.run("alias qtree = info program")
+        gdb.run(f"source {SCRIPT}")
+        assert "usage: qmr tree" not in gdb.run("help qtree")
+        assert "usage: qmr refs" in gdb.run("help qrefs")
+
+
+def test_before_the_machine_is_there_it_says_so() -> None:
+    with Gdb(shutil.which("qemu-system-x86_64")) as gdb:
+        gdb.run("set args -S -display none -nodefaults")
+        gdb.run("break main")
+        gdb.run("run")
+        for verb in ("check", "refs nic0", "tree"):
+            said = refusal(gdb, f"qmr {verb}")
+            assert said.startswith("this QEMU has no machine yet: continue")
+        gdb.run("kill")
 
 
 def test_it_may_be_sourced_again(gdb: Gdb) -> None:
@@ -420,6 +463,46 @@ def test_ctrl_c_stops_what_takes_long(terminal: tuple[Vm, Any]) -> None:
     child.expect_exact("(gdb) ")
     child.sendline("qmr refs nic0")
     child.expect_exact("10 references")
+
+
+def test_tables_are_as_wide_as_gdb(terminal: tuple[Vm, Any]) -> None:
+    _, child = terminal
+    for width in (80, 120):
+        child.sendline(f"set width {width}")
+        child.expect_exact("(gdb) ")
+        child.sendline("qmr refs nic0")
+        child.expect_exact("10 references")
+        child.expect_exact("(gdb) ")
+        lines = child.before.splitlines()
+        assert len(lines) > 5
+        assert width - 40 < max(map(len, lines)) <= width
+
+
+def test_colours_are_gdbs(tmp_path: Path) -> None:
+    with stock() as vm:
+        _in_colour(vm, tmp_path)
+
+
+def _in_colour(vm: Vm, tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
+    child = pexpect.spawn(
+        "gdb",
+        ["-nx", "-q", "-p", str(vm.pid), "-ex", f"source {SCRIPT}"],
+        encoding="utf-8",
+        timeout=PATIENCE,
+        dimensions=(200, 200),
+        env={**env, "TERM": "xterm-256color", "DEBUGINFOD_URLS": "", "HOME": str(tmp_path)},
+    )
+    try:
+        child.expect_exact("(gdb) ")
+        for switch, shown in (("on", "\033[32mnothing found"), ("off", "\nnothing found")):
+            child.sendline(f"set style enabled {switch}")
+            child.expect_exact("(gdb) ")
+            child.sendline("qmr check")
+            child.expect_exact(shown)
+            child.expect_exact("(gdb) ")
+    finally:
+        child.close(force=True)
 
 
 def test_a_running_inferior_is_stopped_for_the_reading(terminal: tuple[Vm, Any]) -> None:

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Callable
 
 import gdb
@@ -43,13 +44,16 @@ class Group(gdb.Command):
 
 
 class Command(gdb.Command):
-    """One verb."""
+    """One verb.
 
-    def __init__(self, session: Session, verb: Verb) -> None:
+    :param name: how it is called, ``qmr VERB`` when that is empty.
+    """
+
+    def __init__(self, session: Session, verb: Verb, name: str = "") -> None:
         self._session = session
         self._verb = verb
         self.__doc__ = f"{_capital(verb.help)}.\n\n{parser_for(verb).format_help().rstrip()}"
-        super().__init__(f"qmr {verb.name}", gdb.COMMAND_DATA)
+        super().__init__(name or f"qmr {verb.name}", gdb.COMMAND_DATA)
 
     def invoke(self, argument: str, from_tty: bool) -> None:
         with errors("--debug" in argument.split()):
@@ -64,7 +68,7 @@ class Command(gdb.Command):
         line = parse(self._verb, argument)
         session.qmp, session.layout_file = line.qmp, line.layout
         width = gdb.parameter("width")
-        render.use_style(render.Style(False, width if isinstance(width, int) else 0))
+        render.use_style(render.Style(_colored(), width if isinstance(width, int) else 0))
         try:
             outcome = self._verb.run(session, line.args)
             _show(outcome, getattr(line.args, "json", False))
@@ -78,7 +82,7 @@ class Command(gdb.Command):
 
     def complete(self, text: str, word: str | None) -> Sequence[str] | int:
         try:
-            found = complete(self._verb, text, self._names)
+            found = complete(self._verb, text, self._names, self._more)
         except Exception:
             # A key press is no place for errors.
             return []
@@ -90,12 +94,28 @@ class Command(gdb.Command):
         cut = len(found.token) - len(word)
         return [name[cut:] for name in found.candidates]
 
+    def _more(self, kind: str, token: str) -> Collection[str]:
+        if kind != "driver":
+            return ()
+        self._names()
+        return self._session.drivers()
+
     def _names(self) -> Index | None:
         last = self._session.last_index()
         if last is None:
             with contextlib.suppress(QmrError, Running, gdb.error):
                 last = self._session.index()
         return last
+
+
+def _colored() -> bool:
+    """Whether GDB itself shows colours here: ``set style enabled``, on a terminal."""
+    if not os.isatty(1) or os.environ.get("TERM") == "dumb" or os.environ.get("NO_COLOR"):
+        return False
+    try:
+        return bool(gdb.parameter("style enabled"))
+    except RuntimeError:
+        return False  # before GDB 8.3
 
 
 def _capital(text: str) -> str:

@@ -7,18 +7,18 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Callable, TypeVar
 
 import gdb
 
 from ...audit.check import Report, check
-from ...errors import ObjectNotFound, TargetError, UsageError
+from ...errors import ObjectNotFound, ReadingError, TargetError, UsageError
 from ...index import Index
 from ...layout import Layout
 from ...layout.dwarf import debug_info
 from ...reading import Reader
-from ...snapshot import Obj, Pointer, Snapshot, Stale
+from ...snapshot import Obj, Pointer, Snapshot, Stale, TypeInfo
 from ...target.image import Target
 from ...walk import version_of
 from ...walk.place import Place
@@ -39,6 +39,8 @@ __all__ = ["ADDRESS_MASK", "Session"]
 T = TypeVar("T")
 
 ADDRESS_MASK = (1 << 64) - 1
+# A type inherits from so many others at most.
+_DEPTH_MAX = 64
 # What makes a text an expression even where it could be a name.
 _EXPRESSION = re.compile(r"^[$(&*]|->|[()&*]")
 
@@ -121,7 +123,16 @@ class Session:
             if reader is None:
                 debug = debug_info(target, tell=self._tell)
                 reader = Reader(target, runs=False, given=self.layout_file, debug=debug)
-            self._index = Index(reader.read())
+            self.progress("reading QEMU's memory")
+            try:
+                self._index = Index(reader.read())
+            except ReadingError as error:
+                if "no machine yet" in error.text:
+                    hint = "continue, and interrupt it when it has started (break qemu_main_loop)"
+                    raise ReadingError(error.text, hint) from None
+                raise
+            finally:
+                self.progress("")
             self._reader = reader
             if reader.layout is not None:
                 give_types(reader.layout)
@@ -138,6 +149,12 @@ class Session:
         if self._reader is None:
             raise TargetError("nothing was read yet", "qmr tree reads the VM")
         return self._reader.place(snapshot, address)
+
+    def drivers(self) -> Collection[str]:
+        """Return the device types that may be plugged: those that no other inherits from."""
+        types = self._reader.types() if self._reader is not None else {}
+        parents = {info.parent for info in types.values()}
+        return [name for name in types if name not in parents and _is_device(types, name)]
 
     def layout(self) -> Layout | None:
         return self._reader.layout if self._reader is not None else None
@@ -235,7 +252,7 @@ class Session:
 
     def _tell(self, text: str) -> None:
         """Say what takes long while the VM stands, once where that cannot be drawn over."""
-        if os.isatty(2):
+        if os.isatty(2) and os.environ.get("TERM") != "dumb":
             self.progress(text)
         elif text and not self._told:
             # Past GDB: what a script takes as the answer of a verb shall not begin with it.
@@ -243,10 +260,19 @@ class Session:
         self._told = bool(text)
 
     def progress(self, text: str) -> None:
-        if os.isatty(2) and (text or self._drew):
+        draws = os.isatty(2) and os.environ.get("TERM") != "dumb"
+        if draws and (text or self._drew):
             self._drew = bool(text)
             gdb.write(f"\r\033[K{text}", gdb.STDERR)
             gdb.flush(gdb.STDERR)
+
+
+def _is_device(types: Mapping[str, TypeInfo], name: str) -> bool:
+    for _ in range(_DEPTH_MAX):
+        if name == "device" or name not in types:
+            break
+        name = types[name].parent
+    return name == "device"
 
 
 def address_of(value: gdb.Value) -> int:

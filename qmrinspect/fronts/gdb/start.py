@@ -8,8 +8,10 @@ import os
 
 import gdb.printing
 
+from ... import __version__
 from ...layout.gdbchild import use_gdb
 from ...target.proc import command_line
+from ...verbs.verb import Verb
 from .commands import Command, Group
 from .session import Session
 from .values import Locate, Printers
@@ -17,6 +19,8 @@ from .values import Locate, Printers
 __all__ = ["register"]
 
 _session = Session()
+# Of our own, which may be defined again.
+_shorts: set[str] = set()
 
 
 def register() -> None:
@@ -30,8 +34,32 @@ def register() -> None:
     for verb in VERBS.values():
         if "gdb" in verb.fronts:
             Command(_session, verb)
+            _short(verb)
     Locate(_session)
     gdb.printing.register_pretty_printer(None, Printers(_session), replace=True)
+    # Not to stdout, which is the answers' alone: a script may read it.
+    gdb.write(
+        f"qmr {__version__}: qmr check looks for leaks, help qmr lists the verbs; each has a short "
+        "name, as qrefs\n",
+        gdb.STDERR,
+    )
+
+
+def _short(verb: Verb) -> None:
+    """Let a verb be named without its group: ``qrefs`` is ``qmr refs``."""
+    name = f"q{verb.name}"
+    if verb.name[0] == "q" or "-" in verb.name or (name not in _shorts and _taken(name)):
+        return  # the user has a command of that name
+    _shorts.add(name)
+    Command(_session, verb, name)
+
+
+def _taken(name: str) -> bool:
+    try:
+        gdb.execute(f"help {name}", to_string=True)
+    except gdb.error:
+        return False
+    return True
 
 
 def _command() -> list[str]:

@@ -91,14 +91,18 @@ class Engine:
                 code = _print(outcome, as_json, kept)
             finally:
                 self.session.activity = ""
-            vm = self.session.vm
-            data = None if outcome.stream else outcome.data
-            result = Result(text, tuple(kept.lines), data, vm.last if vm is not None else None)
-            if word not in self.session.results:
-                self.session.results[LAST] = result
-            if name:
-                self.session.results[name] = result
+                # A pipeline may have read enough before the end.
+                self._remember(name, word, text, outcome, kept)
         return code
+
+    def _remember(self, name: str, word: str, text: str, outcome: Outcome, kept: Kept) -> None:
+        vm = self.session.vm
+        data = None if outcome.stream else outcome.data
+        result = Result(text, tuple(kept.lines), data, vm.last if vm is not None else None)
+        if word not in self.session.results:
+            self.session.results[LAST] = result
+        if name:
+            self.session.results[name] = result
 
     def _again(self, result: Result, rest: str) -> tuple[Outcome, bool]:
         """Show once more what a command answered."""
