@@ -32,10 +32,10 @@ RUN_PACKAGES := ca-certificates gdb ipxe-qemu python3 python3-venv qemu-system-d
 # What stands behind some of what is hunted.
 HUNT_PACKAGES := $(RUN_PACKAGES) ceph-mon ceph-osd dbus-daemon glusterfs-common libnss3-tools \
 	openssl qemu-block-extra vde-switch
-TEST_PACKAGES := $(HUNT_PACKAGES) chromium dwz gdbserver graphviz less libvirt-clients \
+TEST_PACKAGES := $(HUNT_PACKAGES) chromium dwz fish gdbserver graphviz groff less libvirt-clients \
 	libjemalloc2 libtcmalloc-minimal4 libvirt-daemon-system libvirt-dev python3-dev \
 	qemu-system-arm qemu-system-misc \
-	qemu-system-ppc zstd $(shell cat tools/qemu-build-packages)
+	qemu-system-ppc zsh zstd $(shell cat tools/qemu-build-packages)
 
 # Python's own exit status for an uncaught error is 1 as well, and would pass for
 # "leaks found".

@@ -2,6 +2,6 @@
 
 import sys
 
-from .fronts.shell.cli import main
+from .fronts.shell.entry import main
 
 sys.exit(main())

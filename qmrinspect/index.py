@@ -7,6 +7,7 @@ Paths, names and type relations, derived once from the frozen graph.
 from __future__ import annotations
 
 import difflib
+import shlex
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,9 +15,12 @@ from copy import copy
 
 from .errors import ObjectNotFound
 from .snapshot import FieldReference, Obj, Prop, Snapshot, lineage
-from .text import printable
+from .text import plural, printable
 
-__all__ = ["Index"]
+__all__ = ["LEAKED", "Index"]
+
+#: Stands behind the id of a device that leaked, whose id another one may have now.
+LEAKED = "@leaked"
 
 _DEPTH_MAX = 256
 # A device may embed some hundred regions and irqs before the field that is asked for.
@@ -170,26 +174,65 @@ class Index:
         paths = {self.path(address): address for address in objects}
         if text in paths:
             return objects[paths[text]]
-        ids = [d.address for d in self.snapshot.devices.values() if d.id == text]
-        if len(ids) == 1:
-            return objects[ids[0]]
-        if len(ids) > 1:
-            raise ObjectNotFound(
-                f"{len(ids)} devices have the id {text}",
-                "name one by its address: " + ", ".join(f"{a:#x}" for a in sorted(ids)),
-            )
+        id, at, below = text.partition(LEAKED)
+        if at and not below:
+            leaked = self.leaked(id)
+            if not leaked:
+                raise ObjectNotFound(f"no device with the id {printable(id)} leaked", self._lost())
+            return objects[self._only(leaked, f"devices with the id {id} leaked")]
+        # The one in the tree has the name: QEMU gives it to one at a time.
+        here = [d.address for d in self.snapshot.devices.values() if d.id == text]
+        ids = [address for address in here if self.in_tree(address)] or here
+        if ids:
+            return objects[self._only(ids, f"devices have the id {text}")]
         wanted = "/" + text.lstrip("/")
         partial = [path for path in paths if path.endswith(wanted)]
         if len(partial) == 1:
             return objects[paths[partial[0]]]
         if len(partial) > 1:
             raise ObjectNotFound(
-                f"{text} fits {len(partial)} objects", "say more: " + ", ".join(sorted(partial)[:5])
+                f"{text} fits {plural(len(partial), 'object')}",
+                "say more: " + ", ".join(sorted(partial)[:5]),
             )
         raise ObjectNotFound(f"there is no object {printable(text)}", self._nearest(text, paths))
 
+    def leaked(self, id: str) -> list[int]:
+        """Return the devices of an id that the QOM tree no longer has."""
+        devices = self.snapshot.devices.values()
+        return [d.address for d in devices if d.id == id and not self.in_tree(d.address)]
+
+    def handle(self, address: int) -> str:
+        """Return what an object can be called by in a command: quoted where a shell wants it.
+
+        An id where there is one, ``ID@leaked`` for the only leaked device of an id, else a path
+        or an address.
+        """
+        device = self.snapshot.devices.get(address)
+        if device is not None and device.id and device.id.isprintable():
+            if self.in_tree(address):
+                return shlex.quote(device.id)
+            if len(self.leaked(device.id)) == 1:
+                return shlex.quote(device.id + LEAKED)
+        path = self.path(address)
+        return shlex.quote(path) if path.startswith("/") and path.isprintable() else hex(address)
+
+    @staticmethod
+    def _only(found: Sequence[int], what: str) -> int:
+        if len(found) == 1:
+            return found[0]
+        raise ObjectNotFound(
+            f"{len(found)} {printable(what)}",
+            "name one by its address: " + ", ".join(f"{a:#x}" for a in sorted(found)),
+        )
+
+    def _lost(self) -> str:
+        ids = {d.id for d in self.snapshot.devices.values() if d.id and self.leaked(d.id)}
+        known = ", ".join(printable(id + LEAKED) for id in sorted(ids))
+        return f"there is {known}" if known else "qmr orphans lists what leaked"
+
     def _nearest(self, text: str, paths: Iterable[str]) -> str:
-        names = {d.id for d in self.snapshot.devices.values() if d.id}
+        devices = self.snapshot.devices.values()
+        names = {d.id if self.in_tree(d.address) else d.id + LEAKED for d in devices if d.id}
         names |= {path for path in paths if path}
         names |= {path.rsplit("/", 1)[-1] for path in paths if path}
         near = difflib.get_close_matches(text, names, 4, 0.5)

@@ -9,6 +9,7 @@ it and believes none of its sizes.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from typing import IO, Any, cast, get_args, get_origin, get_type_hints
 
 from . import snapshot as model
 from .errors import TargetError
+from .outfile import open_private, unwritable
 from .snapshot import Address, Snapshot, TargetInfo
 from .target.image import Capture
 
@@ -65,15 +67,19 @@ def save(snapshot: Snapshot, path: str | Path) -> None:
     :raises TargetError: when it cannot be written.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
+    # A device or a pipe is written to, not replaced.
+    special = path.exists() and not path.is_file()
+    part = path if special else path.with_name(path.name + ".part")
     try:
-        with _open(part, path.suffix, "w") as file:
+        with open(part, "wb", opener=open_private) as raw, _writing(raw, path) as file:
             for line in _lines(snapshot):
                 file.write(json.dumps(line, separators=(",", ":")) + "\n")
-        part.replace(path)
+        if not special:
+            part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise TargetError(f"{path} cannot be written: {error.strerror or error}") from None
+        if not special:
+            part.unlink(missing_ok=True)
+        raise unwritable(path, error) from None
 
 
 def _lines(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
@@ -136,25 +142,33 @@ def _build(kind: Any, data: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def _open(path: Path, suffix: str, mode: str) -> Iterator[IO[str]]:
-    if suffix == ".gz":
-        with gzip.open(path, mode + "t", encoding="utf-8") as packed:
+def _writing(raw: IO[bytes], path: Path) -> Iterator[IO[str]]:
+    """Write text into an open file, compressed as its name says."""
+    if path.suffix == ".gz":
+        with gzip.open(raw, "wt", encoding="utf-8") as packed:
             yield cast("IO[str]", packed)
-    elif suffix == ".zst":
-        yield from _through_zstd(path, mode)
+    elif path.suffix == ".zst":
+        command = [_zstd(path), "-qc"]
+        with subprocess.Popen(command, stdin=PIPE, stdout=raw, encoding="utf-8") as process:
+            assert process.stdin is not None
+            yield process.stdin
+            process.stdin.close()
+        if process.returncode:
+            raise OSError(f"zstd ended with {process.returncode}")
     else:
-        with open(path, mode, encoding="utf-8") as file:
-            yield file
+        text = io.TextIOWrapper(raw, encoding="utf-8")
+        yield text
+        text.flush()
+        text.detach()
 
 
-def _through_zstd(path: Path, mode: str) -> Iterator[IO[str]]:
-    # Python has no zstd before 3.14; the program is everywhere.
-    if shutil.which("zstd") is None:
-        raise TargetError(
-            f"{path} needs the program zstd", "apt-get install zstd, or use a name in .gz"
-        )
-    if mode == "r":
-        command = ["zstd", "-dcq", "--", str(path)]
+@contextmanager
+def _reading(path: Path) -> Iterator[IO[str]]:
+    if path.suffix == ".gz":
+        with gzip.open(path, "rt", encoding="utf-8") as packed:
+            yield cast("IO[str]", packed)
+    elif path.suffix == ".zst":
+        command = [_zstd(path), "-dcq", "--", str(path)]
         with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, encoding="utf-8") as process:
             assert process.stdout is not None
             yield process.stdout
@@ -162,13 +176,18 @@ def _through_zstd(path: Path, mode: str) -> Iterator[IO[str]]:
         if process.returncode:
             raise OSError("zstd says that it is damaged or cut short")
     else:
-        command = ["zstd", "-qf", "-o", str(path)]
-        with subprocess.Popen(command, stdin=PIPE, stderr=PIPE, encoding="utf-8") as process:
-            assert process.stdin is not None
-            yield process.stdin
-            process.stdin.close()
-        if process.returncode:
-            raise OSError(f"zstd ended with {process.returncode}")
+        with open(path, encoding="utf-8") as file:
+            yield file
+
+
+def _zstd(path: Path) -> str:
+    # Python has no zstd before 3.14; the program is everywhere.
+    program = shutil.which("zstd")
+    if program is None:
+        raise TargetError(
+            f"{path} needs the program zstd", "apt-get install zstd, or use a name in .gz"
+        )
+    return program
 
 
 def load(path: str | Path) -> Snapshot:
@@ -178,7 +197,7 @@ def load(path: str | Path) -> Snapshot:
     """
     path = Path(path)
     try:
-        with _open(path, path.suffix, "r") as file:
+        with _reading(path) as file:
             return _parse(file, path)
     except FileNotFoundError:
         raise TargetError(f"there is no snapshot {path}", "qmr save FILE makes one") from None

@@ -1,10 +1,10 @@
-"""Text from a VM
---------------
+"""Text from a VM, and words
+-------------------------
 """
 
 from __future__ import annotations
 
-__all__ = ["printable"]
+__all__ = ["an", "plural", "printable"]
 
 
 def printable(text: str, limit: int = 200) -> str:
@@ -18,3 +18,13 @@ def printable(text: str, limit: int = 200) -> str:
         for c in text[: limit + 1]
     )
     return out if len(text) <= limit else out[:limit] + "..."
+
+
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """Return ``1 object``, ``2 objects``."""
+    return f"{count} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def an(word: str) -> str:
+    """Return a word with its article: ``an intel-hda``, ``a usb-tablet``."""
+    return f"{'an' if word[:1].lower() in 'aeiox8' else 'a'} {word}"

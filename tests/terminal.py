@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pexpect
@@ -37,6 +37,7 @@ class Terminal:
 
     :param words: qmr's arguments.
     :param home: where its history and its start-up file are.
+    :param program: what Python runs.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Terminal:
         rows: int = 40,
         columns: int = 120,
         env: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "qmrinspect"),
     ) -> None:
         self.screen = _Screen(columns, rows, history=20_000)
         self.stream = pyte.Stream(self.screen)
@@ -53,7 +55,7 @@ class Terminal:
         self.raw = ""
         self.child = pexpect.spawn(
             sys.executable,
-            ["-m", "qmrinspect", *map(str, words)],
+            [*program, *map(str, words)],
             dimensions=(rows, columns),
             encoding="utf-8",
             timeout=PATIENCE,

@@ -289,7 +289,7 @@ def test_a_running_vm_is_hunted_on_named_devices_only(fresh_vm: Vm, qmr: Qmr) ->
     rows = [json.loads(line) for line in found.out.splitlines()]
     assert [row.get("outcome") for row in rows] == ["clean", None]
     assert found.code == 0
-    again = qmr(fresh_vm.pid, "hunt", "bochs-display", "--cycles", 2, "--json")
+    again = qmr(fresh_vm.pid, "hunt", "--yes", "bochs-display", "--cycles", 2, "--json")
     rows = [json.loads(line) for line in again.out.splitlines()]
     assert [row.get("outcome") for row in rows] == ["leak", "leak", None]
     assert rows[1]["growth"]["types"]["bochs-display"]["per_cycle"] == 1

@@ -18,8 +18,9 @@ PACKAGE = ROOT / "qmrinspect"
 
 #: From the ground up; a room knows only those before it.
 ROOMS = (
-    *("errors", "documents", "text", "masking", "closing", "spawn", "target", "references"),
-    *("layout", "snapshot", "index", "heap", "walk", "strict", "infer", "ledger", "audit"),
+    *("errors", "documents", "text", "masking", "outfile", "closing", "spawn", "target"),
+    *("references", "layout", "snapshot", "index", "heap", "walk", "strict", "infer"),
+    *("ledger", "audit"),
     *("instants", "reading", "trace", "store", "monitor", "peers", "hotplug"),
     *("hunt", "report", "verbs", "fronts", "fronts.repl", "fronts.shell", "fronts.gdb"),
     "__main__",

@@ -368,7 +368,7 @@ def test_an_unplug_says_what_dropped_and_what_did_not(vm: Vm, qmr: Qmr) -> None:
 
 
 def test_a_finding_ends_with_the_line(vm: Vm, qmr: Qmr) -> None:
-    done = qmr(vm.pid, "hunt", "piix3-usb-uhci", "--trace", "--json")
+    done = qmr(vm.pid, "hunt", "--yes", "piix3-usb-uhci", "--trace", "--json")
     row = done.json if done.out.count("\n") == 1 else None
     rows = [line for line in done.out.splitlines() if '"device"' in line]
     assert row is None and len(rows) == 1

@@ -174,7 +174,7 @@ def test_copies_in_a_module_that_is_mapped_later_are_found(tmp_path: Path) -> No
 
 
 def test_the_page_of_a_hunt_shows_the_balance(vm: Vm, qmr: Qmr, tmp_path: Path) -> None:
-    rows = qmr(vm.pid, "hunt", "bochs-display", "--trace", "--json")
+    rows = qmr(vm.pid, "hunt", "--yes", "bochs-display", "--trace", "--json")
     (tmp_path / "rows.jsonl").write_text(rows.out)
     page = tmp_path / "page.html"
     assert qmr("report", tmp_path / "rows.jsonl", "-o", page).code in (0, 1)

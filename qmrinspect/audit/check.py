@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ..index import Index
 from ..ledger import Book
 from ..snapshot import Snapshot
+from ..text import plural
 from .cause import causes, describe, unheld
 from .finding import Finding, Severity
 from .graph import adjacency, components, forgotten, orphan_groups
@@ -119,8 +120,8 @@ def _balances(book: Book, unknown: Collection[int]) -> list[Finding]:
             )
         else:
             text = (
-                f"{label} counts {obj.ref} references and has {expected} holders: when they "
-                "release it it is used after it was freed"
+                f"{label} counts {plural(obj.ref, 'reference')} and has "
+                f"{plural(expected, 'holder')}: when they release it it is used after it was freed"
             )
             out.append(
                 Finding("underflow", Severity.ERROR, address, obj.ref, expected, edges, text)
@@ -148,7 +149,7 @@ def _orphans(book: Book, unknown: Collection[int]) -> list[Finding]:
         found = causes(book, group.head, group.members)
         reasons = "; ".join(cause.text for cause in found) or "nothing is known to hold it"
         others = len(group.members) - 1
-        with_it = f", {others} objects with it" if others else ""
+        with_it = f", {plural(others, 'object')} with it" if others else ""
         text = f"{label} is alive and not in the QOM tree{with_it}: {reasons}"
         severity = Severity.NOTE if group.delayed else Severity.ERROR
         out.append(

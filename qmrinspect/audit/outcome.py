@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..documents import Word
 from ..ledger import Book
+from ..text import plural
 from .cause import Cause, causes
 
 __all__ = ["BAD", "Ended", "Outcome", "is_of_a_view", "outcome_of"]
@@ -91,7 +92,8 @@ def _partial(book: Book, lost: Sequence[int], name: str) -> Ended:
         c.text for c in reasons[:4]
     )
     if not reasons:
-        text = f"{name} was removed, {len(lost)} objects that came with it were not"
+        verb = "was" if len(lost) == 1 else "were"
+        text = f"{name} was removed, {plural(len(lost), 'object')} that came with it {verb} not"
     cause = reasons[0].name if reasons else "unbalanced"
     return Ended(Outcome.PARTIAL_LEAK, cause, tuple(reasons), text)
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Callable, NamedTuple
 
-from ..index import Index
+from ..index import LEAKED, Index
 from ..verbs.verb import Argument, Verb
 
 __all__ = ["Completion", "complete"]
@@ -50,7 +50,7 @@ def complete(
     argument = _wanted(verb, words, token)
     if token.startswith("-"):
         names = [name for a in verb.arguments for name in a.names if name.startswith("--")]
-        names += ["--json"] * verb.reports + ["--debug"]
+        names += ["--json", "--wide"] * verb.reports + ["--debug"]
         return _matching(token, names)
     if argument is None:
         return Completion(token, ())
@@ -74,7 +74,10 @@ def complete(
             return Completion(path.group(1), sorted(steps)[:_SHOWN_MAX])
     if argument.completes in ("object", "device"):
         devices = found.snapshot.devices.values()
-        names += [d.id for d in devices if d.id and found.in_tree(d.address)]
+        here = [d for d in devices if d.id]
+        names += [d.id for d in here if found.in_tree(d.address)]
+        if argument.completes == "object":
+            names += [d.id + LEAKED for d in here if not found.in_tree(d.address)]
     elif argument.completes == "space":
         names += [space.name for space in found.snapshot.spaces.values()]
     if argument.completes in ("object", "path") and not token:

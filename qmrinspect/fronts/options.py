@@ -6,6 +6,7 @@ What stands beside the verb and its own arguments: the target, and how to reach 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 
 from ..errors import UsageError
@@ -47,6 +48,14 @@ class Options:
     def get(self, option: str) -> str:
         """Return the value of an option, empty when it was not given."""
         return self.values.get(option, "")
+
+    def target_words(self) -> str:
+        """Return what names the target, as a shell takes it; empty when nothing does."""
+        if self.name:
+            return shlex.quote(self.name)
+        names = (*TARGETS, "--exe")
+        words = [word for o in names if o in self.values for word in (o, self.values[o])]
+        return shlex.join(words)
 
     def check(self) -> None:
         """Refuse what contradicts itself.
@@ -115,5 +124,9 @@ def take(options: Options, rest: list[str], valued: Iterable[str], own: bool = F
         if not rest:
             raise UsageError(f"{name} takes {VALUED[name]}", "see qmr --help")
         value = rest.pop(0)
+    if not value.strip():
+        raise UsageError(
+            f"{name} takes {VALUED[name]}, and what was given is empty", "see qmr --help"
+        )
     options.values[name] = value
     return True

@@ -6,9 +6,10 @@ How the target that the command line names is opened, read and driven.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import MonitorError, TargetError
@@ -47,7 +48,7 @@ class ShellSession:
         self._target: Target | None = None
         self._reader: Reader | None = None
         self._monitor: Monitor | None = None
-        self._progress = False
+        self._progress = ""
 
     @property
     def options(self) -> Options:
@@ -190,6 +191,7 @@ class ShellSession:
         from ..monitor.addresses import monitors_of
         from ..monitor.connecting import connect_first
         from ..monitor.open import open_monitor
+        from ..monitor.whose import checked
 
         patience = self._patience
         if "--remote" in self._options.values:
@@ -198,20 +200,23 @@ class ShellSession:
                 "end the gdbserver, and use --qmp without --remote",
             )
         named = self._options.get("--qmp")
-        if named:
+        if named and self._target is None and not self.has_target():
             return open_monitor(named, patience)
-        if self._options.name.startswith(LIBVIRT):
+        if self._options.name.startswith(LIBVIRT) and not named:
             from ..monitor.libvirt import LibvirtMonitor
 
             return LibvirtMonitor(self._options.name)
         target = self.target()
         if target.kind != "process":
             raise MonitorError(
-                f"a {target.kind} has no monitor of its own", "name one: --qmp SOCKET"
+                f"the QEMU of a {target.kind} is no more, and every monitor is another one's",
+                "name a QEMU that runs: see qmr ps",
             )
-        addresses = monitors_of(target.pid, target.argv)
+        addresses = [named] if named else monitors_of(target.pid, target.argv)
         each = patience / len(addresses)
-        return connect_first(addresses, lambda address: open_monitor(address, each))
+        return connect_first(
+            addresses, lambda address: checked(open_monitor(address, each), target.pid)
+        )
 
     def drop_monitor(self) -> None:
         """Forget a monitor that was lost, so that the next use connects again."""
@@ -234,14 +239,41 @@ class ShellSession:
         self.target()
         return tracing_of(self.reader(), only, tell)
 
+    def say(self, text: str) -> None:
+        """Tell the user what is no part of the answer: on stderr."""
+        with self.above():
+            print(f"qmr: {printable(text, 1000)}", file=sys.stderr, flush=True)
+
+    def confirm(self, question: str) -> bool:
+        """Ask on the terminal; without one the answer is no."""
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
+        with self.above():
+            print(f"{printable(question, 1000)} [y/N] ", end="", file=sys.stderr, flush=True)
+            return sys.stdin.readline().strip().lower() in ("y", "yes")
+
     def progress(self, text: str) -> None:
-        """Show on stderr how far a long work is; an empty text ends it."""
-        if not sys.stderr.isatty():
+        """Show on stderr how far a long work is; an empty text ends it.
+
+        Only a terminal that can erase a line gets it.
+        """
+        if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
             return
         if text or self._progress:
-            sys.stderr.write(f"\r\033[K{printable(text)}")
+            # What is longer than a line could not be erased.
+            width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+            sys.stderr.write(f"\r\033[K{printable(text)[: width - 1]}")
             sys.stderr.flush()
-        self._progress = bool(text)
+        self._progress = text
+
+    @contextlib.contextmanager
+    def above(self) -> Iterator[None]:
+        """Give way to a line of output: what shows progress is erased, and comes back below."""
+        text = self._progress
+        self.progress("")
+        yield
+        if text and sys.stdout.isatty():
+            self.progress(text)
 
     def close(self) -> None:
         """Close target and monitor."""

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from ..documents import HuntRow
 from ..errors import TargetError
+from ..masking import masked_message, masked_words
+from ..outfile import write
 from ..peers.peer import DIRECTORY_PREFIX
 from ..store import save
 from .cycle import Hunted
@@ -53,10 +55,11 @@ def write_bundle(
     :param hosts: what the VM had been started with.
     :raises TargetError: it cannot be written.
     """
+    argv, transcript = masked_words(argv), [masked_message(message) for message in transcript]
     name = re.sub(r"[^A-Za-z0-9._-]", "_", f"{row['device']}-{row['outcome']}")
     place = Path(directory) / name
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        place.mkdir(0o700, parents=True, exist_ok=True)
         _json(
             place / "verdict.json",
             {
@@ -66,15 +69,14 @@ def write_bundle(
                 "row": {key: value for key, value in row.items() if key != "bundle"},
             },
         )
-        (place / "command").write_text(shlex.join(argv) + "\n")
-        (place / "README.md").write_text(_readme(row), encoding="utf-8")
-        with open(place / "transcript.jsonl", "w", encoding="utf-8") as file:
-            for message in transcript:
-                file.write(json.dumps(message) + "\n")
+        write(place / "command", shlex.join(argv) + "\n")
+        write(place / "README.md", _readme(row))
+        lines = [json.dumps(message) + "\n" for message in transcript]
+        write(place / "transcript.jsonl", "".join(lines))
         script = place / "reproduce.sh"
         behind = [backend.peer for backend in hunted.recipe.backends if backend.peer]
-        script.write_text(_script(row, argv, transcript, behind))
-        script.chmod(0o755)
+        write(script, _script(row, argv, transcript, behind))
+        script.chmod(0o700)
     except OSError as error:
         raise TargetError(f"{place} cannot be written: {error.strerror}") from None
     for book, which in zip(hunted.books, _SNAPSHOTS):
@@ -102,7 +104,7 @@ def read_bundle(directory: str) -> tuple[Settings, Job, HuntRow]:
 
 
 def _json(path: Path, data: object) -> None:
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    write(path, json.dumps(data, indent=1) + "\n")
 
 
 def _is_question(message: Mapping[str, object]) -> bool:

@@ -13,15 +13,14 @@ from collections.abc import Iterator, Sequence
 from typing import Callable, NamedTuple
 
 from ..documents import HuntRow
-from ..errors import QmrError, TargetError, UsageError
+from ..errors import QmrError, TargetError
 from ..hotplug.kinds import Recipe
 from ..hotplug.recipes import START_OPTIONS, recipe_for, vm_arguments
 from ..hotplug.vm import Vm
 from ..reading import Reader
 from ..target.process import Process
-from ..text import printable
 from .bench import Bench
-from .candidates import candidates
+from .candidates import candidates, fitting
 from .settings import Job, Settings
 from .worker import Worker, WorkerDied
 
@@ -88,11 +87,7 @@ def plan(settings: Settings, names: Sequence[str], cpus: bool = False) -> Plan:
         return Plan(settings._replace(hosts=_usable(settings)), jobs, () if cpus else found.models)
     jobs = []
     hosts: set[str] = set()
-    for name in names:
-        if name not in found.known and name not in found.names:
-            raise UsageError(
-                f"this QEMU has no device {printable(name)}", "qmr hmp 'info qdm' lists them"
-            )
+    for name in fitting(names, [*found.names, *found.models], found.known):
         recipe = recipe_for(name, found.known)
         hosts.update((recipe.bus, *recipe.start_options))
         jobs.append(Job(name, _model(name) if name in found.models else ""))

@@ -7,14 +7,18 @@ its machine takes, and the types of objects, chardevs, netdevs and block nodes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import difflib
+import fnmatch
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from ..errors import UsageError
 from ..hotplug.kinds import Driver
 from ..hotplug.unplug import drivers
 from ..monitor.base import CommandError, Monitor
+from ..text import printable
 
-__all__ = ["Candidates", "candidates"]
+__all__ = ["Candidates", "candidates", "expanded", "fitting", "is_pattern", "no_device"]
 
 
 class Candidates(NamedTuple):
@@ -48,6 +52,53 @@ def candidates(monitor: Monitor) -> Candidates:
     names += [f"netdev:{name}" for name in _values(schema, "netdev_add", "type", ("nic", "none"))]
     names += [f"block:{name}" for name in _values(schema, "blockdev-add", "driver")]
     return Candidates(names, known, sorted(cpus - taken))
+
+
+def expanded(monitor: Monitor, names: Sequence[str]) -> tuple[list[str], Mapping[str, Driver]]:
+    """Return the devices that names and patterns mean, each once, and all drivers.
+
+    :raises UsageError: this QEMU has no such device.
+    """
+    plain = not any(":" in name or is_pattern(name) for name in names)
+    known = drivers(monitor)
+    hunted = sorted(known) if plain else candidates(monitor).names
+    return fitting(names, hunted, known), known
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name is a pattern, as a shell has them."""
+    return any(char in name for char in "*?[")
+
+
+def fitting(names: Sequence[str], hunted: Sequence[str], known: Collection[str]) -> list[str]:
+    """Return the devices that names and patterns mean, each once.
+
+    :param hunted: what patterns may mean.
+    :param known: what else may be named.
+    :raises UsageError: there is no such device; the hint has near ones.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        fits = fnmatch.filter(hunted, name) if is_pattern(name) else [name]
+        if not fits:
+            raise UsageError(
+                f"no device of this QEMU fits the pattern {printable(name)}",
+                "qmr hmp 'info qdm' lists them",
+            )
+        for fit in fits:
+            if fit not in known and fit not in hunted:
+                raise no_device(fit, {*hunted, *known})
+            found[fit] = None
+    return list(found)
+
+
+def no_device(name: str, known: Iterable[str]) -> UsageError:
+    """Return the failure to find a device; its hint names near ones."""
+    near = difflib.get_close_matches(name, sorted(known), 3, 0.6)
+    return UsageError(
+        f"this QEMU has no device {printable(name)}",
+        "did you mean " + " or ".join(near) + "?" if near else "qmr hmp 'info qdm' lists them",
+    )
 
 
 def _cpus(monitor: Monitor) -> set[str]:

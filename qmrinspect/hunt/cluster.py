@@ -19,6 +19,7 @@ from typing import Callable, Optional, Protocol
 
 from ..documents import HuntRow
 from ..errors import QmrError, TargetError, UsageError
+from ..outfile import write
 from .bench import Bench
 from .campaign import Done
 from .settings import Job, Settings
@@ -141,10 +142,10 @@ def _unpack(directory: str, rows: list[HuntRow], files: dict[str, bytes]) -> Non
         path = place / name
         if ".." in path.parts or Path(name).is_absolute():
             raise TargetError(f"a worker sent a file named {name!r}", "look at that worker")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        write(path, content)
         if path.suffix == ".sh":
-            path.chmod(0o755)
+            path.chmod(0o700)
     for row in rows:
         if row.get("bundle"):
             row["bundle"] = str(place / Path(row["bundle"]).name)

@@ -37,6 +37,7 @@ from ..hotplug.unplug import (
 from ..index import Index
 from ..ledger import Book, open_book
 from ..monitor.base import Monitor, MonitorLost
+from ..text import an
 from ..walk.stale import Where
 from .driver import Driver
 from .foretell import Foretold, Pins, foretell_after, foretell_pinned, held_by, implied
@@ -383,8 +384,8 @@ def not_begun(recipe: Recipe, machine: str, reason: str) -> Hunted:
 def still_there(recipe: Recipe) -> str:
     """Say why a device off PCI is not plugged after one of its type leaked."""
     return (
-        f"a {recipe.driver} that leaked is still in memory, and QEMU may abort when another takes "
-        "its place; restart the VM first"
+        f"{an(recipe.driver)} that leaked is still in memory, and QEMU may abort when another "
+        "takes its place; restart the VM first"
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from ..closing import Closing
 from ..documents import HuntRow
 from ..errors import QmrError, TargetError, UsageError
+from ..outfile import open_private, probe
 from .campaign import Done, Plan
 from .rows import Row, is_bad, key
 from .settings import Job
@@ -52,7 +53,12 @@ class Store(Closing):
         if not create and not Path(path).is_file():
             raise TargetError(f"there is no campaign {path}", "qmr hunt --campaign FILE makes one")
         self.path = path
+        if create:
+            probe(path)
         try:
+            if create:
+                # What SQLite puts beside it has the same rights.
+                os.close(open_private(path, os.O_RDWR | os.O_CREAT))
             self._base = sqlite3.connect(path, isolation_level=None)
             # A job is done when it is on the disk, whatever kills us afterwards.
             self._base.execute("pragma journal_mode = wal")

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Callable, NamedTuple
 
 from ..errors import LayoutError
+from ..outfile import open_private
 from .schema import ABI, NEEDED, REQUIRED
 
 __all__ = [
@@ -239,7 +240,15 @@ def write_json(path: Path, data: object, indent: int | None = None) -> None:
 
     :raises OSError: it cannot be written.
     """
+    text = json.dumps(data, indent=indent, sort_keys=True) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        path.write_text(text)  # /dev/stdout is not to be replaced
+        return
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(data, indent=indent, sort_keys=True) + "\n")
-    part.replace(path)
+    try:
+        with open(part, "w", encoding="utf-8", opener=open_private) as file:
+            file.write(text)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -29,6 +29,7 @@ from .base import (
     MonitorTimeout,
     QueuedMonitor,
 )
+from .sockets import owner_of
 
 __all__ = [
     "SocketMonitor",
@@ -225,9 +226,12 @@ def busy_error(address: str, timeout: float, pid: int = 0) -> MonitorBusy:
 
 
 def peer_pid(stream: socket.socket) -> int:
-    """Return the process that called listen(), 0 when unknown: SO_PEERCRED in unix(7)."""
+    """Return the process that called listen(), 0 when unknown: SO_PEERCRED in unix(7).
+
+    Of a TCP connection within this machine it is the one that has the other end.
+    """
     if stream.family != socket.AF_UNIX:
-        return 0
+        return owner_of(stream)
     try:
         packed = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     except OSError:

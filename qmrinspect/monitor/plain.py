@@ -49,6 +49,7 @@ class PlainMonitor(SocketMonitor):
             greeting = self._read(deadline)
             if greeting is None:
                 raise busy_error(self.address, timeout, peer_pid(self._socket))
+            self.peer = peer_pid(self._socket)
             self.version = check_greeting(greeting, self.address)
             self.execute("qmp_capabilities", timeout=timeout)
         except BaseException:

@@ -109,6 +109,8 @@ class QmpMonitor(SocketMonitor):
         except ConnectError as error:
             raise _mapped(self.address, error.exc) from error
         greeting = self._client.greeting
+        # Who has the other end of a TCP connection is seen once that was accepted.
+        self.peer = pid or peer_pid(self._socket)
         if greeting is not None:
             self.version = check_greeting(greeting._asdict(), self.address)
         self._watch = asyncio.ensure_future(self._watch_connection())

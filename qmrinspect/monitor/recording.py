@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from ..errors import MonitorError
+from ..masking import masked_message
 from .addresses import Address
 from .base import GREETING_TIMEOUT, Arguments, CommandError, Event
 from .qmp import QmpMonitor
@@ -30,8 +31,8 @@ class RecordingMonitor(QmpMonitor):
 
     @property
     def transcript(self) -> list[dict[str, object]]:
-        """Commands, answers and events, oldest first."""
-        return list(self._log)
+        """Commands, answers and events, oldest first, without secrets."""
+        return [masked_message(message) for message in self._log]
 
     def forget(self) -> None:
         """Begin the transcript anew."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Callable
 
 from ..errors import PeerMissing
+from ..text import an
 from . import servers, vhost_user
 from .images import IMAGES
 from .peer import LOOPBACK, Peer, SocketPeer
@@ -30,7 +31,7 @@ def open_peer(kind: str) -> Peer:
     try:
         return PEERS[kind]()
     except OSError as error:
-        raise PeerMissing(f"needs a {kind} of the host ({error})") from None
+        raise PeerMissing(f"needs {an(kind)} of the host ({error})") from None
 
 
 def _keys() -> Peer:

@@ -63,13 +63,13 @@ def difference_lines(old: Book, new: Book, found: Difference) -> Iterator[str]:
         if change.unparented:
             was = old.index.label(change.address)
             name = f"{name}, which was {was} and was unparented"
-        yield f"  {name}: {change.before} -> {change.after} references"
+        yield f"  {name}: {change.before} -> {render.plural(change.after, 'reference')}"
         for sign, book, edges in (("+", new, change.gained), ("-", old, change.lost)):
             rows = [
                 Row((sign, *row.cells), "good" if sign == "-" else "warning")
                 for row in words.edge_rows(book, edges)
             ]
-            yield from render.table((), rows, right=(2,), indent=4)
+            yield from words.edge_table(rows, 4)
     if len(found.changed) > _LISTED_MAX:
         yield f"  and {len(found.changed) - _LISTED_MAX} more (--json lists all)"
 
@@ -90,6 +90,6 @@ def _listed(title: str, book: Book, addresses: Sequence[int], sign: str) -> Iter
         )
         for address in sorted(addresses, key=index.label)
     ]
-    yield from render.table((), rows[:_LISTED_MAX], right=(2,))
+    yield from render.table((), rows[:_LISTED_MAX], right=(2,), drop=(3,))
     if len(rows) > _LISTED_MAX:
         yield f"  and {len(rows) - _LISTED_MAX} more (--json lists all)"

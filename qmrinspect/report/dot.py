@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..audit.graph import PASSING, components, source
 from ..errors import TargetError, UsageError
 from ..ledger import Book, Edge
+from ..outfile import write
 from ..text import printable
 from . import words
 
@@ -32,6 +32,7 @@ _LOOKS = {
     "address-space-root": 'color="#b03f8a"',
     "initial": 'color="#555555" style=bold',
 }
+_FIELDS_SHOWN = 6
 _PASSING_LOOK = 'color="#999999" style=dotted'
 
 
@@ -82,8 +83,7 @@ def reference_dot(book: Book, address: int, edges: Sequence[Edge]) -> Iterator[s
     """
     index = book.index
     ring = _ring(book, address, edges)
-    merged: Counter[tuple[str, str, str]] = Counter()
-    fields: dict[tuple[str, str, str], str] = {}
+    merged: dict[tuple[str, str, str], list[Edge]] = {}
     names: dict[str, str] = {}
     inside: set[tuple[str, str, str]] = set()
     for edge in edges:
@@ -94,8 +94,7 @@ def reference_dot(book: Book, address: int, edges: Sequence[Edge]) -> Iterator[s
             first = f"s{edge.holder:x}" if edge.holder else _quoted(f"v:{edge.rule or edge.field}")
             names[first] = words.holder_text(book, edge) if edge.holder else edge.field
         key = (first, target, edge.kind)
-        merged[key] += 1
-        fields[key] = edge.field
+        merged.setdefault(key, []).append(edge)
         if start in ring and edge.target in ring:
             inside.add(key)
     shown = {address, *(e.target for e in edges), *(source(book, e) for e in edges)} - {0}
@@ -110,14 +109,29 @@ def reference_dot(book: Book, address: int, edges: Sequence[Edge]) -> Iterator[s
     for node_name, label in sorted(names.items()):
         nodes.append(Node(node_name, printable(label), "shape=ellipse"))
     arrows = []
-    for key, count in merged.items():
+    for key, same in merged.items():
         first, target, kind = key
         look = _LOOKS.get(kind, _PASSING_LOOK if kind in PASSING else "")
         if key in inside:
             look += ' color="#d00000" penwidth=2'
-        field = f"\n{printable(fields[key])}" if count == 1 else f" x{count}"
-        arrows.append(Arrow(first, target, kind + field, look.strip()))
+        arrows.append(Arrow(first, target, _edge_label(book, kind, same), look.strip()))
     yield from digraph(nodes, arrows)
+
+
+def _edge_label(book: Book, kind: str, edges: Sequence[Edge]) -> str:
+    """Return the kind, and the fields: of subregions, the container and the regions in it."""
+    lines = [kind + (f" x{len(edges)}" if len(edges) > 1 else "")]
+    groups = words.grouped(book, edges)
+    for group in groups[:_FIELDS_SHOWN]:
+        container = book.index.snapshot.regions.get(group.address)
+        field = group.field
+        if kind == "subregion" and container is not None:
+            regions = field.partition(" ")[2]
+            field = f'container "{printable(container.name)}" has {regions}'
+        lines.append(field)
+    if len(groups) > _FIELDS_SHOWN:
+        lines.append(f"and {len(groups) - _FIELDS_SHOWN} more")
+    return "\n".join(lines)
 
 
 def _ring(book: Book, address: int, edges: Sequence[Edge]) -> set[int]:
@@ -164,11 +178,10 @@ def draw(dot: str, path: str) -> None:
     if program is None:
         raise UsageError(
             "graphviz is not installed, so no SVG can be made",
-            "install it (Debian: apt-get install graphviz), or leave --svg out for DOT text",
+            "install it (Debian: apt-get install graphviz), or give a name in .dot for DOT text",
         )
-    done = subprocess.run(
-        [program, "-Tsvg", "-o", path], input=dot.encode(), stderr=subprocess.PIPE, check=False
-    )
+    done = subprocess.run([program, "-Tsvg"], input=dot.encode(), capture_output=True, check=False)
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip()
         raise TargetError(f"{path} cannot be drawn: {said or 'dot failed'}")
+    write(path, done.stdout)

@@ -12,8 +12,8 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import TargetError
 from ..hunt.rows import Row, is_bad
+from ..outfile import write
 from ..text import printable
 
 __all__ = ["write_junit"]
@@ -65,10 +65,7 @@ def write_junit(path: str, rows: Iterable[Row]) -> None:
             out.text = "\n".join(f"[[ATTACHMENT|{file.absolute()}]]" for file in files)
     for name, count in counts.items():
         suite.set(name, str(count))
-    try:
-        Path(path).write_bytes(ElementTree.tostring(suite, "utf-8", xml_declaration=True))
-    except OSError as error:
-        raise TargetError(f"{path} cannot be written: {error.strerror}") from None
+    write(path, ElementTree.tostring(suite, "utf-8", xml_declaration=True))
 
 
 # "QEMU emulator version 10.0.50 (v10.0.0-1234-gdeadbeef12)": a build from git says which.

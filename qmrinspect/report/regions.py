@@ -105,23 +105,27 @@ def _region_rows(book: Book, root: int, disabled: bool) -> list[Row]:
     return rows
 
 
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    head = ("range", "prio", "type", "region", "owner", "refs")
+    return render.table(head, rows, right=(1, 5), whole=(0,), below=(3, 4))
+
+
 def region_lines(book: Book, spaces: Sequence[Space], disabled: bool) -> Iterator[str]:
     """Yield the regions of address spaces, then what only aliases show.
 
     :param disabled: those that are disabled as well.
     """
     snapshot = book.index.snapshot
-    head = ("range", "prio", "type", "region", "owner", "refs")
     roots = _by_root(spaces)
     for root, users in roots.items():
         for space in users:
             yield f"address space {render.paint(printable(space.name), 'bold')}"
-        yield from render.table(head, _region_rows(book, root, disabled), right=(1, 5))
+        yield from _table(_region_rows(book, root, disabled))
         yield ""
     for root in _aliased(snapshot, list(roots)):
         region = snapshot.regions[root]
         yield f"region {render.paint(printable(region.name), 'bold')}, seen through aliases"
-        yield from render.table(head, _region_rows(book, root, disabled), right=(1, 5))
+        yield from _table(_region_rows(book, root, disabled))
         yield ""
 
 
@@ -220,8 +224,7 @@ def flat_lines(book: Book, spaces: Sequence[Space]) -> Iterator[str]:
                     )
                 )
             )
-        head = ("range", "prio", "type", "region", "owner", "refs")
-        yield from render.table(head, rows, right=(1, 5))
+        yield from _table(rows)
         yield ""
 
 

@@ -1,7 +1,7 @@
 """Text for people
 ---------------
 
-Tables, colours and numbers.  Colour and cutting are for terminals only: what is
+Tables, colours and numbers.  Colour and wrapping are for terminals only: what is
 piped is whole and plain.
 """
 
@@ -11,10 +11,24 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-__all__ = ["Row", "Style", "duration", "paint", "plural", "safe", "style", "table", "use_style"]
+from ..text import plural
+
+__all__ = [
+    "Row",
+    "Style",
+    "duration",
+    "fitted",
+    "paint",
+    "plural",
+    "safe",
+    "style",
+    "table",
+    "use_style",
+]
 
 _CODES = {
     "bold": "1",
@@ -24,8 +38,8 @@ _CODES = {
     "note": "36",
     "good": "32",
 }
-# Narrower than this no column is made, so that something can be read in each.
-_COLUMN_MIN = 8
+# The title of the column that is missed least.
+_ADDRESS = "address"
 
 
 class Style(NamedTuple):
@@ -38,6 +52,16 @@ class Style(NamedTuple):
 _chosen: Style | None = None
 
 
+class _This(threading.local):
+    """What a thread prints now: whether it wants all, and whether something was left out."""
+
+    wide = False
+    left_out = False
+
+
+_this = _This()
+
+
 def use_style(style: Style | None) -> None:
     """Choose how text is shown, for a front that is no ordinary terminal; None goes back."""
     global _chosen
@@ -47,14 +71,15 @@ def use_style(style: Style | None) -> None:
 def style() -> Style:
     """Return how text is shown now: see ``NO_COLOR`` and ``CLICOLOR_FORCE``."""
     if _chosen is not None:
-        return _chosen
+        return _chosen._replace(width=0) if _this.wide else _chosen
     terminal = _is_terminal()
     color = terminal and os.environ.get("TERM") != "dumb"
     if os.environ.get("CLICOLOR_FORCE", "0") != "0":
         color = True
     if os.environ.get("NO_COLOR"):
         color = False
-    return Style(color, shutil.get_terminal_size().columns if terminal else 0)
+    fits = terminal and not _this.wide
+    return Style(color, shutil.get_terminal_size().columns if fits else 0)
 
 
 def _is_terminal() -> bool:
@@ -92,11 +117,6 @@ def _escaped(text: str) -> str:
     )
 
 
-def plural(count: int, noun: str, nouns: str = "") -> str:
-    """Return ``1 object``, ``2 objects``."""
-    return f"{count} {noun if count == 1 else nouns or noun + 's'}"
-
-
 def duration(microseconds: int) -> str:
     """Return a time in the unit that suits it."""
     if microseconds < 1000:
@@ -114,50 +134,198 @@ class Row(NamedTuple):
 
 
 def table(
-    head: Sequence[str], rows: Sequence[Row], right: Sequence[int] = (), indent: int = 2
+    head: Sequence[str],
+    rows: Sequence[Row],
+    right: Sequence[int] = (),
+    indent: int = 2,
+    drop: Sequence[int] = (),
+    whole: Sequence[int] = (),
+    below: Sequence[int] = (),
 ) -> Iterator[str]:
     """Yield the lines of a table that fits the terminal.
 
+    Where there is no room, addresses are left out first; then cells are wrapped at the borders
+    of words and paths.  No cell is ever cut.
+
     :param head: titles of the columns; empty for none.
     :param right: the columns, by number, that are numbers.
+    :param drop: those that are addresses, where no title says so.
+    :param whole: those that are not wrapped.
+    :param below: those that get a line of their own where there is no room even for their words.
     """
     if not rows:
         return
     count = max(len(row.cells) for row in rows)
     every = [list(head)] if head else []
-    every += [list(row.cells) for row in rows]
-    widths = [max((len(r[i]) for r in every if i < len(r)), default=0) for i in range(count)]
-    limit = style().width
-    if limit:
-        _shrink(widths, limit - indent - 2 * (count - 1), right)
-    if head:
-        yield paint(_line(head, widths, right, indent), "dim")
-    for row in rows:
-        yield paint(_line(row.cells, widths, right, indent), row.look)
+    every += [[*row.cells, *[""] * (count - len(row.cells))] for row in rows]
+    columns = list(zip(*every))
+    widths = [max(map(len, column)) for column in columns]
+    kept = [i for i in range(count) if widths[i] or i < len(head)]
+    width = style().width
+    if width:
+        for i in drop or [i for i, title in enumerate(head) if title == _ADDRESS]:
+            if _total(widths, kept, indent) > width and widths[i]:
+                kept.remove(i)
+                _this.left_out = True
+        fixed = {*right, *whole}
+        if _total(_floors(widths, kept, columns, fixed), kept, indent) > width and below:
+            kept = [i for i in kept if i not in below]
+        else:
+            below = ()
+        if _total(widths, kept, indent) > width:
+            room = width - indent - 2 * (len(kept) - 1)
+            _shrink(widths, _floors(widths, kept, columns, fixed), columns, right, room)
+    looks = ["dim"] * bool(head) + [row.look for row in rows]
+    for cells, look in zip(every, looks):
+        for line in _lines(cells, widths, kept, right, indent):
+            yield paint(line, look)
+        if width and below:
+            lead = " " * (indent + len(cells[0]) - len(cells[0].lstrip()) + 4)
+            text = lead + "  ".join(cells[i] for i in below)
+            yield from (paint(line, look) for line in _between_words(text, width))
 
 
-def _shrink(widths: list[int], limit: int, right: Sequence[int]) -> None:
+def _floors(
+    widths: Sequence[int],
+    kept: Sequence[int],
+    columns: Sequence[Sequence[str]],
+    fixed: Collection[int],
+) -> dict[int, int]:
+    """Return the widths that no column can go below without a broken word."""
+    return {
+        i: widths[i] if i in fixed else max(len(p) for cell in columns[i] for p in _pieces(cell))
+        for i in kept
+    }
+
+
+def _total(widths: Sequence[int] | Mapping[int, int], kept: Sequence[int], indent: int) -> int:
+    return indent + sum(widths[i] for i in kept) + 2 * (len(kept) - 1)
+
+
+def _shrink(
+    widths: list[int],
+    floors: dict[int, int],
+    columns: Sequence[Sequence[str]],
+    right: Sequence[int],
+    room: int,
+) -> None:
     """Take from the widest columns until the table fits; numbers stay whole."""
-    text = [i for i in range(len(widths)) if i not in right]
-    while sum(widths) > limit:
-        widest = max(text, key=lambda i: widths[i], default=-1)
-        if widest < 0 or widths[widest] <= _COLUMN_MIN:
-            return
-        widths[widest] -= 1
+    kept = list(floors)
+    if sum(floors.values()) > room:
+        # Not even single words fit: the longest of them are broken, those of numbers never.
+        numbers = sum(floors[i] for i in kept if i in right)
+        cap = _cap({i: (0, floors[i]) for i in kept if i not in right}, room - numbers)
+        for i in kept:
+            floors[i] = floors[i] if i in right else min(floors[i], max(cap, 1))
+    cap = _cap({i: (floors[i], widths[i]) for i in kept}, room)
+    for i in kept:
+        widths[i] = max(floors[i], min(widths[i], cap))
+    spare = room - sum(widths[i] for i in kept)
+    for i in kept:
+        wanted = max(map(len, columns[i]))
+        more = max(0, min(spare, wanted - widths[i]))
+        widths[i] += more
+        spare -= more
 
 
-def _line(cells: Sequence[str], widths: list[int], right: Sequence[int], indent: int) -> str:
-    out = []
-    for i, cell in enumerate(cells):
-        text = _cut(cell, widths[i])
-        out.append(text.rjust(widths[i]) if i in right else text.ljust(widths[i]))
-    return (" " * indent + "  ".join(out)).rstrip()
+def _cap(spans: Mapping[int, tuple[int, int]], room: int) -> int:
+    """Return the width above which columns are shrunk, so that all have room if they can."""
+    for cap in range(max((most for _, most in spans.values()), default=0), 0, -1):
+        if sum(max(least, min(most, cap)) for least, most in spans.values()) <= room:
+            return cap
+    return 0
 
 
-def _cut(text: str, width: int) -> str:
+# Where a line may be broken: before a space, behind the steps of a path and of a field.
+_BORDER = re.compile(
+    r"(?=(?<!\s)\s)|(?<=\S/)(?=\S)|(?<=,)(?=\S)|(?<=[0-9a-f]{16}-)|(?<=->)|(?<=[A-Za-z\])]\.)(?=[A-Za-z_]{8})"
+)
+
+
+def _pieces(text: str) -> list[str]:
+    lead = len(text) - len(text.lstrip())
+    first, *others = [piece for piece in _BORDER.split(text[lead:]) if piece] or [""]
+    return [" " * lead + first, *others]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Break a cell into lines, each with the spaces that it began with."""
     if len(text) <= width:
-        return text
-    if text.lstrip().startswith("/"):
-        # The end of a path says more than its beginning.
-        return "…" + text[len(text) - width + 1 :]
-    return text[: width - 1] + "…"
+        return [text]
+    lead = " " * min(len(text) - len(text.lstrip()), max(width // 2, 0))
+    lines = [""]
+    for piece in _pieces(lead + text.lstrip()):
+        if len(lines[-1]) + len(piece) > width and lines[-1].strip():
+            lines.append("")
+        part = piece if lines[-1].strip() or len(lines) == 1 else lead + piece.lstrip()
+        while len(lines[-1]) + len(part) > width:
+            at = width - len(lines[-1])
+            dash = max(part.rfind("-", len(lead) + 1, at), part.rfind("_", len(lead) + 1, at)) + 1
+            at = dash if dash > at // 2 else at
+            lines[-1] += part[:at]
+            lines.append("")
+            part = lead + part[at:]
+        lines[-1] += part
+    return lines
+
+
+def _lines(
+    cells: Sequence[str],
+    widths: Sequence[int],
+    kept: Sequence[int],
+    right: Sequence[int],
+    indent: int,
+) -> Iterator[str]:
+    broken = {i: _wrapped(cells[i], widths[i]) for i in kept}
+    for at in range(max(map(len, broken.values()))):
+        out = []
+        for i in kept:
+            text = broken[i][at] if at < len(broken[i]) else ""
+            out.append(text.rjust(widths[i]) if i in right else text.ljust(widths[i]))
+        yield (" " * indent + "  ".join(out)).rstrip()
+
+
+# As wide as the terminal ------------------------------------------------------------
+
+_LEFT_OUT = "(addresses are left out, for want of room: --wide shows them)"
+
+
+def fitted(lines: Iterable[str], wide: bool = False) -> Iterator[str]:
+    """Yield what a verb says as wide as the terminal, and say when something was left out.
+
+    Sentences are broken between words.
+
+    :param wide: nothing is broken nor left out, however wide it is.
+    """
+    source = iter(lines)
+    left_out = False
+    while True:
+        _this.wide, _this.left_out = wide, False
+        try:
+            line = next(source, None)
+        finally:
+            left_out |= _this.left_out
+            width = style().width
+            _this.wide = False
+        if line is None:
+            break
+        yield from _between_words(line, width)
+    if left_out:
+        yield from _between_words(paint(_LEFT_OUT, "dim"), width)
+
+
+def _between_words(line: str, width: int) -> Iterator[str]:
+    plain = _LOOK.sub("", line)
+    if not width or len(plain) <= width:
+        yield line
+        return
+    lead = min(len(plain) - len(plain.lstrip()) + 2, width // 2)
+    out, used = "", -1
+    for word in line.split(" "):
+        size = len(_LOOK.sub("", word))
+        if size and used + 1 + size > width and out.strip():
+            yield out.rstrip(" ")
+            out, used = " " * lead + word, lead + size
+        else:
+            out, used = word if used < 0 else f"{out} {word}", used + 1 + size
+    yield out

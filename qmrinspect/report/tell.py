@@ -18,6 +18,8 @@ __all__ = ["growth_lines", "type_lines", "verdict_lines"]
 
 _EDGES_SHOWN = 12
 _FRAMES_SHOWN = 12
+# Of a sentence; longer ones are no sentences.
+_TEXT_MAX = 4000
 
 
 def verdict_lines(row: Row) -> Iterator[str]:
@@ -27,33 +29,34 @@ def verdict_lines(row: Row) -> Iterator[str]:
     head = f"{row['device']:<28} {row['outcome']:<13} {cause}"
     yield (head.rstrip() + (f"  ({status})" if status else "")).rstrip()
     if row.get("expected"):
-        yield f"    expected: {printable(row['expected'], 400)}"
+        yield f"    expected: {printable(row['expected'], _TEXT_MAX)}"
     if row.get("note"):
-        yield f"    {printable(row['note'], 400)}"
+        yield f"    {printable(row['note'], _TEXT_MAX)}"
     if row["outcome"] != "clean":
         case = row.get("case") or ()
         if not case:
-            yield f"    {printable(row['text'], 400)}"
+            yield f"    {printable(row['text'], _TEXT_MAX)}"
         for found in case:
             yield f"    {found['text']}"
             yield from _edges(found["references"])
         if case:
             for stale in row.get("stale") or ():
-                yield f"    {printable(stale['text'], 400)}"
+                yield f"    {printable(stale['text'], _TEXT_MAX)}"
         others = len(row["objects_left"]) - 1
         if others > 0:
-            yield f"    {others} more objects that came with it are still alive"
+            verb = "is" if others == 1 else "are"
+            yield f"    {render.plural(others, 'more object')} that came with it {verb} still alive"
     elif row.get("kept"):
-        yield f"    {printable(row['text'], 400)}"
+        yield f"    {printable(row['text'], _TEXT_MAX)}"
     under = under_line(row)
     if under:
-        yield f"    {printable(under, 400)}"
+        yield f"    {printable(under, _TEXT_MAX)}"
     if row.get("backtrace"):
         for line in row["backtrace"][:_FRAMES_SHOWN]:
-            yield f"        {printable(line, 120)}"
+            yield f"        {printable(line, _TEXT_MAX)}"
     yield from growth_lines(row.get("growth"))
     if row.get("bundle"):
-        yield f"    evidence: {printable(row['bundle'])}"
+        yield f"    evidence: {printable(row['bundle'], _TEXT_MAX)}"
 
 
 def _edges(edges: list[EdgeJson]) -> Iterator[str]:
@@ -68,11 +71,11 @@ def growth_lines(growth: GrowthJson | None) -> Iterator[str]:
     """Yield what grew from cycle to cycle."""
     if growth is None:
         return
-    cycles = growth["cycles"]
+    cycles = render.plural(growth["cycles"], "cycle")
     if not growth["types"] and not growth["references"]:
-        yield f"    nothing grew in {cycles} cycles"
+        yield f"    nothing grew in {cycles}"
         return
-    yield f"    growth in {cycles} cycles:"
+    yield f"    growth in {cycles}:"
     for counts in (growth["types"], growth["references"]):
         for name, grown in counts.items():
             parts = []
@@ -99,4 +102,4 @@ def type_lines(totals: Sequence[Total], failed: Sequence[str]) -> Iterator[str]:
                 f"{count} {outcome}" for outcome, count in sorted(found.items())
             )
     for text in failed:
-        yield f"not done: {printable(text, 400)}"
+        yield f"not done: {printable(text, _TEXT_MAX)}"

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..documents import HuntRow
-from ..errors import QmrError
+from ..errors import QmrError, UsageError
 from ..hunt.rows import FORMAT, is_bad, key
+from ..outfile import probe
 from ..text import printable
 from . import render
 from .tell import verdict_lines
@@ -28,6 +29,8 @@ __all__ = ["Result", "Verdicts"]
 
 # One broken QEMU fails them all, for the same reason.
 _FAILED_SHOWN = 5
+# What comes of these says nothing about a leak.
+_UNJUDGED = frozenset(("refused", "not-acked"))
 
 
 class Result(NamedTuple):
@@ -46,16 +49,21 @@ class Result(NamedTuple):
 class Verdicts:
     """The text, or the JSON, of a hunt, made as it goes.
 
+    What it reads and writes is opened before the work begins.
+
     :param args: of the verb.
     :param plan: of a hunt on VMs of our own.
+    :ivar total: how many jobs there are, or cycles on a VM that runs.
     """
 
     def __init__(self, args: argparse.Namespace, plan: Plan | None = None) -> None:
         self._args = args
-        self._left_out = plan.models if plan is not None else ()
-        # Most CPU models end alike: of those the first is told.
-        jobs = plan.jobs if plan is not None and not args.driver else ()
-        self._models = {job.driver for job in jobs if job.cpu}
+        self.total = self._done = self._before = 0
+        self._left_out: Sequence[str] = ()
+        self._models: set[str] = set()
+        if plan is not None:
+            self.follow(plan)
+        probe(args.junit)
         self._alike: dict[tuple[str, ...], list[str]] = {}
         self._counts: Counter[str] = Counter()
         self._rows: list[HuntRow] = []
@@ -75,10 +83,27 @@ class Verdicts:
             self._baseline = baseline_rows(args.baseline)
             self._known = {key(row) for row in self._baseline if is_bad(row)}
 
+    def follow(self, plan: Plan) -> None:
+        """Take up what a hunt on VMs of our own is going to do."""
+        self.total, self._left_out = len(plan.jobs), plan.models
+        # Most CPU models end alike: of those the first is told.
+        jobs = plan.jobs if not self._args.driver else ()
+        self._models = {job.driver for job in jobs if job.cpu}
+
+    def so_far(self) -> str:
+        """Say what is done, and how to go on."""
+        done = f"{self._done} of {self.total} done"
+        campaign = getattr(self._args, "campaign", "")
+        if campaign:
+            return f"{done}, and kept in {campaign}: the same command goes on with the others"
+        return f"{done}; with --campaign FILE, the same command would go on where it was"
+
     def _take(self, results: Iterator[Result]) -> Iterator[HuntRow]:
         for result in results:
             if result.error is not None:
                 self._failed.append(result)
+            self._done += 1
+            self._before += 0 if result.fresh else len(result.rows)
             for row in result.rows:
                 yield self._judge(row)
         if self._baseline is not None:
@@ -112,6 +137,8 @@ class Verdicts:
         yield from self._take(results)
         summary: dict[str, object] = {"format": FORMAT, "summary": dict(self._counts)}
         summary["not_hotpluggable"] = self._unpluggable
+        if self._before:
+            summary["from_before"] = self._before
         if self._left_out:
             summary["cpu_models_left_out"] = list(self._left_out)
         if self._compared is not None:
@@ -135,9 +162,18 @@ class Verdicts:
         for first, *others in self._alike.values():
             if others:
                 yield f"{render.plural(len(others), 'more CPU model')} as {first}"
-        total = sum(self._counts.values())
-        parts = ", ".join(f"{n} {outcome}" for outcome, n in sorted(self._counts.items()))
-        yield f"{render.plural(total, 'cycle')}: {parts or 'nothing was done'}"
+        # Where QEMU refused, there was no cycle of a plug and an unplug.
+        cycles = {o: n for o, n in sorted(self._counts.items()) if o != "refused"}
+        parts = ", ".join(f"{n} {outcome}" for outcome, n in cycles.items())
+        refused = f"; {self._counts['refused']} refused" if self._counts["refused"] else ""
+        total = sum(cycles.values())
+        yield f"{render.plural(total, 'cycle')}: {parts or 'nothing was judged'}{refused}"
+        if self._before:
+            verb = "is" if self._before == 1 else "are"
+            yield (
+                f"{render.plural(self._before, 'row')} of them {verb} from before: "
+                f"{self._args.campaign} had {'it' if self._before == 1 else 'them'}"
+            )
         if self._unpluggable:
             yield (
                 f"{self._unpluggable} more that this QEMU does not mark hotpluggable, or has no "
@@ -179,6 +215,11 @@ class Verdicts:
                 f"{render.plural(len(self._failed), 'job')} could not be done: "
                 f"{self._failed[0].error}",
                 "run it again; a campaign goes on with what is left" if self._args.campaign else "",
+            )
+        if self._rows and not any(row["outcome"] not in _UNJUDGED for row in self._rows):
+            raise UsageError(
+                f"nothing was judged: {', '.join(sorted({r['outcome'] for r in self._rows}))}",
+                "the rows say why; name other devices, or another --machine",
             )
         new = [
             row

@@ -25,11 +25,13 @@ __all__ = [
     "Group",
     "edge_json",
     "edge_rows",
+    "edge_table",
     "grouped",
     "head_json",
     "hex_text",
     "holder_text",
     "name",
+    "namesake",
     "object_json",
     "of_view",
     "reference_table",
@@ -55,6 +57,18 @@ def short(index: Index, address: int) -> str:
     if device is not None and device.id and index.in_tree(address):
         return printable(device.id)
     return index.label(address)
+
+
+def namesake(index: Index, address: int) -> Iterator[str]:
+    """Yield a word on the devices that leaked and had the id of one that is there."""
+    device = index.snapshot.devices.get(address)
+    if device is None or not device.id or not index.in_tree(address):
+        return
+    leaked = index.leaked(device.id)
+    if leaked:
+        handles = ", ".join(index.handle(other) for other in leaked)
+        who = "device that had this id has" if len(leaked) == 1 else "devices that had this id have"
+        yield render.paint(f"  {len(leaked)} other {who} leaked: {printable(handles)}", "note")
 
 
 def name(index: Index, address: int) -> str:
@@ -205,11 +219,18 @@ def edge_rows(book: Book, edges: Iterable[Edge]) -> list[Row]:
     ]
 
 
+def edge_table(rows: Sequence[Row], indent: int, head: Sequence[str] = ()) -> Iterator[str]:
+    """Yield rows of :func:`edge_rows` as a table."""
+    # A sign may stand before the kind.
+    first = len(rows[0].cells) - 5 if rows else 0
+    yield from render.table(head, rows, right=(first + 1,), indent=indent, drop=(first + 4,))
+
+
 def reference_table(book: Book, edges: Sequence[Edge], indent: int = 2) -> Iterator[str]:
     """Yield references as a table; those granted by a rule come apart, with their reason."""
     named = [edge for edge in edges if not edge.rule]
     head = ("kind", "count", "holder", "field", "address")
-    yield from render.table(head, edge_rows(book, named), right=(1,), indent=indent)
+    yield from edge_table(edge_rows(book, named), indent, head)
     for edge in edges:
         if edge.rule:
             rule = RULES[edge.rule]

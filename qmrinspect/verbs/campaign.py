@@ -10,7 +10,8 @@ import argparse
 import os
 from pathlib import Path
 
-from ..errors import QmrError, TargetError
+from ..errors import QmrError
+from ..outfile import probe, write
 from ..report import render
 from .verb import CLEAN, FINDINGS, Outcome, Session
 
@@ -22,12 +23,13 @@ _GOOD, _BAD, _SKIP = 0, 1, 125
 
 def run_report(session: Session, args: argparse.Namespace) -> Outcome:
     """Write one HTML page of a campaign, or of a check of the target."""
+    probe(args.output)
     if args.campaign:
         return _report_hunt(args)
     from ..report.checkpage import check_findings, check_page
 
     checked = session.report()
-    _write(args.output, check_page(checked))
+    write(args.output, check_page(checked))
     shown = sum(len(group.findings) for group in check_findings(checked))
     code = FINDINGS if checked.failed else CLEAN
     data = {"format": "qmr-report/1", "page": args.output, "findings": len(checked.findings)}
@@ -42,7 +44,7 @@ def _report_hunt(args: argparse.Namespace) -> Outcome:
     rows = baseline_rows(args.campaign)
     compared = compare(rows, baseline_rows(args.baseline)) if args.baseline else None
     title = args.title or f"qmr hunt: {Path(args.campaign).name}"
-    _write(args.output, page(title, rows, compared, os.path.dirname(args.output)))
+    write(args.output, page(title, rows, compared, os.path.dirname(args.output)))
     findings = [row for row in rows if is_bad(row)]
     counted = compared["new"] if compared is not None else findings
     data: dict[str, object] = {
@@ -51,21 +53,12 @@ def _report_hunt(args: argparse.Namespace) -> Outcome:
         "rows": len(rows),
         "findings": len(findings),
     }
-    lines = [
-        f"{render.plural(len(rows), 'row')}, {render.plural(len(findings), 'finding')}: "
-        f"{args.output}"
-    ]
+    counts = f"{render.plural(len(rows), 'row')}, {render.plural(len(findings), 'finding')}"
+    lines = [f"{counts}: {args.output}"]
     if compared is not None:
         lines.append(", ".join(f"{len(found)} {name}" for name, found in compared.items()))
         data["compared"] = {name: len(found) for name, found in compared.items()}
     return Outcome(data, lines, FINDINGS if counted else CLEAN)
-
-
-def _write(path: str, text: str) -> None:
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise TargetError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def run_replay(session: Session, args: argparse.Namespace) -> Outcome:

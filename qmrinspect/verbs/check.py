@@ -1,7 +1,7 @@
 """Verbs of the audit
 ------------------
 
-The check, what is lost, and cycles.
+The check, and what is lost.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from ..audit import Orphans, Report, choose, orphan_groups
 from ..audit.cause import causes
 from ..audit.check import Finding
 from ..audit.finding import Severity
-from ..audit.graph import PASSING, adjacency, components, reachable, roots, source
-from ..index import Index
-from ..ledger import RULES, Book, Edge
+from ..index import LEAKED, Index
+from ..ledger import RULES, Book
 from ..report import render, words
 from ..report.policies import policy_json, policy_text
 from ..report.render import Row
@@ -25,7 +23,7 @@ from ..snapshot import Snapshot
 from ..text import printable
 from .verb import Outcome, Session
 
-__all__ = ["report_json", "run_check", "run_cycles", "run_orphans"]
+__all__ = ["report_json", "run_check", "run_orphans"]
 
 _SEVERITIES = tuple(Severity)
 # So many rows of evidence are shown under a finding; qmr refs shows all.
@@ -160,9 +158,10 @@ def _finding_lines(book: Book, finding: Finding) -> Iterator[str]:
     tag = render.paint(f"{finding.severity}: {finding.kind}:", finding.severity)
     yield f"{tag} {printable(finding.text, 2000)}"
     rows = words.edge_rows(book, finding.references)
-    yield from render.table((), rows[:_EVIDENCE_MAX], right=(1,), indent=4)
+    yield from words.edge_table(rows[:_EVIDENCE_MAX], 4)
     if len(rows) > _EVIDENCE_MAX:
-        yield f"    and {len(rows) - _EVIDENCE_MAX} more: qmr refs {finding.address:#x}"
+        handle = book.index.handle(finding.address)
+        yield f"    and {len(rows) - _EVIDENCE_MAX} more: qmr refs {handle}"
 
 
 def _cost(snapshot: Snapshot) -> str:
@@ -233,12 +232,12 @@ def _orphan_lines(book: Book, groups: Sequence[Orphans], every: bool) -> Iterato
     for group in groups:
         look = "note" if group.delayed else "error"
         label = render.paint(words.name(index, group.head), look)
-        yield f"{label} has {words.state(book, group.head)}"
+        handle = index.handle(group.head)
+        called = f", {handle} in commands" if handle.endswith(LEAKED) else ""
+        yield f"{label} has {words.state(book, group.head)}{called}"
         for cause in causes(book, group.head, group.members):
             yield f"    {printable(cause.name)}: {printable(cause.text, 2000)}"
-        yield from render.table(
-            (), words.edge_rows(book, book.on.get(group.head, ())), right=(1,), indent=4
-        )
+        yield from words.edge_table(words.edge_rows(book, book.on.get(group.head, ())), 4)
         others = [member for member in group.members if member != group.head]
         if others and not every:
             types = Counter(index.snapshot.objects[member].type for member in others)
@@ -260,113 +259,3 @@ def _orphan_lines(book: Book, groups: Sequence[Orphans], every: bool) -> Iterato
                 for member in others
             ]
             yield from render.table(("with it", "refs", "address"), rows, right=(1,), indent=4)
-
-
-# cycles ----------------------------------------------------------------------------
-
-
-class _Cycle(NamedTuple):
-    """A strongly connected group; see :func:`_find_cycles`."""
-
-    lost: bool
-    ordinary: bool
-    members: Sequence[int]
-    edges: Sequence[Edge]
-
-
-# References that unparenting a device or a bus drops (hw/core/qdev.c device_unparent,
-# hw/core/bus.c bus_unparent), so that a cycle through one is no danger.
-_UNPARENTED = frozenset(("bus-child", "parent-bus"))
-
-
-def _find_cycles(book: Book) -> list[_Cycle]:
-    """Return the groups: lost ones, those only a device's own code breaks, ordinary ones."""
-    graph = adjacency(book)
-    alive = reachable(book, roots(book))
-    out = []
-    for ordinary in (False, True):
-        targets = {
-            node: [e.target for e in edges if ordinary or e.kind not in _UNPARENTED]
-            for node, edges in graph.items()
-            if node
-        }
-        for group in components(sorted(targets), targets):
-            lost = not any(member in alive for member in group)
-            inside = set(group)
-            edges = tuple(
-                edge
-                for member in group
-                for edge in book.on.get(member, ())
-                if source(book, edge) in inside and edge.kind not in PASSING
-            )
-            if ordinary and (lost or not any(edge.kind in _UNPARENTED for edge in edges)):
-                continue
-            out.append(_Cycle(lost, ordinary, group, edges))
-    return sorted(out, key=lambda cycle: (not cycle.lost, cycle.ordinary))
-
-
-def run_cycles(session: Session, args: argparse.Namespace) -> Outcome:
-    """List groups of objects that hold each other (``qmr-cycles/1``).
-
-    The exit code is 1 when nothing else holds one of them.
-    """
-    snapshot = session.snapshot()
-    book = choose(Index(snapshot))[1]
-    cycles = _find_cycles(book)
-    data = {
-        **words.head_json("qmr-cycles/1", snapshot),
-        "cycles": [
-            {
-                "lost": cycle.lost,
-                "severity": str(Severity.ERROR if cycle.lost else Severity.NOTE),
-                "ends_by_unplug": cycle.ordinary,
-                "objects": [words.object_json(book.index, member) for member in cycle.members],
-                "references": words.references(book.index, cycle.edges),
-            }
-            for cycle in cycles
-        ],
-    }
-    lost = any(cycle.lost for cycle in cycles)
-    return Outcome(data, _cycle_lines(book, cycles, args.all), 1 if lost else 0)
-
-
-def _cycle_lines(book: Book, cycles: Sequence[_Cycle], every: bool) -> Iterator[str]:
-    lost = [cycle for cycle in cycles if cycle.lost]
-    live = [cycle for cycle in cycles if not cycle.lost and not cycle.ordinary]
-    ordinary = [cycle for cycle in cycles if cycle.ordinary]
-    if lost:
-        yield f"{render.plural(len(lost), 'cycle')} of references that nothing else holds:"
-        for cycle in lost:
-            yield from _one_cycle(book, cycle, "error")
-    else:
-        yield "no cycle of references is cut off from the machine"
-    if live:
-        count = render.plural(len(live), "cycle")
-        yield (
-            f"{count} in live objects, which unparenting alone does not break: the device's own "
-            "code has to when it is unplugged:"
-        )
-        for cycle in live:
-            yield from _one_cycle(book, cycle, "note")
-    if ordinary and not every:
-        verb = "ends" if len(ordinary) == 1 else "end"
-        yield (
-            f"{render.plural(len(ordinary), 'ordinary cycle')} of buses and their devices, which "
-            f"{verb} when they are unplugged (--all)"
-        )
-    elif ordinary:
-        yield "ordinary cycles of buses and their devices, which unplugging ends:"
-        for cycle in ordinary:
-            yield from _one_cycle(book, cycle, "")
-
-
-def _one_cycle(book: Book, cycle: _Cycle, look: str) -> Iterator[str]:
-    names = [words.name(book.index, member) for member in cycle.members]
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    kinds = Counter[str]()
-    for edge in cycle.edges:
-        kinds[edge.kind] += 1
-    held = ", ".join(f"{kind} x{n}" if n > 1 else kind for kind, n in sorted(kinds.items()))
-    yield f"  {render.paint(', '.join(names[:6]) + more, look)}: {held}"
-    if cycle.lost:
-        yield from render.table((), words.edge_rows(book, cycle.edges), right=(1,), indent=6)

@@ -12,10 +12,11 @@ from ..audit import choose
 from ..audit.diff import diff
 from ..errors import TargetError
 from ..index import Index
+from ..outfile import probe
 from ..report import render, words
 from ..report.differences import difference_json, difference_lines
 from ..snapshot import Snapshot
-from .verb import Outcome, Session
+from .verb import CLEAN, FINDINGS, Outcome, Session
 
 __all__ = ["compared", "run_diff", "run_save"]
 
@@ -24,6 +25,7 @@ def run_save(session: Session, args: argparse.Namespace) -> Outcome:
     """Write a snapshot file (``qmr-snapshot/1``)."""
     from ..store import save
 
+    probe(args.file)
     # What does not balance is saved with the words that point to it.
     book = choose(Index(session.snapshot()))[1]
     snapshot = book.index.snapshot
@@ -67,7 +69,9 @@ def compared(before: Snapshot, after: Snapshot) -> Outcome:
         )
     old, new = choose(Index(before))[1], choose(Index(after))[1]
     found = diff(old, new)
-    return Outcome(difference_json(old, new, found), difference_lines(old, new, found))
+    differ = bool(found.appeared or found.gone or found.changed)
+    code = FINDINGS if differ else CLEAN
+    return Outcome(difference_json(old, new, found), difference_lines(old, new, found), code)
 
 
 def _instant(session: Session, name: str) -> Snapshot:

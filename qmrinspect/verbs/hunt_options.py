@@ -6,9 +6,18 @@ The options of ``hunt``; ``demo`` hunts with their defaults.
 
 from __future__ import annotations
 
-from .verb import Argument
+from .verb import Argument, at_least_1
 
-__all__ = ["CAMPAIGN", "MACHINE", "MANY", "PROGRAM", "QEMU", "TRACE"]
+__all__ = [
+    "CAMPAIGN",
+    "DEFAULT_ACCEL",
+    "DEFAULT_MACHINE",
+    "MACHINE",
+    "MANY",
+    "PROGRAM",
+    "QEMU",
+    "TRACE",
+]
 
 #: The QEMU that is hunted on where none is named.
 PROGRAM = "qemu-system-x86_64"
@@ -16,7 +25,11 @@ QEMU = Argument(
     ("--qemu",),
     {"default": "", "metavar": "PROGRAM", "help": f"QEMU to start (default: {PROGRAM})"},
 )
-MACHINE = Argument(("--machine",), {"default": "pc", "help": "its machine type (default: pc)"})
+DEFAULT_MACHINE = "pc"
+DEFAULT_ACCEL = "tcg"
+MACHINE = Argument(
+    ("--machine",), {"default": "", "help": f"its machine type (default: {DEFAULT_MACHINE})"}
+)
 
 
 def _file(name: str, help: str) -> Argument:
@@ -41,8 +54,18 @@ CAMPAIGN = (
             "unplug would do under each policy",
         },
     ),
-    Argument(("--cycles",), {"type": int, "default": 1, "help": "times to plug each device"}),
-    Argument(("--accel",), {"default": "tcg", "help": "its accelerator (default: tcg)"}),
+    Argument(
+        ("--cycles",), {"type": at_least_1, "default": 1, "help": "times to plug each device"}
+    ),
+    Argument(
+        ("--yes",),
+        {
+            "action": "store_true",
+            "help": "on a VM that runs: hunt devices that are known to leak, too; what leaks stays "
+            "for good",
+        },
+    ),
+    Argument(("--accel",), {"default": "", "help": f"its accelerator (default: {DEFAULT_ACCEL})"}),
     Argument(
         ("--guest",),
         {
@@ -64,7 +87,7 @@ CAMPAIGN = (
     Argument(
         ("--jobs",),
         {
-            "type": int,
+            "type": at_least_1,
             "default": 0,
             "metavar": "N",
             "help": "VMs at once, if there is memory for them (default: two a core, or one with a "

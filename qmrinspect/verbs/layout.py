@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import UsageError
 from ..layout import Layout, save
+from ..outfile import probe
 from ..report import render, words
 from ..report.render import Row
 from ..text import printable
@@ -23,6 +24,7 @@ def run_layout(session: Session, args: argparse.Namespace) -> Outcome:
     """Say where the layout comes from and how well it fits (``qmr-layout/1``), or save it."""
     from ..reading import program_layout
 
+    probe(args.save)
     if not args.program:
         return _of_target(session, args.save)
     layout = program_layout(args.program)

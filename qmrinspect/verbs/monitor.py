@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -55,6 +57,11 @@ _EVENT_POLL_S = 0.5
 # place.
 _GUEST_S = 3.0
 _TYPES_SHOWN = 8
+# How the human monitor says that it did not do what it was told: monitor/hmp.c and
+# hmp_handle_error().
+_HMP_ERROR = re.compile(
+    r"^(?:Error: |unknown command: |Try \"help |Command '.*' not available |invalid char )", re.M
+)
 
 
 # qmp, hmp, events ------------------------------------------------------------------
@@ -74,7 +81,7 @@ def run_qmp(session: Session, args: argparse.Namespace) -> Outcome:
         )
     answer = session.monitor().execute(command, arguments or None)
     data = {"format": "qmr-qmp/1", "command": command, "return": answer}
-    return Outcome(data, json.dumps(answer, indent=2).splitlines())
+    return Outcome(data, json.dumps(answer, indent=2).splitlines(), raw=True)
 
 
 def _message(text: str) -> tuple[str, dict[str, object]]:
@@ -96,7 +103,9 @@ def run_hmp(session: Session, args: argparse.Namespace) -> Outcome:
     printed = session.monitor().hmp(line)
     data = {"format": "qmr-hmp/1", "line": line, "output": printed}
     # What a guest may name (a device, a block node) comes through here as well.
-    return Outcome(data, [printable(row.expandtabs(), 4000) for row in printed.splitlines()])
+    lines = [printable(row.expandtabs(), 4000) for row in printed.splitlines()]
+    # QEMU has no other word for a failure here.
+    return Outcome(data, lines, 2 if _HMP_ERROR.search(printed) else CLEAN, raw=True)
 
 
 def run_events(session: Session, args: argparse.Namespace) -> Outcome:
@@ -111,7 +120,7 @@ def run_events(session: Session, args: argparse.Namespace) -> Outcome:
         }
         for event in found
     )
-    return Outcome(data, (event_line(event) for event in found), stream=True)
+    return Outcome(data, (event_line(event) for event in found), stream=True, raw=True)
 
 
 def _arriving(session: Session, seconds: float | None, count: int | None) -> Iterator[Event]:
@@ -250,7 +259,7 @@ def _plug_lines(after: Book, plugged: Plugged, appeared: Sequence[int]) -> Itera
         yield f"  and {len(types) - _TYPES_SHOWN} more types"
     if plugged.backends:
         yield f"  behind it: {', '.join(plugged.backends)}"
-    yield render.paint(f"  qmr refs {plugged.id} shows what holds it", "dim")
+    yield render.paint(f"  qmr refs {shlex.quote(plugged.id)} shows what holds it", "dim")
 
 
 # unplug ----------------------------------------------------------------------------
@@ -284,6 +293,11 @@ def _plugged_device(session: Session, index: Index, text: str) -> Device:
     device = index.snapshot.devices.get(address)
     if device is None:
         raise TargetError(f"{words.name(index, address)} is no device", "name a device by its id")
+    if not index.in_tree(address):
+        raise TargetError(
+            f"{words.name(index, address)} was unplugged already, and leaked",
+            f"qmr why {index.handle(address)} says what keeps it",
+        )
     if not device.id:
         raise TargetError(
             f"{words.name(index, address)} has no id, and QEMU unplugs devices by their id",
@@ -346,7 +360,8 @@ def _unplugged(
         "stale": [stale_json(row, with_it.index) for row in verdict.stale],
         "text": verdict.text,
     }
-    code = FINDINGS if verdict.outcome in BAD else CLEAN
+    # Where the guest did not release it, the device is still plugged.
+    code = FINDINGS if verdict.outcome in BAD else 2 if verdict.outcome == "not-acked" else CLEAN
     return Outcome(data, _unplug_lines(with_it, after, plugged, cycle, verdict), code)
 
 
@@ -369,7 +384,7 @@ def _unplug_lines(
     for cause in verdict.causes:
         yield f"  {cause.name}: {printable(cause.text, 2000)}"
         if after is not None:
-            yield from render.table((), words.edge_rows(after, cause.edges), right=(1,), indent=4)
+            yield from words.edge_table(words.edge_rows(after, cause.edges), 4)
     for row in verdict.stale:
         yield f"  stale: {printable(stale_json(row, with_it.index)['text'], 2000)}"
     for left in verdict.left[:_TYPES_SHOWN]:
@@ -390,5 +405,6 @@ def run_gdb_script(session: Session, args: argparse.Namespace) -> Outcome:
     places = (package.parent / "gdb" / "qmr.py", package / "gdb_script" / "qmr.py")
     for place in places:
         if place.is_file():
-            return Outcome({"format": "qmr-gdb-script/1", "path": str(place)}, [str(place)])
+            data = {"format": "qmr-gdb-script/1", "path": str(place)}
+            return Outcome(data, [str(place)], raw=True)
     raise TargetError("this installation of qmr has no script for GDB", "install qmr again")

@@ -18,6 +18,7 @@ from ..errors import UsageError
 from ..ledger import POLICIES
 from ..report.agreement import agreement_json, agreement_lines
 from ..text import printable
+from .hunt_options import DEFAULT_ACCEL, DEFAULT_MACHINE
 from .verb import CLEAN, FINDINGS, Outcome, Session
 
 __all__ = ["hunt_builds"]
@@ -61,7 +62,12 @@ def _rows(
     from ..hunt.settings import Settings
 
     for name, program in builds:
-        settings = Settings(program, args.machine, args.accel, forecast=True)
+        settings = Settings(
+            program,
+            args.machine or DEFAULT_MACHINE,
+            args.accel or DEFAULT_ACCEL,
+            forecast=True,
+        )
         planned = plan(settings, args.driver)
         # Only what is a device, and of the machine's own CPU model, is unplugged by a policy.
         jobs = [job for job in planned.jobs if ":" not in job.driver and not job.cpu]

@@ -6,13 +6,13 @@ What ``plug DRIVER help`` lists, and arguments that are given as JSON.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Collection
 from typing import Any
 
 from ..errors import UsageError
 from ..hotplug.unplug import drivers
+from ..hunt.candidates import no_device
 from ..monitor.arguments import ask_properties
 from ..monitor.base import Monitor
 from ..report import render
@@ -50,11 +50,7 @@ def known_driver(name: str, known: Collection[str]) -> None:
     :raises UsageError: it is none.
     """
     if name not in known:
-        near = difflib.get_close_matches(name, list(known), 3, 0.6)
-        raise UsageError(
-            f"this QEMU has no device {printable(name)}",
-            "did you mean " + " or ".join(near) + "?" if near else "qmr hmp 'info qdm' lists them",
-        )
+        raise no_device(name, known)
 
 
 def json_arguments(text: str) -> dict[str, Any]:

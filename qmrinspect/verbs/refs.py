@@ -14,8 +14,10 @@ from ..audit import choose, why
 from ..audit.cause import unheld
 from ..audit.graph import adjacency, source
 from ..audit.why import Why
+from ..errors import UsageError
 from ..index import Index
 from ..ledger import Book, Edge
+from ..outfile import probe, write
 from ..report import dot, render, words
 from ..report.render import Row
 from ..snapshot import Pointer
@@ -72,6 +74,7 @@ def _refs_lines(
     book: Book, address: int, pointers: Sequence[Pointer], every: bool
 ) -> Iterator[str]:
     yield f"{words.name(book.index, address)} has {words.state(book, address)}"
+    yield from words.namesake(book.index, address)
     yield from words.reference_table(book, book.on.get(address, ()))
     left = book.residual(address)
     if left > 0:
@@ -165,13 +168,14 @@ def _why_lines(book: Book, address: int, found: Why) -> Iterator[str]:
     for number, edge in enumerate(found.chain, 1):
         kind = render.paint(f"[{edge.kind}]", "dim")
         yield f"  {number}. {words.sentence(book, edge)} {kind}"
+    yield from words.namesake(index, address)
     last = found.chain[-1].target
     others = len(book.on.get(address, ())) - 1
     if last == address and others > 0:
         verb = "holds" if others == 1 else "hold"
         yield render.paint(
             f"  {render.plural(others, 'other reference')} {verb} it too: "
-            f"qmr refs {words.short(index, address)}",
+            f"qmr refs {index.handle(address)}",
             "dim",
         )
 
@@ -181,6 +185,10 @@ def _why_lines(book: Book, address: int, found: Why) -> Iterator[str]:
 
 def run_graph(session: Session, args: argparse.Namespace) -> Outcome:
     """Draw the references around an object: DOT, or SVG by Graphviz (``qmr-graph/1``)."""
+    if args.svg and args.output:
+        raise UsageError("--svg and --output both name a file", "give one of them")
+    file = args.svg or args.output or ""
+    probe(file)
     book, address = _open(session, args.object)
     edges = _around(book, address, args.depth)
     text = "\n".join(dot.reference_dot(book, address, edges)) + "\n"
@@ -196,14 +204,18 @@ def run_graph(session: Session, args: argparse.Namespace) -> Outcome:
         ],
         "dot": text,
     }
-    if args.svg:
-        dot.draw(text, args.svg)
+    if file:
+        svg = bool(args.svg) or file.endswith(".svg")
+        if svg:
+            dot.draw(text, file)
+            data["svg"] = file
+        else:
+            write(file, text)
         count = render.plural(len(nodes), "object")
         return Outcome(
-            {**data, "svg": args.svg},
-            [f"{args.svg} shows {count} around {words.name(index, address)}"],
+            {**data, "file": file}, [f"{file} shows {count} around {words.name(index, address)}"]
         )
-    return Outcome(data, text.splitlines())
+    return Outcome(data, text.splitlines(), raw=True)
 
 
 def _around(book: Book, address: int, depth: int) -> list[Edge]:

@@ -9,7 +9,7 @@ in the file of its family, which is imported when the verb runs.
 from __future__ import annotations
 
 from .hunt_options import CAMPAIGN, MACHINE, MANY, QEMU, TRACE
-from .verb import Argument, Run, Verb, later
+from .verb import Argument, Run, Verb, at_least_0, at_least_1, later, seconds
 
 __all__ = ["VERBS"]
 
@@ -47,13 +47,20 @@ VERBS: dict[str, Verb] = {
                 ),
                 Argument(
                     ("--depth",),
-                    {"type": int, "metavar": "N", "help": "go no deeper than N levels"},
+                    {"type": at_least_0, "metavar": "N", "help": "go no deeper than N levels"},
                 ),
                 Argument(
                     ("--all",),
                     {
                         "action": "store_true",
                         "help": "list memory regions, irqs and clocks as well",
+                    },
+                ),
+                Argument(
+                    ("--outside",),
+                    {
+                        "action": "store_true",
+                        "help": "list the objects outside the tree, and what holds each",
                     },
                 ),
             ),
@@ -114,12 +121,30 @@ VERBS: dict[str, Verb] = {
                 _OBJECT,
                 Argument(
                     ("--depth",),
-                    {"type": int, "default": 2, "metavar": "N", "help": "holders of holders (2)"},
+                    {
+                        "type": at_least_0,
+                        "default": 2,
+                        "metavar": "N",
+                        "help": "holders of holders (2)",
+                    },
                 ),
-                Argument(("--svg",), {"metavar": "FILE", "help": "draw it with graphviz"}, "file"),
+                Argument(
+                    ("-o", "--output"),
+                    {
+                        "metavar": "FILE",
+                        "help": "write it there: as SVG where the name ends so (drawn with "
+                        "graphviz), else as DOT",
+                    },
+                    "file",
+                ),
+                Argument(
+                    ("--svg",),
+                    {"metavar": "FILE", "help": "write SVG there, whatever the name ends in"},
+                    "file",
+                ),
             ),
             _run("refs", "run_graph"),
-            example="example: qmr graph nic0 | dot -Tpng > nic0.png",
+            example="example: qmr graph nic0 -o nic0.svg",
         ),
         Verb(
             "check",
@@ -136,9 +161,9 @@ VERBS: dict[str, Verb] = {
         ),
         Verb(
             "cycles",
-            "strongly connected groups of counted references",
+            "groups of counted references that hold each other, and which of them an unplug breaks",
             (_ALL,),
-            _run("check", "run_cycles"),
+            _run("cycles", "run_cycles"),
         ),
         Verb(
             "policy",
@@ -240,7 +265,8 @@ VERBS: dict[str, Verb] = {
                         "nargs": "*",
                         "metavar": "DRIVER",
                         "help": "device types as for device_add, or object:TYPE, chardev:TYPE, "
-                        "netdev:TYPE, block:TYPE; without any, all that QEMU can plug",
+                        "netdev:TYPE, block:TYPE, or patterns (quote them: 'virtio-*'); without "
+                        "any, all that QEMU can plug",
                     },
                     "driver",
                 ),
@@ -336,7 +362,7 @@ VERBS: dict[str, Verb] = {
                     ("--for",),
                     {
                         "dest": "seconds",
-                        "type": float,
+                        "type": seconds,
                         "metavar": "SECONDS",
                         "help": "end after so long",
                     },
@@ -428,9 +454,11 @@ VERBS: dict[str, Verb] = {
             "print what QEMU announces on its monitor, until interrupted",
             (
                 Argument(
-                    ("--seconds",), {"type": float, "metavar": "N", "help": "end after N seconds"}
+                    ("--seconds",), {"type": seconds, "metavar": "N", "help": "end after N seconds"}
                 ),
-                Argument(("--count",), {"type": int, "metavar": "N", "help": "end after N events"}),
+                Argument(
+                    ("--count",), {"type": at_least_1, "metavar": "N", "help": "end after N events"}
+                ),
             ),
             _run("monitor", "run_events"),
         ),

@@ -13,9 +13,11 @@ from collections.abc import Iterator, Sequence
 from ..audit import Report, check
 from ..audit.graph import adjacency
 from ..documents import EdgeJson
+from ..errors import UsageError
 from ..index import Index
 from ..ledger import Book
 from ..report import render, words
+from ..report.outside import lost_members, outside_json, outside_lines
 from ..report.render import Row
 from ..snapshot import Prop
 from ..text import printable
@@ -37,6 +39,13 @@ def run_tree(session: Session, args: argparse.Namespace) -> Outcome:
     """Show the QOM tree with observed and expected counts (``qmr-tree/1``)."""
     report = check(session.snapshot())
     index = report.book.index
+    if args.outside:
+        if args.path or args.depth is not None:
+            raise UsageError(
+                "--outside lists what is in no part of the tree", "leave the others out"
+            )
+        lost = lost_members(report.book)
+        return Outcome(outside_json(report.book, lost), outside_lines(report.book, lost))
     top = session.resolve(index, args.path).address if args.path else index.root
     depth = _DEPTH_MAX if args.depth is None else args.depth
     nodes = list(_walk(index, top, depth))
@@ -143,8 +152,12 @@ def _tree_lines(
     outside = sum(not index.in_tree(address) for address in objects)
     if outside and nodes and nodes[0][0] == index.root:
         lost = sum(finding.kind == "orphan" for finding in report.findings)
-        tail = ", see qmr orphans" if lost else ", as QEMU keeps them"
-        yield f"{render.plural(outside, 'more object')} outside the tree{tail}"
+        tail = ", and qmr orphans those that leaked" if lost else ", as QEMU keeps them"
+        verb = "lists it" if outside == 1 else "lists them"
+        yield (
+            f"{render.plural(outside, 'more object')} outside the tree: qmr tree --outside "
+            f"{verb}{tail}"
+        )
 
 
 def _hidden(book: Book, address: int, cut: bool) -> str:
@@ -260,6 +273,7 @@ def _show_lines(report: Report, address: int) -> Iterator[str]:
     index, snapshot = book.index, book.index.snapshot
     obj = snapshot.objects[address]
     yield f"{words.name(index, address)} has {words.state(book, address)}"
+    yield from words.namesake(index, address)
     facts = [
         ("type", " < ".join(map(printable, [obj.type, *_ancestors(index, address)]))),
         ("path", printable(index.path(address)) or "none: it is not in the QOM tree"),

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Callable, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, NoReturn, Protocol
 
 from ..errors import UsageError
+from ..text import printable
 
 if TYPE_CHECKING:
     from ..audit.check import Report
@@ -26,7 +28,18 @@ if TYPE_CHECKING:
     from ..trace.tracing import Tracing
     from ..walk.place import Place
 
-__all__ = ["Argument", "Outcome", "Run", "Session", "Verb", "later", "parser_for"]
+__all__ = [
+    "Argument",
+    "Outcome",
+    "Run",
+    "Session",
+    "Verb",
+    "at_least_0",
+    "at_least_1",
+    "later",
+    "parser_for",
+    "seconds",
+]
 
 CLEAN, FINDINGS = 0, 1
 
@@ -40,6 +53,8 @@ class Outcome(NamedTuple):
     :param code: exit code, 0 or 1.
     :param late: asked for the exit code after the last line, where the lines are
         made as the work goes.
+    :param interrupted: says, after a Ctrl-C, what is done and how to go on.
+    :param raw: the lines are another program's, or for one: they are not broken.
     """
 
     data: object
@@ -47,6 +62,8 @@ class Outcome(NamedTuple):
     code: int = CLEAN
     stream: bool = False
     late: Callable[[], int] | None = None
+    raw: bool = False
+    interrupted: Callable[[], str] | None = None
 
     def json(self) -> Iterator[str]:
         """Yield what ``--json`` prints, a text a document, as they come."""
@@ -104,6 +121,12 @@ class Session(Protocol):
     def tracing(self, only: Collection[int] = (), tell: Tell | None = None) -> Tracing:
         """Return what traces the target; see :class:`~qmrinspect.trace.tracing.Tracing`."""
 
+    def say(self, text: str) -> None:
+        """Tell the user what is no part of the answer."""
+
+    def confirm(self, question: str) -> bool:
+        """Ask on a terminal; False where there is none to ask on."""
+
     def progress(self, text: str) -> None:
         """Show on stderr how far a long work is; an empty text ends it."""
 
@@ -153,8 +176,45 @@ class Verb(NamedTuple):
     example: str = ""
 
 
+def _number(text: str, least: float, kind: Callable[[str], float]) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{printable(text)!r} is no number") from None
+    if not value >= least or value == float("inf"):
+        raise argparse.ArgumentTypeError(f"it takes a number from {least:g}")
+    return value
+
+
+def at_least_0(text: str) -> int:
+    """Read a number that is not negative."""
+    return int(_number(text, 0, int))
+
+
+def at_least_1(text: str) -> int:
+    """Read a number of things."""
+    return int(_number(text, 1, int))
+
+
+def seconds(text: str) -> float:
+    """Read a time, which is not negative."""
+    value = _number(text, 0, float)
+    if not value:
+        raise argparse.ArgumentTypeError("it takes a number of seconds")
+    return value
+
+
+_EMPTY_OPTION = re.compile(r"--[\w-]+=")
+
+
 class _Parser(argparse.ArgumentParser):
     """Raises instead of ending the program: GDB and the REPL go on."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # A script's variable that is not set: no verb means anything by it.
+        if any(not word.strip() or _EMPTY_OPTION.fullmatch(word) for word in args or ()):
+            self.error("an argument is empty")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}", f"see {self.prog} --help")
@@ -168,4 +228,7 @@ def parser_for(verb: Verb, prog: str = "qmr") -> argparse.ArgumentParser:
         add(*argument.names, **argument.options)
     if verb.reports:
         parser.add_argument("--json", action="store_true", help="print JSON for programs")
+        parser.add_argument(
+            "--wide", action="store_true", help="show all of a table, however wide it is"
+        )
     return parser

@@ -15,6 +15,7 @@ from ..references import HOLDERS, Around, Holder, OfListener, OfType, Reader, Va
 from ..references.record import fields_of, parse, ways_of
 from ..snapshot import FieldReference, Listener, Obj, Space, Unsearched
 from ..target.image import Unreadable
+from ..text import an
 from .context import Context
 from .inuse import Pointed
 from .ram import RamMap
@@ -83,7 +84,7 @@ def missing(context: Context, holder: Holder) -> str:
     if isinstance(holder.start, OfType):
         struct = parse(ways_of(holder.way)[0])[0].struct
         if not _fits(context, holder.start.type, struct):
-            return f"a {struct} of the size of a {holder.start.type}"
+            return f"{an(struct)} of the size of {an(holder.start.type)}"
     return ""
 
 

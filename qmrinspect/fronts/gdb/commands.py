@@ -14,10 +14,12 @@ import gdb
 
 from ...errors import QmrError, UsageError
 from ...index import Index
+from ...masking import masked
 from ...report import render
 from ...verbs.verb import Outcome, Verb, parser_for
 from ..complete import complete
 from ..line import parse
+from ..output import fitted
 from .session import Session
 from .targets import Running, ask, inferior_kind, runs
 
@@ -39,7 +41,11 @@ class Group(gdb.Command):
         from ..shell.table import find_verb
 
         with errors(False):
-            verb = find_verb(argument.split()[0])
+            word, *rest = argument.split()
+            if word == "help":
+                gdb.execute(" ".join(["help qmr", *rest]))
+                return
+            verb = find_verb(word)
             raise UsageError(f"qmr {verb.name} makes no sense inside GDB", "run it from the shell")
 
 
@@ -70,7 +76,7 @@ class Command(gdb.Command):
         width = gdb.parameter("width")
         render.use_style(render.Style(_colored(), width if isinstance(width, int) else 0))
         try:
-            outcome = self._verb.run(session, line.args)
+            outcome = fitted(self._verb.run(session, line.args), line.args)
             _show(outcome, getattr(line.args, "json", False))
             _code(outcome.late() if outcome.late is not None else outcome.code)
         except QmrError as error:
@@ -163,7 +169,7 @@ def errors(debug: bool) -> Iterator[None]:
     else:
         return
     if debug or gdb.parameter("python print-stack") == "full":
-        gdb.write(traceback.format_exc(), gdb.STDERR)
+        gdb.write(masked(traceback.format_exc()), gdb.STDERR)
     raise gdb.GdbError(text) from None
 
 

@@ -228,6 +228,7 @@ class Session:
         from ...monitor.addresses import monitors_of
         from ...monitor.connecting import connect_first
         from ...monitor.plain import PlainMonitor
+        from ...monitor.whose import checked
         from .running import RunningMonitor
 
         if self._monitor is None:
@@ -239,9 +240,12 @@ class Session:
             here = target.pid if target.kind == "process" else 0
             addresses = [self.qmp] if self.qmp else monitors_of(here, target.argv)
             self.inferior.death = ""
-            self._monitor = RunningMonitor(
-                self.inferior, lambda: connect_first(addresses, PlainMonitor)
-            )
+
+            def connect(address: str) -> Monitor:
+                monitor = PlainMonitor(address)
+                return checked(monitor, here) if here else monitor
+
+            self._monitor = RunningMonitor(self.inferior, lambda: connect_first(addresses, connect))
         return self._monitor
 
     def close_monitor(self) -> None:
@@ -258,6 +262,12 @@ class Session:
             # Past GDB: what a script takes as the answer of a verb shall not begin with it.
             os.write(2, f"{text}\n".encode())
         self._told = bool(text)
+
+    def say(self, text: str) -> None:
+        gdb.write(f"{text}\n", gdb.STDERR)
+
+    def confirm(self, question: str) -> bool:
+        return False
 
     def progress(self, text: str) -> None:
         draws = os.isatty(2) and os.environ.get("TERM") != "dumb"

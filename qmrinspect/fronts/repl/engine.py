@@ -22,6 +22,8 @@ from ...text import printable
 from ...verbs.properties import json_arguments
 from ...verbs.verb import Outcome, Verb
 from .. import line as words_of
+from ..hints import typed
+from ..output import fitted
 from .jobs import Cancelled, current
 from .line import expand, first_word, logical_lines, parse_command
 from .output import Kept, Output, opened, piped
@@ -39,7 +41,7 @@ _SOURCE_DEPTH_MAX = 8
 def complaint(error: Exception) -> str:
     """Return a failure as one line for people."""
     if isinstance(error, QmrError):
-        return printable(str(error), _COMPLAINT_MAX)
+        return printable(typed(str(error), "repl"), _COMPLAINT_MAX)
     return printable(
         f"qmr failed unexpectedly ({type(error).__name__}: {error}): run qmr repl --debug, and "
         "report what it prints",
@@ -198,7 +200,7 @@ class Engine:
             args = words_of.parse(verb, rest).args
         except UsageError as error:
             raise UsageError(error.text.replace("qmr ", "", 1), f"see help {verb.name}") from None
-        return verb.run(self.session, args), getattr(args, "json", False)
+        return fitted(verb.run(self.session, args), args, "repl"), getattr(args, "json", False)
 
     # The monitor.
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Callable, Protocol
 
 from ...errors import TargetError
+from ...outfile import open_private
 from ...report import render
 from .jobs import current
 from .line import Command
@@ -80,7 +81,9 @@ def opened(command: Command, output: Output) -> Iterator[Output]:
         path = Path(command.file).expanduser()
         render.use_style(render.Style(False, 0))
         try:
-            with open(path, mode, encoding="utf-8", errors="backslashreplace") as stream:
+            with open(
+                path, mode, encoding="utf-8", errors="backslashreplace", opener=open_private
+            ) as stream:
                 yield _Stream(stream)
         except OSError as error:
             raise TargetError(f"{path} cannot be written: {error.strerror}") from None

@@ -33,6 +33,8 @@ from prompt_toolkit.lexers import Lexer
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.styles import Style
 
+from ...masking import masked
+from ...outfile import open_private
 from ...report import render
 from ...text import printable
 from .line import logical_lines, unfinished
@@ -185,7 +187,7 @@ class Screen:
         if not self._ready.is_set():
             self._early.append((line, echo))
             return
-        self.session.history.append(line)
+        self.session.history.append(masked(line))
         self.runner.submit(line, echo)
 
     def _cancel(self) -> str:
@@ -395,8 +397,15 @@ def _history() -> History:
     )
     path = Path(base) / "qmr" / "history"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)
+        os.close(open_private(str(path), os.O_WRONLY | os.O_CREAT))
     except OSError:
         return InMemoryHistory()
-    return FileHistory(str(path))
+    return _History(str(path))
+
+
+class _History(FileHistory):
+    """A history that keeps no secrets."""
+
+    def append_string(self, string: str) -> None:
+        super().append_string(masked(string))

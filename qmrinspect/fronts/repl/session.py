@@ -168,6 +168,14 @@ class ReplSession:
         """Return what traces the VM."""
         return self.attached().tracing(only, tell)
 
+    def say(self, text: str) -> None:
+        """Tell the user what is no part of the answer: above the prompt."""
+        self.notify(text, "note")
+
+    def confirm(self, question: str) -> bool:
+        """Nobody is asked here: the prompt is for the next command."""
+        return False
+
     def progress(self, text: str) -> None:
         """Show how far a long work is, in the status bar."""
         check_cancelled()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 
 from ...verbs.table import VERBS
-from ...verbs.verb import Argument, Run, Verb, later
+from ...verbs.verb import Argument, Run, Verb, at_least_1, later
 
 __all__ = ["REPL_VERBS"]
 
@@ -23,7 +23,8 @@ def _run(function: str) -> Run:
 
 
 _LAST = Argument(
-    ("--last",), {"type": int, "default": _LAST_SHOWN, "metavar": "N", "help": "how many (20)"}
+    ("--last",),
+    {"type": at_least_1, "default": _LAST_SHOWN, "metavar": "N", "help": "how many (20)"},
 )
 
 _OWN = (

@@ -7,18 +7,21 @@ it answers.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ... import __version__
-from ...errors import QmrError, UsageError
+from ...errors import QmrError, TargetError, UsageError
 from ...text import printable
-from ..options import ANYWHERE, LIBVIRT, VALUED, Options, take
+from ..options import Options
+from .words import repl_options, split
 
 if TYPE_CHECKING:
     from ...verbs.verb import Outcome, Verb
+    from ..session import ShellSession
 
 __all__ = ["main"]
 
@@ -27,96 +30,23 @@ _COMPLAINT_MAX = 4000
 _FRONTS = {"gdb": "GDB", "repl": "the REPL (qmr repl)", "shell": "the command line"}
 
 
-def _split(words: Sequence[str]) -> tuple[Options, str, list[str]]:
-    """Return the options, the verb (empty for none) and the verb's own words."""
-    from .table import EVERY, find_verb
-
-    options = Options()
-    places: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest[0]
-        if take(options, rest, VALUED):
-            continue
-        if word.startswith("-") and word != "-":
-            raise UsageError(f"there is no option {printable(word)}", "see qmr --help")
-        rest.pop(0)
-        places.append(word)
-        # A first word that is no verb is the target; then the verb has to come.
-        if word in EVERY or len(places) == 2:
-            break
-        if not any(other in EVERY for other in rest) and not _could_be_target(word, rest):
-            find_verb(word)
-    own: list[str] = []
-    while rest:
-        if rest[0] == "--":
-            own += rest
-            break
-        if not take(options, rest, ANYWHERE, own=True):
-            own.append(rest.pop(0))
-    if not places:
-        return options, "", own
-    options.name = "" if places[0] in EVERY and len(places) == 1 else places[0]
-    if len(places) == 1 and options.name:
-        if options.help or options.version:
-            return options, "", own
-        raise UsageError(
-            f"{printable(places[0])} is no verb, and as a target it wants one",
-            f"say what to do: qmr {printable(places[0])} check; qmr --help lists all verbs",
-        )
-    verb = places[-1]
-    find_verb(verb)
-    return options, verb, own
-
-
-def _repl_options(words: Sequence[str]) -> Options | None:
-    """Return the options of a plain ``qmr [TARGET] repl``, None for anything else.
-
-    The prompt is to be there at once, so that this looks into no verb.
-    """
-    options = Options()
-    rest = list(words)
-    while len(rest) > 1:
-        if not take(options, rest, VALUED, own=True):
-            # A name might be a verb's.
-            if options.name or not (rest[0].isdigit() or rest[0].startswith(LIBVIRT)):
-                return None
-            options.name = rest.pop(0)
-    if rest != ["repl"]:
-        return None
-    options.check()
-    return options
-
-
-def _could_be_target(word: str, rest: Sequence[str]) -> bool:
-    # With one more word it may be the verb that is misspelt.  A number, and the name
-    # of a VM that runs, are targets all the same.
-    if word.isdigit() or word.startswith(LIBVIRT):
-        return True
-    from ...monitor.processes import running
-
-    return any(process.name == word for process in running())
-
-
-# Running a verb --------------------------------------------------------------------
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run qmr and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    _prepare_streams()
     if not words and sys.stdin.isatty() and sys.stdout.isatty() and _one_runs():
         words = ["repl"]
-    debug = "--debug" in words
-    # A name from the VM, or a file's, may be none that the terminal's encoding has.
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     try:
-        return _run(words)
-    except KeyboardInterrupt:
+        code = _run(words)
+        _flush()
+        return code
+    except KeyboardInterrupt as interrupt:
         if debug:
-            raise
-        print(file=sys.stderr)
+            _traceback()
+        # A terminal shows ^C where the cursor is.
+        begin = "\n" if sys.stderr.isatty() else ""
+        _say(f"{begin}qmr: interrupted{': ' if str(interrupt) else ''}{interrupt}")
         return _INTERRUPTED
     except BrokenPipeError:
         return _pipe_closed()
@@ -145,57 +75,142 @@ def _one_runs() -> bool:
 
 
 def _run(words: Sequence[str]) -> int:
-    repl = _repl_options(words)
+    repl = repl_options(words)
     if repl is not None:
         from ..repl.start import start
 
         return start(repl, None, True)
-    from ...verbs.verb import parser_for
     from .table import EVERY
 
-    options, name, own = _split(words)
+    options, name, own = split(words)
     if options.version:
-        print(f"qmr {__version__}")
+        _put(f"qmr {__version__}")
         return 0
+    if name == "help":
+        name, own, options.help = _topic(own), [], True
     if not name:
         if not options.help:
             raise UsageError("no verb was given", "qmr check, say; qmr --help lists all")
-        print("\n".join(_help()))
+        from .overview import overview
+
+        _put("\n".join(overview()))
         return 0
-    verb = EVERY[name]
-    if options.help:
-        own = ["--help"]
+    return _answer(EVERY[name], options, own)
+
+
+def _answer(verb: Verb, options: Options, own: list[str]) -> int:
+    """Run a verb on its words, and return the exit code."""
+    from ...verbs.verb import parser_for
+
     if options.json and verb.reports and "--json" not in own:
         own = ["--json", *own]
+    if options.help or {"-h", "--help"} & set(own[: own.index("--") if "--" in own else None]):
+        _put(parser_for(verb).format_help().rstrip())
+        return 0
     args = parser_for(verb).parse_args(own)
     options.check()
     if "shell" not in verb.fronts:
         raise UsageError(
-            f"{name} makes no sense on the command line",
+            f"{verb.name} makes no sense on the command line",
             f"use it in {' or '.join(_FRONTS[front] for front in sorted(verb.fronts))}",
         )
+    from ..hints import typed_error
+    from ..output import fitted
     from ..session import ShellSession
 
     session = ShellSession(options)
     try:
-        return _show(verb.run(session, args), as_json=getattr(args, "json", False))
+        outcome = fitted(verb.run(session, args), args, "shell", options.target_words())
+        return _show(session, outcome, as_json=getattr(args, "json", False))
+    except QmrError as error:
+        raise typed_error(error, "shell", options.target_words()) from error.__cause__
     finally:
         session.progress("")
         session.close()
 
 
-def _show(outcome: Outcome, as_json: bool) -> int:
+def _topic(words: Sequence[str]) -> str:
+    """Return the verb that ``qmr help`` is asked for, empty for all."""
+    from .table import find_verb
+
+    if len(words) > 1:
+        raise UsageError("help takes one verb", "qmr help refs, say; qmr help lists them")
+    return find_verb(words[0]).name if words else ""
+
+
+def _show(session: ShellSession, outcome: Outcome, as_json: bool) -> int:
     """Print what a verb answers, and return the exit code."""
+    try:
+        return _printed(session, outcome, as_json)
+    except KeyboardInterrupt:
+        if outcome.interrupted is None:
+            raise
+        raise KeyboardInterrupt(outcome.interrupted()) from None
+
+
+def _printed(session: ShellSession, outcome: Outcome, as_json: bool) -> int:
     from ...report import render
 
+    lasts = outcome.late is not None or outcome.stream
     if not as_json:
         for line in outcome.lines:
-            print(render.safe(line), flush=outcome.late is not None or outcome.stream)
+            with session.above():
+                _put(render.safe(line), flush=lasts)
     else:
         for text in outcome.json():
-            print(text, flush=outcome.stream)
-    sys.stdout.flush()
+            with session.above():
+                _put(text, flush=outcome.stream)
+    _flush()
     return outcome.late() if outcome.late is not None else outcome.code
+
+
+# Streams ---------------------------------------------------------------------------
+
+
+def _prepare_streams() -> None:
+    # One that was closed takes what is written, and drops it.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    # A name from the VM, or a file's, may be none that the terminal's encoding has.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _put(text: str, flush: bool = False) -> None:
+    """Print to stdout.
+
+    :raises TargetError: nothing can be written there, a full disk maybe.
+    """
+    try:
+        print(text, flush=flush)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _unwritable(error) from None
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _unwritable(error) from None
+
+
+def _unwritable(error: OSError) -> TargetError:
+    # What is left in the buffer would fail once more when Python ends.
+    _pipe_closed()
+    return TargetError(
+        f"the output cannot be written: {error.strerror}", "make room, or send it elsewhere"
+    )
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _pipe_closed() -> int:
@@ -207,60 +222,12 @@ def _pipe_closed() -> int:
 def _complain(text: str, hint: str, lines: Iterable[str] = ()) -> None:
     # QEMU's own words may quote what a guest or a user made up.
     line = printable(f"qmr: {text}" + (f": {hint}" if hint else ""), _COMPLAINT_MAX)
-    print(line, file=sys.stderr)
-    for line in lines:
-        print(printable(line, _COMPLAINT_MAX), file=sys.stderr)
+    _say("\n".join((line, *(printable(more, _COMPLAINT_MAX) for more in lines))))
 
 
 def _traceback() -> None:
     import traceback
 
-    traceback.print_exc()
+    from ...masking import masked
 
-
-def _help() -> Iterable[str]:
-    from .table import EVERY
-
-    yield "usage: qmr [TARGET] VERB ..."
-    yield ""
-    yield "Shows which field holds each reference of every QOM object in a running QEMU."
-    yield ""
-    yield "TARGET, when more than one QEMU runs:"
-    rows: list[tuple[str, str]] = [
-        ("NAME | PID | --pid N", "a running QEMU, as qmr ps shows it"),
-        ("libvirt:DOMAIN", "one that libvirt runs, its monitor through libvirt"),
-        ("--core FILE [--exe QEMU]", "a core dump"),
-        ("--snapshot FILE", "what qmr save wrote"),
-        ("--remote HOST:PORT", "a gdbserver"),
-    ]
-    yield from _rows(rows)
-    yield ""
-    yield "verbs (qmr VERB --help says more):"
-    yield from _rows([(name, verb.help) for name, verb in EVERY.items() if _here(verb)])
-    yield ""
-    yield "in the REPL also (help VERB there says more):"
-    yield from _rows([(n, v.help) for n, v in EVERY.items() if v.fronts == {"repl"}])
-    yield ""
-    yield "options:"
-    yield from _rows(
-        [
-            ("--qmp SOCKET|HOST:PORT", "the monitor, when QEMU's command line does not say it"),
-            ("--layout FILE", "where the fields are: what qmr layout --save wrote"),
-            ("--json", "print JSON for programs (also after the verb)"),
-            ("--debug", "print the traceback of a failure"),
-            ("--version", "print the version"),
-        ]
-    )
-    yield ""
-    yield "OBJ is a QOM path, a device id, the end of a path, or an address (0x...)."
-    yield "exit codes: 0 nothing found, 1 findings, 2 wrong usage or target, 3 no reading"
-
-
-def _here(verb: Verb) -> bool:
-    return "shell" in verb.fronts
-
-
-def _rows(rows: Sequence[tuple[str, str]]) -> Iterable[str]:
-    from ...report import render
-
-    return render.table((), [render.Row(row) for row in rows])
+    _say(masked(traceback.format_exc().rstrip()))

@@ -43,11 +43,15 @@ _OPEN = Verb(
     example="qmr repl < commands; qmr repl -c 'plug e1000e id=x' -c 'unplug x'",
 )
 
+# The command line answers it itself: with what --help says.
+_HELP = REPL_VERBS["help"]._replace(fronts=frozenset(("repl", "shell")), reports=False)
+
 #: By name.  Where the REPL answers otherwise, this is what the others answer.
 EVERY: dict[str, Verb] = {
     **VERBS,
     _OPEN.name: _OPEN,
-    **{name: verb for name, verb in REPL_VERBS.items() if name not in VERBS},
+    _HELP.name: _HELP,
+    **{name: verb for name, verb in REPL_VERBS.items() if name not in (*VERBS, _HELP.name)},
 }
 
 

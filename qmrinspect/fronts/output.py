@@ -1,0 +1,29 @@
+"""Output of a verb
+----------------
+
+What all fronts do with the lines of a verb before they print them.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from ..report import render
+from ..verbs.verb import Outcome
+from .hints import typed
+
+__all__ = ["fitted"]
+
+
+def fitted(
+    outcome: Outcome, args: argparse.Namespace, front: str = "gdb", target: str = ""
+) -> Outcome:
+    """Return an outcome whose lines are as wide as the terminal, or whole with ``--wide``.
+
+    :param front: ``shell``, ``repl`` or ``gdb``, whose form hints take.
+    :param target: what names the target on the command line.
+    """
+    if outcome.raw:
+        return outcome
+    lines = (typed(line, front, target) for line in outcome.lines)
+    return outcome._replace(lines=render.fitted(lines, getattr(args, "wide", False)))

@@ -1,0 +1,105 @@
+"""Whose monitor it is
+-------------------
+
+A verb that reads one QEMU and drives another one would unplug in the wrong VM, so that a monitor
+is used only when it is the target's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+from ..errors import MonitorError
+from ..target.proc import command_line
+from .base import CommandError, Monitor
+
+__all__ = ["checked"]
+
+_NO_UUID = "00000000-0000-0000-0000-000000000000"
+
+
+def checked(monitor: Monitor, pid: int) -> Monitor:
+    """Return a monitor that belongs to a process; close any other one.
+
+    Asked are the kernel (whose socket it is), the threads of the CPUs, and then the name and
+    the UUID of the VM.
+
+    :raises MonitorError: it is another QEMU's, or nothing tells whose it is.
+    """
+    try:
+        mine = monitor.served_by(pid) or _has_threads(monitor, pid)
+        if mine is None:
+            mine = _goes_by(monitor, command_line(pid))
+        if mine:
+            return monitor
+        raise _refusal(monitor, pid, mine)
+    except BaseException:
+        monitor.close()
+        raise
+
+
+def _refusal(monitor: Monitor, pid: int, mine: bool | None) -> MonitorError:
+    if mine is None:
+        return MonitorError(
+            f"nothing tells whether the monitor {monitor.address} is that of process {pid}",
+            "start that QEMU with -name, or with a -qmp socket on this machine",
+        )
+    other = f" (process {monitor.peer})" if monitor.peer else ""
+    return MonitorError(
+        f"the monitor {monitor.address} is another QEMU's{other}, and the target is process {pid}",
+        "leave out --qmp, or name the target that it belongs to: see qmr ps",
+    )
+
+
+def _has_threads(monitor: Monitor, pid: int) -> bool | None:
+    """Whether the CPUs run in threads of a process, None where there are none."""
+    try:
+        cpus = monitor.execute("query-cpus-fast")
+    except CommandError:
+        return None
+    wanted = {cpu["thread-id"] for cpu in cpus} if isinstance(cpus, list) else set()
+    return wanted <= _threads(pid) if wanted else None
+
+
+def _threads(pid: int) -> set[int]:
+    """Return the threads of a process, by the numbers that it knows itself."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            found.add(int(task))
+            with (
+                contextlib.suppress(OSError, ValueError),
+                open(f"/proc/{pid}/task/{task}/status", encoding="utf-8") as status,
+            ):
+                # In a container they count from 1: NSpid has all numbers, its own last.
+                lines = [line for line in status if line.startswith("NSpid:")]
+                found.update(int(line.split()[-1]) for line in lines)
+    return found
+
+
+def _goes_by(monitor: Monitor, argv: Sequence[str]) -> bool | None:
+    """Whether a VM has the name and the UUID of a command line, None where it has neither."""
+    told = []
+    for command, key, option in (("query-name", "name", "-name"), ("query-uuid", "UUID", "-uuid")):
+        try:
+            answer = monitor.execute(command)
+        except CommandError:
+            continue
+        said = str(answer.get(key, "")) if isinstance(answer, dict) else ""
+        said = "" if said == _NO_UUID else said
+        given = _given(argv, option)
+        if said or given:
+            told.append(said.lower() == given.lower())
+    return all(told) if told else None
+
+
+def _given(argv: Sequence[str], option: str) -> str:
+    values = [
+        v for o, v in zip(argv, argv[1:]) if o.startswith("-") and o.lstrip("-") == option[1:]
+    ]
+    parts = values[-1].replace(",,", "\0").split(",") if values else [""]
+    guest = next((part[len("guest=") :] for part in parts if part.startswith("guest=")), "")
+    first = parts[0] if "=" not in parts[0] else ""
+    return (guest or first).replace("\0", ",")

@@ -1,0 +1,469 @@
+"""The command line as a new user meets it: terminals, targets, hints, files, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import DEVICES, Qmr, Ran
+from terminal import Terminal
+
+from qmrinspect.hotplug.vm import Vm
+
+pytestmark = pytest.mark.timeout(240)
+
+QMR = [sys.executable, "-m", "qmrinspect"]
+
+
+@pytest.fixture(scope="module")
+def leaky() -> Iterator[Vm]:
+    """Return a VM in which hda0 leaked, and another device has its id."""
+    with Vm(machine="pc", extra=DEVICES) as vm:
+        words = ("plug", "intel-hda", "id=hda0"), ("unplug", "hda0")
+        for line in (*words, ("plug", "bochs-display", "id=hda0", "--force")):
+            done = subprocess.run([*QMR, str(vm.pid), *line], capture_output=True, check=False)
+            assert done.returncode in (0, 1), done.stderr
+        yield vm
+
+
+@pytest.fixture(scope="module")
+def saved(leaky: Vm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a snapshot of that VM."""
+    file = tmp_path_factory.mktemp("saved") / "leaky"
+    subprocess.run([*QMR, str(leaky.pid), "save", str(file)], check=True, capture_output=True)
+    return file
+
+
+# Tables ------------------------------------------------------------------------------
+
+#: Every verb that prints a table, on a snapshot; the others of the table print none.
+TABLES = (
+    "tree",
+    "tree --all",
+    "tree --outside",
+    "show nic0",
+    "show hda0@leaked",
+    "mtree",
+    "mtree --flat",
+    "refs nic0",
+    "refs hda0@leaked --all",
+    "check",
+    "orphans --all",
+    "cycles --all",
+    "policy",
+    "forecast nic0",
+    "forecast --boot",
+    "layout",
+    "diff {saved} {saved}",
+    "why nic0",
+)
+
+_ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
+_TOKEN = re.compile(r"[\w\[\]]+")
+_RANGE = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
+_KIND = re.compile(r"(?:address-space-root|bus-child|parent-bus|flat-range|dispatch-section)")
+
+
+def _in_one_process(saved: Path) -> str:
+    lines = [f"--snapshot {saved} {line.format(saved=saved)}".split() for line in TABLES]
+    return (
+        "from qmrinspect.fronts.shell.cli import main\n"
+        f"for words in {lines!r}:\n    print('##', *words[2:], flush=True)\n    main(words)\n"
+    )
+
+
+def _parts(text: str) -> dict[str, str]:
+    found = re.split(r"(?m)^## ", text)[1:]
+    return {name.strip(): rest for name, _, rest in (part.partition("\n") for part in found)}
+
+
+def _tokens(text: str) -> set[str]:
+    return set(_TOKEN.findall(_ADDRESS.sub("", text)))
+
+
+@pytest.mark.parametrize("columns", [80, 120, 200])
+def test_no_table_loses_anything_in_a_terminal(saved: Path, tmp_path: Path, columns: int) -> None:
+    code = _in_one_process(saved)
+    piped = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    script = tmp_path / "all.py"
+    script.write_text(code)
+    with Terminal(home=tmp_path, columns=columns, program=[str(script)]) as terminal:
+        assert terminal.ended() == 0
+        # What the terminal itself had to break begins at the left again.
+        shown = re.sub(r"\033\[[0-9;]*m", "", terminal.raw).replace("\r", "")
+    whole, narrow = _parts(piped.stdout), _parts(shown)
+    assert len(whole) == len(narrow) == len(TABLES)
+    for name, text in whole.items():
+        assert "…" not in narrow[name], name
+        longest = max(narrow[name].splitlines(), key=len, default="")
+        assert len(longest) <= columns, (name, longest)
+        # The column of addresses is the one that may be left out.
+        lost = _tokens(text) - _tokens(narrow[name])
+        assert lost <= {"address"}, (name, lost)
+        for pattern in (_RANGE, _KIND):
+            wanted = set(pattern.findall(text if name != "mtree" else _without_aliases(text)))
+            assert wanted <= set(pattern.findall(narrow[name])), name
+
+
+def _without_aliases(text: str) -> str:
+    # The range within what is aliased is part of a name, and may be broken behind its dash.
+    return re.sub(rf"(alias of .*?) {_RANGE.pattern}", r"\1", text)
+
+
+def test_wide_shows_what_is_left_out(saved: Path, tmp_path: Path) -> None:
+    words = ("--snapshot", saved, "refs", "nic0")
+    with Terminal(*words, home=tmp_path, columns=80) as terminal:
+        assert terminal.ended() == 0
+        assert "--wide" in terminal.text and "address\n" not in terminal.text
+    with Terminal(*words, "--wide", home=tmp_path, columns=80) as terminal:
+        assert terminal.ended() == 0
+        assert "--wide" not in terminal.text and re.search(r"field +address", terminal.text)
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_help_is_never_cut(tmp_path: Path, qmr: Qmr, columns: int) -> None:
+    for words in (["--help"], ["help", "hunt"]):
+        with Terminal(*words, home=tmp_path, columns=columns) as terminal:
+            assert terminal.ended() == 0
+            assert "…" not in terminal.text
+            lost = _tokens(qmr(*words).out) - _tokens(terminal.text)
+            assert not {word for word in lost if len(word) < columns // 4}
+
+
+# Progress ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
+def test_a_row_erases_the_progress_first(tmp_path: Path, term: str) -> None:
+    words = ("hunt", "--cycles", "2", "e1000e", "usb-tablet")
+    with Terminal(*words, home=tmp_path, columns=80, env={"TERM": term}) as terminal:
+        terminal.wait("2 clean", "a hunt ends")
+        terminal.ended()
+        assert ("\033[K" in terminal.raw) == (term != "dumb")
+        for line in terminal.lines:
+            assert not ("done" in line and "clean" in line), line
+        assert any(re.match(r"e1000e +clean", line) for line in terminal.lines)
+
+
+# Whose monitor it is -----------------------------------------------------------------
+
+
+def test_a_monitor_of_another_qemu_is_refused(qmr: Qmr, stock_vm: Vm, leaky: Vm) -> None:
+    for words in (["unplug", "nic0"], ["hmp", "info status"], ["hunt", "--yes", "e1000e"]):
+        ran = qmr("--qmp", stock_vm.qmp, leaky.pid, *words)
+        assert ran.code == 2 and "another QEMU's" in ran.err, ran
+        assert str(stock_vm.pid) in ran.err
+    assert qmr("--qmp", stock_vm.qmp, stock_vm.pid, "hmp", "info status").code == 0
+    assert qmr(stock_vm.pid, "refs", "nic0").code == 0
+
+
+def test_behind_a_proxy_the_threads_of_the_cpus_tell(
+    qmr: Qmr, stock_vm: Vm, leaky: Vm, tmp_path: Path
+) -> None:
+    # SO_PEERCRED names the proxy, and TCP has none.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        thread = threading.Thread(target=_forward, args=(server, stock_vm.qmp, 2), daemon=True)
+        thread.start()
+        assert qmr("--qmp", f"127.0.0.1:{port}", stock_vm.pid, "hmp", "info status").code == 0
+        ran = qmr("--qmp", f"127.0.0.1:{port}", leaky.pid, "hmp", "info status")
+        assert ran.code == 2 and "another QEMU's" in ran.err
+        thread.join(10)
+
+
+def _forward(server: socket.socket, path: str, times: int) -> None:
+    for _ in range(times):
+        client, _ = server.accept()
+        with client, socket.socket(socket.AF_UNIX) as behind:
+            behind.connect(path)
+            back = threading.Thread(target=_copy, args=(behind, client), daemon=True)
+            back.start()
+            _copy(client, behind)
+            behind.shutdown(socket.SHUT_RDWR)
+            back.join(5)
+
+
+def _copy(source: socket.socket, sink: socket.socket) -> None:
+    try:
+        while True:
+            piece = source.recv(65536)
+            if not piece:
+                return
+            sink.sendall(piece)
+    except OSError:
+        return
+
+
+# Names and hints ---------------------------------------------------------------------
+
+
+def test_the_device_that_is_there_has_the_name(qmr: Qmr, leaky: Vm) -> None:
+    here = qmr(leaky.pid, "refs", "hda0")
+    assert here.out.startswith("hda0 (bochs-display)") and "hda0@leaked" in here.out
+    lost = qmr(leaky.pid, "refs", "hda0@leaked", "--json").json["object"]
+    assert (lost["type"], lost["id"]) == ("intel-hda", "hda0")
+    assert "hda0@leaked" in qmr(leaky.pid, "orphans").out
+    ran = qmr(leaky.pid, "unplug", "hda0@leaked")
+    assert ran.code == 2 and "leaked" in ran.err
+    assert qmr(leaky.pid, "refs", "hda0").out.startswith("hda0 (bochs-display)")
+    ran = qmr(leaky.pid, "refs", "nic0@leaked")
+    assert ran.code == 2 and "hda0@leaked" in ran.err
+
+
+def test_a_hint_can_be_typed_in_a_shell(qmr: Qmr, leaky: Vm) -> None:
+    hints = []
+    for words in (["why", "hda0@leaked"], ["why", "nic0"]):
+        hints += re.findall(rf"\bqmr {leaky.pid} refs [^;\n]+", qmr(leaky.pid, *words).out)
+    hints += re.findall(rf"qmr {leaky.pid} (?:tree --outside|orphans)", qmr(leaky.pid, "tree").out)
+    assert len(hints) == 4
+    for hint in hints:
+        assert "<" not in hint
+        done = subprocess.run(
+            f"{sys.executable} -m qmrinspect {hint[4:]}", shell=True, capture_output=True, text=True
+        )
+        assert done.returncode in (0, 1), (hint, done.stderr)
+
+
+def test_a_hint_in_the_repl_has_its_form(qmr: Qmr, leaky: Vm) -> None:
+    ran = qmr(leaky.pid, "repl", "-c", "why hda0@leaked")
+    assert "refs hda0@leaked" in ran.out and "qmr refs" not in ran.out
+
+
+def test_target_and_verb_come_in_either_order(qmr: Qmr, stock_vm: Vm, leaky: Vm) -> None:
+    wanted = qmr(stock_vm.pid, "refs", "nic0", "--json").json["object"]
+    for words in (["refs", stock_vm.pid, "nic0"], ["refs", "nic0", stock_vm.pid]):
+        assert qmr(*words, "--json").json["object"] == wanted
+    assert qmr("policy", stock_vm.pid).code == 0
+    assert qmr("hmp", stock_vm.pid, "info", "name").out.strip() == "stock"
+
+
+# Secrets and files -------------------------------------------------------------------
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_files_of_a_vm_are_the_users_alone(qmr: Qmr, leaky: Vm, tmp_path: Path) -> None:
+    os.umask(0o022)
+    there = tmp_path / "there.html"
+    there.touch(0o644)
+    qmr(leaky.pid, "save", tmp_path / "snapshot.gz")
+    qmr(leaky.pid, "report", "-o", there)
+    qmr(leaky.pid, "graph", "nic0", "-o", tmp_path / "nic0.dot")
+    qmr(leaky.pid, "layout", "--save", tmp_path / "layout")
+    qmr(leaky.pid, "repl", "-c", f"refs nic0 > {tmp_path / 'refs'}")
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 5
+    assert {path.name: oct(_mode(path)) for path in files} == dict.fromkeys(
+        [path.name for path in files], "0o600"
+    )
+
+
+def test_a_history_keeps_no_secret(stock_vm: Vm, tmp_path: Path) -> None:
+    with Terminal(stock_vm.pid, "repl", home=tmp_path) as terminal:
+        terminal.wait("stock>")
+        terminal.enter("object-add secret id=s0 data=hunter2")
+        terminal.enter("hmp set_password vnc hunter3")
+        terminal.enter("history")
+        terminal.wait("history")
+        terminal.enter("exit")
+        terminal.ended()
+    (file,) = (tmp_path / "state").rglob("history")
+    text = file.read_text()
+    assert "object-add secret" in text and "set_password" in text
+    assert "hunter" not in text and _mode(file) == 0o600
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["save", "{}"],
+        ["report", "-o", "{}"],
+        ["graph", "nic0", "-o", "{}"],
+        ["layout", "--save", "{}"],
+        ["hunt", "--yes", "e1000e", "--junit", "{}"],
+    ],
+)
+def test_an_output_file_is_opened_before_the_work(qmr: Qmr, stock_vm: Vm, words: list[str]) -> None:
+    # There is no such monitor and no such file: what is wrong with the file comes first.
+    words = [word.format("/proc/nowhere/file") for word in words]
+    ran = qmr("--pid", "1", *words)
+    assert ran.code == 2 and "/proc/nowhere" in ran.err and "cannot be written" in ran.err
+
+
+@pytest.mark.parametrize("option", ["--bundle", "--campaign", "--junit"])
+def test_a_hunt_opens_what_it_writes_before_it_starts_a_qemu(qmr: Qmr, option: str) -> None:
+    ran = qmr("hunt", "e1000e", "--qemu", "/proc/nowhere/qemu", option, "/proc/nowhere/file")
+    assert ran.code == 2 and "/proc/nowhere/file cannot be written" in ran.err
+
+
+def test_a_full_disk_ends_in_a_sentence(qmr: Qmr, saved: Path) -> None:
+    with open("/dev/full", "w") as full:
+        for words in (["--snapshot", str(saved), "tree"], ["--help"], ["help", "refs"], ["ps"]):
+            done = subprocess.run([*QMR, *words], stdout=full, stderr=subprocess.PIPE, text=True)
+            assert done.returncode == 2, words
+            assert done.stderr.startswith("qmr: ") and "No space left" in done.stderr
+            assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    for words in (["save", "/dev/full"], ["report", "-o", "/dev/full"]):
+        ran = qmr("--snapshot", saved, *words)
+        assert ran.code == 2 and "No space left" in ran.err and ran.err.count("\n") == 1
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+
+
+# Exit codes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["foo", "info foo", "device_del nobody", "stop 1", "device_add nope", "device_add"],
+)
+def test_hmp_with_an_error_ends_with_2(qmr: Qmr, stock_vm: Vm, line: str) -> None:
+    ran = qmr(stock_vm.pid, "hmp", line)
+    assert ran.code == 2 and ran.out
+    assert qmr(stock_vm.pid, "hmp", "info version").code == 0
+
+
+def test_diff_ends_like_diff(qmr: Qmr, leaky: Vm, saved: Path) -> None:
+    assert qmr("diff", saved, saved).code == 0
+    qmr(leaky.pid, "plug", "usb-tablet", "id=more", "bus=xhci0.0")
+    ran = qmr(leaky.pid, "diff", saved, "--json")
+    assert ran.code == 1 and ran.json["appeared"]
+
+
+def test_a_hunt_that_was_only_refused_ends_with_2(qmr: Qmr) -> None:
+    ran = qmr("hunt", "usb-tablet", "vfio-pci")
+    assert ran.code == 0 and "1 clean" in ran.out and "1 refused" in ran.out
+    ran = qmr("hunt", "vfio-pci", "--json")
+    assert ran.code == 2 and "refused" in ran.err
+    assert json.loads(ran.out.splitlines()[0])["outcome"] == "refused"
+
+
+# A hunt on somebody's VM -------------------------------------------------------------
+
+
+def _refused(ran: Ran, *parts: str) -> None:
+    assert ran.code == 2 and not ran.out, ran
+    for part in parts:
+        assert part in ran.err, ran.err
+
+
+def test_a_hunt_on_a_vm_in_use_takes_no_option_that_it_ignores(qmr: Qmr, stock_vm: Vm) -> None:
+    for option in (
+        "--jobs=2",
+        "--campaign=x",
+        "--accel=kvm",
+        "--machine=q35",
+        "--qemu=x",
+        "--cpus=all",
+        "--dask=tcp://x",
+        "--bundle=x",
+    ):
+        _refused(
+            qmr(stock_vm.pid, "hunt", "e1000e", option), option.partition("=")[0], "VM that runs"
+        )
+
+
+def test_a_device_known_to_leak_wants_a_yes(qmr: Qmr, leaky: Vm, tmp_path: Path) -> None:
+    _refused(qmr(leaky.pid, "hunt", "intel-hda"), "intel-hda", "--yes", "for good")
+    with Terminal(leaky.pid, "hunt", "intel-hda", home=tmp_path) as terminal:
+        terminal.wait("for good")
+        terminal.enter("n")
+        assert terminal.ended() == 2
+    ran = qmr(leaky.pid, "hunt", "--yes", "intel-hda")
+    assert ran.code == 1 and "leak" in ran.out and "stays" in ran.err
+    # One that is not known to leak is hunted, and the warning is given all the same.
+    ran = qmr(leaky.pid, "hunt", "e1000e")
+    assert ran.code == 0 and "for good" in ran.err
+
+
+# Words -------------------------------------------------------------------------------
+
+
+def test_globs_and_near_names_of_drivers(qmr: Qmr, stock_vm: Vm) -> None:
+    ran = qmr(stock_vm.pid, "hunt", "usb-mou*", "usb-k*d", "--json")
+    assert [row.get("device") for row in map(json.loads, ran.out.splitlines())] == [
+        "usb-mouse",
+        "usb-kbd",
+        None,
+    ]
+    _refused(qmr(stock_vm.pid, "hunt", "nothing-*"), "nothing-*")
+    for words in ([stock_vm.pid, "hunt", "e1000x"], ["hunt", "e1000x"]):
+        _refused(qmr(*words), "did you mean", "e1000e")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tree", "--depth", "-1"],
+        ["graph", "nic0", "--depth", "-1"],
+        ["hunt", "--jobs", "0"],
+        ["hunt", "--cycles", "0"],
+        ["events", "--count", "0"],
+        ["events", "--seconds", "-1"],
+        ["trace", "nic0", "--for", "0"],
+        ["refs", ""],
+        ["show", ""],
+        ["unplug", ""],
+        ["plug", ""],
+        ["save", ""],
+        ["hmp", ""],
+        ["--pid", "", "check"],
+        ["--qmp", "", "hmp", "x"],
+        ["", "check"],
+    ],
+)
+def test_what_makes_no_sense_is_refused(qmr: Qmr, words: list[str]) -> None:
+    ran = qmr(*words)
+    assert ran.code == 2 and ran.err.count("\n") == 1 and not ran.out
+    assert "no QEMU runs" not in ran.err and "QEMUs run here" not in ran.err, ran.err
+
+
+def test_help_is_a_verb(qmr: Qmr) -> None:
+    assert qmr("help").out == qmr("--help").out
+    assert qmr("help", "refs").out == qmr("refs", "--help").out
+    assert "did you mean refs" in qmr("help", "ref").err
+
+
+@pytest.mark.parametrize("after", [0.06, 0.1, 0.2])
+def test_an_interrupt_at_the_start_ends_in_a_sentence(after: float) -> None:
+    code = (
+        "import os, signal, threading, time\n"
+        f"threading.Timer({after} - 0.05, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "import sys\n"
+        "from qmrinspect.fronts.shell.entry import main\n"
+        "sys.argv = ['qmr', 'events', '--qmp', '/nowhere', '--seconds', '5']\n"
+        "def slow(*_):\n    time.sleep(5)\n"
+        "import qmrinspect.fronts.shell.words as words\n"
+        "words.split = slow\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 130 and done.stderr.startswith("qmr: interrupted")
+
+
+def test_an_interrupted_hunt_says_what_is_done_and_how_to_go_on(tmp_path: Path) -> None:
+    file = tmp_path / "c.sqlite"
+    words = [*QMR, "hunt", "usb-tablet", "e1000e", "--campaign", str(file), "--cycles", "4"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None and run.stderr is not None
+        assert "usb-tablet" in run.stdout.readline()
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate(timeout=40)
+    assert run.returncode == 130 and "Traceback" not in err
+    assert "1 of 2" in err and "same command" in err
+    done = subprocess.run([*words[:-2], "--cycles", "4"], capture_output=True, text=True)
+    assert "from before" in done.stdout
