@@ -11,6 +11,7 @@ from .tally import Tally
 __all__ = ["relate"]
 
 _QUEUES = 8  # that are looked at; each device has VIRTIO_QUEUE_MAX of them
+_QUEUES_MAX = 1024  # VIRTIO_QUEUE_MAX
 _ELEMENTS_MAX = 1024  # VIRTQUEUE_MAX_SIZE
 
 
@@ -20,6 +21,10 @@ def relate(tally: Tally, snapshot: Snapshot) -> None:
     queues = tally.asks("a virtio device's queues point back to it", "VirtIODevice.vq")
     inuse = tally.asks("no queue has more elements in use than there are", "VirtQueue.inuse", False)
     num = tally.asks("a queue's size is one", "VirtQueue.vring VRing.num")
+    pairs = tally.asks(
+        "a network device's queue pairs are queues of its own",
+        "VirtIONet.max_queue_pairs VirtIONet.vqs VirtIODevice.vq",
+    )
     context = tally.context
     for address, obj in snapshot.objects.items():
         if not context.is_a(obj.type, "virtio-device"):
@@ -27,6 +32,8 @@ def relate(tally: Tally, snapshot: Snapshot) -> None:
         record = tally.record("VirtIODevice", address)
         if record is None:
             continue
+        if pairs and record["vq"] and context.is_a(obj.type, "virtio-net-device"):
+            pairs(_are_its_own(tally, address, record["vq"]))
         if space and record["dma_as"]:
             space(record["dma_as"] in snapshot.spaces)
         if not queues or not record["vq"]:
@@ -49,3 +56,17 @@ def relate(tally: Tally, snapshot: Snapshot) -> None:
             if num:
                 ring = tally.record("VRing", row.at("vring"))
                 num(ring is not None and ring["num"] <= _ELEMENTS_MAX)
+
+
+def _are_its_own(tally: Tally, device: int, queues: int) -> bool:
+    """Whether each pair of a network device begins with its receive queue (virtio-net.c)."""
+    context = tally.context
+    record = tally.record("VirtIONet", device)
+    if record is None or not 0 < record["max_queue_pairs"] <= _QUEUES_MAX // 2:
+        return False
+    stride, length = context.layout.size("VirtIONetQueue"), context.layout.size("VirtQueue")
+    for i in range(record["max_queue_pairs"] if record["vqs"] else 0):
+        place = tally.word(record["vqs"] + i * stride) - queues
+        if place % length or not 0 <= place < _QUEUES_MAX * length:
+            return False
+    return True
