@@ -251,6 +251,16 @@ def _proxy_channel(m: FakeMachine) -> FakeObject:
     return socket
 
 
+def _link_array(m: FakeMachine) -> FakeObject:
+    m.define("cpu", "device", 0x400)
+    m.know("GICv5Common", num_cpus=0x300, cpus=0x308)
+    m.define("arm-gicv5-common", "device", 0x400)
+    cpu = m.new("cpu")
+    gic = m.device("gic0", "arm-gicv5-common")
+    m.poke("GICv5Common", gic.address, num_cpus=1, cpus=m.array(cpu.address))
+    return cpu
+
+
 def _netdev(m: FakeMachine) -> FakeObject:
     socket = m.new("qio-channel-socket")
     netdev = m.make("NetStreamState", ioc=socket.address)
@@ -400,6 +410,7 @@ SOLE: dict[str, Scenario] = {
     "vhost-section": _vhost,
     "child": _child,
     "link": _link,
+    "link-array": _link_array,
     "bus-child": _bus_child,
     "parent-bus": _parent_bus,
     "subregion": _subregion,

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from test_policies import built
 
 from qmrinspect.audit import Report
 from qmrinspect.errors import QmrError
@@ -47,8 +48,8 @@ CELLS = [(program, board) for program, boards in BOARDS.items() for board in boa
 
 
 @contextmanager
-def running(program: str, board: str, log: Path) -> Iterator[int]:
-    command = [program, "-machine", board, "-S", "-display", "none", "-nodefaults"]
+def running(program: str, board: str, log: Path, *more: str) -> Iterator[int]:
+    command = [program, "-machine", board, "-S", "-display", "none", "-nodefaults", *more]
     with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
         try:
             yield process.pid
@@ -87,3 +88,14 @@ def test_a_board_is_read(program: str, board: str, tmp_path: Path) -> None:
         + len({f.address for f in report.findings if f.kind in ("underflow", "unexplained")})
         == report.objects
     )
+
+
+def test_an_array_of_links_holds_what_it_leads_to(tmp_path: Path) -> None:
+    program = built("11.1", "--target", "aarch64")
+    with running(
+        program, "virt,gic-version=x-5", tmp_path / "log", "-cpu", "max", "-smp", "2"
+    ) as pid:
+        report = report_of(pid, time.monotonic() + 30)
+    held = [e.field for e in report.book.edges if e.kind == "link-array"]
+    assert held == ["GICv5Common.cpus[0]", "GICv5Common.cpus[1]"]
+    assert report.exact == report.objects
