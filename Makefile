@@ -82,8 +82,8 @@ define install
 	fi
 endef
 
-.PHONY: help demo hunt unit test setup setup-test lint format check soak qemus profiles packages packages-hunt \
-	packages-test clean
+.PHONY: help demo docs hunt screenshots unit test setup setup-test lint format check soak qemus profiles packages \
+	packages-hunt packages-test clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -123,6 +123,13 @@ soak: setup-test qemus ## do for hours what the tests do a few times; writes doc
 qemus: packages-test ## provide the QEMUs that the tests use: built with debug symbols, and stock ones
 	@for qemu in $(STOCK_QEMUS); do /usr/bin/python3 tools/stock_qemu.py $$qemu; done
 	@while read -r build; do /usr/bin/python3 tools/build_qemu.py $$build; done <<<"$$QEMUS"
+
+docs: setup-test ## the pages as a site with a search, in build/site; fails for dead links
+	$(VENV)/bin/mkdocs build --strict
+	@echo "build/site/index.html"
+
+screenshots: setup-test ## make the pictures of the pages anew, in docs/img
+	$(VENV)/bin/python tools/make_screenshots.py
 
 profiles: setup-test ## make the layout profiles anew that ship with the package
 	$(VENV)/bin/python tools/make_profile.py

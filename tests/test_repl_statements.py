@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pexpect
 import pytest
 from make_golden import GOLDEN
 
@@ -16,6 +19,8 @@ from qmrinspect.fronts.repl.line import unfinished
 from qmrinspect.fronts.repl.statements import assigned, habit, object_of, statements
 from qmrinspect.fronts.repl.table import REPL_VERBS
 from qmrinspect.hotplug.vm import Vm
+from qmrinspect.monitor.base import Event
+from qmrinspect.verbs.monitor import run_events
 
 unit = pytest.mark.unit
 LEAKED = str(GOLDEN / "stock-7.2-unplugged.jsonl.gz")
@@ -202,6 +207,60 @@ def test_a_python_program_fails_as_python_does() -> None:
     assert python(text="print(len(findings))").stdout == "6\n"
 
 
+def test_the_python_prompt_completes_and_complains_in_a_sentence() -> None:
+    words = ["-m", "qmrinspect", "--snapshot", LEAKED, "repl", "--python"]
+    child = pexpect.spawn(sys.executable, words, encoding="utf-8", timeout=20)
+    try:
+        child.expect_exact("<reading of 332 objects, 6 findings>")
+        child.expect_exact(">>> ")
+        child.send("len(findi\t)\r")
+        child.expect_exact("6")
+        child.expect_exact(">>> ")
+        child.sendline("obj('nosuch')")
+        child.expect_exact("there is no object nosuch")
+        child.expect_exact(">>> ")
+        assert "Traceback" not in child.before
+        child.sendeof()
+        child.expect(pexpect.EOF)
+    finally:
+        child.close(force=True)
+    assert child.exitstatus == 0
+
+
 def test_python_examples_are_five() -> None:
     page = (Path(__file__).resolve().parent.parent / "docs" / "python.md").read_text()
     assert len(re.findall(r"^## ", page, re.M)) == 5
+
+
+@unit
+def test_events_says_what_it_waits_for() -> None:
+    class Waiting:
+        """A session whose monitor announces one event."""
+
+        def __init__(self) -> None:
+            self.said: list[str] = []
+            self.asked = 0
+
+        def progress(self, text: str) -> None:
+            self.said.append(text)
+
+        def monitor(self) -> Waiting:
+            return self
+
+        def wait_event(self, wanted: object, timeout: float) -> Event | None:
+            self.asked += 1
+            time.sleep(0.1 * (self.asked > 1))
+            return Event("RESET", {}, 0) if self.asked == 1 else None
+
+    def waited(**more: object) -> list[str]:
+        session = Waiting()
+        args = argparse.Namespace(**{"seconds": None, "count": None, **more})
+        outcome = run_events(session, args)  # type: ignore[arg-type]
+        assert len([line for line in outcome.lines if "RESET" in line]) == 1
+        return session.said
+
+    said = waited(count=2, seconds=0.2)
+    assert said[0] == "waiting for 2 events of QEMU, 0.2 s at most"
+    assert "1 so far" in said[2]
+    assert said[-1] == ""
+    assert waited(count=1)[0] == "waiting for 1 event of QEMU, Ctrl-C ends it"

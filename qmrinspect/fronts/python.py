@@ -11,10 +11,12 @@ import code
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import QmrError
+from ..report import render
+from ..text import printable
 
 if TYPE_CHECKING:
     from ..audit.check import Report
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reading", "run_python"]
 
-_NAMES = "snapshot book findings index reading"
+_NAMES = ("snapshot", "book", "findings", "index")
 
 
 class Reading:
@@ -38,12 +40,21 @@ class Reading:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.report: Report
+        #: What a program may use without ``reading.``; always of the last reading.
+        self.names: dict[str, object] = {"__name__": "__console__", "reading": self}
+        for name in ("obj", "refs", "of_type", "again"):
+            self.names[name] = getattr(self, name)
         self.again()
 
     def again(self) -> Reading:
         """Read once more; the names of the prompt follow."""
         self.report = self._session.report()
+        self.names.update((name, getattr(self, name)) for name in _NAMES)
         return self
+
+    def __repr__(self) -> str:
+        found = render.plural(len(self.findings), "finding")
+        return f"<reading of {render.plural(len(self.snapshot.objects), 'object')}, {found}>"
 
     @property
     def snapshot(self) -> Snapshot:
@@ -83,18 +94,15 @@ class Reading:
         return [obj for obj in objects if self.index.is_a(obj.address, name)]
 
 
-class _Names(dict[str, Any]):
-    """The names of the prompt; those of the reading are always of the last one."""
+class _Console(code.InteractiveConsole):
+    """A prompt that answers what went wrong in qmr by a sentence."""
 
-    def __init__(self, reading: Reading) -> None:
-        names = ("obj", "refs", "of_type", "again")
-        super().__init__({name: getattr(reading, name) for name in names}, reading=reading)
-        self["__name__"] = "__console__"
-
-    def __missing__(self, name: str) -> Any:
-        if name in _NAMES.split():
-            return getattr(self["reading"], name)
-        raise KeyError(name)
+    def showtraceback(self) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, QmrError):
+            self.write(f"{error}\n")
+        else:
+            super().showtraceback()
 
 
 def run_python(session: Session, commands: list[str] | None) -> int:
@@ -102,13 +110,13 @@ def run_python(session: Session, commands: list[str] | None) -> int:
 
     :param commands: of ``-c``; None to read standard input, or a terminal.
     """
-    names = _Names(Reading(session))
+    reading = Reading(session)
     if commands is None and sys.stdin.isatty():
-        _prompt(names)
+        _prompt(reading)
         return 0
     source = "\n".join(commands) if commands is not None else sys.stdin.read()
     try:
-        exec(compile(source, "<qmr>", "exec"), names)
+        exec(compile(source, "<qmr>", "exec"), reading.names)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except QmrError:
@@ -122,29 +130,27 @@ def run_python(session: Session, commands: list[str] | None) -> int:
     return 0
 
 
-def _prompt(names: _Names) -> None:
-    reading: Reading = names["reading"]
+def _prompt(reading: Reading) -> None:
     target = reading.snapshot.target
+    pid = f" (pid {target.pid})" if target.pid else ""
     banner = (
-        f"qmr {__version__} on QEMU {target.qemu_version} (pid {target.pid}): "
-        f"{len(reading.snapshot.objects)} objects, {len(reading.findings)} findings\n"
-        f"{_NAMES.replace(' ', ', ')}; obj('nic0'), refs('nic0'), of_type('pci-device'), again()"
+        f"qmr {__version__} on QEMU {printable(target.qemu_version)}{pid}: {reading!r}\n"
+        f"{', '.join(_NAMES)}; obj('nic0'), refs('nic0'), of_type('pci-device'), again()"
     )
-    with _completion(names):
-        code.InteractiveConsole(names).interact(banner, "")
+    with _completion(reading.names):
+        _Console(reading.names).interact(banner, "")
 
 
 @contextlib.contextmanager
-def _completion(names: _Names) -> Iterator[None]:
+def _completion(names: dict[str, object]) -> Iterator[None]:
     try:
         import readline
         import rlcompleter
     except ImportError:
         yield
         return
-    completer = rlcompleter.Completer(names)
     before = readline.get_completer()
-    readline.set_completer(completer.complete)
+    readline.set_completer(rlcompleter.Completer(names).complete)
     readline.parse_and_bind("tab: complete")
     try:
         yield
