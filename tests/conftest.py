@@ -101,3 +101,20 @@ def qmr() -> Qmr:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def campaign(tmp_path_factory: pytest.TempPathFactory, qmr: Qmr) -> Path:
+    """Return a directory with a campaign that was done by two workers."""
+    from campaigns import EXPECTED, SOME, lines, verdicts
+
+    place = tmp_path_factory.mktemp("campaign")
+    done = qmr(
+        *("hunt", *SOME, "--jobs", 2, "--json", "--campaign", place / "c.sqlite"),
+        *("--bundle", place / "bundles", "--junit", place / "junit.xml"),
+    )
+    assert done.code == 1
+    assert done.err == ""
+    assert verdicts(lines(done.out)) == EXPECTED
+    (place / "hunt.jsonl").write_text(done.out)
+    return place
