@@ -17,12 +17,12 @@ from typing import Callable, NamedTuple, TypeVar
 
 from .errors import LayoutError, NotStopping, ReadingError
 from .layout import Layout
+from .records.context import Context, Known
 from .snapshot import Snapshot
 from .target.image import PAGE, Capture, Image, Ranges
 from .target.instant import Copy, Frozen, Stoppable
 from .target.memory import merged
 from .walk import Program, chooser, decode
-from .walk.context import Context, Known
 from .walk.quiet import Signs, signs
 
 __all__ = ["ATTEMPTS", "GRACE_S", "PAUSE_S", "Instants", "added", "patiently"]

@@ -24,12 +24,12 @@ from .layout.debugfiles import Origin, open_file
 from .layout.dwarf import DebugInfo, debug_info
 from .layout.find import Wanted, candidates, given
 from .layout.names import FieldNames, field_names
+from .records.context import Context
 from .snapshot import Pointer, Snapshot, Stale, TypeInfo, Unknown
 from .strict import displaced, doubted, relations
 from .target.image import Capture, Image, Target
 from .target.instant import Stoppable
 from .walk import Program, capture, decode, program_of, settled, version_of
-from .walk.context import Context
 from .walk.functions import names_of
 from .walk.memory import lost_views
 from .walk.place import Place, find_place

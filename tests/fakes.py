@@ -30,9 +30,9 @@ from qmrinspect.layout import Layout, Struct, load
 from qmrinspect.layout.find import profiles
 from qmrinspect.ledger import POLICIES, Book, Policy, open_book
 from qmrinspect.ledger.policies import by_name
+from qmrinspect.records.glib import HASH_VARIANTS, HashVariant
 from qmrinspect.snapshot import Snapshot
 from qmrinspect.walk import take
-from qmrinspect.walk.glib import HASH_VARIANTS, HashVariant
 
 __all__ = [
     "LAYOUTS",

@@ -15,13 +15,14 @@ from qmrinspect.errors import MonitorError, UsageError
 from qmrinspect.fronts.repl.completion import LineCompleter
 from qmrinspect.fronts.repl.engine import logical_lines
 from qmrinspect.fronts.repl.events import EventLog, SharedMonitor
-from qmrinspect.fronts.repl.knowledge import Knowledge, parse_qtree
+from qmrinspect.fronts.repl.knowledge import Knowledge
 from qmrinspect.fronts.repl.line import Command, expand, parse_command, unfinished
 from qmrinspect.fronts.repl.session import ReplSession
 from qmrinspect.fronts.repl.table import REPL_VERBS
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.monitor.arguments import Property, Schema, typed_property
 from qmrinspect.monitor.base import Event, EventQueue, Monitor, Wanted
+from qmrinspect.monitor.qtree import parse_qtree
 from qmrinspect.report import render
 
 # Lines ---------------------------------------------------------------------------------

@@ -19,17 +19,17 @@ PACKAGE = ROOT / "qmrinspect"
 #: From the ground up; a room knows only those before it.
 ROOMS = (
     *("errors", "documents", "text", "masking", "outfile", "closing", "spawn", "target"),
-    *("references", "layout", "snapshot", "index", "heap", "walk", "strict", "infer"),
-    *("ledger", "audit"),
-    *("instants", "reading", "trace", "store", "monitor", "peers", "hotplug"),
-    *("hunt", "report", "verbs", "fronts", "fronts.repl", "fronts.shell", "fronts.gdb"),
+    *("references", "layout", "snapshot", "index", "heap", "records", "walk", "strict", "infer"),
+    *("ledger", "audit", "instants", "reading", "trace", "store", "monitor", "peers"),
+    *("hotplug", "hunt", "report", "verbs"),
+    *("fronts", "fronts.repl", "fronts.shell", "fronts.gdb"),
     "__main__",
 )
 #: What runs on any GDB's Python.
 GROUND = ROOMS[: ROOMS.index("monitor")]
 LINES_MAX = 3500
 #: Rooms that may be larger for now.
-LARGER = {"walk": 4500, "verbs": 3800, "hunt": 3800, "fronts.repl": 3800}
+LARGER = {"verbs": 3800, "hunt": 3800}
 
 
 class Import(NamedTuple):

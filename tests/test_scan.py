@@ -7,10 +7,10 @@ import random
 import pytest
 from fakes import FakeMachine
 
+from qmrinspect.records.context import Known
+from qmrinspect.records.scan import Found, find_words
 from qmrinspect.target.image import Image
 from qmrinspect.walk import take
-from qmrinspect.walk.context import Known
-from qmrinspect.walk.scan import Found, find_words
 
 pytestmark = pytest.mark.unit
 

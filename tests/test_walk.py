@@ -10,7 +10,7 @@ from faketarget import GUEST, FakeTarget
 from qmrinspect.audit import check
 from qmrinspect.index import Index
 from qmrinspect.layout import Layout
-from qmrinspect.walk.glib import HASH_VARIANTS, HashVariant, entries, open_table, probe
+from qmrinspect.records.glib import HASH_VARIANTS, HashVariant, entries, open_table, probe
 
 pytestmark = pytest.mark.unit
 

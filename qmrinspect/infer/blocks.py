@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..layout import Struct
+from ..records.scan import find_words
 from ..references import HOLDERS, Around
 from ..references.record import parse
 from ..target.image import Unreadable
-from ..walk.scan import find_words
 from .core import Core
 from .draft import Draft, Reference
 

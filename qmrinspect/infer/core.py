@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from ..errors import LayoutError, ReadingError
 from ..layout import Layout
+from ..records.context import Context, Statics
 from ..snapshot import Obj, Prop
 from ..target.image import Image, Unreadable
 from ..target.image import Mapping as MemoryMapping
 from ..walk import qom
-from ..walk.context import Context, Statics
 from ..walk.take import open_context
 
 __all__ = ["CORE", "Core", "FilePages", "open_core"]

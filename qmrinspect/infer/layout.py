@@ -10,13 +10,13 @@ from ..errors import LayoutError, ReadingError
 from ..layout import Layout, find
 from ..layout.model import load
 from ..layout.schema import REQUIRED
+from ..records.context import Context, Statics
 from ..references import HOLDERS, Around
 from ..references.record import fields_of
 from ..snapshot import Snapshot, TargetInfo
 from ..strict import Relation, doubted, relations
 from ..target.image import Capture, Image, Target
 from ..walk import capture, decode, version_of
-from ..walk.context import Context, Statics
 from ..walk.validate import Check, fits, validate
 from . import anchors, blocks
 from .core import Core, open_core

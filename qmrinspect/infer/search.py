@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Callable, NamedTuple
 
+from ..records.context import Context
 from ..references import HOLDERS, OfType
 from ..references.record import parse, ways_of
 from ..strict.holders import Witness, look, witnesses
 from ..target.image import Unreadable
-from ..walk.context import Context
 from .core import Core
 from .draft import Draft
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from ..records.context import Context
 from ..snapshot import Snapshot
-from ..walk.context import Context
 from . import channels, devices, holders, lists, memory, overlap, virtio
 from .displaced import displaced
 from .tally import Relation, Tally

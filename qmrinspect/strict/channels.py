@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import re
 
+from ..records.ways import follow
 from ..snapshot import Snapshot
 from ..target.image import Unreadable
-from ..walk.ways import follow
 from .tally import Tally
 
 __all__ = ["relate"]

@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..layout import Layout
 from ..layout.model import resolve
+from ..records.context import Context
+from ..records.scan import find_words
 from ..references import HOLDERS, Around, Holder, Variable
 from ..references.record import fields_of
 from ..snapshot import Obj, Snapshot
 from ..target.image import Unreadable
-from ..walk.context import Context
 from ..walk.declared import missing, read_declared, structure_around
-from ..walk.scan import find_words
 
 __all__ = ["displaced"]
 

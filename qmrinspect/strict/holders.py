@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from ..layout.model import resolve
+from ..records.context import Context
+from ..records.ways import follow
 from ..references import HOLDERS, Holder, OfListener, OfType
 from ..references.record import parse, ways_of
 from ..snapshot import Obj, Snapshot
 from ..target.image import Unreadable
-from ..walk.context import Context
 from ..walk.declared import missing
-from ..walk.ways import follow
 from .tally import Tally
 
 __all__ = ["Outcome", "Witness", "look", "relate", "witnesses"]

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import Callable, NamedTuple
 
+from ..records.context import Context, Record
 from ..target.image import Unreadable
-from ..walk.context import Context, Record
 
 __all__ = ["Relation", "Tally"]
 

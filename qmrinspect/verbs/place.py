@@ -6,21 +6,11 @@ The answer of ``show ADDRESS`` where no object begins at the address.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 from ..index import Index
-from ..report import render, words
-from ..report.render import Row
-from ..text import printable
+from ..report.places import place_json, place_lines
 from .verb import Outcome, Session
 
-if TYPE_CHECKING:
-    from ..walk.place import Place, Word
-
-__all__ = ["address_of", "block_text", "show_address"]
-
-_WORDS_MAX = 20
+__all__ = ["address_of", "show_address"]
 
 
 def address_of(text: str) -> int:
@@ -37,113 +27,4 @@ def address_of(text: str) -> int:
 def show_address(session: Session, index: Index, address: int) -> Outcome:
     """Answer what an address belongs to and who points there."""
     place = session.place(index.snapshot, address)
-    struct = structure_at(index, place)
-    data = {
-        **words.head_json("qmr-show/1", index.snapshot),
-        "address": hex(address),
-        "object": words.object_json(index, place.container) if place.container else None,
-        "place": {
-            "state": place.state,
-            "kind": place.kind,
-            "start": words.hex_text(place.start),
-            "size": place.size,
-            "offset": address - place.start if place.start else 0,
-            "name": place.name,
-            "field": place.field,
-            "structure": struct,
-            "why": place.why,
-        },
-        "pointers": [_word_json(index, word) for word in place.words],
-    }
-    return Outcome(data, _lines(index, place, struct))
-
-
-def _word_json(index: Index, word: Word) -> dict[str, object]:
-    memory = {True: "live", False: "freed", None: "not known"}[word.alive]
-    return {
-        "address": hex(word.address),
-        "value": hex(word.value),
-        "memory": memory,
-        "place": word.place,
-        "container": words.hex_text(word.container),
-        "container_path": index.label(word.container) if word.place == "object" else "",
-        "offset": word.offset,
-        "field": word.field,
-    }
-
-
-def structure_at(index: Index, place: Place) -> str:
-    """Return what is known to begin in a block that is no object, empty when nothing is."""
-    snapshot = index.snapshot
-    low, high = place.start, place.start + place.size
-    if place.kind != "block" or place.state == "freed":
-        return ""
-    known: dict[int, str] = {a: "FlatView" for a in snapshot.views}
-    known.update({a: f'AddressSpace "{s.name}"' for a, s in snapshot.spaces.items()})
-    known.update({a: f'MemoryListener "{row.name}"' for a, row in snapshot.listeners.items()})
-    known.update({k.address: "BusChild" for bus in snapshot.buses.values() for k in bus.kids})
-    known.update({g.address: f'NamedGPIOList "{g.name}"' for g in snapshot.gpios})
-    known.update({f.holder: f.field.split(".")[0] for f in snapshot.fields if f.field})
-    at = min((a for a in known if low <= a < high and a not in snapshot.objects), default=0)
-    if not at:
-        return ""
-    return known[at] + (f" at +{at - low:#x}" if at > low else "")
-
-
-def block_text(place: Place) -> str:
-    """Return a block in a few words."""
-    if place.kind == "block" and place.start:
-        what = "freed block" if place.state == "freed" else "live block"
-        return f"{what} of {render.plural(place.size, 'byte')} at {place.start:#x}"
-    return "not known: " + place.why if place.state == "not known" else ""
-
-
-def _lines(index: Index, place: Place, struct: str) -> Iterator[str]:
-    at = f"{place.address:#x}"
-    inside = f"+{place.address - place.start:#x} in " if place.start else ""
-    mapped = f"what is mapped at {place.start:#x}" + (f" ({place.name})" if place.name else "")
-    if place.state == "unmapped":
-        yield f"{at}: nothing is mapped there"
-    elif place.kind == "block":
-        yield f"{at} is {inside}a {block_text(place)}"
-    elif place.kind == "variable":
-        yield f"{at} is {inside}the variable {printable(place.name)} of {place.size} bytes"
-    elif place.kind == "stack":
-        use = {"live": "in use", "freed": "not in use", "not known": "in use or not"}[place.state]
-        yield f"{at} is {inside}a stack, where it is {use}"
-    elif place.state == "not known":
-        yield f"{at} is {inside}{printable(mapped)}; live or freed is not known: {place.why}"
-    else:
-        yield f"{at} is {inside}{printable(mapped)}"
-    if place.container:
-        label = words.name(index, place.container)
-        field = f", {place.field}" if place.field else ""
-        yield f"it is +{place.address - place.container:#x} in {label}{printable(field)}"
-    if struct:
-        yield f"the block has a known structure: {printable(struct)}"
-    if not place.words:
-        yield "no word of memory points there"
-        return
-    live = sum(word.alive is True for word in place.words)
-    count = render.plural(len(place.words), "word")
-    yield f"{count} of memory point there, {live} of them in live memory:"
-    rows = [
-        Row(
-            (
-                {True: "live", False: "freed", None: "not known"}[word.alive],
-                word.place,
-                index.label(word.container)
-                if word.place == "object"
-                else words.hex_text(word.container)
-                if word.container
-                else "",
-                printable(word.field) or (f"+{word.offset:#x}" if word.offset else ""),
-                f"+{word.value - place.start:#x}" if place.start else "",
-                f"{word.address:#x}",
-            )
-        )
-        for word in place.words[:_WORDS_MAX]
-    ]
-    yield from render.table(("memory", "place", "in", "field", "to", "address"), rows)
-    if len(place.words) > _WORDS_MAX:
-        yield f"  and {len(place.words) - _WORDS_MAX} more (--json lists all)"
+    return Outcome(place_json(index, place), place_lines(index, place))

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Callable, NamedTuple
 
+from ..records.context import LIST_MAX, Context
 from ..target.image import Unreadable
-from .context import LIST_MAX, Context
 from .functions import Code
 
 __all__ = ["SHAPES", "Callback"]

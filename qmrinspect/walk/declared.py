@@ -11,19 +11,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 
+from ..records.context import Context
+from ..records.scan import find_words
+from ..records.ways import Found, follow
 from ..references import HOLDERS, Around, Holder, OfListener, OfType, Reader, Variable
 from ..references.record import fields_of, parse, ways_of
 from ..snapshot import FieldReference, Listener, Obj, Space, Unsearched
 from ..target.image import Unreadable
 from ..text import an
-from .context import Context
 from .inuse import Pointed
 from .ram import RamMap
 from .readers import READERS, WORDS
-from .scan import find_words
 from .scene import Scene
 from .shapes import SHAPES
-from .ways import Found, follow
 
 __all__ = ["missing", "read_declared", "structure_around", "unsearched"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 
+from ..records.context import Context
 from ..snapshot import Obj
-from .context import Context
 
 __all__ = ["Enclosing"]
 

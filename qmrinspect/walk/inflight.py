@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
+from ..records.context import Context
+from ..records.route import place_of
+from ..records.scan import find_words
+from ..records.ways import Found, follow, used
 from ..target.image import Unreadable
-from .context import Context
-from .route import place_of
-from .scan import find_words
 from .scene import Objects, ReaderFunction, Scene, WordsFunction, attempt, of_type
-from .ways import Found, follow, used
 
 __all__ = ["READERS", "WORDS"]
 

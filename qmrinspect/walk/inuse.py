@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
+from ..records.context import Context
 from ..snapshot import Obj, Unknown
-from .context import Context
 from .enclosing import Enclosing
 
 __all__ = ["Pointed"]

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 
 from ..errors import ReadingError
+from ..records.context import LIST_MAX, Context, Record
+from ..records.glib import HashTable
+from ..records.scan import find_words
 from ..snapshot import Listener, Obj, Range, Region, Snapshot, Space, View
 from ..target.image import Unreadable
-from .context import LIST_MAX, Context, Record
-from .glib import HashTable
-from .scan import find_words
 from .statics import static_table
 
 __all__ = ["lost_views", "read_regions", "read_spaces", "read_view", "table_views"]

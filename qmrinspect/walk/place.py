@@ -11,11 +11,11 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ..records.context import Context
+from ..records.scan import find_into
 from ..snapshot import Obj
-from .context import Context
 from .enclosing import Enclosing
 from .pointers import field_of, variable_at
-from .scan import find_into
 
 __all__ = ["Place", "Word", "find_place"]
 

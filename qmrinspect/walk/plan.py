@@ -10,8 +10,8 @@ from typing import Callable
 
 from ..errors import ReadingError
 from ..layout import Layout
+from ..records.context import LIST_MAX
 from ..target.image import Mapping
-from .context import LIST_MAX
 
 __all__ = ["guest_ram", "ranges"]
 

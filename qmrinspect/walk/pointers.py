@@ -11,10 +11,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 
+from ..records.context import Context
+from ..records.scan import find_words
 from ..snapshot import Obj, Pointer
-from .context import Context
 from .enclosing import Enclosing
-from .scan import find_words
 from .validate import GAUGES
 
 __all__ = ["field_of", "find_pointers", "type_functions", "variable_at"]

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from ..records.context import LIST_MAX, Context
 from ..snapshot import Bus, BusKid, Clock, Device, GpioList, Obj
 from ..target.image import Unreadable
-from .context import LIST_MAX, Context
 
 __all__ = ["read_buses", "read_clocks", "read_devices", "read_gpios"]
 

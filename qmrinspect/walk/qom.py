@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from ..errors import ReadingError
+from ..records.context import Context, Handles
+from ..records.glib import HashTable
+from ..records.scan import find_words
 from ..snapshot import Obj, Prop, TypeInfo
 from ..target.image import Unreadable
-from .context import Context, Handles
-from .glib import HashTable
-from .scan import find_words
 from .statics import static_table
 
 __all__ = [

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ..records.context import Context
 from ..target.image import Peek, Unreadable
 from . import rcu
-from .context import Context
 
 __all__ = ["Quiet", "Signs", "look", "signs"]
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import NamedTuple
 
+from ..records.context import Context
 from ..target.image import Unreadable
-from .context import Context
 
 __all__ = ["RamMap"]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from ..records.context import Context
 from ..snapshot import Pending, View
 from ..target.image import Unreadable
-from .context import Context
 from .memory import read_view
 
 __all__ = ["ends", "queued", "read_pending"]

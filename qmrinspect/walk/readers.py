@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from ..records.context import Context
+from ..records.scan import find_words
+from ..records.ways import Found, follow
 from ..snapshot import Obj
 from ..target.image import Unreadable
 from . import inflight
-from .context import Context
-from .scan import find_words
 from .scene import ReaderFunction, Scene, WordsFunction, attempt, of_type
-from .ways import Found, follow
 
 __all__ = ["READERS", "WORDS"]
 

@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
+from ..records.context import Context
+from ..records.ways import Found
 from ..snapshot import Listener, Obj, Space
 from ..target.image import Unreadable
-from .context import Context
 from .ram import RamMap
-from .ways import Found
 
 __all__ = ["Objects", "ReaderFunction", "Scene", "WordsFunction", "attempt", "of_type"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Callable
 
-from .context import Context
+from ..records.context import Context
 
 __all__ = ["SHAPES", "Shape"]
 

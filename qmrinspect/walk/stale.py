@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..heap import Live
+from ..records.context import Context
+from ..records.scan import find_beside, find_into
 from ..snapshot import Snapshot, Stale
 from .callbacks import Callback, Look, recognised
-from .context import Context
 from .functions import Code
-from .scan import find_beside, find_into
 
 __all__ = ["Where", "find_stale"]
 

@@ -11,9 +11,9 @@ import struct
 from collections.abc import Iterator
 from typing import Callable
 
+from ..records.context import Context
+from ..records.glib import HashTable
 from ..target.image import Unreadable
-from .context import Context
-from .glib import HashTable
 
 __all__ = ["static_table", "static_words"]
 

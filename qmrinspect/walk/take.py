@@ -16,13 +16,13 @@ from ..layout.advice import no_names
 from ..layout.dwarf import DebugInfo, debug_info
 from ..layout.schema import SYMBOLS
 from ..masking import masked_words
+from ..records.context import Context, Known, Statics
+from ..records.glib import probe
 from ..snapshot import Snapshot, TargetInfo, Unknown, View
 from ..target.elf import PT_LOAD, ElfFile
 from ..target.image import Capture, Image, Mapping, Ranges, Target, Unreadable
 from ..target.instant import Choose, Stoppable
 from . import declared, memory, plan, qdev, qom, quiet, rcu
-from .context import Context, Known, Statics
-from .glib import probe
 from .validate import GAUGES, gauge
 
 __all__ = [

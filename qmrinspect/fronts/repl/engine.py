@@ -23,8 +23,8 @@ from ...verbs.properties import json_arguments
 from ...verbs.verb import Outcome, Verb
 from .. import line as words_of
 from ..hints import typed
+from ..jobs import Cancelled, current
 from ..output import fitted
-from .jobs import Cancelled, current
 from .line import expand, first_word, logical_lines, parse_command
 from .output import Kept, Output, opened, piped
 from .session import ReplSession

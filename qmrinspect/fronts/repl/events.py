@@ -15,7 +15,7 @@ from typing import Callable
 
 from ...errors import MonitorError
 from ...monitor.base import Arguments, Event, EventQueue, Monitor, Wanted
-from .jobs import check_cancelled, current
+from ..jobs import check_cancelled, current
 
 __all__ = ["EventLog", "SharedMonitor", "looks", "run_state"]
 

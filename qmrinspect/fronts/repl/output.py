@@ -18,7 +18,7 @@ from typing import IO, Callable, Protocol
 from ...errors import TargetError
 from ...outfile import open_private
 from ...report import render
-from .jobs import current
+from ..jobs import current
 from .line import Command
 from .statements import LINES_MAX
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Callable, Protocol
 
 from ...errors import QmrError
 from ...report import render
+from ..jobs import Job
 from ..options import Options
 from .engine import complaint, guarded
-from .jobs import Job
 from .look import highlighted
 from .status import greeting
 

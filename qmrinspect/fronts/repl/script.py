@@ -16,9 +16,9 @@ from ...errors import QmrError
 from ...monitor.base import Event
 from ...report import render
 from ...text import printable
+from ..jobs import Job
 from ..options import Options
 from .engine import Engine, guarded
-from .jobs import Job
 from .line import logical_lines
 from .session import ReplSession
 from .vm import Vm

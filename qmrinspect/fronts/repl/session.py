@@ -18,8 +18,8 @@ from ...monitor.base import Event, Monitor
 from ...snapshot import Obj, Pointer, Snapshot
 from ...target.image import Target
 from ...text import printable
+from ..jobs import check_cancelled
 from ..options import Options
-from .jobs import check_cancelled
 from .knowledge import Knowledge
 from .statements import Result, object_of
 from .vm import Notify, Vm

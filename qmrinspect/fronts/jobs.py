@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Callable
 
-from ...errors import QmrError
+from ..errors import QmrError
 
 __all__ = ["Cancelled", "Job", "check_cancelled", "current"]
 
