@@ -59,6 +59,6 @@ def agreement_lines(found: Agreement) -> Iterator[str]:
             yield from render.table(("foretold on, of", *found.builds), rows)
     wrong += [f"plugged: {w}" for cell in found.sure.values() for w in cell.wrong]
     for text in wrong[:_WRONG_SHOWN]:
-        yield f"  {printable(text, 400)}"
+        yield f"  {printable(text, 4000)}"
     if len(wrong) > _WRONG_SHOWN:
         yield f"  and {len(wrong) - _WRONG_SHOWN} more"

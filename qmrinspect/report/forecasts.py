@@ -32,7 +32,7 @@ __all__ = [
 
 _LOOKS = {"clean": "good", "crash": "error", "leak": "error", "partial-leak": "error"}
 _TIES_SHOWN = 12
-_REASON_MAX = 600
+_REASON_MAX = 4000
 
 # What is said of each way to an answer.
 _CERTAINTY = {

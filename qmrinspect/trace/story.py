@@ -82,7 +82,7 @@ def chain(step: Step, limit: int = _CHAIN) -> str:
     """Return the call stack from the innermost function outwards in one line."""
     names = [f.text() for f in path_of(step.frames)[::-1] if not _is_passage(f)]
     more = " < ..." if len(names) > limit else ""
-    return printable(" < ".join(names[:limit]) or "an unknown place", 400) + more
+    return printable(" < ".join(names[:limit]) or "an unknown place", 4000) + more
 
 
 def path_of(frames: Sequence[Frame], all: bool = False) -> list[Frame]:

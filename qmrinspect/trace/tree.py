@@ -85,7 +85,7 @@ def _lines(node: Node, depth: int, all: bool) -> Iterator[str]:
             last = only
         both = f" ({below.taken} taken, {below.dropped} dropped)" if below.dropped else ""
         both = both if below.taken else ""
-        yield f"  {'  ' * depth}{below.net:+d} {printable(' > '.join(names), 600)}{both}"
+        yield f"  {'  ' * depth}{below.net:+d} {printable(' > '.join(names), 4000)}{both}"
         yield from _lines(last, depth + 1, all)
 
 
