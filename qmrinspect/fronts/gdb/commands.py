@@ -41,11 +41,7 @@ class Group(gdb.Command):
         from ..shell.table import find_verb
 
         with errors(False):
-            word, *rest = argument.split()
-            if word == "help":
-                gdb.execute(" ".join(["help qmr", *rest]))
-                return
-            verb = find_verb(word)
+            verb = find_verb(argument.split()[0])
             raise UsageError(f"qmr {verb.name} makes no sense inside GDB", "run it from the shell")
 
 
