@@ -144,6 +144,12 @@ def test_a_hunt_says_what_was_read() -> None:
         assert word in text
     assert "hunter2" not in text
     assert "not recorded" in page("t", [])
+    # VMs that differ only in where their monitors are have one command line.
+    rows = [
+        row(str(n), "clean", read={**read, "command": f"qemu -qmp unix:/tmp/qmr-x{n}y/qmp -S"})
+        for n in range(3)
+    ]
+    assert page("t", rows).count("qemu -qmp unix:.../qmp -S") == 1
 
 
 @unit

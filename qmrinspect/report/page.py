@@ -9,6 +9,7 @@ is put into them; the pictures escape their own text.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,8 @@ __all__ = ["moment", "page", "render_page"]
 _LOOKS = {"clean": "good", "refused": "", "delayed": "warn", "not-acked": "warn"}
 _EVIDENCE = ("README.md", "reproduce.sh", "verdict.json", "command", "transcript.jsonl")
 _COMMANDS_MAX = 5
+# Each VM of a hunt has a directory of its own, whose name says nothing.
+_OWN_DIRECTORY = re.compile(r"/(?:[\w.-]+/)*qmr-\w+/")
 
 
 def render_page(template: str, **values: object) -> str:
@@ -127,7 +130,7 @@ def _read(rows: Sequence[Row]) -> Iterable[tuple[str, list[str]]]:
     """Yield what was read, as a table of names and values."""
     reads = [row["read"] for row in rows if row.get("read")]
     times = sorted(read["at_us"] for read in reads if read.get("at_us"))
-    commands = _distinct(read.get("command") for read in reads)
+    commands = _distinct(_OWN_DIRECTORY.sub(".../", read.get("command") or "") for read in reads)
     if len(commands) > _COMMANDS_MAX:
         commands[_COMMANDS_MAX:] = [f"and {len(commands) - _COMMANDS_MAX} more"]
     found = {

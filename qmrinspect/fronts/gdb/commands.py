@@ -23,7 +23,7 @@ from ..output import fitted
 from .session import Session
 from .targets import Running, ask, inferior_kind, runs
 
-__all__ = ["Command", "Group", "errors"]
+__all__ = ["Command", "Group", "Help", "errors"]
 
 
 class Group(gdb.Command):
@@ -43,6 +43,17 @@ class Group(gdb.Command):
         with errors(False):
             verb = find_verb(argument.split()[0])
             raise UsageError(f"qmr {verb.name} makes no sense inside GDB", "run it from the shell")
+
+
+class Help(gdb.Command):
+    """The verb that the other fronts have: GDB's own help does its work."""
+
+    def __init__(self, verb: Verb) -> None:
+        self.__doc__ = f"{_capital(verb.help)}.\n\n{parser_for(verb).format_help().rstrip()}"
+        super().__init__("qmr help", gdb.COMMAND_DATA)
+
+    def invoke(self, argument: str, from_tty: bool) -> None:
+        gdb.execute(f"help qmr {argument}".rstrip())
 
 
 class Command(gdb.Command):

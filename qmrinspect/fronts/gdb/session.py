@@ -264,7 +264,11 @@ class Session:
         self._told = bool(text)
 
     def say(self, text: str) -> None:
-        gdb.write(f"{text}\n", gdb.STDERR)
+        """Tell the user what is no part of the answer; see :meth:`_tell`."""
+        if os.isatty(2):
+            gdb.write(f"{text}\n", gdb.STDERR)
+        else:
+            os.write(2, f"{text}\n".encode())
 
     def confirm(self, question: str) -> bool:
         return False

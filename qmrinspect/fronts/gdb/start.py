@@ -12,7 +12,7 @@ from ... import __version__
 from ...layout.gdbchild import use_gdb
 from ...target.proc import command_line
 from ...verbs.verb import Verb
-from .commands import Command, Group
+from .commands import Command, Group, Help
 from .session import Session
 from .values import Locate, Printers
 
@@ -26,6 +26,7 @@ _shorts: set[str] = set()
 def register() -> None:
     """Define the commands, ``$qmr()`` and the pretty-printers; harmless when repeated."""
     from ...verbs.table import VERBS
+    from ..repl.table import REPL_VERBS
 
     # The GDB that reads debug information is this one: another may not understand it.
     use_gdb([*_command(), "--data-directory", str(gdb.parameter("data-directory"))])
@@ -35,6 +36,7 @@ def register() -> None:
         if "gdb" in verb.fronts:
             Command(_session, verb)
             _short(verb)
+    Help(REPL_VERBS["help"])
     Locate(_session)
     gdb.printing.register_pretty_printer(None, Printers(_session), replace=True)
     # Not to stdout, which is the answers' alone: a script may read it.

@@ -105,7 +105,7 @@ _OWN = (
         "what a verb or a QMP command takes, with examples",
         (Argument(("topic",), {"nargs": "?", "metavar": "VERB"}, "verb"),),
         _run("run_help"),
-        _REPL,
+        frozenset(("repl", "gdb")),
     ),
     Verb("exit", "leave; the VM runs on (Ctrl-D)", (), _run("run_exit"), _REPL, reports=False),
     Verb("quit", "the same (qmp quit ends the VM)", (), _run("run_exit"), _REPL, reports=False),

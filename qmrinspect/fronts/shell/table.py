@@ -44,7 +44,7 @@ _OPEN = Verb(
 )
 
 # The command line answers it itself: with what --help says.
-_HELP = REPL_VERBS["help"]._replace(fronts=frozenset(("repl", "shell")), reports=False)
+_HELP = REPL_VERBS["help"]._replace(fronts=frozenset(("gdb", "repl", "shell")), reports=False)
 
 #: By name.  Where the REPL answers otherwise, this is what the others answer.
 EVERY: dict[str, Verb] = {
