@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Union
 
 import pytest
+from conftest import Qmr
 
 from qmrinspect.errors import MonitorError, UsageError
 from qmrinspect.hotplug.vm import Vm
@@ -413,3 +415,31 @@ def test_the_plain_monitor_needs_the_standard_library_only(vm: Vm) -> None:
         check=False,
     )
     assert done.stdout.split() == ["PlainMonitor", "False"], done.stderr
+
+
+def test_a_monitor_in_another_network_is_reached(qmr: Qmr, stock_vm: Vm) -> None:
+    script = (
+        "ip link set lo up && exec qemu-system-x86_64 -name apart -display none -S -nodefaults "
+        "-qmp tcp:127.0.0.1:4444,server=on,wait=off"
+    )
+    with subprocess.Popen(["unshare", "--net", "sh", "-c", script]) as process:
+        try:
+            address = f"netns:/proc/{process.pid}/ns/net:127.0.0.1:4444"
+            assert parse_address(address) == (f"/proc/{process.pid}/ns/net", "127.0.0.1", 4444)
+            deadline = time.monotonic() + 20
+            rows: list[dict[str, object]] = []
+            while not (rows and rows[0]["readable"]):
+                assert process.poll() is None and time.monotonic() < deadline
+                rows = [r for r in qmr("ps", "--json").json["processes"] if r["name"] == "apart"]
+            assert rows[0]["qmp"] == [address]
+            assert "plugged" in qmr("apart", "plug", "virtio-rng-pci").out
+            # Who is at its other end is seen there, too.
+            wrong = qmr(str(stock_vm.pid), "--qmp", address, "qmp", "query-name")
+            assert wrong.code == 2 and str(process.pid) in wrong.err
+        finally:
+            process.kill()
+
+
+def test_a_network_that_has_gone_is_said_to_have() -> None:
+    with pytest.raises(MonitorError, match="there is no network"):
+        PlainMonitor("netns:/proc/999999999/ns/net:127.0.0.1:4444")

@@ -7,13 +7,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Union
+from typing import NamedTuple, Union
 
 from ..errors import MonitorError, UsageError
 from ..target.rooted import open_in_root
+from .netns import is_elsewhere
 
 __all__ = [
     "Address",
+    "Inside",
     "address_text",
     "addresses_here",
     "monitor_addresses",
@@ -21,26 +23,47 @@ __all__ = [
     "parse_address",
 ]
 
+
+class Inside(NamedTuple):
+    """Host and port in another network namespace.
+
+    :param namespace: its path, ``/proc/PID/ns/net``.
+    """
+
+    namespace: str
+    host: str
+    port: int
+
+
 #: The path of a unix socket, or host and port.
-Address = Union[str, tuple[str, int]]
+Address = Union[str, tuple[str, int], Inside]
 
 
 def parse_address(text: str) -> Address:
     """Read ``HOST:PORT``, ``[IPV6]:PORT``, ``tcp:HOST:PORT``, ``unix:PATH`` or ``PATH``.
 
+    ``netns:PATH:HOST:PORT`` is in another network namespace.
+
     :raises UsageError: it is empty, or the port is none.
     """
+    if text.startswith("netns:"):
+        namespace, _, text = text[len("netns:") :].partition(":")
+        return Inside(namespace, *_host_and_port(text))
     if text.startswith("unix:"):
         text, kind = text[len("unix:") :], "unix"
     elif text.startswith("tcp:"):
         text, kind = text[len("tcp:") :], "tcp"
     else:
-        host, colon, port = text.rpartition(":")
+        _, colon, port = text.rpartition(":")
         kind = "tcp" if colon and port.isdigit() and "/" not in text else "unix"
     if kind == "unix":
         if not text:
             raise UsageError("the monitor's address is empty", "give a socket's path or HOST:PORT")
         return text
+    return _host_and_port(text)
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not port.isdigit() or not 0 < int(port) < 65536:
         raise UsageError(f"{text!r} has no valid TCP port", "give a monitor as HOST:PORT")
@@ -64,12 +87,16 @@ def monitors_of(pid: int, argv: list[str]) -> list[str]:
 def addresses_here(pid: int, argv: list[str]) -> list[str]:
     """Return the addresses of :func:`monitor_addresses` as they are reached from here.
 
-    The sockets of a QEMU in a container or a chroot lie in its own root directory.
+    The sockets of a QEMU in a container or a chroot lie in its own root directory, and what
+    has host and port in its own network.
 
     :param pid: its process on this machine; 0 when it runs on another one.
     """
     root, cwd = _directories(pid)
     addresses = monitor_addresses(argv, cwd)
+    if pid and is_elsewhere(pid):
+        prefix = f"netns:/proc/{pid}/ns/net:"
+        addresses = [a if "/" in a else prefix + a for a in addresses]
     return [_inside(root, address) for address in addresses] if root else addresses
 
 
@@ -216,5 +243,7 @@ def address_text(address: Address) -> str:
     """Return the address as people write it."""
     if isinstance(address, str):
         return address
+    if isinstance(address, Inside):
+        return f"netns:{address.namespace}:{address_text(address[1:])}"
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

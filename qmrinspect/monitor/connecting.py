@@ -19,7 +19,7 @@ from typing import Any, Callable
 
 from ..errors import MonitorError
 from ..target.proc import stopped
-from .addresses import Address, address_text, parse_address
+from .addresses import Address, Inside, address_text, parse_address
 from .base import (
     GREETING_TIMEOUT,
     CommandError,
@@ -29,6 +29,7 @@ from .base import (
     MonitorTimeout,
     QueuedMonitor,
 )
+from .netns import connect_inside
 from .sockets import owner_of
 
 __all__ = [
@@ -100,6 +101,11 @@ def connect_socket(address: Address, timeout: float) -> socket.socket:
     :raises MonitorError: nobody listens, it is not permitted, or the queue is full.
     """
     try:
+        if isinstance(address, Inside):
+            place = address[1:]
+            return connect_inside(
+                address.namespace, lambda: socket.create_connection(place, timeout)
+            )
         if not isinstance(address, str):
             return socket.create_connection(address, timeout)
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

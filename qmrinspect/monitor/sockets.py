@@ -12,6 +12,7 @@ import socket
 import struct
 
 from ..target.proc import pids
+from .netns import namespace_of
 
 __all__ = ["owner_of"]
 
@@ -20,7 +21,7 @@ def owner_of(stream: socket.socket) -> int:
     """Return the process that has the other end of a TCP connection, 0 when none is seen."""
     try:
         near, far = stream.getsockname()[:2], stream.getpeername()[:2]
-        inode = _inode(far, near)
+        inode = _inode(namespace_of(stream), far, near)
     except (OSError, ValueError):
         return 0
     if not inode:
@@ -35,14 +36,17 @@ def owner_of(stream: socket.socket) -> int:
     return 0
 
 
-def _inode(local: tuple[str, int], remote: tuple[str, int]) -> int:
-    """Return the inode of the socket with these ends (``/proc/net/tcp`` in proc(5))."""
+def _inode(network: str, local: tuple[str, int], remote: tuple[str, int]) -> int:
+    """Return the inode of the socket with these ends (``/proc/net/tcp`` in proc(5)).
+
+    :param network: the directory in ``/proc`` of its network.
+    """
     # A listener on :: has the ends of an IPv4 connection in its own form.
     mapped = [
         (f"::ffff:{host}" if ":" not in host else host, port) for host, port in (local, remote)
     ]
     wanted = {f"{_end(local)} {_end(remote)}", f"{_end(mapped[0])} {_end(mapped[1])}"}
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+    for table in (f"{network}/tcp", f"{network}/tcp6"):
         with contextlib.suppress(OSError), open(table, encoding="ascii") as lines:
             for line in lines:
                 fields = line.split()
