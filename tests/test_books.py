@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fakes import FakeMachine, FakeObject, books
+from fakes import NEWEST, FakeMachine, FakeObject, books
 from faketarget import BASE, BSS
 from scenarios import chardev
 
@@ -109,6 +109,22 @@ def test_one_leaked_reference_does_not_overrule_what_came_with_the_release() -> 
     assert [(f.kind, f.address) for f in check(machine.snapshot()).findings] == [
         ("unexplained", socket.address)
     ]
+
+
+def test_what_lacks_a_holder_that_was_not_searched_for_overrules_nothing() -> None:
+    machine = FakeMachine(layout=NEWEST.without({"SocketChardev.sioc"}))
+    machine.know("IOWatchPoll", ioc=0x60)
+    # Three are held by the field that this layout lacks, one by another.
+    channels = [machine.new("qio-channel-socket") for _ in range(4)]
+    machine.add_child(machine.objects_container, "serial0", machine.new("chardev-socket"))
+    tls = machine.add_child(machine.objects_container, "tls", machine.new("qio-channel-tls"))
+    machine.poke("QIOChannelTLS", tls.address, master=channels[3].address)
+    for channel in channels:
+        source = machine.make("IOWatchPoll", ioc=channel.address)
+        machine.poke("_GSource", source, source_funcs=BASE + BSS, ref_count=1, context=source)
+    report = check(machine.snapshot())
+    assert not report.findings
+    assert {row.address for row in report.not_judged} == {c.address for c in channels[:3]}
 
 
 def test_an_irq_that_is_a_child_handed_its_first_reference_on() -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..index import Index
 from ..ledger import Book
+from ..ledger.unseen import NotJudged, Unseen
 from ..snapshot import Snapshot
 from ..text import plural
 from .cause import causes, describe, unheld
@@ -19,7 +20,6 @@ from .finding import Finding, Severity
 from .graph import adjacency, components, forgotten, orphan_groups
 from .policy import Verdict, choose
 from .stale import stale_findings
-from .unjudged import NotJudged, Unseen
 from .views import view_findings
 from .visible import finalized_subregions, visible_unreferenced
 

@@ -14,6 +14,7 @@ from ..index import Index
 from .edges import Edge
 from .kinds import KINDS
 from .policies import Policy
+from .unseen import Unseen
 
 __all__ = ["Book", "open_book"]
 
@@ -58,7 +59,8 @@ def _counts(index: Index, edges: Sequence[Edge], question: str) -> bool:
     """Answer whether QEMU counts the references of a question, by what balances.
 
     Each object that has some of them votes.  One voice may be a leak's: where there is a
-    presumption it takes two to overrule it.
+    presumption it takes two to overrule it, and an object on which there may be references
+    that nobody searched for does not speak against it by what it lacks.
     """
     objects = index.snapshot.objects
     asked: Counter[int] = Counter()
@@ -72,10 +74,14 @@ def _counts(index: Index, edges: Sequence[Edge], question: str) -> bool:
         if edge.target in asked and edge.question != question:
             sure[edge.target] += 1
     votes = 0
+    unseen = Unseen(index) if presumed else None
     for address, count in asked.items():
         if address in objects:
             without = objects[address].ref - sure[address]
-            votes += (abs(without - count) < abs(without)) - (abs(without - count) > abs(without))
+            vote = (abs(without - count) < abs(without)) - (abs(without - count) > abs(without))
+            if vote > 0 and unseen is not None and unseen.kinds_on(address):
+                continue
+            votes += vote
     if presumed and abs(votes) < _OVERRULING:
         return presumed == "yes"
     return votes > 0
