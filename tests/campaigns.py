@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qmrinspect.hunt.campaign import Plan
+from qmrinspect.campaign.jobs import Plan
 from qmrinspect.hunt.settings import Job, Settings
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,13 +16,13 @@ import pytest
 from campaigns import EXPECTED, PLAN, SOME, found, lines, verdicts
 from conftest import Qmr
 
+from qmrinspect.campaign import limits
+from qmrinspect.campaign.jobs import Done, Plan, plan, run
+from qmrinspect.campaign.limits import workers_for
+from qmrinspect.campaign.store import Store, baseline_rows
+from qmrinspect.campaign.worker import Worker, WorkerDied
 from qmrinspect.errors import TargetError
-from qmrinspect.hunt import limits
-from qmrinspect.hunt.campaign import Done, Plan, plan, run
-from qmrinspect.hunt.limits import workers_for
 from qmrinspect.hunt.settings import Job, Settings
-from qmrinspect.hunt.store import Store, baseline_rows
-from qmrinspect.hunt.worker import Worker, WorkerDied
 from qmrinspect.monitor.connecting import peer_pid
 from qmrinspect.monitor.recording import RecordingMonitor
 from qmrinspect.report.verdicts import Result, Verdicts
@@ -109,7 +109,7 @@ def test_a_worker_that_is_killed_loses_nothing() -> None:
             return super().do(job, timeout)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qmrinspect.hunt.campaign.Worker", Mortal)
+        patch.setattr("qmrinspect.campaign.jobs.Worker", Mortal)
         done = list(run(PLAN.settings, list(enumerate(PLAN.jobs)), workers=2))
     assert killed
     assert sorted(one.number for one in done) == list(range(len(SOME)))
@@ -127,7 +127,7 @@ def test_a_worker_that_is_silent_is_given_up() -> None:
 def test_the_vm_of_a_worker_ends_with_its_parent(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys\n"
-        "from qmrinspect.hunt.worker import Worker\n"
+        "from qmrinspect.campaign.worker import Worker\n"
         "from qmrinspect.hunt.settings import Job, Settings\n"
         "worker = Worker(Settings())\n"
         "print(next(worker.do(Job('edu'), 60))['outcome'], worker.pid, flush=True)\n"

@@ -10,7 +10,7 @@ from browser import chromium
 from campaigns import SOME, found
 from conftest import Qmr
 
-from qmrinspect.report.page import page
+from qmrinspect.pages.page import page
 
 
 def test_the_page_works_in_a_browser_without_a_network(campaign: Path, qmr: Qmr) -> None:

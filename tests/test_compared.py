@@ -11,9 +11,9 @@ import pytest
 from campaigns import ROOT, found, lines
 from conftest import Qmr
 
+from qmrinspect.campaign.expect import Expectations
+from qmrinspect.campaign.store import compare
 from qmrinspect.errors import UsageError
-from qmrinspect.hunt.expect import Expectations
-from qmrinspect.hunt.store import compare
 
 # Compared --------------------------------------------------------------------------
 

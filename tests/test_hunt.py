@@ -14,12 +14,12 @@ import pytest
 from conftest import Qmr
 from test_policies import built
 
+from qmrinspect.campaign.candidates import candidates
 from qmrinspect.errors import TargetError, UsageError
 from qmrinspect.hotplug.recipes import START_OPTIONS, recipe_for
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.hunt.attached import Attached
 from qmrinspect.hunt.bench import Bench
-from qmrinspect.hunt.candidates import candidates
 from qmrinspect.hunt.cycle import Hunt
 from qmrinspect.hunt.guest import find_guest
 from qmrinspect.hunt.settings import Job, Settings

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from qmrinspect.audit.known import known_trouble
+from qmrinspect.campaign.candidates import fitting
 from qmrinspect.errors import QmrError, TargetError, UsageError
 from qmrinspect.fronts.hints import typed
 from qmrinspect.fronts.options import Options
 from qmrinspect.fronts.session import ShellSession
 from qmrinspect.hunt.bundle import _script
-from qmrinspect.hunt.candidates import fitting
 from qmrinspect.masking import MASK, masked, masked_message, masked_words
 from qmrinspect.monitor import whose
 from qmrinspect.outfile import probe, write

@@ -14,10 +14,10 @@ from make_golden import GOLDEN
 
 from qmrinspect.audit import check
 from qmrinspect.audit.outcome import BAD
-from qmrinspect.report.advice import ADVICE, advice_for
-from qmrinspect.report.checkpage import check_page
-from qmrinspect.report.page import page
-from qmrinspect.report.pictures import reference_graph
+from qmrinspect.pages.advice import ADVICE, advice_for
+from qmrinspect.pages.checkpage import check_page
+from qmrinspect.pages.page import page
+from qmrinspect.pages.pictures import reference_graph
 from qmrinspect.store import load
 
 unit = pytest.mark.unit

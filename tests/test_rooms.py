@@ -21,7 +21,7 @@ ROOMS = (
     *("errors", "documents", "text", "masking", "outfile", "closing", "spawn", "target"),
     *("references", "layout", "snapshot", "index", "heap", "records", "walk", "strict", "infer"),
     *("ledger", "audit", "instants", "reading", "trace", "store", "monitor", "peers"),
-    *("hotplug", "hunt", "report", "verbs"),
+    *("hotplug", "hunt", "campaign", "report", "pages", "verbs"),
     *("fronts", "fronts.repl", "fronts.shell", "fronts.gdb"),
     "__main__",
 )
@@ -29,7 +29,7 @@ ROOMS = (
 GROUND = ROOMS[: ROOMS.index("monitor")]
 LINES_MAX = 3500
 #: Rooms that may be larger for now.
-LARGER = {"verbs": 3800, "hunt": 3800}
+LARGER = {"verbs": 3800}
 
 
 class Import(NamedTuple):

@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from qmrinspect.audit.outcome import BAD  # noqa: E402
 from qmrinspect.ledger import KINDS, POLICIES, RULES  # noqa: E402
+from qmrinspect.pages.advice import ADVICE  # noqa: E402
 from qmrinspect.references import (  # noqa: E402
     HOLDERS,
     Around,
@@ -25,7 +26,6 @@ from qmrinspect.references import (  # noqa: E402
     OfType,
     Variable,
 )
-from qmrinspect.report.advice import ADVICE  # noqa: E402
 
 DOCS = ROOT / "docs"
 
@@ -129,7 +129,7 @@ _KINDS = "orphan cycle unexplained underflow dangling visible-unreferenced stale
 def causes() -> Iterator[str]:
     yield "# Causes and outcomes"
     yield ""
-    yield "Made by `tools/make_docs.py` from `qmrinspect/report/advice.py`, which the pages of `qmr"
+    yield "Made by `tools/make_docs.py` from `qmrinspect/pages/advice.py`, which the pages of `qmr"
     yield "report` quote; not written by hand. How a finding is read as a whole says"
     yield "[reading a finding](finding.md)."
     yield ""

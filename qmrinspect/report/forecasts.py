@@ -6,25 +6,23 @@ One line a policy, then the reasons.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..audit.forecast import Forecast
 from ..audit.unrealize import Prospect, Tie
-from ..documents import ForecastDocument, ForecastJson, HuntRow, LeftJson, ProspectJson, TieJson
+from ..documents import ForecastDocument, ForecastJson, HuntRow, ProspectJson, TieJson
 from ..hunt.rows import forecast_json
 from ..text import printable
 from . import render
-from .pictures import reference_graph
 from .render import Row
 
 __all__ = [
-    "Section",
+    "REASON_MAX",
     "document_lines",
     "exact_json",
     "forecast_lines",
-    "forecast_section",
     "gist",
+    "listed",
     "prospect_json",
     "tie_json",
     "under_line",
@@ -32,7 +30,8 @@ __all__ = [
 
 _LOOKS = {"clean": "good", "crash": "error", "leak": "error", "partial-leak": "error"}
 _TIES_SHOWN = 12
-_REASON_MAX = 4000
+#: Characters of a reason that are shown.
+REASON_MAX = 4000
 
 # What is said of each way to an answer.
 _CERTAINTY = {
@@ -62,12 +61,12 @@ def forecast_lines(document: ForecastDocument) -> Iterator[str]:
         for text in _reasons(found):
             if text not in said:
                 said.add(text)
-                yield f"  {printable(text, _REASON_MAX)}"
+                yield f"  {printable(text, REASON_MAX)}"
     ties = document.get("decides") or ()
     if ties:
         yield "  whether unrealize ends these decides:"
         for tie in ties[:_TIES_SHOWN]:
-            yield f"    {printable(tie['text'], _REASON_MAX)}"
+            yield f"    {printable(tie['text'], REASON_MAX)}"
         if len(ties) > _TIES_SHOWN:
             yield f"    and {len(ties) - _TIES_SHOWN} more"
 
@@ -157,43 +156,9 @@ def under_line(row: HuntRow) -> str:
         words.setdefault(gist(foretold.get(policy)) or outcome, []).append(policy)
     if len(words) < 2:
         return ""
-    return "; ".join(f"under {_list(names)}: {word}" for word, names in words.items())
+    return "; ".join(f"under {listed(names)}: {word}" for word, names in words.items())
 
 
-def _list(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list in a sentence: ``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
-
-
-class Section(NamedTuple):
-    """What each policy would make of one object, for a page.
-
-    :param rows: a row a policy.
-    :param pictures: of what would remain, as SVG, each with the policies that leave it.
-    """
-
-    rows: Sequence[Mapping[str, str]]
-    pictures: Sequence[tuple[str, str]]
-
-
-def forecast_section(found: Sequence[ForecastJson]) -> Section:
-    """Return the part of a page for the forecasts of one object, by policy."""
-    pictures: dict[str, list[str]] = {}
-    for one in found:
-        picture = reference_graph({"objects_left": _head_first(one["left"])})
-        if picture:
-            pictures.setdefault(picture, []).append(one["policy"])
-    rows = [
-        {
-            "policy": str(one["policy"]),
-            "look": "good" if one["outcome"] == "clean" else "bad",
-            "gist": gist(one),
-            "text": printable(one["text"], _REASON_MAX),
-        }
-        for one in found
-    ]
-    return Section(rows, [(_list(names), picture) for picture, names in pictures.items()])
-
-
-def _head_first(left: Sequence[LeftJson]) -> list[LeftJson]:
-    # The object with the shortest path is the device; the others are below it.
-    return sorted(left, key=lambda item: (item["was"].count("/"), item["was"]))

@@ -21,8 +21,8 @@ from . import render
 from .tell import verdict_lines
 
 if TYPE_CHECKING:
-    from ..hunt.campaign import Plan
-    from ..hunt.expect import Expectations
+    from ..campaign.expect import Expectations
+    from ..campaign.jobs import Plan
 
 __all__ = ["Result", "Verdicts"]
 
@@ -74,11 +74,11 @@ class Verdicts:
         self._baseline: list[HuntRow] | None = None
         self._known: set[tuple[str, str, str]] = set()
         if args.expect:
-            from ..hunt.expect import Expectations
+            from ..campaign.expect import Expectations
 
             self._expect = Expectations(args.expect)
         if args.baseline:
-            from ..hunt.store import baseline_rows
+            from ..campaign.store import baseline_rows
 
             self._baseline = baseline_rows(args.baseline)
             self._known = {key(row) for row in self._baseline if is_bad(row)}
@@ -107,7 +107,7 @@ class Verdicts:
             for row in result.rows:
                 yield self._judge(row)
         if self._baseline is not None:
-            from ..hunt.store import compare
+            from ..campaign.store import compare
 
             self._compared = compare(self._rows, self._baseline)
         if self._args.junit:

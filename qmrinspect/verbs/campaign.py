@@ -26,7 +26,7 @@ def run_report(session: Session, args: argparse.Namespace) -> Outcome:
     probe(args.output)
     if args.campaign:
         return _report_hunt(args)
-    from ..report.checkpage import check_findings, check_page
+    from ..pages.checkpage import check_findings, check_page
 
     checked = session.report()
     write(args.output, check_page(checked))
@@ -37,9 +37,9 @@ def run_report(session: Session, args: argparse.Namespace) -> Outcome:
 
 
 def _report_hunt(args: argparse.Namespace) -> Outcome:
+    from ..campaign.store import baseline_rows, compare
     from ..hunt.rows import is_bad
-    from ..hunt.store import baseline_rows, compare
-    from ..report.page import page
+    from ..pages.page import page
 
     rows = baseline_rows(args.campaign)
     compared = compare(rows, baseline_rows(args.baseline)) if args.baseline else None

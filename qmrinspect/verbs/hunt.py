@@ -21,8 +21,8 @@ from .hunt_target import check_options, on_target
 from .verb import CLEAN, FINDINGS, Outcome, Session
 
 if TYPE_CHECKING:
-    from ..hunt.campaign import Plan
-    from ..hunt.store import Store
+    from ..campaign.jobs import Plan
+    from ..campaign.store import Store
 
 __all__ = ["run_demo", "run_hunt"]
 
@@ -35,8 +35,8 @@ _DEMO = ("virtio-net-pci", "e1000e", "usb-tablet", "intel-hda", "bochs-display",
 def _on_own_vms(
     plan: Plan, args: argparse.Namespace, session: Session, store: Store | None
 ) -> Iterator[Result]:
-    from ..hunt.campaign import run
-    from ..hunt.limits import workers_for
+    from ..campaign.jobs import run
+    from ..campaign.limits import workers_for
 
     workers = workers_for(plan.settings, args.jobs or (1 if args.driver else 0))
     jobs = list(enumerate(plan.jobs))
@@ -47,7 +47,7 @@ def _on_own_vms(
                 yield Result([row], False)
     begin, found, done = time.monotonic(), 0, 0
     if args.dask:
-        from ..hunt.cluster import run_on
+        from ..campaign.cluster import run_on
 
         source = run_on(args.dask, plan.settings, jobs)
     else:
@@ -108,7 +108,7 @@ def _outcome(verdicts: Verdicts, results: Iterator[Result]) -> Outcome:
 
 
 def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Outcome:
-    from ..hunt.campaign import plan
+    from ..campaign.jobs import plan
     from ..hunt.guest import find_guest
     from ..hunt.settings import Settings
 
@@ -136,7 +136,7 @@ def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Ou
 def _store(campaign: str) -> Store | None:
     if not campaign:
         return None
-    from ..hunt.store import Store
+    from ..campaign.store import Store
 
     return Store(campaign)
 

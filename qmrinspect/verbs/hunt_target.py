@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 
 from ..audit import choose
 from ..audit.known import known_trouble
+from ..campaign.candidates import expanded
 from ..errors import UsageError
 from ..hotplug.recipes import recipe_for
-from ..hunt.candidates import expanded
 from ..hunt.driver import Driver
 from ..hunt.on_target import cycles_on
 from ..index import Index

@@ -57,8 +57,8 @@ def hunt_builds(session: Session, args: argparse.Namespace) -> Outcome:
 def _rows(
     session: Session, args: argparse.Namespace, builds: Sequence[tuple[str, str]]
 ) -> Iterator[HuntRow]:
-    from ..hunt.campaign import plan, run
-    from ..hunt.limits import workers_for
+    from ..campaign.jobs import plan, run
+    from ..campaign.limits import workers_for
     from ..hunt.settings import Settings
 
     for name, program in builds:

@@ -10,9 +10,9 @@ import json
 from collections.abc import Collection
 from typing import Any
 
+from ..campaign.candidates import no_device
 from ..errors import UsageError
 from ..hotplug.unplug import drivers
-from ..hunt.candidates import no_device
 from ..monitor.arguments import ask_properties
 from ..monitor.base import Monitor
 from ..report import render

@@ -20,8 +20,8 @@ from ..hunt.rows import forecast_json
 from ..ledger import Edge
 from ..ledger.documents import edge_json
 from ..masking import masked
+from ..report import render
 from ..text import printable
-from . import render
 from .forecasts import Section, forecast_section
 from .groups import Group, Shown, grouped, shape_of
 from .page import moment, render_page

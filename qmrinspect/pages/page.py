@@ -20,8 +20,8 @@ from jinja2 import Environment, PackageLoader
 from .. import __version__
 from ..hunt.rows import Row, is_bad, key
 from ..masking import masked
+from ..report import render
 from ..text import printable
-from . import render
 from .balance_svg import balance_picture
 from .forecasts import forecast_section
 from .groups import grouped, hunt_findings
@@ -38,9 +38,9 @@ _OWN_DIRECTORY = re.compile(r"/(?:[\w.-]+/)*qmr-\w+/")
 
 
 def render_page(template: str, **values: object) -> str:
-    """Fill a template of ``report/templates``; what is put in is escaped."""
+    """Fill a template of ``pages/templates``; what is put in is escaped."""
     pages = Environment(
-        loader=PackageLoader("qmrinspect.report"),
+        loader=PackageLoader("qmrinspect.pages"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -72,7 +72,7 @@ def page(
 ) -> str:
     """Return the page of a hunt.
 
-    :param compared: what :func:`~qmrinspect.hunt.store.compare` returned.
+    :param compared: what :func:`~qmrinspect.campaign.store.compare` returned.
     :param place: the directory that the page will be in; links to bundles begin there.
     """
     tried = [row for row in rows if row.get("hotpluggable", True)]

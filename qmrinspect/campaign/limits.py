@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .settings import Settings
+from ..hunt.settings import Settings
 
 __all__ = ["cores", "free_bytes", "workers_for"]
 

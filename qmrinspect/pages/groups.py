@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..hunt.rows import Row
+from ..report import render
 from ..text import printable
-from . import render
 from .advice import Advice, advice_for
 
 __all__ = ["Group", "Shown", "grouped", "hunt_findings"]

@@ -21,8 +21,8 @@ from typing import Any
 
 from ..documents import HuntRow
 from ..errors import QmrError
-from .bench import Bench
-from .settings import Job, Settings
+from ..hunt.bench import Bench
+from ..hunt.settings import Job, Settings
 
 __all__ = ["Worker", "WorkerDied", "main"]
 
@@ -44,7 +44,7 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "qmrinspect.hunt.worker"],
+            [sys.executable, "-m", "qmrinspect.campaign.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -2,7 +2,7 @@
 ----------------------
 
 What holds the objects that a finding left behind, as inline SVG that needs nothing else to be
-seen.  Graphviz lays it out; where that is not installed, :mod:`~qmrinspect.report.svg` does, which
+seen.  Graphviz lays it out; where that is not installed, :mod:`~qmrinspect.pages.svg` does, which
 has no way around boxes.
 """
 
@@ -15,8 +15,8 @@ from functools import lru_cache
 from html import escape
 from typing import Any, NamedTuple
 
+from ..report.dot import Arrow, Node, digraph, laid_out
 from ..text import printable
-from .dot import Arrow, Node, digraph, laid_out
 from .svg import Box, Line, hand_laid
 
 __all__ = ["reference_graph"]

@@ -17,10 +17,10 @@ from pathlib import Path
 from ..closing import Closing
 from ..documents import HuntRow
 from ..errors import QmrError, TargetError, UsageError
+from ..hunt.rows import Row, is_bad, key
+from ..hunt.settings import Job
 from ..outfile import open_private, probe
-from .campaign import Done, Plan
-from .rows import Row, is_bad, key
-from .settings import Job
+from .jobs import Done, Plan
 
 __all__ = ["Store", "compare"]
 

@@ -17,11 +17,11 @@ from ..errors import QmrError, TargetError
 from ..hotplug.kinds import Recipe
 from ..hotplug.recipes import START_OPTIONS, recipe_for, vm_arguments
 from ..hotplug.vm import Vm
+from ..hunt.bench import Bench
+from ..hunt.settings import Job, Settings
 from ..reading import Reader
 from ..target.process import Process
-from .bench import Bench
 from .candidates import candidates, fitting
-from .settings import Job, Settings
 from .worker import Worker, WorkerDied
 
 __all__ = ["Done", "Plan", "plan", "run"]

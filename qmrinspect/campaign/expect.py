@@ -18,7 +18,7 @@ import fnmatch
 import json
 
 from ..errors import UsageError
-from .rows import Row
+from ..hunt.rows import Row
 
 __all__ = ["Expectations"]
 

@@ -19,10 +19,10 @@ from typing import Callable, Optional, Protocol
 
 from ..documents import HuntRow
 from ..errors import QmrError, TargetError, UsageError
+from ..hunt.bench import Bench
+from ..hunt.settings import Job, Settings
 from ..outfile import write
-from .bench import Bench
-from .campaign import Done
-from .settings import Job, Settings
+from .jobs import Done
 
 __all__ = ["do_job", "end", "run_on"]
 

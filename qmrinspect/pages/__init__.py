@@ -1,0 +1,5 @@
+"""Pages
+-----
+
+HTML that needs no network, with its pictures.
+"""
