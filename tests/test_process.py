@@ -16,7 +16,7 @@ from conftest import Qmr
 from qmrinspect.errors import NotStopping, TargetError
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.reading import Reader
-from qmrinspect.target.memory import BatchReader
+from qmrinspect.target.memory import BatchReader, Buffers
 from qmrinspect.target.process import Process
 from qmrinspect.target.threads import Stopped
 
@@ -192,3 +192,17 @@ def test_what_is_no_qemu_is_told(qmr: Qmr) -> None:
         sleeper.kill()
     assert done.code == 2
     assert "is not a QEMU system emulator" in done.err
+
+
+def test_a_buffer_is_used_again_when_nobody_has_anything_of_it() -> None:
+    buffers = Buffers()
+    first = buffers.take(0x4000)
+    view = memoryview(first.memory)[0x1000:0x2000]
+    other = buffers.take(0x4000)
+    assert other is not first
+    assert buffers.take(0x4000) is other
+    view.release()
+    assert {buffers.take(0x4000), buffers.take(0x4000)} <= {first, other}
+    # One that would be too small, or much too large, is not kept.
+    assert buffers.take(64 << 20) not in (first, other)
+    assert buffers.take(0x1000).size < 64 << 20

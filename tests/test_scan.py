@@ -8,7 +8,7 @@ import pytest
 from fakes import FakeMachine
 
 from qmrinspect.records.context import Known
-from qmrinspect.records.scan import Found, find_words
+from qmrinspect.records.scan import Beside, Found, find_words
 from qmrinspect.target.image import Image
 from qmrinspect.walk import take
 
@@ -66,6 +66,28 @@ def test_scans_of_memory_that_changes_find_what_a_fresh_one_finds() -> None:
             values = chance.sample(words, chance.randrange(1, 9))
             assert list(find_words(image, values, found)) == list(find_words(image, values))
         last = image
+
+
+def test_words_beside_others_are_found_where_memory_changes() -> None:
+    chance, known, last = random.Random(2), Beside(), None
+    heap, code = [(0x555555550000, 0x555555590000)], [(0x7F0000000000, 0x7F0000001000)]
+    memory, total = bytearray(0x40000), 0
+    for _ in range(200):
+        for _ in range(chance.randrange(6)):
+            at = chance.choice((0x10000, 0x20000, chance.randrange(0x40000))) // 8 * 8
+            at += 8 * chance.randrange(-8, 8)
+            word = chance.choice((0, 0x555555550010, 0x7F0000000010))
+            if 0 <= at < len(memory):
+                memory[at : at + 8] = word.to_bytes(8, "little")
+        low = chance.choice((0, 0x1000))
+        image = Image([(low, bytes(memory[low:0x30000])), (0x30000, bytes(memory[0x30000:]))])
+        if last is not None and chance.random() < 0.7:
+            image.compare(last)
+        found = list(known.find(image, heap, code))
+        assert found == list(Beside().find(image, heap, code))
+        total += len(found)
+        last = image
+    assert total > 1000
 
 
 def test_a_reading_that_knows_an_earlier_one_sees_the_same() -> None:

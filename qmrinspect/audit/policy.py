@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..index import Index
-from ..ledger import POLICIES, Book, Policy, open_book
+from ..ledger import POLICIES, Book, Policy, open_books
 
 __all__ = ["Verdict", "choose"]
 
@@ -61,7 +61,7 @@ class Verdict(NamedTuple):
 
 def choose(index: Index) -> tuple[Verdict, Book]:
     """Calibrate on all regions and return the verdict with the books under that policy."""
-    books = {name: open_book(index, alike[0]) for name, alike in _ALIKE.items()}
+    books = dict(zip(_ALIKE, open_books(index, (alike[0] for alike in _ALIKE.values()))))
     says = _evidence(index, books)
     decided = [name for name in books if says[name]]
     votes = {

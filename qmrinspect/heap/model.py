@@ -92,6 +92,15 @@ class Heap:
         chunks = self._known()
         return [self._block(chunks, i) for i in range(len(chunks.starts))]
 
+    def places(self) -> list[tuple[int, int]]:
+        """Return (start, end) of the mappings that heaps are in, lowest first."""
+        self._known()
+        return [
+            (m.start, m.end)
+            for m in self._mappings
+            if any(start < m.end and m.start < end for start, end in self._spans)
+        ]
+
     def free(self) -> list[tuple[int, int]]:
         """Return (start, end) of the free memory of the heaps, lowest first, headers included.
 

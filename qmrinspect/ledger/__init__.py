@@ -6,9 +6,20 @@ snapshot into counted references; the policies are data that
 the pieces consult.
 """
 
-from .book import Book, open_book
+from .book import Book, open_book, open_books
 from .edges import Edge, Kind, Rule
 from .kinds import KINDS, RULES
 from .policies import POLICIES, Policy
 
-__all__ = ["KINDS", "POLICIES", "RULES", "Book", "Edge", "Kind", "Policy", "Rule", "open_book"]
+__all__ = [
+    "KINDS",
+    "POLICIES",
+    "RULES",
+    "Book",
+    "Edge",
+    "Kind",
+    "Policy",
+    "Rule",
+    "open_book",
+    "open_books",
+]

@@ -7,7 +7,7 @@ All counted references of a snapshot under one policy, by the object they are on
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..index import Index
@@ -16,7 +16,7 @@ from .kinds import KINDS
 from .policies import Policy
 from .unseen import Unseen
 
-__all__ = ["Book", "open_book"]
+__all__ = ["Book", "open_book", "open_books"]
 
 _OVERRULING = 2
 
@@ -44,7 +44,25 @@ class Book:
 
 def open_book(index: Index, policy: Policy) -> Book:
     """Enter every reference of a snapshot."""
-    edges = [edge for kind in KINDS for edge in kind.edges(index, policy)]
+    return next(open_books(index, [policy]))
+
+
+def open_books(index: Index, policies: Iterable[Policy]) -> Iterator[Book]:
+    """Open a book under each policy; what they have in common is found once."""
+    common: dict[str, Sequence[Edge]] = {}
+    for policy in policies:
+        rows = []
+        for kind in KINDS:
+            found = common.get(kind.name)
+            if found is None:
+                found = list(kind.edges(index, policy))
+                if not kind.ruled:
+                    common[kind.name] = found
+            rows.append(found)
+        yield _book(index, policy, [edge for row in rows for edge in row])
+
+
+def _book(index: Index, policy: Policy, edges: Sequence[Edge]) -> Book:
     open_questions = {edge.question for edge in edges if edge.question}
     if open_questions:
         denied = {q for q in open_questions if not _counts(index, edges, q)}

@@ -47,6 +47,7 @@ class Kind(NamedTuple):
     :param since: the QEMU in which it came, or went; empty when always there.
     :param ends: whether it is transient (RCU, a cached view).
     :param edges: from a snapshot to references.
+    :param ruled: whether they depend on the policy.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Kind(NamedTuple):
     since: str
     ends: bool
     edges: EdgeSource
+    ruled: bool = False
 
 
 class Rule(NamedTuple):

@@ -106,6 +106,7 @@ KINDS = (
         "same owner: no reference since ac7a892fd3 (10.2)",
         False,
         _subregion,
+        True,
     ),
     Kind(
         "address-space-root",

@@ -13,7 +13,7 @@ from ..snapshot import Note, TypeInfo, Unknown, lineage
 from ..target.image import Image, Unreadable
 from .glib import HashTable, HashVariant, entries, open_table
 from .route import Op
-from .scan import Found
+from .scan import Beside, Found
 
 __all__ = ["Context", "Handles", "Known", "Record", "Statics"]
 
@@ -112,7 +112,8 @@ class Known:
     :ivar in_data: where in the program's data a word was found last.
     :ivar of_types: what follows from the types alone.
     :ivar heap: what its walk found.
-    :ivar words: where the words are that were searched for.
+    :ivar words: where the words are that were searched for, and ``beside`` those that lie
+        beside the address of code.
     """
 
     def __init__(self) -> None:
@@ -122,7 +123,7 @@ class Known:
         self.variables: dict[str, int] = {}
         self.routes: dict[str, tuple[Op, ...]] = {}
         self.in_data: dict[int, int] = {}
-        self.words = Found()
+        self.words, self.beside = Found(), Beside()
         self.of_types: OfTypes | None = None
         self.heap = Walked()
 

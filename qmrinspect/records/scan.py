@@ -16,9 +16,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from ..target.image import PAGE, Image
 
-__all__ = ["Found", "find_beside", "find_into", "find_words"]
+__all__ = ["Beside", "Found", "find_into", "find_words"]
 
 _PIECE = 1 << 16
+#: Sorted (start, end) that do not overlap.
+Ranges = Sequence[tuple[int, int]]
+
 _ZEROS = bytes(_PIECE)
 _LANE_FULL = 128
 _NEAR = 7
@@ -133,40 +136,81 @@ def find_into(image: Image, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple
             if piece == _ZEROS[: len(piece)]:
                 continue
             for i, word in _candidates(piece, lanes):
-                k = bisect_right(starts, word) - 1
-                if k >= 0 and word < ranges[k][1]:
+                if _is_in(ranges, starts, word):
                     yield base + at + 8 * i, word
 
 
-def find_beside(
-    image: Image, ranges: Sequence[tuple[int, int]], beside: Sequence[tuple[int, int]]
-) -> Iterator[tuple[int, int]]:
-    """Yield (address, word) for words into a range that have one into ``beside`` near them.
+class Beside:
+    """Words into some ranges that have one into others near them.
 
-    Near is up to seven words before, or one behind.
-
-    :param ranges: (start, end), sorted; they do not overlap, nor do those of ``beside``.
+    Near is up to seven words before, or one behind.  What one image has is kept for the next.
     """
-    first, second = _into_lanes(ranges), _into_lanes(beside)
-    starts = [start for start, _ in ranges]
-    for base, segment in image.segments():
-        for at in range(0, len(segment) - 7, _PIECE):
-            # With what lies around the border, so that no pair is cut.
-            low = max(0, at - _NEAR * 8)
-            piece = bytes(segment[low : at + _PIECE + 8])
-            if piece == _ZEROS[: len(piece)]:
-                continue
-            wanted, near = _mask(piece, first), _mask(piece, second)
-            if not wanted or not near:
-                continue
-            around = near >> 8
-            for k in range(1, _NEAR + 1):
-                around |= near << 8 * k
-            for i, word in _marked(piece, wanted & around):
-                address = base + low + 8 * i
-                k = bisect_right(starts, word) - 1
-                if k >= 0 and word < ranges[k][1] and base + at <= address < base + at + _PIECE:
-                    yield address, word
+
+    def __init__(self) -> None:
+        self._number = 0  # of the image
+        self._sought: tuple[Ranges, Ranges] = ((), ())
+        self._pieces: dict[int, tuple[memoryview, Sequence[tuple[int, int]]]] = {}
+
+    def find(self, image: Image, ranges: Ranges, beside: Ranges) -> Iterator[tuple[int, int]]:
+        """Yield (address, word).
+
+        :param ranges: (start, end), sorted; they do not overlap, nor do those of ``beside``.
+        """
+        sought = tuple(ranges), tuple(beside)
+        before = self._pieces if sought == self._sought else {}
+        same = self._number == image.number
+        since = same or self._number == image.since_number
+        # With what lies around the border, so that no pair is cut.
+        changed = set() if same else set(_touched(image.changed))
+        self._number, self._sought, self._pieces = image.number, sought, {}
+        lanes = _into_lanes(ranges), _into_lanes(beside)
+        starts = [start for start, _ in ranges]
+        for base, segment in image.segments():
+            for at in range(0, len(segment) - 7, _PIECE):
+                address = base + at
+                low = max(0, at - _NEAR * 8)
+                view = segment[low : at + _PIECE + 8]
+                last = before.get(address)
+                kept = last is not None and len(last[0]) == len(view)
+                ours = range(address // _PIECE, (address + _PIECE - 1) // _PIECE + 1)
+                if last is not None and kept and not (since and changed.isdisjoint(ours)):
+                    kept = bytes(last[0]) == bytes(view)
+                if last is not None and kept:
+                    hits = last[1]
+                else:
+                    hits = [
+                        (base + low + 8 * i, word)
+                        for i, word in _pairs(bytes(view), *lanes)
+                        if _is_in(ranges, starts, word) and at <= low + 8 * i < at + _PIECE
+                    ]
+                self._pieces[address] = view, hits
+                yield from hits
+
+
+def _touched(pages: Iterable[int]) -> Iterator[int]:
+    """Yield the numbers of the pieces that have, or border on, some pages."""
+    for page in pages:
+        for at in (page * PAGE - 8, page * PAGE, (page + 1) * PAGE + _NEAR * 8):
+            yield at // _PIECE
+
+
+def _is_in(ranges: Ranges, starts: Sequence[int], word: int) -> bool:
+    k = bisect_right(starts, word) - 1
+    return k >= 0 and word < ranges[k][1]
+
+
+def _pairs(
+    piece: bytes, lanes: Sequence[tuple[int, bytes]], beside: Sequence[tuple[int, bytes]]
+) -> Iterator[tuple[int, int]]:
+    """Yield (number, word) for each word that passes, and has one beside it that does."""
+    if piece == _ZEROS[: len(piece)]:
+        return
+    wanted, near = _mask(piece, lanes), _mask(piece, beside)
+    if wanted and near:
+        around = near >> 8
+        for k in range(1, _NEAR + 1):
+            around |= near << 8 * k
+        yield from _marked(piece, wanted & around)
 
 
 def _lanes(words: Collection[int]) -> list[tuple[int, bytes]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import count
 from typing import Callable, NamedTuple, Protocol
 
 from .elf import ElfFile
@@ -35,6 +36,7 @@ PAGE = 4096
 _ZEROS = bytes(PAGE)
 _PIECE = 1 << 16  # compared at once
 _LACKING_MAX = 64  # pages of one read
+_numbers = count(1)
 #: (address, size) pairs.
 Ranges = list[tuple[int, int]]
 #: Reads memory of a target: address and size to exactly these bytes, None where there are none.
@@ -95,6 +97,9 @@ class Image:
     :ivar given: numbers of the captured pages of which something was read.
     :ivar missing: numbers of writable pages that were asked for and not captured.
     :ivar mappings: of the process at that instant, lowest first; empty where nobody asked.
+    :ivar number: tells it from all other images.
+    :ivar since: the image that it was compared with, ``since_number`` that one's number, and
+        ``changed`` the numbers of the pages that differ.
     :ivar stacks: the stack pointers of its threads, 0 for one that is not known; None where
         none is.
     """
@@ -117,7 +122,9 @@ class Image:
         self.missing: set[int] = set()
         self.left_out = 0
         self.scope: set[int] | None = None
+        self.number = next(_numbers)
         self.since: Image | None = None
+        self.since_number = 0
         self.changed: set[int] = set()
         self.mappings: list[Mapping] = []
         self.stacks: list[int] | None = None
@@ -129,7 +136,7 @@ class Image:
 
     def compare(self, since: Image) -> None:
         """Find out what has changed since another image of the same process."""
-        self.since = since
+        self.since, self.since_number = since, since.number
         ranges = [(start, len(data)) for start, data in self._segments]
         before = [(start, len(data)) for start, data in since._segments]
         self.changed = self.differing(since, ranges)

@@ -7,7 +7,6 @@ allows, into memory that was touched before.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import mmap
@@ -16,14 +15,14 @@ from collections.abc import Iterator, Sequence
 from .denied import denied, ended
 from .image import PAGE, Ranges
 
-__all__ = ["BatchReader", "Buffer", "merged"]
+__all__ = ["BatchReader", "Buffer", "Buffers", "merged"]
 
 _IOV_MAX = 1024
 # Pages of a range that are passed over; one with more holes is given up.
 _HOLES_MAX = 64
-# include/uapi/asm-generic/mman-common.h
-_MADV_HUGEPAGE, _MADV_POPULATE_WRITE = 14, 23
-_HUGE = 4 << 20  # bytes that are worth large pages
+# What a buffer has in reserve, so that it serves for the next reading as well.
+_SLACK, _SPARE, _MUCH_LARGER = 8, 1 << 20, 4
+_MAP_POPULATE = 0x8000  # the mmap module has it since Python 3.10
 
 
 class _Iovec(ctypes.Structure):
@@ -66,17 +65,36 @@ class Buffer:
 
     def __init__(self, size: int) -> None:
         size = max(size, PAGE)
-        self.memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE)
-        if size >= _HUGE:
-            with contextlib.suppress(OSError):
-                self.memory.madvise(_MADV_HUGEPAGE)
-        try:
-            self.memory.madvise(_MADV_POPULATE_WRITE)
-        except OSError:  # older than Linux 5.14
-            for at in range(0, size, PAGE):
-                self.memory[at] = 0
+        self.memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | _MAP_POPULATE)
         self.size = size
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+
+    @property
+    def unused(self) -> bool:
+        """Whether nobody has anything of it any more."""
+        try:
+            # A mapping of which there are views cannot be resized.
+            self.memory.resize(self.size)
+        except BufferError:
+            return False
+        return True
+
+
+class Buffers:
+    """Buffers that are used again, for to touch fresh memory takes as long as to fill it."""
+
+    def __init__(self) -> None:
+        self._all: list[Buffer] = []
+
+    def take(self, size: int) -> Buffer:
+        """Return a buffer of a size in bytes, or a larger one, of which nobody has anything."""
+        unused = [buffer for buffer in self._all if buffer.unused]
+        for buffer in unused:
+            if size <= buffer.size <= _MUCH_LARGER * size + _SPARE:
+                return buffer
+        self._all = [buffer for buffer in self._all if buffer not in unused]
+        self._all.append(Buffer(size + size // _SLACK + _SPARE))
+        return self._all[-1]
 
 
 class BatchReader:

@@ -19,7 +19,7 @@ from .elf import ElfFile
 from .image import PAGE, Capture, Image, Mapping, Peek, Ranges, without
 from .instant import Choose, Copy, Frozen
 from .malloc import Malloc
-from .memory import BatchReader, Buffer
+from .memory import BatchReader, Buffer, Buffers
 from .pagemap import touched
 from .proc import dead
 from .thin import copied
@@ -28,7 +28,7 @@ from .threads import Stopped, undisturbed
 __all__ = ["Process", "map_descriptor", "map_file", "parse_maps"]
 
 # What a process may have touched more in the stop than shortly before, 1 in so many and these.
-_SLACK, _SLACK_BYTES = 8, 1 << 20
+_SLACK = 8
 
 
 def parse_maps(text: str) -> list[Mapping]:
@@ -117,6 +117,7 @@ class Process:
             ) from None
         self._malloc = Malloc()
         self._buffers: dict[str, Buffer] = {}
+        self._spare = Buffers()
         self._room = 0  # bytes that the last capture of all had
         # Link-time addresses of a position-independent program start at zero.
         self._base = self._find_base()
@@ -193,7 +194,7 @@ class Process:
         begin = time.perf_counter_ns()
         room = self._room or sum(size for _, size in self._kept(choose).ranges)
         # Pages of the buffer are touched beforehand, not while the VM waits.
-        buffer = Buffer(room + room // _SLACK + _SLACK_BYTES)
+        buffer = self._spare.take(room)
         stopped = Stopped(self.pid)
         kept, done, calls = _Kept([], [], [], []), list[tuple[int, int, int]](), 0
         stacks: list[int] | None = None
@@ -205,7 +206,7 @@ class Process:
                     kept = self._kept(choose)
                     self._room = sum(size for _, size in kept.ranges)
                     if self._room > buffer.size:
-                        buffer = Buffer(self._room)
+                        buffer = self._spare.take(self._room)
                     reader = BatchReader(self.pid, kept.ranges, buffer)
                     done, stacks = reader.run(), stopped.stacks()
                     calls = reader.calls
@@ -255,7 +256,7 @@ class Process:
     def copy(self, choose: Choose) -> Copy:
         """See :class:`~qmrinspect.target.instant.Stoppable`."""
         kept = self._kept(choose)
-        segments, reads, left_out = copied(self.pid, kept.ranges)
+        segments, reads, left_out = copied(self.pid, kept.ranges, self._spare)
         return Copy(segments, kept.absent, kept.writable, reads, left_out, kept.mappings)
 
     def _kept(self, choose: Choose) -> _Kept:

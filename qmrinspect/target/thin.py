@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .image import PAGE, Ranges
-from .memory import BatchReader, Buffer
+from .memory import BatchReader, Buffer, Buffers
 
 __all__ = ["copied"]
 
@@ -25,10 +25,11 @@ _COPY_MAX = 1 << 30
 _WORDS = PAGE // 8
 
 
-def copied(pid: int, ranges: Ranges) -> tuple[Segments, int, int]:
+def copied(pid: int, ranges: Ranges, buffers: Buffers) -> tuple[Segments, int, int]:
     """Copy ranges of a process's memory.
 
     :param ranges: (address, size), lowest first.
+    :param buffers: the copy is in one of them.
     :return: (address, bytes) of what is worth having, lowest first; how many reads it took; and
         how many bytes were too many.
     """
@@ -36,7 +37,7 @@ def copied(pid: int, ranges: Ranges) -> tuple[Segments, int, int]:
     large = [row for row in ranges if many and row[1] >= _LARGE]
     small = [row for row in ranges if not (many and row[1] >= _LARGE)]
     held = sum(size for _, size in small)
-    buffer = Buffer(held)
+    buffer = buffers.take(held)
     reader = BatchReader(pid, small, buffer)
     view = memoryview(buffer.memory)
     segments = [(start, view[at : at + size]) for start, at, size in reader.run()]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..heap import Live
 from ..records.context import Context
-from ..records.scan import find_beside, find_into
+from ..records.scan import find_into
 from ..snapshot import Snapshot, Stale
 from .callbacks import Callback, Look, recognised
 from .functions import Code
@@ -54,7 +54,7 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
         if state is False or (freed and state is None and not _is_gone(live, target)):
             continue
         # And most of what points to freed memory is freed itself.
-        if live.alive(word) is not True or _within(where.outside, word):
+        if free(word) or live.alive(word) is not True or _within(where.outside, word):
             continue
         same = known.get((word, target)) if look.in_data(word) else None
         for found in [same] if same else _callbacks(context, snapshot, starts, look, word):
@@ -73,10 +73,16 @@ def _hits(context: Context, where: Where, code: Code) -> Iterator[tuple[int, int
         ranges = _merged([*where.freed, *where.outside])
         yield from find_into(context.image, ranges) if ranges else ()
         return
-    free = context.live.heap.free()
-    if where.outside:
-        free = _merged([*free, *where.outside])
-    yield from find_beside(context.image, free, code.all) if free else ()
+    heap = context.live.heap
+    wanted = _merged([*heap.free(), *where.outside])
+    if wanted:
+        # All that points into heaps stays as it is; what is free changes all the time.
+        ranges = _merged([*heap.places(), *where.outside])
+        starts = [start for start, _ in wanted]
+        for word, target in context.known.beside.find(context.image, ranges, code.all):
+            k = bisect_right(starts, target) - 1
+            if k >= 0 and target < wanted[k][1]:
+                yield word, target
 
 
 def _callbacks(
