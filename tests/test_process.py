@@ -206,3 +206,24 @@ def test_a_buffer_is_used_again_when_nobody_has_anything_of_it() -> None:
     # One that would be too small, or much too large, is not kept.
     assert buffers.take(64 << 20) not in (first, other)
     assert buffers.take(0x1000).size < 64 << 20
+
+
+_STATIC = """
+#include <unistd.h>
+long current_machine = 0x1234567, zeroed[512];
+int main(void) { zeroed[511] = 0x89; write(1, "x", 1); return pause(); }
+"""
+
+
+def test_a_static_pie_has_its_variables_where_it_was_loaded(tmp_path: Path) -> None:
+    source, program = tmp_path / "it.c", tmp_path / "it"
+    source.write_text(_STATIC)
+    subprocess.run(["cc", "-static-pie", "-o", program, source], check=True)
+    with subprocess.Popen([program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.read(1) == b"x"
+        target = Process(process.pid)
+        symbols = target.elf().symbols(["current_machine", "zeroed"])
+        at = {name: target.base() + places[0] for name, places in symbols.items()}
+        assert target.peek(at["current_machine"], 8) == (0x1234567).to_bytes(8, "little")
+        assert target.peek(at["zeroed"] + 8 * 511, 8) == (0x89).to_bytes(8, "little")
+        process.kill()
