@@ -145,7 +145,7 @@ START_OPTIONS: tuple[StartOption, ...] = (
     # Only one: where it has migration state, a second one is refused.
     StartOption("bmc", ("-device", "ipmi-bmc-sim,id=qmr-bmc")),
     StartOption("fsdev", ("-fsdev", "synth,id=qmr-fs")),
-    StartOption("cxl-switch", ("-device", "cxl-upstream,id=qmr-switch")),
+    StartOption("cxl-switch", ("-device", "cxl-upstream,id=qmr-switch"), exclusive=True),
     StartOption("remote", ("-device", "lsi53c895a,id=qmr-remote"), machine="x-remote"),
     StartOption(
         "shared-memory",
