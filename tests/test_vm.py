@@ -256,7 +256,7 @@ def test_a_device_that_leaks_is_unparented_and_sends_no_event(driver: str) -> No
         cycle = run_cycle(monitor, recipe_for(driver, drivers(monitor)), "dut")
         assert cycle.unparented
         assert not cycle.event
-        assert (cycle.refused, cycle.crash, cycle.hang) == ("", "", "")
+        assert (cycle.refused, cycle.crash, cycle.hang) == (None, None, None)
 
 
 def test_the_steps_can_be_taken_one_by_one(monitor: Monitor) -> None:

@@ -45,6 +45,7 @@ class Cycle(NamedTuple):
 
     Times are in microseconds since 1970; what did not happen is None.
 
+    :param bus: the path of the bus that the device was on.
     :param acknowledge: how the unplug was acknowledged, as of
         :class:`~qmrinspect.hotplug.acknowledge.Acknowledged`.
     :param event: whether ``DEVICE_DELETED`` came.
@@ -61,6 +62,7 @@ class Cycle(NamedTuple):
 
     driver: str
     id: str
+    bus: str | None = None
     plug_us: int | None = None
     plugged_us: int | None = None
     request_us: int | None = None
@@ -168,6 +170,7 @@ def unplug(
     cycle = Cycle(
         driver=plugged.recipe.driver,
         id=plugged.id,
+        bus=plugged.bus,
         plug_us=plugged.plug_us,
         plugged_us=plugged.plugged_us,
     )
