@@ -287,7 +287,7 @@ def _needs(walked: _Walked) -> set[int]:
     """Return the numbers of the pages that the walk read, or would have."""
     snapshot, image = walked.snapshot, walked.image
     named = {prop.target for prop in snapshot.props if prop.role != "weak"}
-    named.update(kid.child for bus in snapshot.buses.values() for kid in bus.kids)
+    named.update(child.child for bus in snapshot.buses.values() for child in bus.children)
     named.update(at for region in snapshot.regions.values() for at in region.subregions)
     named.update(row.mr for view in snapshot.views.values() for row in view.ranges)
     named.update(field.target for field in snapshot.fields)

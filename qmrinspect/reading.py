@@ -35,7 +35,7 @@ from .walk.memory import lost_views
 from .walk.place import Place, find_place
 from .walk.pointers import find_pointers, type_functions
 from .walk.stale import Where, find_stale
-from .walk.validate import GAUGES, Check, fits, validate
+from .walk.validate import SIZED_TYPES, Check, fits, validate
 
 __all__ = ["Reader", "program_layout", "read"]
 
@@ -154,7 +154,7 @@ class Reader:
         return snapshot, validate(snapshot, self._fitting)
 
     def check(self) -> Report:
-        """Read and audit; what is found must still be there at a second look.
+        """Read and audit; what is found must still be there in a second reading.
 
         A reference that is on its way, and a request in flight, are gone by then; a
         leak is not.
@@ -290,7 +290,7 @@ class Reader:
             return pointer
         chain = self._context.chain(snapshot.objects[pointer.container].type)
         sizes = [(name, self._context.types[name].size) for name in reversed(chain)]
-        return pointer._replace(field=names.field(sizes, GAUGES, pointer.offset))
+        return pointer._replace(field=names.field(sizes, SIZED_TYPES, pointer.offset))
 
     def _take(self, layout: Layout) -> Snapshot:
         return self._decode(*self._capture(layout), layout)

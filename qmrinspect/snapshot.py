@@ -18,7 +18,7 @@ from .target.image import Capture
 __all__ = [
     "Address",
     "Bus",
-    "BusKid",
+    "BusChild",
     "Clock",
     "Device",
     "FieldReference",
@@ -135,7 +135,7 @@ class Clock(NamedTuple):
     alias: bool
 
 
-class BusKid(NamedTuple):
+class BusChild(NamedTuple):
     """A ``BusChild``: the structure's address and the device it holds."""
 
     address: Address
@@ -149,7 +149,7 @@ class Bus(NamedTuple):
     address: Address
     name: str
     parent: Address
-    kids: tuple[BusKid, ...]
+    children: tuple[BusChild, ...]
 
 
 class Region(NamedTuple):

@@ -97,8 +97,13 @@ def _lines(snapshot: Snapshot) -> Iterator[dict[str, Any]]:
     yield {"end": count}
 
 
+# Fields whose key in a file is another one.
+_KEYS = {"children": "kids"}
+
+
 def _plain(row: Any) -> dict[str, Any]:
-    return {name: _encode(hint, getattr(row, name)) for name, hint in _hints(row.__class__).items()}
+    hints = _hints(row.__class__).items()
+    return {_KEYS.get(name, name): _encode(hint, getattr(row, name)) for name, hint in hints}
 
 
 @cache
@@ -134,9 +139,9 @@ def _build(kind: Any, data: dict[str, Any]) -> Any:
     later = kind._field_defaults
     return kind(
         **{
-            name: _decode(hint, data[name])
+            name: _decode(hint, data[_KEYS.get(name, name)])
             for name, hint in _hints(kind).items()
-            if name in data or name not in later
+            if _KEYS.get(name, name) in data or name not in later
         }
     )
 

@@ -20,7 +20,7 @@ from qmrinspect.errors import PeerMissing
 from qmrinspect.hotplug.plugging import plug, release
 from qmrinspect.hotplug.recipes import recipe_for
 from qmrinspect.hotplug.vm import Vm
-from qmrinspect.hunt.bench import Bench
+from qmrinspect.hunt.pool import VmPool
 from qmrinspect.hunt.settings import Job, Settings
 from qmrinspect.monitor.plain import PlainMonitor
 from qmrinspect.peers import Peer, disks, nfs, open_peer
@@ -28,13 +28,13 @@ from qmrinspect.peers.images import SIZE
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with Bench(Settings(hosts=())) as opened:
+def pool() -> Iterator[VmPool]:
+    with VmPool(Settings(hosts=())) as opened:
         yield opened
 
 
-def do(bench: Bench, driver: str) -> dict[str, Any]:
-    (row,) = bench.do(Job(driver))
+def do(pool: VmPool, driver: str) -> dict[str, Any]:
+    (row,) = pool.do(Job(driver))
     return row
 
 
@@ -54,8 +54,8 @@ def may_serve_nfs() -> bool:
 
 
 @pytest.mark.parametrize("name", [*BLOCKS, "nfs"])
-def test_a_block_node_comes_and_goes(bench: Bench, name: str) -> None:
-    row = do(bench, f"block:{name}")
+def test_a_block_node_comes_and_goes(pool: VmPool, name: str) -> None:
+    row = do(pool, f"block:{name}")
     if name == "nfs" and not may_serve_nfs():
         assert (row["outcome"], row["step"]) == ("refused", "prepare")
         assert row["text"].startswith("needs port 111 for an NFS server ")

@@ -16,7 +16,7 @@ import pytest
 
 from qmrinspect.errors import PeerMissing
 from qmrinspect.hotplug.vm import Vm
-from qmrinspect.hunt.bench import Bench
+from qmrinspect.hunt.pool import VmPool
 from qmrinspect.hunt.settings import Job, Settings
 from qmrinspect.monitor.base import CommandError, Monitor
 from qmrinspect.monitor.plain import PlainMonitor
@@ -27,8 +27,8 @@ from qmrinspect.peers.peer import ProgramPeer
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with Bench(Settings(hosts=("ccid-bus", "can"))) as opened:
+def pool() -> Iterator[VmPool]:
+    with VmPool(Settings(hosts=("ccid-bus", "can"))) as opened:
         yield opened
 
 
@@ -40,8 +40,8 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     assert not list(tmp_path.glob(f"{peer.DIRECTORY_PREFIX}*"))
 
 
-def do(bench: Bench, driver: str) -> dict[str, Any]:
-    (row,) = bench.do(Job(driver))
+def do(pool: VmPool, driver: str) -> dict[str, Any]:
+    (row,) = pool.do(Job(driver))
     return row
 
 
@@ -67,8 +67,8 @@ CLEAN = [
 
 
 @pytest.mark.parametrize("driver", CLEAN)
-def test_it_is_plugged_and_clean(bench: Bench, driver: str) -> None:
-    row = do(bench, driver)
+def test_it_is_plugged_and_clean(pool: VmPool, driver: str) -> None:
+    row = do(pool, driver)
     assert (row["outcome"], row["text"]) == (
         "clean",
         f"{driver} was finalized with all that came with it",
@@ -97,8 +97,8 @@ STALE = {
 
 
 @pytest.mark.parametrize("driver", STALE)
-def test_what_is_freed_and_still_called_is_stale(bench: Bench, driver: str) -> None:
-    row = do(bench, driver)
+def test_what_is_freed_and_still_called_is_stale(pool: VmPool, driver: str) -> None:
+    row = do(pool, driver)
     kind, *words = STALE[driver]
     assert (row["outcome"], row["cause"]) == ("stale", kind)
     assert row["objects_left"] == []
@@ -110,17 +110,17 @@ def test_what_is_freed_and_still_called_is_stale(bench: Bench, driver: str) -> N
     assert row["kept"] == []
 
 
-def test_the_proxy_of_a_remote_device_leaves_its_channel(bench: Bench) -> None:
+def test_the_proxy_of_a_remote_device_leaves_its_channel(pool: VmPool) -> None:
     # pci_proxy_dev_exit() closes the channel and keeps its reference (hw/remote/proxy.c).
-    row = do(bench, "x-pci-proxy-dev")
+    row = do(pool, "x-pci-proxy-dev")
     assert row["outcome"] == "partial-leak"
     assert [left["type"] for left in row["objects_left"]] == ["qio-channel-socket"]
     assert row["kept"] == []
 
 
-def test_a_remote_object_that_is_plugged_kills_qemu(bench: Bench) -> None:
+def test_a_remote_object_that_is_plugged_kills_qemu(pool: VmPool) -> None:
     # It looks for its device before it was told which (remote_object_init()).
-    row = do(bench, "object:x-remote-object")
+    row = do(pool, "object:x-remote-object")
     assert row["outcome"] == "crash"
     assert "SIGSEGV" in row["text"]
     assert row["machine"].startswith("x-remote")
@@ -136,8 +136,8 @@ OUTSIDE = {
 
 @pytest.mark.parametrize("driver", OUTSIDE)
 def test_qemu_confirms_what_lies_outside(driver: str) -> None:
-    with Bench(Settings(hosts=("can", "SCSI"))) as bench:
-        row = do(bench, driver)
+    with VmPool(Settings(hosts=("can", "SCSI"))) as pool:
+        row = do(pool, driver)
     assert row["outcome"] == "refused"
     assert row["text"].startswith(OUTSIDE[driver])
     assert "missing" not in row["text"]

@@ -44,7 +44,7 @@ STALE = {
 }
 CRASHES = {"rocker", "object:colo-compare", "object:x-remote-object"}
 
-#: What QEMU itself does not let go of, whatever the machine.
+#: What QEMU itself does not release, whatever the machine.
 KEPT = {
     "nvdimm",
     "virtio-mem-pci",

@@ -49,7 +49,7 @@ class Truth(NamedTuple):
 
 
 def truth(machine: FakeMachine, device: FakeObject, let_go: str = "") -> Truth:
-    """Unplug a device, or let go of the link that held it, and judge what came of it."""
+    """Unplug a device, or release the link that held it, and judge what came of it."""
     before, plugged = bare(machine.policy.name), book(machine)
     try:
         if let_go:

@@ -19,9 +19,9 @@ from qmrinspect.errors import TargetError, UsageError
 from qmrinspect.hotplug.recipes import START_OPTIONS, recipe_for
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.hunt.attached import Attached
-from qmrinspect.hunt.bench import Bench
 from qmrinspect.hunt.cycle import Hunt
 from qmrinspect.hunt.guest import find_guest
+from qmrinspect.hunt.pool import VmPool
 from qmrinspect.hunt.settings import Job, Settings
 from qmrinspect.monitor.base import Monitor, MonitorLost
 from qmrinspect.monitor.plain import PlainMonitor
@@ -34,13 +34,13 @@ EVERY = tuple(host.bus for host in START_OPTIONS)
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with Bench(Settings(hosts=EVERY)) as opened:
+def pool() -> Iterator[VmPool]:
+    with VmPool(Settings(hosts=EVERY)) as opened:
         yield opened
 
 
-def do(bench: Bench, driver: str) -> dict[str, Any]:
-    (row,) = bench.do(Job(driver))
+def do(pool: VmPool, driver: str) -> dict[str, Any]:
+    (row,) = pool.do(Job(driver))
     return row
 
 
@@ -88,8 +88,8 @@ CLEAN = [
 
 
 @pytest.mark.parametrize("driver", CLEAN)
-def test_a_sound_one_is_clean(bench: Bench, driver: str) -> None:
-    row = do(bench, driver)
+def test_a_sound_one_is_clean(pool: VmPool, driver: str) -> None:
+    row = do(pool, driver)
     assert (row["outcome"], row["text"]) == (
         "clean",
         f"{driver} was finalized with all that came with it",
@@ -113,8 +113,8 @@ LEAKS = {
 
 
 @pytest.mark.parametrize("driver", LEAKS)
-def test_a_leak_is_found_with_its_cause(bench: Bench, driver: str) -> None:
-    row = do(bench, driver)
+def test_a_leak_is_found_with_its_cause(pool: VmPool, driver: str) -> None:
+    row = do(pool, driver)
     outcome, causes = LEAKS[driver]
     assert row["outcome"] == outcome
     assert causes <= set(row["causes"])
@@ -125,39 +125,39 @@ def test_a_leak_is_found_with_its_cause(bench: Bench, driver: str) -> None:
         assert not row["states"]["finalized_us"]
 
 
-def test_a_crash_is_a_result_and_the_hunt_goes_on(bench: Bench) -> None:
-    row = do(bench, "rocker")
+def test_a_crash_is_a_result_and_the_hunt_goes_on(pool: VmPool) -> None:
+    row = do(pool, "rocker")
     assert row["outcome"] == "crash"
     assert "SIGABRT" in row["text"]
     assert "msix_vector_unuse" in row["text"]
-    assert do(bench, "edu")["outcome"] == "clean"
+    assert do(pool, "edu")["outcome"] == "clean"
 
 
-def test_who_dies_of_what_was_there_before_is_cleared(bench: Bench) -> None:
+def test_who_dies_of_what_was_there_before_is_cleared(pool: VmPool) -> None:
     # A dc390 leaves its EEPROM's migration state behind (eeprom93xx_new()), and QEMU
     # aborts when the next one registers the same.
-    assert do(bench, "dc390")["outcome"] == "clean"
-    assert do(bench, "edu")["outcome"] == "clean"
-    row = do(bench, "dc390")
+    assert do(pool, "dc390")["outcome"] == "clean"
+    assert do(pool, "edu")["outcome"] == "clean"
+    row = do(pool, "dc390")
     assert row["outcome"] == "clean"
     assert "dc390 came before" in row["note"]
     assert "vmstate_register" in row["note"]
     assert row["after"] == ["dc390"]
 
 
-def test_what_qemu_refuses_has_a_named_reason(bench: Bench) -> None:
-    row = do(bench, "vfio-pci")
+def test_what_qemu_refuses_has_a_named_reason(pool: VmPool) -> None:
+    row = do(pool, "vfio-pci")
     assert row["outcome"] == "refused"
     assert row["text"].startswith("needs a PCI device of the host (QEMU says: ")
     assert row["hotpluggable"]
-    assert not do(bench, "isa-serial")["hotpluggable"]
-    unplug = do(bench, "nvdimm")
+    assert not do(pool, "isa-serial")["hotpluggable"]
+    unplug = do(pool, "nvdimm")
     assert (unplug["outcome"], unplug["step"]) == ("refused", "device_del")
-    assert do(bench, "edu")["outcome"] == "clean"
+    assert do(pool, "edu")["outcome"] == "clean"
 
 
 def test_what_the_newest_qemu_added_has_recipes() -> None:
-    with Bench(Settings(qemu=built("11.1"), machine="q35", hosts=("PCI",))) as newest:
+    with VmPool(Settings(qemu=built("11.1"), machine="q35", hosts=("PCI",))) as newest:
         for driver in (
             "vhost-user-rtc-pci",
             "vhost-user-spi-pci",
@@ -173,36 +173,36 @@ def test_what_the_newest_qemu_added_has_recipes() -> None:
         assert not row["hotpluggable"]
 
 
-def test_a_cpu_comes_and_goes(bench: Bench) -> None:
-    row = do(bench, "qemu64-x86_64-cpu")
+def test_a_cpu_comes_and_goes(pool: VmPool) -> None:
+    row = do(pool, "qemu64-x86_64-cpu")
     assert row["acknowledged_by"] == "acpi"
     assert row["states"]["unparented_us"]
     # On 7.2 a CPU's own containers hold it; later the flat view's cache does, for a while.
     assert row["outcome"] in ("leak", "delayed", "clean")
 
 
-def test_a_cpu_model_has_a_vm_of_its_own(bench: Bench) -> None:
-    (row,) = bench.do(Job("EPYC-x86_64-cpu", "EPYC"))
+def test_a_cpu_model_has_a_vm_of_its_own(pool: VmPool) -> None:
+    (row,) = pool.do(Job("EPYC-x86_64-cpu", "EPYC"))
     assert row["outcome"] == "leak"
     assert "same-owner-subregions" in row["causes"]
     # The model of this processor is KVM's.  The containers that hold the other models are
     # TCG's alone (tcg_cpu_realizefn() in target/i386/tcg/sysemu/tcg-cpu.c): under KVM QEMU
     # reports the end of the CPU from device_finalize().
-    (row,) = bench.do(Job("host-x86_64-cpu", "host"))
+    (row,) = pool.do(Job("host-x86_64-cpu", "host"))
     if row["outcome"] == "refused":
         assert row["outside"].startswith("needs KVM")
     else:
         assert (row["outcome"], row["event"], row["objects_left"]) == ("clean", True, [])
-    assert do(bench, "edu")["outcome"] == "clean"
+    assert do(pool, "edu")["outcome"] == "clean"
 
 
 # Growth ----------------------------------------------------------------------------
 
 
 def test_growth_tells_once_from_every_time() -> None:
-    with Bench(Settings(hosts=(), cycles=4)) as bench:
-        row = list(bench.do(Job("bochs-display")))[-1]
-        sound = list(bench.do(Job("virtio-net-pci")))[-1]
+    with VmPool(Settings(hosts=(), cycles=4)) as pool:
+        row = list(pool.do(Job("bochs-display")))[-1]
+        sound = list(pool.do(Job("virtio-net-pci")))[-1]
     growth = row["growth"]
     assert growth["cycles"] == 4
     assert growth["types"]["bochs-display"] == {
@@ -301,21 +301,21 @@ def test_a_running_vm_is_hunted_on_named_devices_only(fresh_vm: Vm, qmr: Qmr) ->
 @pytest.mark.timeout(180)
 def test_a_linux_guest_uses_a_device_and_lets_it_go() -> None:
     settings = Settings(machine="q35", guest=find_guest("linux"))
-    with Bench(settings) as bench:
-        row = do(bench, "virtio-blk-pci")
+    with VmPool(settings) as pool:
+        row = do(pool, "virtio-blk-pci")
         # Its driver asks for its targets, and waits until our backend has answered.
-        played = do(bench, "vhost-user-scsi-pci")
+        served = do(pool, "vhost-user-scsi-pci")
     assert row["machine"].startswith("pc-q35")
     assert row["acknowledged_by"] == "guest"
     assert row["used_by_guest"] == ["vda"]
-    assert played["outcome"] == "clean", played["text"]
+    assert served["outcome"] == "clean", served["text"]
     assert row["outcome"] == "clean"
     assert row["event"]
 
 
 def test_what_needs_a_vm_of_its_own_has_one_without_the_guest() -> None:
-    with Bench(Settings(machine="q35", guest=find_guest("linux"))) as bench:
-        (row,) = bench.do(Job("chardev:spiceport"))
+    with VmPool(Settings(machine="q35", guest=find_guest("linux"))) as pool:
+        (row,) = pool.do(Job("chardev:spiceport"))
     assert (row["outcome"], row["acknowledged_by"]) == ("clean", "sync")
 
 

@@ -135,7 +135,7 @@ def test_a_container_with_a_region_of_its_child_device(policy: str, child_first:
     held = [e.target for e in plugged.edges if (e.kind, e.holder) == ("subregion", c_a.address)]
     assert held == [b.address]
     if policy == "strict":
-        # A region must be empty when it is finalized: A has to let go of R_B first.
+        # A region must be empty when it is finalized: A has to release R_B first.
         machine.del_subregion(r_b)
     verdict = judge(*unplug(machine, a), a.address)
     assert verdict.outcome == "clean", verdict.text

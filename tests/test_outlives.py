@@ -9,7 +9,7 @@ import pytest
 from conftest import Qmr
 
 from qmrinspect.hotplug.vm import Vm
-from qmrinspect.hunt.bench import Bench, Job, Settings
+from qmrinspect.hunt.pool import Job, Settings, VmPool
 
 TOOLS = Path(__file__).parent.parent / "tools"
 
@@ -110,10 +110,10 @@ def test_what_stays_in_the_tree_with_every_cycle_is_a_leak() -> None:
         text=True,
     )
     qemu = made.stdout.split()[-1]
-    with Bench(Settings(hosts=(), cycles=3, qemu=qemu)) as bench:
-        row = list(bench.do(Job("nvme")))[-1]
-        sound = list(bench.do(Job("virtio-net-pci")))[-1]
-        stale = next(iter(bench.do(Job("i82559a"))))
+    with VmPool(Settings(hosts=(), cycles=3, qemu=qemu)) as pool:
+        row = list(pool.do(Job("nvme")))[-1]
+        sound = list(pool.do(Job("virtio-net-pci")))[-1]
+        stale = next(iter(pool.do(Job("i82559a"))))
     assert (row["outcome"], row["cause"]) == ("partial-leak", "grows-in-tree")
     assert "1 nvme-subsys more is in the tree after every cycle" in row["text"]
     assert "/machine/unattached/device[" in row["text"]

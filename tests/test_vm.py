@@ -197,7 +197,7 @@ def test_a_recipe_brings_what_its_driver_needs() -> None:
     assert "qemu-xhci" in " ".join(vm_arguments([tablet]))
     assert vm_arguments([nvme]) == []
     assert "pcie-root-port" in " ".join(vm_arguments([nvme], "q35,smm=off"))
-    assert "host" in recipe_for("vfio-pci").outside
+    assert "host" in recipe_for("vfio-pci").missing
 
 
 # Cycles ----------------------------------------------------------------------------

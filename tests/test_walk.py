@@ -52,7 +52,7 @@ def test_structures_are_decoded() -> None:
     device = snapshot.devices[machine.nic.address]
     assert (device.id, device.realized, device.parent_bus) == ("nic0", True, machine.pci.address)
     bus = snapshot.buses[machine.pci.address]
-    assert [k.child for k in bus.kids] == [machine.serial.address, machine.nic.address]
+    assert [k.child for k in bus.children] == [machine.serial.address, machine.nic.address]
     bar = snapshot.regions[machine.bar.address]
     assert bar.name == "nic-bar" and bar.owner == machine.nic.address
     assert bar.subregions == (machine.msix.address, machine.pba.address)

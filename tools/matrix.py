@@ -6,7 +6,7 @@ how many objects every reference is explained.
 
     tools/matrix.py                                  # the installed QEMU
     tools/matrix.py --qemu 10.0=PATH --verbose       # one more, and every object that is not exact
-    tools/matrix.py --mix mixed --load linux --machine pc
+    tools/matrix.py --device-set mixed --load linux --machine pc
 
 Each cell is a QEMU, a machine, a set of devices, an accelerator and a load: ``stopped``
 (the CPUs never ran), ``firmware`` (they run the firmware), ``linux`` (a Linux that does
@@ -54,14 +54,14 @@ class Cell(NamedTuple):
     name: str
     program: str
     machine: str
-    mix: str
+    device_set: str
     accel: str
     load: str
 
     @property
     def title(self) -> str:
         """Its place in the matrix, in words."""
-        return " ".join((self.name, self.machine, self.mix, self.accel, self.load))
+        return " ".join((self.name, self.machine, self.device_set, self.accel, self.load))
 
 
 class Outcome(NamedTuple):
@@ -133,9 +133,9 @@ class Matrix:
             raise reason
 
     def _boot(self, cell: Cell, extra: Sequence[str], serial: Path) -> DeviceSetVm:
-        key = (cell.program, cell.machine, cell.mix, cell.accel)
+        key = (cell.program, cell.machine, cell.device_set, cell.accel)
         vm = DeviceSetVm(
-            cell.mix,
+            cell.device_set,
             cell.program,
             cell.machine,
             cell.accel,
@@ -163,14 +163,14 @@ def cells(options: argparse.Namespace) -> Iterator[Cell]:
     for qemu in options.qemu or ["stock=qemu-system-x86_64"]:
         name, _, program = qemu.rpartition("=")
         for machine in options.machine or MACHINES:
-            for mix in options.mix or DEVICE_SETS:
+            for device_set in options.device_set or DEVICE_SETS:
                 for accel in options.accel or ACCELERATORS:
                     for load in options.load or LOADS:
-                        yield Cell(name or program, program, machine, mix, accel, load)
+                        yield Cell(name or program, program, machine, device_set, accel, load)
 
 
 HEAD = (
-    "QEMU machine mix accel load objects exact refs explained by-rule findings policy stop_us s"
+    "QEMU machine devices accel load objects exact refs explained by-rule findings policy stop_us s"
 ).split()
 
 
@@ -181,7 +181,7 @@ def row(values: Iterable[object]) -> str:
 def table_row(outcome: Outcome) -> str:
     """Return a cell's line of the table."""
     cell, report = outcome.cell, outcome.report
-    place = (cell.name, cell.machine, cell.mix, cell.accel, cell.load)
+    place = (cell.name, cell.machine, cell.device_set, cell.accel, cell.load)
     if report is None or outcome.snapshot is None:
         return row((*place, *[""] * (len(HEAD) - len(place) - 1), outcome.reason))
     findings = Counter(finding.kind for finding in report.findings if finding.severity != "note")
@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--qemu", action="append", metavar="NAME=PATH")
     parser.add_argument("--machine", action="append")
-    parser.add_argument("--mix", action="append", choices=sorted(DEVICE_SETS))
+    parser.add_argument("--device-set", action="append", choices=sorted(DEVICE_SETS))
     parser.add_argument("--accel", action="append", choices=ACCELERATORS)
     parser.add_argument("--load", action="append", choices=LOADS)
     parser.add_argument("--guest", choices=sorted(make_guest.FLAVOURS), default="generic")

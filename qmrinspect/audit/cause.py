@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..index import Index
 from ..ledger import RULES, Book, Edge
 from ..text import printable
-from .graph import PASSING, forgotten, source
+from .graph import TRANSIENT, forgotten, source
 
 __all__ = ["Cause", "causes", "descends", "describe", "unheld", "way_back"]
 
@@ -104,7 +104,7 @@ def unheld(book: Book, address: int) -> str:
 def _cause(book: Book, edge: Edge, address: int, head: int) -> str:
     """Name what a single reference means for the life of ``address``; empty when nothing."""
     holder = source(book, edge)
-    if edge.kind in PASSING:
+    if edge.kind in TRANSIENT:
         return "" if address != head else "delayed"
     if edge.kind == "subregion":
         if holder == address:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..index import Index
 from ..ledger import Book, Edge
-from .graph import PASSING, adjacency, components, reachable, roots, source
+from .graph import TRANSIENT, adjacency, components, reachable, roots, source
 from .known import known_trouble
 
 __all__ = ["Cycle", "fate", "find_cycles"]
@@ -51,7 +51,7 @@ def find_cycles(book: Book) -> list[Cycle]:
                 edge
                 for member in group
                 for edge in book.on.get(member, ())
-                if source(book, edge) in inside and edge.kind not in PASSING
+                if source(book, edge) in inside and edge.kind not in TRANSIENT
             )
             if ordinary and (lost or not any(edge.kind in _UNPARENTED for edge in edges)):
                 continue

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..ledger import Book, Edge
-from .graph import PASSING
+from .graph import TRANSIENT
 
 __all__ = ["Change", "Difference", "diff"]
 
@@ -80,7 +80,7 @@ def _edges(before: Book, after: Book, address: int) -> tuple[list[Edge], list[Ed
 def _key(edge: Edge) -> tuple[str, int, str]:
     # Flat views are made anew at every change of the topology, and event sources with
     # every message: their address says nothing.
-    anew = edge.kind in PASSING or edge.kind == "watch"
+    anew = edge.kind in TRANSIENT or edge.kind == "watch"
     return (edge.kind, 0 if anew else edge.holder, "" if anew else edge.field)
 
 

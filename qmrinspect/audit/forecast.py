@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from ..ledger import KINDS, POLICIES, Book, Edge, Policy
 from ..snapshot import Prop, Snapshot
-from .graph import PASSING, alive, is_passing, source
+from .graph import TRANSIENT, alive, is_transient, source
 from .outcome import Ended, Outcome, is_of_a_view, outcome_of
 from .teardown import Abort, Ground, Teardown
 
@@ -77,7 +77,7 @@ class Forecaster:
             todo += [prop.target for prop in index.children.get(at, ())]
             todo += ground.buses.get(at, ())
             bus = index.snapshot.buses.get(at)
-            todo += [kid.child for kid in bus.kids] if bus is not None else []
+            todo += [child.child for child in bus.children] if bus is not None else []
         return out | self._loose(out)
 
     def _loose(self, family: Collection[int]) -> set[int]:
@@ -93,7 +93,7 @@ class Forecaster:
 
     def _holders(self, address: int) -> set[int]:
         """Return what holds an object, or embeds it where nothing is seen to hold it."""
-        edges = [e for e in self.book.on.get(address, ()) if e.kind not in PASSING and not e.rule]
+        edges = [e for e in self.book.on.get(address, ()) if e.kind not in TRANSIENT and not e.rule]
         found = {source(self.book, edge) for edge in edges}
         return found or {self.book.index.containing(address)}
 
@@ -167,7 +167,7 @@ class Forecaster:
             self._alive = alive(self.book)
         objects = after.index.snapshot.objects
         devices = after.index.snapshot.devices
-        by_right = self._alive - teardown.family
+        reached = self._alive - teardown.family
         remain = {a for a in after.on if objects[a].ref > 0 and not is_of_a_view(after, a)}
         held: set[int] = set()
         grew = True
@@ -177,17 +177,17 @@ class Forecaster:
                 if address in devices and not objects[address].parent:
                     continue
                 edges = after.on[address]
-                if any(_by_right(after, edge, by_right | held) for edge in edges):
+                if any(_held_by_reached(after, edge, reached | held) for edge in edges):
                     held.add(address)
                     grew = True
         return remain - held
 
 
-def _by_right(book: Book, edge: Edge, by_right: Collection[int]) -> bool:
+def _held_by_reached(book: Book, edge: Edge, reached: Collection[int]) -> bool:
     holder = source(book, edge)
     if holder:
-        return holder in by_right
-    return not is_passing(edge)
+        return holder in reached
+    return not is_transient(edge)
 
 
 def _state(snapshot: Snapshot, teardown: Teardown, remain: Iterable[int]) -> Snapshot:

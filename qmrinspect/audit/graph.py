@@ -15,7 +15,7 @@ __all__ = [
     "adjacency",
     "alive",
     "components",
-    "is_passing",
+    "is_transient",
     "orphan_groups",
     "reachable",
     "roots",
@@ -24,7 +24,7 @@ __all__ = [
 _DEPTH_MAX = 64
 
 # Kinds of references that end by themselves.
-PASSING = frozenset(kind.name for kind in KINDS if kind.ends)
+TRANSIENT = frozenset(kind.name for kind in KINDS if kind.ends)
 
 # Types that QEMU makes and never gives a parent: being outside the tree is no sign
 # of a leak for them.
@@ -66,16 +66,16 @@ def source(book: Book, edge: Edge) -> int:
 
 def roots(book: Book) -> set[int]:
     """Return the roots: the objects that variables hold, and the tree's root."""
-    out = {edge.target for edge in book.edges if source(book, edge) == 0 and not is_passing(edge)}
+    out = {edge.target for edge in book.edges if source(book, edge) == 0 and not is_transient(edge)}
     out.add(book.index.root)
     return out & set(book.index.snapshot.objects)
 
 
-def is_passing(edge: Edge) -> bool:
+def is_transient(edge: Edge) -> bool:
     """Whether a reference from no object says nothing of a right to live."""
     # What a flat view or RCU holds is held for as long as that lasts, and makes nothing reachable;
     # and a rule without a variable behind it says nothing of who holds the object.
-    return edge.kind in PASSING or (bool(edge.rule) and not RULES[edge.rule].forever)
+    return edge.kind in TRANSIENT or (bool(edge.rule) and not RULES[edge.rule].forever)
 
 
 def reachable(book: Book, start: Iterable[int], without: Collection[int] = ()) -> set[int]:
@@ -176,10 +176,10 @@ def orphan_groups(book: Book) -> list[Orphans]:
     heads = {a for a in objects if objects[a].ref and _top(book, a) == a}
     heads = {a for a in heads if forgotten(book, a) or not _outside(book, a)}
     heads.discard(book.index.root)
-    by_right = alive(book) if heads else set()
+    reached = alive(book) if heads else set()
     groups: dict[int, list[int]] = defaultdict(list)
     for address in objects:
-        head = _head(book, address, heads, by_right)
+        head = _head(book, address, heads, reached)
         if head in heads:
             groups[head].append(address)
     return [
@@ -217,12 +217,12 @@ def _outside(book: Book, address: int) -> bool:
     return not chain.isdisjoint(NEVER_IN_TREE)
 
 
-def _head(book: Book, address: int, heads: set[int], by_right: set[int]) -> int:
+def _head(book: Book, address: int, heads: set[int], reached: set[int]) -> int:
     """Go up: to the topmost parent, and from what never has one to what holds it."""
     seen: set[int] = set()
     while True:
         address = _top(book, address)
-        if address in heads or address in by_right or address in seen:
+        if address in heads or address in reached or address in seen:
             return address
         seen.add(address)
         holders = [source(book, edge) for edge in book.on.get(address, ())]
@@ -231,4 +231,4 @@ def _head(book: Book, address: int, heads: set[int], by_right: set[int]) -> int:
 
 def _ends(book: Book, address: int) -> bool:
     edges = book.on.get(address, ())
-    return bool(edges) and not book.residual(address) and all(e.kind in PASSING for e in edges)
+    return bool(edges) and not book.residual(address) and all(e.kind in TRANSIENT for e in edges)

@@ -17,7 +17,7 @@ from ..ledger import Book, Edge, Policy
 from ..ledger.policies import NO_CONTAINER, NO_SUBREGIONS, SAME_OWNER
 from ..snapshot import Prop
 from ..text import printable
-from .graph import PASSING
+from .graph import TRANSIENT
 
 __all__ = ["FINALIZED_WITH", "Abort", "Ground", "Teardown"]
 
@@ -79,7 +79,7 @@ class Ground:
         for bus in snapshot.buses.values():
             self.buses[bus.parent].append(bus.address)
         self._own = self._subregions(book.policy)
-        self._passing = Counter(e.target for e in book.edges if e.kind in PASSING)
+        self._transient = Counter(e.target for e in book.edges if e.kind in TRANSIENT)
         self._under: dict[str, Counter[int]] = {}
 
     def _subregions(self, policy: Policy) -> Counter[int]:
@@ -97,7 +97,7 @@ class Ground:
         if under is None:
             under = self._under[policy.name] = self._subregions(policy)
         observed = self.book.index.snapshot.objects[address].ref
-        transient = 0 if passing else self._passing[address]
+        transient = 0 if passing else self._transient[address]
         return observed - self._own[address] + under[address] - transient
 
 
@@ -115,7 +115,7 @@ class Teardown:
         self._parent: dict[int, int] = {}
         self._realized: dict[int, bool] = {}
         self._parent_bus: dict[int, int] = {}
-        self._kids: dict[int, list[int]] = {}
+        self._children: dict[int, list[int]] = {}
         self._buses: dict[int, list[int]] = {}
         self._container: dict[int, int] = {}
         self._subregions: dict[int, list[int]] = {}
@@ -159,11 +159,11 @@ class Teardown:
         """Return the buses that a device still has."""
         return self._buses.setdefault(device, list(self._ground.buses.get(device, ())))
 
-    def kids(self, bus: int) -> list[int]:
+    def children(self, bus: int) -> list[int]:
         """Return the devices on a bus, in QEMU's order."""
-        if bus not in self._kids:
-            self._kids[bus] = [kid.child for kid in self._snapshot.buses[bus].kids]
-        return self._kids[bus]
+        if bus not in self._children:
+            self._children[bus] = [child.child for child in self._snapshot.buses[bus].children]
+        return self._children[bus]
 
     def parent_bus(self, device: int) -> int:
         """Return the bus that a device is on."""
@@ -235,9 +235,9 @@ class Teardown:
         """``qdev_unrealize``: that it happens, for a snapshot does not show what it would undo."""
         self._realized[device] = False
         for bus in self.buses(device):
-            for kid in list(self.kids(bus)):
-                if kid in self._snapshot.devices and self.realized(kid):
-                    self.unrealize(kid)
+            for child in list(self.children(bus)):
+                if child in self._snapshot.devices and self.realized(child):
+                    self.unrealize(child)
 
     def _release(self, prop: Prop) -> None:
         """``object_finalize_child_property``."""
@@ -257,19 +257,19 @@ class Teardown:
             self.unparent(bus)
         on = self.parent_bus(device)
         if on in self._snapshot.buses:
-            if device in self.kids(on):
+            if device in self.children(on):
                 # bus_free_bus_child() comes after a grace period.
-                self.kids(on).remove(device)
+                self.children(on).remove(device)
                 self._late.append(device)
             self._parent_bus[device] = 0
             self.unref(on)
 
     def _bus_unparent(self, bus: int) -> None:
-        while self.kids(bus):
-            kid = self.kids(bus)[0]
-            self.unparent(kid)
-            if kid in self.kids(bus)[:1]:
-                self.kids(bus).pop(0)
+        while self.children(bus):
+            child = self.children(bus)[0]
+            self.unparent(child)
+            if child in self.children(bus)[:1]:
+                self.children(bus).pop(0)
         parent = self._snapshot.buses[bus].parent
         if bus in self.buses(parent):
             self.buses(parent).remove(bus)
@@ -327,7 +327,7 @@ class Teardown:
         What already is out of the tree, and has no reference left under the policy, is
         finalized as well.
 
-        :param first: links that are let go of first.
+        :param first: links that are released first.
         :raises Abort: QEMU would not survive it.
         """
         free = [a for a in (object, *sorted(self.family)) if self._is_free(a)]
@@ -352,12 +352,12 @@ class Teardown:
             return False
         if edge.target in self.dead or edge.holder in self.dead or edge.owner in self.dead:
             return False
-        if edge.kind in PASSING:
+        if edge.kind in TRANSIENT:
             return edge.target not in self.family
         if edge.kind in ("child", "link"):
             return (edge.holder, _quoted(edge)) not in self.released
         if edge.kind == "bus-child":
-            return edge.target in self.kids(edge.owner)
+            return edge.target in self.children(edge.owner)
         if edge.kind == "parent-bus":
             return self.parent_bus(edge.holder) == edge.target
         return True

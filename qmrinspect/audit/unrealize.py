@@ -20,7 +20,7 @@ from ..ledger.policies import NO_CONTAINER, NO_SUBREGIONS
 from ..text import printable
 from .cause import descends
 from .forecast import Forecast, Forecaster
-from .graph import PASSING, source
+from .graph import TRANSIENT, source
 from .teardown import FINALIZED_WITH, Teardown
 
 __all__ = ["Prospect", "Tie", "foretell_without", "learn", "prospects", "ties"]
@@ -202,7 +202,7 @@ def _fields(book: Book, object: int, family: set[int]) -> Iterator[Tie]:
     lists |= {clock.address for clock in index.snapshot.clocks}
     for address in sorted(family):
         for edge in book.on.get(address, ()):
-            if edge.kind in _KNOWN or edge.kind in PASSING or edge.holder in lists:
+            if edge.kind in _KNOWN or edge.kind in TRANSIENT or edge.holder in lists:
                 continue
             if edge.kind in FINALIZED_WITH and edge.owner in family:
                 continue

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..ledger import Book, Edge
-from .graph import PASSING, adjacency, components, roots, source
+from .graph import TRANSIENT, adjacency, components, roots, source
 
 __all__ = ["Why", "why"]
 
@@ -38,7 +38,9 @@ def why(book: Book, address: int) -> Why:
     if found is not None:
         root, chain = found
         # What a variable holds is a reference too: it is the chain's first link.
-        first = [e for e in book.on.get(root, ()) if not source(book, e) and e.kind not in PASSING]
+        first = [
+            e for e in book.on.get(root, ()) if not source(book, e) and e.kind not in TRANSIENT
+        ]
         return Why(root, (*first[:1], *chain), ())
     groups = components(graph, {node: [e.target for e in es] for node, es in graph.items()})
     for group in groups:
@@ -48,8 +50,8 @@ def why(book: Book, address: int) -> Why:
     if up is not None:
         group = next(g for g in groups if up[0] in g)
         return Why(0, (*_around(graph, set(group), up[0]), *up[1]), tuple(group))
-    passing = [e for e in book.on.get(address, ()) if e.kind in PASSING]
-    return Why(0, tuple(passing[:1]), ())
+    transient = [e for e in book.on.get(address, ()) if e.kind in TRANSIENT]
+    return Why(0, tuple(transient[:1]), ())
 
 
 def _search(

@@ -1,7 +1,7 @@
 """A campaign on a cluster
 -----------------------
 
-Through dask.distributed, an optional extra: each worker process keeps a bench until
+Through dask.distributed, an optional extra: each worker process keeps a VM pool until
 the campaign ends, and a job whose worker dies is done by another one.
 """
 
@@ -19,7 +19,7 @@ from typing import Callable, Optional, Protocol
 
 from ..documents import HuntRow
 from ..errors import QmrError, TargetError, UsageError
-from ..hunt.bench import Bench
+from ..hunt.pool import VmPool
 from ..hunt.settings import Job, Settings
 from ..outfile import write
 from .jobs import Done
@@ -29,11 +29,11 @@ __all__ = ["do_job", "end", "run_on"]
 _CONNECT_S = 5.0
 _RETRIES = 2
 
-# One desk a thread: dask may run several tasks of a process at once, and the VM of a
+# One context a thread: dask may run several tasks of a process at once, and the VM of a
 # thread ends with that thread.
-_desks = threading.local()
-# The desks of this process by their campaigns, whose ends other threads hear of.
-_open: dict[str, list[_Desk]] = defaultdict(list)
+_contexts = threading.local()
+# The contexts of this process by their campaigns, whose ends other threads hear of.
+_open: dict[str, list[_Context]] = defaultdict(list)
 
 # What a worker sends back: rows, the files of their bundles, and how it failed if it did.
 Answer = tuple[list[HuntRow], dict[str, bytes], Optional[tuple[str, str, int]]]
@@ -45,8 +45,8 @@ class _Client(Protocol):
     def run(self, function: Callable[..., object], *arguments: object) -> object: ...
 
 
-class _Desk:
-    """A bench, and a directory for the bundles that it writes."""
+class _Context:
+    """A VM pool, and a directory for the bundles that it writes."""
 
     def __init__(self, campaign: str, settings: Settings) -> None:
         self.campaign = campaign
@@ -54,7 +54,7 @@ class _Desk:
         self._place = tempfile.TemporaryDirectory(prefix="qmr-bundles-")
         self.directory = Path(self._place.name)
         own = str(self.directory) if settings.bundle else ""
-        self.bench = Bench(settings._replace(bundle=own))
+        self.pool = VmPool(settings._replace(bundle=own))
 
     def files(self) -> dict[str, bytes]:
         """Take the files of all bundles, by their names in the directory."""
@@ -65,7 +65,7 @@ class _Desk:
         return taken
 
     def close(self) -> None:
-        self.bench.close()
+        self.pool.close()
         self._place.cleanup()
 
 
@@ -117,22 +117,22 @@ def _end_on_all(client: _Client, campaign: str) -> None:
 
 def do_job(campaign: str, settings: tuple[object, ...], job: tuple[str, str]) -> Answer:
     """Do one job; runs on a worker."""
-    desk = getattr(_desks, "desk", None)
-    if desk is None or desk.campaign != campaign:
-        if desk is not None:
-            desk.close()
-        desk = _desks.desk = _Desk(campaign, Settings._make(settings))
+    context = getattr(_contexts, "context", None)
+    if context is None or context.campaign != campaign:
+        if context is not None:
+            context.close()
+        context = _contexts.context = _Context(campaign, Settings._make(settings))
     try:
-        return list(desk.bench.do(Job(*job))), desk.files(), None
+        return list(context.pool.do(Job(*job))), context.files(), None
     except QmrError as error:
-        desk.bench.close()
+        context.pool.close()
         return [], {}, (error.text, error.hint, error.exit_code)
 
 
 def end(campaign: str) -> None:
     """End the VMs of a campaign; runs on a worker."""
-    for desk in _open.pop(campaign, ()):
-        desk.close()
+    for context in _open.pop(campaign, ()):
+        context.close()
 
 
 def _unpack(directory: str, rows: list[HuntRow], files: dict[str, bytes]) -> None:

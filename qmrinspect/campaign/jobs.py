@@ -17,7 +17,7 @@ from ..errors import QmrError, TargetError
 from ..hotplug.kinds import Recipe
 from ..hotplug.recipes import START_OPTIONS, recipe_for, vm_arguments
 from ..hotplug.vm import Vm
-from ..hunt.bench import Bench
+from ..hunt.pool import VmPool
 from ..hunt.settings import Job, Settings
 from ..reading import Reader
 from ..target.process import Process
@@ -162,12 +162,12 @@ def run(settings: Settings, jobs: Sequence[tuple[int, Job]], workers: int = 1) -
 
 
 def _here(settings: Settings, jobs: Sequence[tuple[int, Job]]) -> Iterator[Done]:
-    with Bench(settings) as bench:
+    with VmPool(settings) as pool:
         for number, job in jobs:
             try:
-                yield Done(number, job, list(bench.do(job)))
+                yield Done(number, job, list(pool.do(job)))
             except QmrError as error:
-                bench.close()
+                pool.close()
                 yield Done(number, job, (), error)
 
 

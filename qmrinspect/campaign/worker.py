@@ -1,7 +1,7 @@
 """A worker of a campaign
 ----------------------
 
-A process with a bench of its own: jobs come in as JSON lines, rows go out.  It ends,
+A process with a VM pool of its own: jobs come in as JSON lines, rows go out.  It ends,
 and its VM with it, when its parent does.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 from ..documents import HuntRow
 from ..errors import QmrError
-from ..hunt.bench import Bench
+from ..hunt.pool import VmPool
 from ..hunt.settings import Job, Settings
 
 __all__ = ["Worker", "WorkerDied", "main"]
@@ -116,7 +116,7 @@ class Worker:
             self._process.wait()
 
 
-def _lines(bench: Bench) -> queue.Queue[str]:
+def _lines(pool: VmPool) -> queue.Queue[str]:
     """Return the lines that come in, and an empty one when the parent wants no more.
 
     A job that is still under way some time after that is given up.
@@ -128,7 +128,7 @@ def _lines(bench: Bench) -> queue.Queue[str]:
             lines.put(line)
         lines.put("")
         time.sleep(_LEAVE_S)
-        bench.close()
+        pool.close()
         os._exit(0)
 
     threading.Thread(target=read, daemon=True).start()
@@ -144,18 +144,18 @@ def main() -> None:
     # What a library prints must not get between the rows.
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    with Bench(Settings(**settings)) as bench:
-        lines = _lines(bench)
+    with VmPool(Settings(**settings)) as pool:
+        lines = _lines(pool)
         while True:
             line = lines.get()
             if not line:
                 return
             job = Job(**json.loads(line))
             try:
-                for row in bench.do(job):
+                for row in pool.do(job):
                     print(json.dumps({"row": row}), file=out)
             except QmrError as error:
-                bench.close()
+                pool.close()
                 failure = {"error": error.text, "hint": error.hint, "code": error.exit_code}
                 print(json.dumps(failure), file=out)
             else:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..reading import Reader
     from ..snapshot import Obj, Pointer, Snapshot, Stale
     from ..target.image import Target
-    from ..trace.recorder import Tell
+    from ..trace.recorder import OnEvents
     from ..trace.tracing import Tracing
     from ..walk.place import Place
     from ..walk.stale import Where
@@ -170,7 +170,7 @@ class ShellSession:
             from ..layout.dwarf import debug_info
             from ..reading import Reader
 
-            debug = debug_info(self.target(), tell=self.progress)
+            debug = debug_info(self.target(), report=self.progress)
             self._reader = Reader(self.target(), given=self.layout_file, debug=debug)
         return self._reader
 
@@ -232,12 +232,12 @@ class ShellSession:
         self.target()
         return Attached(self.snapshot, self.monitor(), self.stale, self.tracing)
 
-    def tracing(self, only: Collection[int] = (), tell: Tell | None = None) -> Tracing:
+    def tracing(self, only: Collection[int] = (), on_events: OnEvents | None = None) -> Tracing:
         """Return what traces the target."""
         from ..trace.tracing import tracing_of
 
         self.target()
-        return tracing_of(self.reader(), only, tell)
+        return tracing_of(self.reader(), only, on_events)
 
     def say(self, text: str) -> None:
         """Tell the user what is no part of the answer: on stderr."""

@@ -1,7 +1,7 @@
 """The guest's part
 ----------------
 
-Lets go of a device that was asked for: waits for the guest that runs, or does what a
+Releases a device that was asked for: waits for the guest that runs, or does what a
 guest would have done, by the registers that it would have written.
 """
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from .backends import HOST_DEVICE, object_backend, only
 from .kinds import Backend, NonDevice
 
-__all__ = ["BLOCKS", "BLOCKS_OUTSIDE"]
+__all__ = ["BLOCKS", "MAY_MISS"]
 
 
 def _block(**arguments: object) -> Backend:
@@ -135,7 +135,7 @@ BLOCKS: dict[str, NonDevice] = {
 }
 
 #: Reasons why QEMU may refuse a block node.
-BLOCKS_OUTSIDE: dict[str, str] = {
+MAY_MISS: dict[str, str] = {
     "block:luks": "needs a QEMU that was built with a library for cryptography",
     **{
         f"block:{name}": HOST_DEVICE.format("a disk")

@@ -87,31 +87,31 @@ RULES: tuple[Rule, ...] = (
     # Any device there is: that of a serial port has two queues and needs no configuration.
     Rule("vhost-user-test*", {"virtio-id": 3, "num_vqs": 2}, (VHOST_USER,)),
     Rule("vhost-user-vsock*", backends=(VHOST_USER,)),
-    Rule("vhost-user-input*", backends=(VHOST_USER,), outside="needs KVM", accel="kvm"),
+    Rule("vhost-user-input*", backends=(VHOST_USER,), missing="needs KVM", accel="kvm"),
     Rule(
         "vhost-scsi*",
         {"wwpn": "naa.5001405bc4a3f5d4"},
-        outside="needs the kernel module vhost_scsi",
+        missing="needs the kernel module vhost_scsi",
     ),
     Rule(
         "vhost-vdpa*",
         {"vhostdev": "/dev/vhost-vdpa-0"},
-        outside=HOST_DEVICE.format("a vDPA device"),
+        missing=HOST_DEVICE.format("a vDPA device"),
     ),
-    Rule("vhost-vsock*", {"guest-cid": 4711}, outside="needs the kernel module vhost_vsock"),
-    Rule("host-*-cpu", accel="kvm", outside="needs KVM"),
-    Rule("vfio-*", outside=HOST_DEVICE.format("a PCI device")),
-    Rule("vfio-user-*", outside="needs a server that speaks vfio-user"),
-    Rule("xen-platform", outside="needs a Xen guest"),
-    Rule("usb-host", outside=HOST_DEVICE.format("a USB device")),
-    Rule("u2f-passthru", outside=HOST_DEVICE.format("a U2F key")),
+    Rule("vhost-vsock*", {"guest-cid": 4711}, missing="needs the kernel module vhost_vsock"),
+    Rule("host-*-cpu", accel="kvm", missing="needs KVM"),
+    Rule("vfio-*", missing=HOST_DEVICE.format("a PCI device")),
+    Rule("vfio-user-*", missing="needs a server that speaks vfio-user"),
+    Rule("xen-platform", missing="needs a Xen guest"),
+    Rule("usb-host", missing=HOST_DEVICE.format("a USB device")),
+    Rule("u2f-passthru", missing=HOST_DEVICE.format("a U2F key")),
     # The drive is there, but answers no SG_IO.
-    Rule("scsi-block", backends=(DRIVE,), outside=HOST_DEVICE.format("a SCSI disk")),
-    Rule("scsi-generic", backends=(DRIVE,), outside=HOST_DEVICE.format("a SCSI device")),
+    Rule("scsi-block", backends=(DRIVE,), missing=HOST_DEVICE.format("a SCSI disk")),
+    Rule("scsi-generic", backends=(DRIVE,), missing=HOST_DEVICE.format("a SCSI device")),
     Rule(
         "virtio-input-host*",
         {"evdev": "/dev/input/event0"},
-        outside=HOST_DEVICE.format("an input device"),
+        missing=HOST_DEVICE.format("an input device"),
     ),
     # The three certificates of a card (docs/ccid.txt) may be one.
     Rule(
@@ -119,7 +119,7 @@ RULES: tuple[Rule, ...] = (
         {"backend": "certificates", "cert1": "qmr", "cert2": "qmr", "cert3": "qmr"},
         (SMART_CARD,),
     ),
-    Rule("pvrdma", outside=HOST_DEVICE.format("an RDMA device")),
+    Rule("pvrdma", missing=HOST_DEVICE.format("an RDMA device")),
     # The remote process maps the memory of the VM (docs/system/multi-process.rst).
     Rule("x-pci-proxy-dev", backends=(DESCRIPTOR,), start_options=("shared-memory",)),
 )

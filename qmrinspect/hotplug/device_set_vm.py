@@ -35,7 +35,7 @@ class LeftOut(NamedTuple):
 class DeviceSetVm(Closing):
     """A VM with a set of devices, without those that its QEMU refuses.
 
-    :param mix: a key of :data:`DEVICE_SETS`.
+    :param device_set: a key of :data:`DEVICE_SETS`.
     :param qemu: the program.
     :param machine: the machine type, with options where wanted.
     :param extra: more arguments for QEMU.
@@ -46,7 +46,7 @@ class DeviceSetVm(Closing):
 
     def __init__(
         self,
-        mix: str,
+        device_set: str,
         qemu: str = "qemu-system-x86_64",
         machine: str = "pc",
         accel: str = "tcg",
@@ -55,7 +55,7 @@ class DeviceSetVm(Closing):
         unwanted: Iterable[LeftOut] = (),
     ) -> None:
         #: Where its files are, gone after :meth:`kill`.
-        self.directory = Path(tempfile.mkdtemp(prefix="qmr-mix-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="qmr-device-set-"))
         self._vhost_user: SocketPeer | None = None
         #: The parts that its QEMU refused.
         self.left_out = list(unwanted)
@@ -63,18 +63,18 @@ class DeviceSetVm(Closing):
             make_files(self.directory)
             backend = str(self.directory / VHOST_USER)
             self._vhost_user = SocketPeer(vhost_user.vhost_user, backend)
-            self.vm = self._start(mix, qemu, machine, accel, list(extra), stopped)
+            self.vm = self._start(device_set, qemu, machine, accel, list(extra), stopped)
         except BaseException:
             self._remove()
             raise
 
     def _start(
-        self, mix: str, qemu: str, machine: str, accel: str, extra: list[str], stopped: bool
+        self, device_set: str, qemu: str, machine: str, accel: str, extra: list[str], stopped: bool
     ) -> Vm:
         kind = machine.split(",")[0]
-        memory = _MEMORY["none" if kind == "microvm" else mix]
+        memory = _MEMORY["none" if kind == "microvm" else device_set]
         gone = {refused.words for refused in self.left_out}
-        parts = [p for p in DEVICE_SETS[mix] if kind in p.machines and p.words not in gone]
+        parts = [p for p in DEVICE_SETS[device_set] if kind in p.machines and p.words not in gone]
         while True:
             words = [word for p in parts for word in arguments(p, kind, self.directory)]
             try:

@@ -24,7 +24,7 @@ VHOST_USER = "peers/vhost-user"
 # The size of each disk, in bytes.
 _DISK = 8 << 20
 
-# Disks that the mix makes, sparse.
+# Disks that a device set makes, sparse.
 _DISKS = 14
 
 

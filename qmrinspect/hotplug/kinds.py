@@ -44,7 +44,7 @@ class Recipe(NamedTuple):
         or ``block`` for what is no device.
     :ivar properties: of the device, beside ``driver`` and ``id``; ``{id}`` is its id.
     :ivar backends: made before it and removed after it, in this order and backwards.
-    :ivar outside: what it needs that may lie outside this machine (a host device, a
+    :ivar missing: what it needs that this host may lack (a host device, a
         kernel module), or "": the reason when QEMU refuses it.
     :ivar start_options: what the VM must have been started with, by :attr:`StartOption.bus`.
     :ivar non_device: how to make what is no device.
@@ -56,7 +56,7 @@ class Recipe(NamedTuple):
     bus: str
     properties: Mapping[str, object] = {}
     backends: tuple[Backend, ...] = ()
-    outside: str = ""
+    missing: str = ""
     start_options: tuple[str, ...] = ()
     non_device: Backend | None = None
     machine: str = ""
@@ -82,7 +82,7 @@ class Rule(NamedTuple):
     pattern: str
     properties: Mapping[str, object] = {}
     backends: tuple[Backend, ...] = ()
-    outside: str = ""
+    missing: str = ""
     start_options: tuple[str, ...] = ()
     accel: str = ""
 
@@ -95,6 +95,6 @@ class NonDevice(NamedTuple):
 
     make: Backend | None = None
     backends: tuple[Backend, ...] = ()
-    outside: str = ""
+    missing: str = ""
     start_options: tuple[str, ...] = ()
     machine: str = ""

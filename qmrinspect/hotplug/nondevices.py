@@ -11,10 +11,10 @@ program or file that stands behind a backend.
 from __future__ import annotations
 
 from .backends import HOST_DEVICE, VHOST_USER, chardev_backend, object_backend, only
-from .blocks import BLOCKS, BLOCKS_OUTSIDE
+from .blocks import BLOCKS, MAY_MISS
 from .kinds import Backend, NonDevice
 
-__all__ = ["NON_DEVICES", "OUTSIDE"]
+__all__ = ["MISSING", "NON_DEVICES"]
 
 
 def _subject(create: str, delete: str, key: str, **arguments: object) -> Backend:
@@ -222,7 +222,7 @@ NON_DEVICES: dict[str, NonDevice] = {
 
 
 #: Reasons why QEMU may refuse what is no device.
-OUTSIDE: dict[str, str] = {
+MISSING: dict[str, str] = {
     "object:can-host-socketcan": HOST_DEVICE.format("a CAN interface"),
     "object:cryptodev-backend-lkcf": "needs the kernel's crypto keyring",
     "object:input-linux": HOST_DEVICE.format("an input device"),
@@ -235,5 +235,5 @@ OUTSIDE: dict[str, str] = {
     "netdev:passt": "needs the program passt",
     "netdev:tap": HOST_DEVICE.format("a tap interface"),
     "netdev:vhost-vdpa": HOST_DEVICE.format("a vDPA device"),
-    **BLOCKS_OUTSIDE,
+    **MAY_MISS,
 }

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..monitor.base import CommandError, Monitor
 from .plugging import STEP_TIMEOUT
 
-__all__ = ["Pin", "let_go", "links", "set_pin"]
+__all__ = ["Pin", "links", "release_pin", "set_pin"]
 
 _TYPES = ("link<device>", "link<object>")
 
@@ -60,7 +60,7 @@ def set_pin(monitor: Monitor, path: str, name: str, device: str) -> Pin | None:
     return Pin(path, name, old)
 
 
-def let_go(monitor: Monitor, pin: Pin) -> None:
+def release_pin(monitor: Monitor, pin: Pin) -> None:
     """Make a link point where it pointed before; what only it held is finalized now.
 
     :raises MonitorLost: QEMU died of it.

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 from .catalogue import BUS_BY_NAME, ROOT_PORT, RULES, START_OPTIONS
 from .kinds import Backend, Driver, NonDevice, Recipe, Rule, StartOption
-from .nondevices import NON_DEVICES, OUTSIDE
+from .nondevices import MISSING, NON_DEVICES
 
 __all__ = [
     "RULES",
@@ -46,13 +46,13 @@ def recipe_for(driver: str, drivers: Iterable[Driver] | Mapping[str, Driver] = (
     driver, bus, _ = known.get(driver) or Driver(driver, _guess_bus(driver))
     properties: dict[str, object] = {}
     backends: dict[str, Backend] = {}
-    outside = accel = ""
+    missing = accel = ""
     start_options: list[str] = []
     for rule in RULES:
         if fnmatch.fnmatchcase(driver, rule.pattern):
             properties.update(rule.properties)
             backends.update((backend.name, backend) for backend in rule.backends)
-            outside = rule.outside or outside
+            missing = rule.missing or missing
             accel = rule.accel or accel
             start_options += rule.start_options
     if driver.endswith("-cpu"):
@@ -62,7 +62,7 @@ def recipe_for(driver: str, drivers: Iterable[Driver] | Mapping[str, Driver] = (
         bus,
         properties,
         tuple(backends.values()),
-        outside,
+        missing,
         tuple(start_options),
         accel=accel,
     )
@@ -78,13 +78,13 @@ def _subject_recipe(kind: str, name: str) -> Recipe:
         non_device = non_device._replace(arguments={tag: name, **non_device.arguments})
     elif "backend" not in non_device.arguments:
         non_device = non_device._replace(arguments={"backend": {"type": name, "data": {}}})
-    outside = known.outside or OUTSIDE.get(f"{kind}:{name}", "")
+    missing = known.missing or MISSING.get(f"{kind}:{name}", "")
     return Recipe(
         f"{kind}:{name}",
         kind,
         {},
         known.backends,
-        outside,
+        missing,
         known.start_options,
         non_device,
         known.machine,

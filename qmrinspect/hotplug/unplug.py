@@ -110,7 +110,7 @@ def request_unplug(monitor: Monitor, id: str) -> int:
 
 
 def force_topology(monitor: Monitor) -> bool:
-    """Make QEMU render its flat views anew, which lets go of those that only a cache holds.
+    """Make QEMU render its flat views anew, which releases those that only a cache holds.
 
     Dirty logging that begins is a topology change (``memory_global_dirty_log_start()``,
     softmmu/memory.c), and harms no guest.

@@ -22,7 +22,7 @@ from ..audit.policy import Verdict, choose
 from ..audit.stale import outside_of
 from ..errors import MonitorError, PeerMissing, ReadingError, TargetError
 from ..hotplug.kinds import Recipe
-from ..hotplug.pin import Pin, let_go
+from ..hotplug.pin import Pin, release_pin
 from ..hotplug.plugging import now_us
 from ..hotplug.unplug import (
     Cycle,
@@ -52,8 +52,8 @@ __all__ = [
     "Hunt",
     "Hunted",
     "hunt_one",
+    "judge_again",
     "leaked",
-    "look",
     "not_begun",
     "still_there",
 ]
@@ -198,7 +198,9 @@ class Hunt:
             made = self._book()
             devices = made.index.snapshot.devices.values()
             head = next((d.address for d in devices if d.id == hunted.cycle.id), 0)
-            after, judgement = look(self._driver, before, made, head, self._book, recipe.driver)
+            after, judgement = judge_again(
+                self._driver, before, made, head, self._book, recipe.driver
+            )
         except (ReadingError, TargetError) as error:
             # It refused, and died of taking back what it had made.
             return self._died(recipe, hunted.machine, hunted.cycle._replace(refused=""), error)
@@ -237,7 +239,7 @@ class Hunt:
             if cycle.unparented:
                 foretold = self._foretell(before, with_it, device, pin)
             try:
-                driver.drive(partial(let_go, pin=pin))
+                driver.drive(partial(release_pin, pin=pin))
             except MonitorError as error:
                 cycle = ended(cycle, "finalize", error)
         if cycle.died or cycle.refused is not None:
@@ -311,12 +313,12 @@ class Hunt:
         return _early(self._driver, recipe, machine, cycle._replace(crash=error.text))
 
     def _look(self, before: Book, with_it: Book, device: int, name: str) -> _Looked:
-        after, judgement = look(self._driver, before, with_it, device, self._book, name)
+        after, judgement = judge_again(self._driver, before, with_it, device, self._book, name)
         if judgement.outcome != "delayed":
             return _Looked(after, judgement, False)
         # What only a cached flat view holds goes with the next change of the topology.
         forced = self._driver.drive(force_topology)
-        last, verdict = look(self._driver, before, with_it, device, self._book, name)
+        last, verdict = judge_again(self._driver, before, with_it, device, self._book, name)
         if verdict.outcome == "clean" and judgement.stale:
             verdict = with_stale(verdict, with_it, self._still_led_to(judgement.stale))
         if verdict.outcome == "clean":
@@ -398,7 +400,7 @@ def leaked(book: Book, type_name: str) -> bool:
     return any(objects[group.head].type == type_name for group in orphan_groups(book))
 
 
-def look(
+def judge_again(
     driver: Driver,
     before: Book,
     plugged: Book,
@@ -406,7 +408,7 @@ def look(
     read: Callable[[], Book] | None = None,
     name: str = "",
 ) -> tuple[Book, Judgement]:
-    """Look, and look again while what remains is transient.
+    """Judge, and judge again while what is left is transient.
 
     :param read: makes a book of the driver's VM.
     """
@@ -429,14 +431,14 @@ def look(
         driver.drive(partial(_pause, _PAUSE_S * attempt))
         after = take()
         judgement = judge(before, plugged, after, device, name)
-        # A finding must hold at a second look.  What a flat view holds may end by itself, but
+        # A finding must hold in a second reading.  What a flat view holds may end by itself, but
         # not while nothing waits for RCU.
         idle = after.index.snapshot.capture.quiescent or not waits(judgement)
         if idle and seen == _counts(judgement):
             break
     if judgement.outcome != "not-acked":
         where, stale = stale_now()
-        # A finding must hold at a second look; what was seen at the one before has had it.
+        # A finding must hold in a second reading; what was seen at the one before has had it.
         twice = {(row.kind, row.address) for row in known}
         if any((row.kind, row.address) not in twice for row in stale):
             driver.drive(partial(_pause, _PAUSE_S))
@@ -471,7 +473,7 @@ def _early(
         outcome, text = Outcome.HANG, cycle.hang
     else:
         outcome, text = Outcome.REFUSED, cycle.refused or ""
-        if recipe.outside and cycle.step == "device_add":
-            text = f"{recipe.outside} (QEMU says: {text})"
+        if recipe.missing and cycle.step == "device_add":
+            text = f"{recipe.missing} (QEMU says: {text})"
     judgement = Judgement(outcome, "", (), (), text)
     return Hunted(recipe, machine, outcome, judgement, cycle, 0, 0, 0, None, 0, books)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..audit.forecast import Forecast, Forecaster, all_policies
 from ..audit.unrealize import Key, Prospect, learn, prospects, ties
 from ..errors import TargetError
-from ..hotplug.pin import Pin, let_go, links, set_pin
+from ..hotplug.pin import Pin, links, release_pin, set_pin
 from ..index import Index
 from ..ledger import Book, Policy
 from ..snapshot import Prop
@@ -158,7 +158,7 @@ class Pins:
             if held_by(Index(driver.read()), address, pin):
                 self._link = path, name
                 return pin
-            driver.drive(partial(let_go, pin=pin))
+            driver.drive(partial(release_pin, pin=pin))
         self.reason = "no object of this VM has a strong link that may be set to a device"
         return None
 

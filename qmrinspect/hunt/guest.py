@@ -2,7 +2,7 @@
 -------------
 
 Boots a kernel with an initramfs that leaves a shell on the serial port, has it use what
-was plugged, and lets it let go of it.
+was plugged, and has it release it.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Guest:
         return True
 
     def close(self) -> None:
-        """Let go of the serial port."""
+        """Release the serial port."""
         if self._socket is not None:
             self._socket.close()
         shutil.rmtree(self._directory, ignore_errors=True)

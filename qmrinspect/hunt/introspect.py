@@ -69,12 +69,12 @@ def introspect(qemu: str, names: Sequence[str] = ()) -> Iterator[Introspected]:
     :param names: only these types; those that it does not have are left out.
     :raises TargetError: it does not start, or cannot be read.
     """
-    with _Emulator(qemu) as bench:
-        types = [name for name in bench.types() if not names or name in names]
+    with _Emulator(qemu) as emulator:
+        types = [name for name in emulator.types() if not names or name in names]
         done = 0
         while done < len(types):
             batch = types[done : done + _BATCH]
-            for row in bench.batch(batch):
+            for row in emulator.batch(batch):
                 yield Introspected(row, done)
             done += len(batch)
         yield Introspected(None, done)

@@ -2,8 +2,8 @@
 -------------------------
 
 Three snapshots make a case: before the plug, with the device, and after the
-unplug.  What came with the device and is still alive without being alive by
-right has leaked, and the references that remain on it say why.
+unplug.  What came with the device and is still alive without being reachable from a
+root has leaked, and the references that remain on it say why.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..audit.cause import Cause
-from ..audit.graph import PASSING, alive
+from ..audit.graph import TRANSIENT, alive
 from ..audit.outcome import Outcome, is_of_a_view, outcome_of
 from ..audit.stale import outside_of, stale_text
 from ..ledger import Book, Edge
@@ -69,8 +69,8 @@ def judge(before: Book, plugged: Book, after: Book, device: int, name: str = "")
     if device in left and after.index.in_tree(device):
         text = f"{name} is still plugged: nobody acknowledged the unplug"
         return Judgement(Outcome.NOT_ACKED, "", (), rows_left(plugged, after, [device]), text)
-    by_right = alive(after)
-    lost = [a for a in left if a not in by_right and not is_of_a_view(after, a)]
+    reached = alive(after)
+    lost = [a for a in left if a not in reached and not is_of_a_view(after, a)]
     rows = rows_left(plugged, after, lost)
     found = outcome_of(after, device, lost, name)
     return Judgement(found.outcome, found.cause, found.causes, rows, found.text)
@@ -100,7 +100,7 @@ def with_stale(judgement: Judgement, plugged: Book, stale: Sequence[Stale]) -> J
 def came_with(before: Book, plugged: Book) -> set[int]:
     """Objects that were not there before, or are others now at the same address.
 
-    What comes has a reference; the remains of what went before may look like an object
+    What comes has a reference; a freed object of before may look like an object
     without one, when their memory is used again.
     """
     objects = plugged.index.snapshot.objects
@@ -137,7 +137,7 @@ def rows_left(plugged: Book, after: Book, addresses: Sequence[int]) -> tuple[Lef
 
 
 def waits(judgement: Judgement) -> bool:
-    """Whether another look may see something else: all that is left is transient."""
+    """Whether another reading may see something else: all that is left is transient."""
     return judgement.outcome == "delayed" or any(
-        edge.kind in PASSING for row in judgement.left for edge in row.references
+        edge.kind in TRANSIENT for row in judgement.left for edge in row.references
     )

@@ -34,7 +34,7 @@ def cycles_on(
 
     :param args: of the verb.
     """
-    bench = Hunt(driver, args.wait_guest, pinned=args.forecast, trace=args.trace)
+    hunt = Hunt(driver, args.wait_guest, pinned=args.forecast, trace=args.trace)
     done = 0
     try:
         for recipe in recipes:
@@ -42,7 +42,7 @@ def cycles_on(
             for number in range(1, args.cycles + 1):
                 progress(f"{done} of {len(recipes) * args.cycles}: {recipe.driver}")
                 # The id is new even to a VM that an earlier hunt left something in.
-                hunted = bench.one(recipe, f"qmr{_UNIQUE}-{next(_serial)}")
+                hunted = hunt.one(recipe, f"qmr{_UNIQUE}-{next(_serial)}")
                 done += 1
                 row = row_of(hunted, number)
                 if args.cycles > 1 and hunted.books:

@@ -54,10 +54,10 @@ def pluggable(hunted: Hunted) -> bool:
     return refused is None or not NOT_PLUGGABLE.search(refused)
 
 
-def _outside(hunted: Hunted) -> str:
+def _missing(hunted: Hunted) -> str:
     if hunted.outcome != "refused":
         return ""
-    return hunted.cycle.refused or "" if hunted.cycle.step == "prepare" else hunted.recipe.outside
+    return hunted.cycle.refused or "" if hunted.cycle.step == "prepare" else hunted.recipe.missing
 
 
 def is_bad(row: Row) -> bool:
@@ -122,7 +122,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
         "judge_us": hunted.judge_us,
         "step": cycle.step or "",
         "hotpluggable": pluggable(hunted),
-        "outside": _outside(hunted),
+        "outside": _missing(hunted),
         "kept": list(cycle.kept),
         "used_by_guest": list(hunted.used),
         "qemu_version": target.qemu_version if target else "",

@@ -24,13 +24,13 @@ _MIB = 1 << 20
 _Progress = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_long, ctypes.c_long)
 
 
-def fetch(build_id: str, name: str, note: Note, tell: Callable[[str], None]) -> DebugFile | None:
+def fetch(build_id: str, name: str, note: Note, report: Callable[[str], None]) -> DebugFile | None:
     """Get the debug file of a build from the user's servers, None when none has it.
 
     :param build_id: hex digits.
     :param name: what it is of, for people.
     :param note: is told in a line why there is none.
-    :param tell: is told how far it is.
+    :param report: is given how far it is.
     """
     if not os.environ.get("DEBUGINFOD_URLS", "").strip():
         note("debuginfod: no server is named (DEBUGINFOD_URLS)")
@@ -38,9 +38,9 @@ def fetch(build_id: str, name: str, note: Note, tell: Callable[[str], None]) -> 
     if not build_id:
         note("debuginfod: the program has no build id")
         return None
-    tell(f"asking debuginfod for the debug information of {name}")
+    report(f"asking debuginfod for the debug information of {name}")
     try:
-        path = _find(build_id, name, tell)
+        path = _find(build_id, name, report)
         if path:
             return open_file(path)
         note("debuginfod: no server of DEBUGINFOD_URLS has it")
@@ -48,11 +48,11 @@ def fetch(build_id: str, name: str, note: Note, tell: Callable[[str], None]) -> 
         # The client's, the server's, or the file's; there are other ways to a layout.
         note(f"debuginfod: {error}")
     finally:
-        tell("")
+        report("")
     return None
 
 
-def _find(build_id: str, name: str, tell: Callable[[str], None]) -> str:
+def _find(build_id: str, name: str, report: Callable[[str], None]) -> str:
     """Return the path of the downloaded file, empty when there is none."""
     try:
         library = ctypes.CDLL(_LIBRARY)
@@ -73,7 +73,7 @@ def _find(build_id: str, name: str, tell: Callable[[str], None]) -> str:
         # An exception cannot pass through the library.
         try:
             if total > 0:
-                tell(f"downloading the debug information of {name}: {done // _MIB} MiB")
+                report(f"downloading the debug information of {name}: {done // _MIB} MiB")
             return int(bool(interrupted))
         except BaseException as error:
             interrupted.append(error)

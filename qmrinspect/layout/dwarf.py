@@ -19,17 +19,17 @@ from .gdbchild import Supplement, User, ask_gdb, gdb_command, user_of
 from .model import FORMAT, Layout, from_json
 from .schema import SCHEMA
 
-__all__ = ["DebugInfo", "Tell", "debug_info", "silent"]
+__all__ = ["DebugInfo", "Report", "debug_info", "silent"]
 
 # The user that what comes from another machine is read as: nobody.
 _NOBODY = (65534, 65534)
 
-#: Is told what takes long; an empty text ends it.
-Tell = Callable[[str], None]
+#: Is given what takes long; an empty text ends it.
+Report = Callable[[str], None]
 
 
 def silent(_text: str) -> None:
-    """Tell nobody."""
+    """Report nobody."""
 
 
 class DebugInfo:
@@ -38,7 +38,7 @@ class DebugInfo:
     :param elf: the program.
     :param pid: of its process on this machine, 0 when there is none.
     :param servers: whether the user's debuginfod servers are asked.
-    :param tell: is told what takes long.
+    :param report: is given what takes long.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class DebugInfo:
         pid: int = 0,
         user: User = None,
         servers: bool = True,
-        tell: Tell = silent,
+        report: Report = silent,
     ) -> None:
         self.elf, self.origin = elf, origin
-        self._servers, self._tell = servers, tell
+        self._servers, self._report = servers, report
         #: Whose rights are enough to read the program.
         self.user = user or user_of(pid, origin.path)
 
@@ -74,7 +74,7 @@ class DebugInfo:
         if not self._servers:
             note("debuginfod: not asked now")
             return
-        fetched = fetch(build_id, name, note, self._tell)
+        fetched = fetch(build_id, name, note, self._report)
         if fetched is not None:
             yield fetched
 
@@ -88,7 +88,7 @@ class DebugInfo:
         """Have GDB answer from the first file that has DWARF, None where there is none."""
         for file, more in self.with_dwarf(note):
             try:
-                return ask_gdb(file, question, argument, self.user_of(file), more, self._tell)
+                return ask_gdb(file, question, argument, self.user_of(file), more, self._report)
             except QmrError as error:
                 note(str(error))
         return None
@@ -184,7 +184,7 @@ class DebugInfo:
                     yield file
 
 
-def debug_info(target: Target, servers: bool = True, tell: Tell = silent) -> DebugInfo:
+def debug_info(target: Target, servers: bool = True, report: Report = silent) -> DebugInfo:
     """Return the debug information of a target's program, as :class:`DebugInfo`."""
     local = target.kind == "process"
     foreign = target.kind == "remote" and os.geteuid() == 0
@@ -194,7 +194,7 @@ def debug_info(target: Target, servers: bool = True, tell: Tell = silent) -> Deb
         target.pid if local else 0,
         _NOBODY if foreign else None,
         servers,
-        tell,
+        report,
     )
 
 

@@ -89,14 +89,14 @@ def ask_gdb(
     argument: object,
     user: User = None,
     supplement: Supplement | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Have GDB open a file and answer a question about it.
 
     :param question: ``layout``, ``types`` or ``lines``, with the argument that
         ``gdb_types.py`` says.
     :param user: as :func:`user_of` returns it.
-    :param tell: is told what takes long.
+    :param report: is given what takes long.
     :raises LayoutError: there is no GDB, or it could not read the file.
     """
     gdb = gdb_command()
@@ -125,9 +125,9 @@ def ask_gdb(
         child = _start(command, fds, said, user)
         out.close()
         try:
-            raw = _answer(answer, file.path, tell)
+            raw = _answer(answer, file.path, report)
         finally:
-            tell("")
+            report("")
             child.kill()
             child.wait()
         try:
@@ -167,14 +167,14 @@ def rights(user: User) -> dict[str, Any]:
     return {"env": {**env, "HOME": "/"}, "cwd": "/", "user": uid, "group": gid, "extra_groups": ()}
 
 
-def _answer(answer: IO[bytes], name: str, tell: Callable[[str], None]) -> bytes:
+def _answer(answer: IO[bytes], name: str, report: Callable[[str], None]) -> bytes:
     """Read what GDB writes until it ends.
 
     :raises LayoutError: that takes too long, or is too much.
     """
     begin = time.monotonic()
     raw = bytearray()
-    tell(f"GDB reads the debug information of {name}")
+    report(f"GDB reads the debug information of {name}")
     while True:
         if select.select([answer], [], [], _TICK_S)[0]:
             piece = os.read(answer.fileno(), 1 << 16)
@@ -187,7 +187,7 @@ def _answer(answer: IO[bytes], name: str, tell: Callable[[str], None]) -> bytes:
         if len(raw) > _ANSWER_MAX:
             raise LayoutError(f"GDB finds more structures in {name} than any QEMU has")
         if elapsed >= _TICK_S:
-            tell(f"GDB reads the debug information of {name}: {elapsed:.0f} s")
+            report(f"GDB reads the debug information of {name}: {elapsed:.0f} s")
 
 
 @contextmanager

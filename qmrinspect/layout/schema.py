@@ -59,7 +59,7 @@ _CORE: dict[str, str] = {
     "MemoryRegionPortioList": "mr",
     "PortioList": "regions nr",
     "rcu_head": "next func",
-    # The size of a SCSI device gauges the layout: include/hw/scsi/scsi.h
+    # The size of a SCSI device is checked: include/hw/scsi/scsi.h
     "SCSIDevice": "requests",
     "MachineState": "memdev",
     "IRQState": "handler opaque n",

@@ -15,9 +15,13 @@ __all__ = ["KINDS"]
 
 def _bus_child(index: Index, policy: Policy) -> Iterator[Edge]:
     for bus in index.snapshot.buses.values():
-        for kid in bus.kids:
+        for child in bus.children:
             yield Edge(
-                "bus-child", kid.child, kid.address, bus.address, f"BusChild[{kid.number}].child"
+                "bus-child",
+                child.child,
+                child.address,
+                bus.address,
+                f"BusChild[{child.number}].child",
             )
 
 

@@ -1,7 +1,7 @@
 """References that wait for RCU
 ----------------------------
 
-What was let go of and is released after a grace period still holds what it held.
+What was released and is released after a grace period still holds what it held.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ KINDS = (
     ),
 )
 
-# What tells a request in flight of a virtio device from its remains.
+# What tells a request in flight of a virtio device from a freed one.
 _REQUEST = (
     "VirtIODevice.vq VirtQueue.inuse VirtQueue.vring VRing.num "
     "VirtQueueElement.in_num VirtQueueElement.out_num VirtQueueElement.in_sg "

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ..audit.graph import PASSING, components, source
+from ..audit.graph import TRANSIENT, components, source
 from ..errors import TargetError, UsageError
 from ..ledger import Book, Edge
 from ..outfile import write
@@ -33,7 +33,7 @@ _LOOKS = {
     "initial": 'color="#555555" style=bold',
 }
 _FIELDS_SHOWN = 6
-_PASSING_LOOK = 'color="#999999" style=dotted'
+_TRANSIENT_LOOK = 'color="#999999" style=dotted'
 
 
 class Node(NamedTuple):
@@ -111,7 +111,7 @@ def reference_dot(book: Book, address: int, edges: Sequence[Edge]) -> Iterator[s
     arrows = []
     for key, same in merged.items():
         first, target, kind = key
-        look = _LOOKS.get(kind, _PASSING_LOOK if kind in PASSING else "")
+        look = _LOOKS.get(kind, _TRANSIENT_LOOK if kind in TRANSIENT else "")
         if key in inside:
             look += ' color="#d00000" penwidth=2'
         arrows.append(Arrow(first, target, _edge_label(book, kind, same), look.strip()))

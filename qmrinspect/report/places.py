@@ -64,7 +64,7 @@ def structure_at(index: Index, place: Place) -> str:
     known: dict[int, str] = {a: "FlatView" for a in snapshot.views}
     known.update({a: f'AddressSpace "{s.name}"' for a, s in snapshot.spaces.items()})
     known.update({a: f'MemoryListener "{row.name}"' for a, row in snapshot.listeners.items()})
-    known.update({k.address: "BusChild" for bus in snapshot.buses.values() for k in bus.kids})
+    known.update({k.address: "BusChild" for bus in snapshot.buses.values() for k in bus.children})
     known.update({g.address: f'NamedGPIOList "{g.name}"' for g in snapshot.gpios})
     known.update({f.holder: f.field.split(".")[0] for f in snapshot.fields if f.field})
     at = min((a for a in known if low <= a < high and a not in snapshot.objects), default=0)

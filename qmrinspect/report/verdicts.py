@@ -18,7 +18,7 @@ from ..hunt.rows import FORMAT, is_bad, key
 from ..outfile import probe
 from ..text import printable
 from . import render
-from .tell import verdict_lines
+from .rows import verdict_lines
 
 if TYPE_CHECKING:
     from ..campaign.expect import Expectations

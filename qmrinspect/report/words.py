@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ..audit.graph import PASSING
+from ..audit.graph import TRANSIENT
 from ..documents import EdgeJson, ObjectJson
 from ..index import Index
 from ..ledger import RULES, Book, Edge
@@ -213,7 +213,7 @@ def edge_rows(book: Book, edges: Iterable[Edge]) -> list[Row]:
                 group.field,
                 hex_text(group.address) if group.address else "",
             ),
-            "dim" if group.kind in PASSING else "",
+            "dim" if group.kind in TRANSIENT else "",
         )
         for group in grouped(book, edges)
     ]
@@ -235,11 +235,11 @@ def reference_table(book: Book, edges: Sequence[Edge], indent: int = 2) -> Itera
         if edge.rule:
             rule = RULES[edge.rule]
             yield (f"{' ' * indent}granted by rule {rule.name}: {rule.grants} ({rule.source})")
-    passing = sorted({edge.kind for edge in named if edge.kind in PASSING})
-    if passing:
-        many = sum(1 for edge in named if edge.kind in PASSING)
+    transient = sorted({edge.kind for edge in named if edge.kind in TRANSIENT})
+    if transient:
+        many = sum(1 for edge in named if edge.kind in TRANSIENT)
         verb = "is transient" if many == 1 else "are transient"
-        yield render.paint(f"{' ' * indent}{many} of them {verb} ({', '.join(passing)})", "dim")
+        yield render.paint(f"{' ' * indent}{many} of them {verb} ({', '.join(transient)})", "dim")
 
 
 def object_json(index: Index, address: int) -> ObjectJson:

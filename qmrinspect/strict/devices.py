@@ -62,14 +62,14 @@ def _buses(tally: Tally, snapshot: Snapshot) -> None:
         if record is None:
             continue
         if count:
-            count(record.signed("num_children") == len(bus.kids))
+            count(record.signed("num_children") == len(bus.children))
         # The main system bus is made before it is given a parent, under another name.
         system = snapshot.objects[bus.address].type == "System"
         if name and bus.address in names and not system:
             name(plain_name(names[bus.address]) == plain_name(bus.name))
-        if index and bus.kids:
-            numbers = {kid.number for kid in bus.kids}
-            index(len(numbers) == len(bus.kids) and min(numbers) >= 0)
+        if index and bus.children:
+            numbers = {child.number for child in bus.children}
+            index(len(numbers) == len(bus.children) and min(numbers) >= 0)
         if listed and bus.parent:
             listed(bus.address in _buses_of(tally, bus.parent))
 

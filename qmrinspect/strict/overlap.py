@@ -8,7 +8,7 @@ those of the parent type's.
 from __future__ import annotations
 
 from ..snapshot import Snapshot
-from ..walk.validate import GAUGES
+from ..walk.validate import SIZED_TYPES
 from .tally import Tally
 
 __all__ = ["relate"]
@@ -27,7 +27,7 @@ def relate(tally: Tally, snapshot: Snapshot) -> None:
                 put = tally.asks(f"{struct}.{first} ends before {second}", fields, False)
                 if put:
                     put(False)
-    for name, struct in GAUGES.items():
+    for name, struct in SIZED_TYPES.items():
         if name not in types or struct not in layout.structs or not types[name].parent:
             continue
         parent = types.get(types[name].parent)

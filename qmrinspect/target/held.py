@@ -70,5 +70,5 @@ class Held:
         return image, Capture(0, wall_us, reader.calls, image.size, 0, True, stops=0)
 
     def close(self) -> None:
-        """Let go of the target."""
+        """Release the target."""
         self._process.close()

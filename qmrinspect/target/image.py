@@ -353,4 +353,4 @@ class Target(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of the target."""
+        """Release the target."""

@@ -75,7 +75,7 @@ class Copy(NamedTuple):
                     stop = min(end, _end(self.segments[i]))
                     self.segments[i][1][at - low : stop - low] = data[at - start : stop - start]
                 else:
-                    # It was let go of, or taken for a free block, in the meantime.
+                    # It was released, or taken for a free block, in the meantime.
                     stop = min(end, low)
                     extra.append((at, bytes(data[at - start : stop - start])))
                 at = stop

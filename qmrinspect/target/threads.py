@@ -2,7 +2,7 @@
 ----------------
 
 All threads of a process are seized and interrupted (``PTRACE_SEIZE``,
-``PTRACE_INTERRUPT``) and let go again.  The kernel detaches a tracer that dies, and a
+``PTRACE_INTERRUPT``) and released again.  The kernel detaches a tracer that dies, and a
 seized thread is not stopped by that, so that even a ``kill -9`` in the middle leaves the
 process running.
 """
@@ -172,7 +172,7 @@ class Stopped:
             self._detach(tid)
         stop_us = (time.perf_counter_ns() - self._begin) // 1000 if self._begin else 0
         # Detaching needs a stopped thread; one that was asked to stop and did not yet
-        # gets its chance.  What still hangs in the kernel is let go when qmr ends.
+        # gets its chance.  What still hangs in the kernel is released when qmr ends.
         deadline = time.monotonic() + _STOP_DEADLINE_S
         for tid in [t for t in self._seized if t not in self._halted]:
             _libc.ptrace(_PTRACE_INTERRUPT, tid, None, None)

@@ -18,7 +18,7 @@ from .life import Life, Step
 
 __all__ = ["Balance", "Held", "balance", "learn_sites", "witnesses"]
 
-# How far up the creator is that lets go of what it made, in frames of the drop.
+# How far up the creator is that releases what it made, in frames of the drop.
 _CREATOR_FRAMES = 3
 # So often must a nameless function have taken one kind of reference, and no other.
 _LEARNED = 2
@@ -65,7 +65,9 @@ def witnesses(book: Book, edges: Sequence[Edge]) -> list[frozenset[int]]:
         if region.container:
             field = f'MemoryRegion.subregions "{region.name}"'
             regions[region.container, field].append(region.address)
-    buses = {k.address: bus.address for bus in book.index.snapshot.buses.values() for k in bus.kids}
+    buses = {
+        k.address: bus.address for bus in book.index.snapshot.buses.values() for k in bus.children
+    }
     seen: Counter[tuple[int, str]] = Counter()
     out = []
     for edge in edges:

@@ -23,7 +23,7 @@ from .perf import Probe, Sample, Tracer
 from .refusal import TooManyProbes
 from .sites import Site, new_sites, sites_of
 
-__all__ = ["Event", "Recorder", "Recording", "Tell"]
+__all__ = ["Event", "OnEvents", "Recorder", "Recording"]
 
 # A sample is in its ring when so much time has gone by since it was taken.
 _SETTLED_NS = 3_000_000
@@ -58,7 +58,7 @@ class Event(NamedTuple):
 
 
 #: Is given events as they come.
-Tell = Callable[[list[Event]], None]
+OnEvents = Callable[[list[Event]], None]
 
 
 class Recording(NamedTuple):
@@ -93,7 +93,7 @@ class Recorder:
     :param target: the process; it is only looked at.
     :param layout: of its structures.
     :param only: the objects to follow; all that are born while it records by default.
-    :param tell: is given the events of ``only`` as they come, in order.
+    :param on_events: is given the events of ``only`` as they come, in order.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Recorder:
         target: Target,
         layout: Layout,
         only: Collection[int] = (),
-        tell: Tell | None = None,
+        on_events: OnEvents | None = None,
     ) -> None:
         self.arch: Arch = arch_of(target.elf())
         self.code = Code(target)
@@ -110,7 +110,7 @@ class Recorder:
         self._names = list(self.arch.sampled.values())
         self._flags = self._names.index(self.arch.flags)
         self._only = frozenset(only)
-        self._tell = tell
+        self._on_events = on_events
         self.sites: Sequence[Site] = ()
         self._watched: Sequence[Site] = ()
         self._tracer: Tracer | None = None
@@ -269,10 +269,10 @@ class Recorder:
         self._seen += len(fresh)
         for event in fresh:
             self._add(event)
-        if self._tell is not None and fresh:
+        if self._on_events is not None and fresh:
             told = [event for event in fresh if event.object in self._only]
             if told:
-                self._tell(told)
+                self._on_events(told)
 
     def _event(self, sample: Sample) -> Event | None:
         number, after = sample.probe, True

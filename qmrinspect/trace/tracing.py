@@ -19,7 +19,7 @@ from ..target.proc import dead
 from .life import Life, Reading, Step, life_of, steps_of
 from .match import Balance, balance, learn_sites
 from .names import Names
-from .recorder import Event, Recorder, Recording, Tell
+from .recorder import Event, OnEvents, Recorder, Recording
 from .unwind import Unwinder
 
 __all__ = ["Trace", "Tracing", "tracing_of"]
@@ -41,7 +41,7 @@ class Tracing:
     :param target: the process.
     :param layout: of its structures.
     :param only: objects to follow; by default all that are born meanwhile.
-    :param tell: is given the changes of ``only`` as they come.
+    :param on_events: is given the changes of ``only`` as they come.
     :raises TargetError: it cannot be traced: its processor, or a second tracer.
     """
 
@@ -50,11 +50,11 @@ class Tracing:
         target: Target,
         layout: Layout,
         only: Collection[int] = (),
-        tell: Tell | None = None,
+        on_events: OnEvents | None = None,
     ) -> None:
         self._target = target
         self._ref = layout.structs["Object"].fields["ref"]
-        self._recorder = Recorder(target, layout, only, tell)
+        self._recorder = Recorder(target, layout, only, on_events)
         self._sampled = list(self._recorder.arch.sampled.values())
         self.unwinder = Unwinder(self._recorder.arch, self._recorder.code)
         self.names = Names(target, layout, self._recorder.code)
@@ -120,7 +120,7 @@ class Tracing:
 def tracing_of(
     reader: Reader,
     only: Collection[int] = (),
-    tell: Tell | None = None,
+    on_events: OnEvents | None = None,
 ) -> Tracing:
     """Return what traces the process that a reader reads; as :class:`Tracing`.
 
@@ -135,4 +135,4 @@ def tracing_of(
     if reader.layout is None:
         reader.read()
     assert reader.layout is not None
-    return Tracing(target, reader.layout, only, tell)
+    return Tracing(target, reader.layout, only, on_events)

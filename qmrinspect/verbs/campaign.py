@@ -63,17 +63,17 @@ def _report_hunt(args: argparse.Namespace) -> Outcome:
 
 def run_replay(session: Session, args: argparse.Namespace) -> Outcome:
     """Do one finding again, on another QEMU."""
-    from ..hunt.bench import Bench
     from ..hunt.bundle import read_bundle
+    from ..hunt.pool import VmPool
     from ..hunt.rows import key
-    from ..report.tell import verdict_lines
+    from ..report.rows import verdict_lines
 
     settings, job, before = read_bundle(args.bundle)
     if args.qemu:
         settings = settings._replace(qemu=args.qemu)
     try:
-        with Bench(settings) as bench:
-            row = list(bench.do(job))[-1]
+        with VmPool(settings) as pool:
+            row = list(pool.do(job))[-1]
     except QmrError as error:
         data = {"format": "qmr-replay/1", "verdict": "skip", "error": str(error)}
         return Outcome(data, [f"cannot be tested here: {error}"], _SKIP)

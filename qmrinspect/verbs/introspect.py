@@ -16,7 +16,7 @@ from ..documents import HuntRow
 from ..errors import QmrError, UsageError
 from ..hunt.introspect import Total, introspect
 from ..hunt.rows import FORMAT, is_bad
-from ..report.tell import type_lines, verdict_lines
+from ..report.rows import type_lines, verdict_lines
 from ..text import printable
 from .verb import CLEAN, FINDINGS, Outcome, Session
 

@@ -24,7 +24,7 @@ from ..errors import MonitorError, TargetError, UsageError
 from ..hotplug.plugging import parse_devfn
 from ..hotplug.recipes import Recipe, recipe_for
 from ..hotplug.unplug import Cycle, Plugged, drivers, plug, unplug
-from ..hunt.cycle import leaked, look, still_there
+from ..hunt.cycle import judge_again, leaked, still_there
 from ..hunt.driver import Driver
 from ..hunt.judge import Judgement
 from ..hunt.rows import stale_json
@@ -284,7 +284,7 @@ def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
         verdict = Judgement(outcome, "", (), (), f"QEMU did not survive it: {text}")
         return _unplugged(with_it, None, plugged, cycle, verdict)
     before = _without(with_it, device.address)
-    after, verdict = look(driver, before, with_it, device.address)
+    after, verdict = judge_again(driver, before, with_it, device.address)
     return _unplugged(with_it, after, plugged, cycle, verdict)
 
 

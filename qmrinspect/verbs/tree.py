@@ -237,7 +237,7 @@ def _show_json(report: Report, address: int) -> dict[str, object]:
         out["bus"] = {
             "name": bus.name,
             "parent": words.hex_text(bus.parent),
-            "children": [words.object_json(index, kid.child) for kid in bus.kids],
+            "children": [words.object_json(index, child.child) for child in bus.children],
         }
     region = snapshot.regions.get(address)
     if region is not None:
@@ -350,12 +350,12 @@ def _bus_facts(index: Index, address: int) -> list[tuple[str, str]]:
     bus = index.snapshot.buses.get(address)
     if bus is None:
         return []
-    kids = [words.name(index, kid.child) for kid in bus.kids]
-    more = f" and {len(kids) - _LISTED_MAX} more" if len(kids) > _LISTED_MAX else ""
+    children = [words.name(index, child.child) for child in bus.children]
+    more = f" and {len(children) - _LISTED_MAX} more" if len(children) > _LISTED_MAX else ""
     return [
         ("bus name", printable(bus.name)),
         ("of device", index.label(bus.parent) if bus.parent else "none"),
-        ("on it", ", ".join(kids[:_LISTED_MAX]) + more if kids else "nothing"),
+        ("on it", ", ".join(children[:_LISTED_MAX]) + more if children else "nothing"),
     ]
 
 

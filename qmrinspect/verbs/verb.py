@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..monitor.base import Monitor
     from ..snapshot import Obj, Pointer, Snapshot
     from ..target.image import Target
-    from ..trace.recorder import Tell
+    from ..trace.recorder import OnEvents
     from ..trace.tracing import Tracing
     from ..walk.place import Place
 
@@ -92,7 +92,7 @@ class Session(Protocol):
         """Take a new reading, or return the one that a saved snapshot is."""
 
     def report(self) -> Report:
-        """Audit a new reading; what is found must hold at a second look."""
+        """Audit a new reading; what is found must hold in a second reading."""
 
     def pointers(self, snapshot: Snapshot, targets: Collection[int]) -> Sequence[Pointer]:
         """Return the words that point to objects of the last reading."""
@@ -118,11 +118,11 @@ class Session(Protocol):
     def driver(self) -> Driver:
         """Return what a hunt on the target reads and drives it with."""
 
-    def tracing(self, only: Collection[int] = (), tell: Tell | None = None) -> Tracing:
+    def tracing(self, only: Collection[int] = (), on_events: OnEvents | None = None) -> Tracing:
         """Return what traces the target; see :class:`~qmrinspect.trace.tracing.Tracing`."""
 
     def say(self, text: str) -> None:
-        """Tell the user what is no part of the answer."""
+        """Say to the user what is no part of the answer."""
 
     def confirm(self, question: str) -> bool:
         """Ask on a terminal; False where there is none to ask on."""

@@ -31,7 +31,7 @@ _FD_DELETED = 48
 # SaveStateEntry (migration/savevm.c): a link, idstr, six numbers, ops and vmsd before opaque.
 _IDSTR, _IDSTR_SIZE, _SAVE_OPAQUE = 16, 256, 312
 _NO_DEADLINE = (1 << 64) - 1
-# The words before an argument, in bytes, and how many in all the shapes look at most often.
+# The words before an argument, in bytes, and how many in all the shapes words at most often.
 _BEFORE, _AROUND = 64, 16
 
 
@@ -48,7 +48,7 @@ class Callback(NamedTuple):
     function: int
 
 
-class Look:
+class Words:
     """Reads single words; what cannot be read is 0."""
 
     def __init__(self, context: Context, code: Code) -> None:
@@ -94,104 +94,104 @@ class Look:
         return False
 
 
-def _reset(look: Look, word: int) -> Callback | None:
+def _reset(words: Words, word: int) -> Callback | None:
     """QEMUResetEntry (hw/core/reset.c, until 9.0): link, func, opaque."""
-    start, function, before = word - 24, look(word - 8), look(word - 16)
-    if look.code.has(function) and before and look(before) == start and look.ends(start):
+    start, function, before = word - 24, words(word - 8), words(word - 16)
+    if words.code.has(function) and before and words(before) == start and words.ends(start):
         return Callback("reset-handler", start, function)
     return None
 
 
-def _vm_change(look: Look, word: int) -> Callback | None:
+def _vm_change(words: Words, word: int) -> Callback | None:
     """VMChangeStateEntry (system/runstate.c): one function to three, opaque, link."""
-    before = look(word + 16)
+    before = words(word + 16)
     for start in (word - 8, word - 16, word - 24):
-        function = look(start)
-        if look.code.has(function) and before and look(before) == start and look.ends(word + 8):
+        function = words(start)
+        if words.code.has(function) and before and words(before) == start and words.ends(word + 8):
             return Callback("vm-change-handler", start, function)
     return None
 
 
-def _timer(look: Look, word: int) -> Callback | None:
+def _timer(words: Words, word: int) -> Callback | None:
     """QEMUTimer (include/qemu/timer.h): deadline, list, cb, opaque, next; in its list."""
-    start, function, timers = word - 24, look(word - 8), look(word - 16)
-    if not look.code.has(function) or not timers or look(start) == _NO_DEADLINE:
+    start, function, timers = word - 24, words(word - 8), words(word - 16)
+    if not words.code.has(function) or not timers or words(start) == _NO_DEADLINE:
         return None
     for offset in _ACTIVE_TIMERS:
-        at = look(timers + offset)
+        at = words(timers + offset)
         for _ in range(1000):
             if at == start:
                 return Callback("timer", start, function)
             # Another timer of the list, or the offset is a wrong one.
-            if not at or look(at + 8) != timers:
+            if not at or words(at + 8) != timers:
                 break
-            at = look(at + 32)
+            at = words(at + 32)
     return None
 
 
-def _bottom_half(look: Look, word: int) -> Callback | None:
+def _bottom_half(words: Words, word: int) -> Callback | None:
     """QEMUBH (util/async.c): ctx, name, cb, opaque, next, flags; about to run."""
-    start, function, context = word - 24, look(word - 8), look(word - 24)
+    start, function, context = word - 24, words(word - 8), words(word - 24)
     # An AioContext begins with a GSource, whose functions are constants.
-    if not look.code.has(function) or not look.constant(look(context + 16)):
+    if not words.code.has(function) or not words.constant(words(context + 16)):
         return None
-    name = look(word - 16)
-    if look(word + 16) & _BH_FLAGS != _BH_CALLED or not look.constant(name):
+    name = words(word - 16)
+    if words(word + 16) & _BH_FLAGS != _BH_CALLED or not words.constant(name):
         return None
     # What is about to run hangs in its context's list; a block that was freed and used again
     # may have the bytes of one that ran.
     for offset in _BH_LISTS:
-        at = look(context + offset)
+        at = words(context + offset)
         for _ in range(_BHS_MAX):
             if at == start:
                 return Callback("bottom-half", start, function)
-            if not at or look(at) != context:
+            if not at or words(at) != context:
                 break
-            at = look(at + 32)
+            at = words(at + 32)
     return None
 
 
-def _fd(look: Look, word: int) -> Callback | None:
+def _fd(words: Words, word: int) -> Callback | None:
     """AioHandler: pfd, functions, opaque, and a link that closes; not in the list of deleted."""
-    before = look(word + 16)
-    if look(word + _FD_DELETED):
+    before = words(word + 16)
+    if words(word + _FD_DELETED):
         return None
     for count in _FD_FUNCTIONS:
         start = word - 8 - 8 * count
-        functions = [look(start + 8 + 8 * i) for i in range(count)]
+        functions = [words(start + 8 + 8 * i) for i in range(count)]
         named = [function for function in functions if function]
-        if named and all(map(look.code.has, named)) and before and look(before) == start:
+        if named and all(map(words.code.has, named)) and before and words(before) == start:
             return Callback("fd-handler", start, named[0])
     return None
 
 
-def _saved(look: Look, word: int) -> Callback | None:
+def _saved(words: Words, word: int) -> Callback | None:
     """SaveStateEntry: link, idstr, numbers, ops, vmsd, opaque."""
     start = word - _SAVE_OPAQUE
-    before, described = look(start + 8), look(word - 8)
-    if not look.constant(described) or not before or look(before) != start:
+    before, described = words(start + 8), words(word - 8)
+    if not words.constant(described) or not before or words(before) != start:
         return None
-    return Callback("savevm-entry", start, 0) if look.ends(start) else None
+    return Callback("savevm-entry", start, 0) if words.ends(start) else None
 
 
-def _notifier(look: Look, word: int) -> Callback | None:
+def _notifier(words: Words, word: int) -> Callback | None:
     """The link of a live Notifier (include/qemu/notify.h) leads to the next: notify, link."""
-    start, function, before = word - 8, look(word - 8), look(word + 8)
-    if look.code.has(function) and before and look(before) == start:
+    start, function, before = word - 8, words(word - 8), words(word + 8)
+    if words.code.has(function) and before and words(before) == start:
         return Callback("notifier", start, function)
     return None
 
 
-def _first_notifier(look: Look, word: int) -> Callback | None:
+def _first_notifier(words: Words, word: int) -> Callback | None:
     """The head of a list of Notifiers leads to one whose link leads back."""
-    element = look(word)
-    function = look(element)
-    if look.code.has(function) and look(element + 16) == word:
+    element = words(word)
+    function = words(element)
+    if words.code.has(function) and words(element + 16) == word:
         return Callback("notifier", word, function)
     return None
 
 
-Shape = Callable[[Look, int], "Callback | None"]
+Shape = Callable[[Words, int], "Callback | None"]
 
 #: What each kind is called, and when it calls.
 SHAPES: dict[str, tuple[Shape, ...]] = {
@@ -205,12 +205,12 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
 }
 
 
-def recognised(look: Look, word: int) -> Iterator[Callback]:
+def recognised(words: Words, word: int) -> Iterator[Callback]:
     """Yield the structures of which a word is the argument, or the link."""
-    look.around(word)
+    words.around(word)
     for shapes in SHAPES.values():
         for shape in shapes:
-            found = shape(look, word)
+            found = shape(words, word)
             if found is not None:
                 yield found
                 return

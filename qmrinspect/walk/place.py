@@ -79,7 +79,7 @@ def find_place(
     enclosing = Enclosing(context, objects)
     home = enclosing(address)
     if home and place.state == "freed":
-        home = 0  # only its remains
+        home = 0  # only a freed object
     field = field_of(context, objects[home].type, address - home) if home else ""
     # Of a mapping only the address itself is pointed to.
     exact = place.kind in ("block", "variable")

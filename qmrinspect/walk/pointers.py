@@ -15,7 +15,7 @@ from ..records.context import Context
 from ..records.scan import find_words
 from ..snapshot import Obj, Pointer
 from .enclosing import Enclosing
-from .validate import GAUGES
+from .validate import SIZED_TYPES
 
 __all__ = ["field_of", "find_pointers", "type_functions", "variable_at"]
 
@@ -83,7 +83,7 @@ def variable_at(variables: Sequence[tuple[int, int, str]], word: int) -> tuple[i
 
 def field_of(context: Context, type_name: str, offset: int) -> str:
     """Return ``Struct.field`` where the layout knows what is at an offset of a type."""
-    structs = {s for t, s in GAUGES.items() if t in context.chain(type_name)}
+    structs = {s for t, s in SIZED_TYPES.items() if t in context.chain(type_name)}
     size = context.types[type_name].size
     structs |= {s for s, row in context.layout.structs.items() if row.size == size}
     for struct in sorted(structs):

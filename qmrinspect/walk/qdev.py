@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ..records.context import LIST_MAX, Context
-from ..snapshot import Bus, BusKid, Clock, Device, GpioList, Obj
+from ..snapshot import Bus, BusChild, Clock, Device, GpioList, Obj
 from ..target.image import Unreadable
 
 __all__ = ["read_buses", "read_clocks", "read_devices", "read_gpios"]
@@ -93,15 +93,17 @@ def read_buses(context: Context, objects: Mapping[int, Obj]) -> dict[int, Bus]:
         except Unreadable:
             context.note(address, "a bus cannot be read")
             continue
-        kids = []
+        children = []
         for at in context.queue(state.ptr("children"), next_kid, "bus children"):
             try:
-                kid = context.record("BusChild", at)
+                child = context.record("BusChild", at)
             except Unreadable:
                 context.note(at, "a bus child cannot be read")
                 continue
-            kids.append(BusKid(at, kid["child"], kid.signed("index") if "index" in kid else -1))
-            if len(kids) > LIST_MAX:
+            children.append(
+                BusChild(at, child["child"], child.signed("index") if "index" in child else -1)
+            )
+            if len(children) > LIST_MAX:
                 break
-        out[address] = Bus(address, context.string(state["name"]), state["parent"], tuple(kids))
+        out[address] = Bus(address, context.string(state["name"]), state["parent"], tuple(children))
     return out

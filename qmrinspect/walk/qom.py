@@ -222,10 +222,10 @@ def read_objects(context: Context, classes: Classes) -> dict[int, Obj]:
     """Find every live object in the captured memory.
 
     A word that points to a class starts an object when a sane count and a
-    property table of QOM's own making follow.  The remains of an object that was
+    property table of QOM's own making follow.  What is left of a freed object that was
     finalized keep such words until their memory is used again, and then their count
     may be any number; their table is gone, or another's by now (see :func:`_owners`).
-    An object with a count of 0 and a table of its own was let go of once too often.
+    An object with a count of 0 and a table of its own was released once too often.
     """
     layout, image = context.layout, context.image
     at_class = layout.offset("Object", "class")
@@ -264,7 +264,7 @@ def read_objects(context: Context, classes: Classes) -> dict[int, Obj]:
 
 
 def _owners(context: Context, address: int, claimants: Sequence[Obj]) -> Sequence[Obj]:
-    """Tell the object that has a property table from the remains of those that had it.
+    """Tell the object that has a property table from freed ones that had it.
 
     The table's properties point into its object, or to children whose parent that
     is; and the object may be a child itself.  More than one is returned where

@@ -16,7 +16,7 @@ from ..records.context import Context
 from ..target.image import Peek, Unreadable
 from . import rcu
 
-__all__ = ["Quiet", "Signs", "look", "signs"]
+__all__ = ["Quiet", "Signs", "signs", "state_of"]
 
 _CODE_MAX = 192
 
@@ -72,7 +72,7 @@ def _peeked(peek: Peek, address: int, size: int) -> int:
 
 
 def signs(context: Context) -> Signs:
-    """Find the variables that :func:`look` reads, and the queue for RCU."""
+    """Find the variables that :func:`state_of` reads, and the queue for RCU."""
     words = (_depth(context), _lock(context))
     return Signs(
         tuple(word for word in words if word),
@@ -82,7 +82,7 @@ def signs(context: Context) -> Signs:
     )
 
 
-def look(context: Context) -> Quiet:
+def state_of(context: Context) -> Quiet:
     """Read the depth of memory transactions and the big lock."""
     locked = _u32(context, _lock(context))
     return Quiet(_u32(context, _depth(context)), None if locked is None else locked != 0)

@@ -3,7 +3,7 @@
 
 ``call_rcu1`` appends a ``struct rcu_head`` to a queue that a thread of its own
 works off after a grace period (util/rcu.c).  A view, a bus child or an address
-space in that queue has been let go of and still holds its references.
+space in that queue has been released and still holds its references.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def source(context: Context, address: int, struct: str, link: str) -> bool:
     if not row["context"]:
         return False
     if layout.has(struct, "fd") and "poll_fds" in row:
-        # The list of polled descriptors is freed with the source, so that the remains of one
+        # The list of polled descriptors is freed with the source, so that a freed one
         # are told.  A GSList begins with its data.
         own = address + layout.offset(struct, "fd")
         if not row["poll_fds"] or image.u64(row["poll_fds"]) != own:

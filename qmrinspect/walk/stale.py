@@ -15,7 +15,7 @@ from ..heap import Live
 from ..records.context import Context
 from ..records.scan import find_into
 from ..snapshot import Snapshot, Stale
-from .callbacks import Callback, Look, recognised
+from .callbacks import Callback, Words, recognised
 from .functions import Code
 
 __all__ = ["Where", "find_stale"]
@@ -42,7 +42,7 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
     """Return every stale callback that is certain; none where liveness is not known."""
     live = context.live
     code = Code(context.image.mappings, context.statics.program)
-    look = Look(context, code)
+    words = Words(context, code)
     starts = sorted(a for a, o in snapshot.objects.items() if o.type in ("irq", "legacy-reset"))
     out: dict[tuple[str, int], Stale] = {}
     free = live.heap.freed
@@ -56,8 +56,8 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
         # And most of what points to freed memory is freed itself.
         if free(word) or live.alive(word) is not True or _within(where.outside, word):
             continue
-        same = known.get((word, target)) if look.in_data(word) else None
-        for found in [same] if same else _callbacks(context, snapshot, starts, look, word):
+        same = known.get((word, target)) if words.in_data(word) else None
+        for found in [same] if same else _callbacks(context, snapshot, starts, words, word):
             block = live.heap.at(target) if freed else None
             start, size = (block.start, block.size) if block is not None else (target, 0)
             out[found.kind, found.address] = Stale(
@@ -86,23 +86,23 @@ def _hits(context: Context, where: Where, code: Code) -> Iterator[tuple[int, int
 
 
 def _callbacks(
-    context: Context, snapshot: Snapshot, starts: Sequence[int], look: Look, word: int
+    context: Context, snapshot: Snapshot, starts: Sequence[int], words: Words, word: int
 ) -> Iterator[Callback]:
     i = bisect_right(starts, word) - 1
     home = starts[i] if i >= 0 else 0
     if home and word >= home + context.types[snapshot.objects[home].type].size:
         home = 0
     kind = snapshot.objects[home].type if home else ""
-    function = look(word - 8)
-    if kind == "legacy-reset" and look.code.has(function):
+    function = words(word - 8)
+    if kind == "legacy-reset" and words.code.has(function):
         # hw/core/reset.c, since 9.1: func and opaque end the object.
         yield Callback("reset-handler", home, function)
-    elif kind == "irq" and look.code.has(function):
+    elif kind == "irq" and words.code.has(function):
         # An irq that nobody can raise calls nobody.
         if snapshot.objects[home].parent:
             yield Callback("irq-handler", home, function)
     else:
-        yield from recognised(look, word)
+        yield from recognised(words, word)
 
 
 def _listed(snapshot: Snapshot, live: Live, where: Where) -> Iterator[Stale]:

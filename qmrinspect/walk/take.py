@@ -23,7 +23,7 @@ from ..target.elf import PT_LOAD, ElfFile
 from ..target.image import Capture, Image, Mapping, Ranges, Target, Unreadable
 from ..target.instant import Choose, Stoppable
 from . import declared, memory, plan, qdev, qom, quiet, rcu
-from .validate import GAUGES, gauge
+from .validate import SIZED_TYPES, check_sizes
 
 __all__ = [
     "Program",
@@ -164,7 +164,7 @@ def settled(image: Image, layout: Layout, statics: Statics) -> bool:
     Raises as :func:`open_context` does.
     """
     context, _ = open_context(image, layout, statics)
-    return quiet.look(context).settled and not rcu.queued(context)
+    return quiet.state_of(context).settled and not rcu.queued(context)
 
 
 def decode(
@@ -186,7 +186,7 @@ def decode(
     try:
         root = qom.find_root(context, machine)
         classes = qom.read_classes(context)
-        sizes = gauge(context.types, layout)
+        sizes = check_sizes(context.types, layout)
         if not sizes.ok:
             raise LayoutError(f"{sizes.name}: {sizes.detail}")
         context.handles = qom.find_handles(context, classes, root)
@@ -216,8 +216,8 @@ def decode(
         context.unknown.append(Unknown("memory", why))
     complete = bool(layout.build_id) and layout.build_id == info.build_id
     unsearched = declared.unsearched(context, complete and layout.source != "inferred")
-    is_quiet = quiet.look(context).settled and not pending
-    used = {obj.type for obj in objects.values()} | GAUGES.keys() & context.types.keys()
+    is_quiet = quiet.state_of(context).settled and not pending
+    used = {obj.type for obj in objects.values()} | SIZED_TYPES.keys() & context.types.keys()
     for name in list(used):
         while name in context.types and context.types[name].parent not in used | {""}:
             name = context.types[name].parent

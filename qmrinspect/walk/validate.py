@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..layout import Layout
 from ..snapshot import Snapshot, TypeInfo
 
-__all__ = ["Check", "fits", "gauge", "validate"]
+__all__ = ["Check", "check_sizes", "fits", "validate"]
 
 # Objects that are being made or finalized break a relation for an instant.
 _TOLERANCE = 0.02
@@ -49,8 +49,8 @@ def _check(name: str, outcomes: Iterator[bool], exact: bool = False) -> Check:
     return Check(name, sum(results), len(results), exact)
 
 
-# Types whose instances are one structure of the layout: their sizes are the best gauge.
-GAUGES = {
+# Types whose instances are one structure of the layout: their sizes say most.
+SIZED_TYPES = {
     "object": "Object",
     "device": "DeviceState",
     "bus": "BusState",
@@ -62,7 +62,7 @@ GAUGES = {
 }
 
 
-def gauge(types: Mapping[str, TypeInfo], layout: Layout) -> Check:
+def check_sizes(types: Mapping[str, TypeInfo], layout: Layout) -> Check:
     """Say how many of the types that can tell have the size that the layout says.
 
     Sizes do not change: it is another QEMU's layout if one has not.
@@ -71,7 +71,7 @@ def gauge(types: Mapping[str, TypeInfo], layout: Layout) -> Check:
         "a type's instances have the size of its structure",
         (
             types[name].size == layout.size(struct)
-            for name, struct in GAUGES.items()
+            for name, struct in SIZED_TYPES.items()
             if name in types and struct in layout.structs
         ),
         exact=True,
@@ -91,7 +91,7 @@ def validate(snapshot: Snapshot, layout: Layout | None = None) -> list[Check]:
     }
     inputs = {irq for gpio in snapshot.gpios for irq in gpio.inputs}
     return [
-        *([gauge(snapshot.types, layout)] if layout else []),
+        *([check_sizes(snapshot.types, layout)] if layout else []),
         _check(
             "a child's parent is the object that has the child property",
             (p.target in objects and objects[p.target].parent == p.holder for p in children),
@@ -107,15 +107,15 @@ def validate(snapshot: Snapshot, layout: Layout | None = None) -> list[Check]:
         _check(
             "a bus's child is a device that sits on it",
             (
-                kid.child in devices and devices[kid.child].parent_bus == bus.address
+                child.child in devices and devices[child.child].parent_bus == bus.address
                 for bus in buses.values()
-                for kid in bus.kids
+                for child in bus.children
             ),
         ),
         _check(
             "a device on a bus is one of its children",
             (
-                d.address in {kid.child for kid in buses[d.parent_bus].kids}
+                d.address in {child.child for child in buses[d.parent_bus].children}
                 for d in devices.values()
                 if d.parent_bus in buses
             ),

@@ -30,7 +30,7 @@ from .types import give_types, known_type
 if TYPE_CHECKING:
     from ...hunt.driver import Driver
     from ...monitor.base import Monitor
-    from ...trace.recorder import Tell
+    from ...trace.recorder import OnEvents
     from ...trace.tracing import Tracing
     from .running import RunningMonitor
 
@@ -121,7 +121,7 @@ class Session:
         if self._index is None:
             reader = self._reader
             if reader is None:
-                debug = debug_info(target, tell=self._tell)
+                debug = debug_info(target, report=self._tell)
                 reader = Reader(target, runs=False, given=self.layout_file, debug=debug)
             self.progress("reading QEMU's memory")
             try:
@@ -213,7 +213,7 @@ class Session:
     def death(self) -> str:
         return self.inferior.death
 
-    def tracing(self, only: Collection[int] = (), tell: Tell | None = None) -> Tracing:
+    def tracing(self, only: Collection[int] = (), on_events: OnEvents | None = None) -> Tracing:
         pid = gdb.selected_inferior().pid
         raise UsageError(
             "GDB holds the process, and a trace needs a second tracer beside it",

@@ -27,7 +27,7 @@ from .vm import Notify, Vm
 if TYPE_CHECKING:
     from ...audit.check import Report
     from ...hunt.driver import Driver
-    from ...trace.recorder import Tell
+    from ...trace.recorder import OnEvents
     from ...trace.tracing import Tracing
     from ...verbs.verb import Verb
     from ...walk.place import Place
@@ -164,9 +164,9 @@ class ReplSession:
         """Return what a hunt reads and drives the VM with."""
         return self.attached().driver()
 
-    def tracing(self, only: Collection[int] = (), tell: Tell | None = None) -> Tracing:
+    def tracing(self, only: Collection[int] = (), on_events: OnEvents | None = None) -> Tracing:
         """Return what traces the VM."""
-        return self.attached().tracing(only, tell)
+        return self.attached().tracing(only, on_events)
 
     def say(self, text: str) -> None:
         """Tell the user what is no part of the answer: above the prompt."""

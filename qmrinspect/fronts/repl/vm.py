@@ -32,7 +32,7 @@ from .events import EventLog, SharedMonitor, run_state
 if TYPE_CHECKING:
     from ...audit.check import Report
     from ...hunt.driver import Driver
-    from ...trace.recorder import Tell
+    from ...trace.recorder import OnEvents
     from ...trace.tracing import Tracing
     from ...walk.place import Place
 
@@ -300,9 +300,9 @@ class Vm:
         self.target()
         return Attached(self.snapshot, self.monitor(), self._shell.stale, self.tracing)
 
-    def tracing(self, only: Collection[int] = (), tell: Tell | None = None) -> Tracing:
+    def tracing(self, only: Collection[int] = (), on_events: OnEvents | None = None) -> Tracing:
         """Return what traces it."""
-        return self._shell.tracing(only, tell)
+        return self._shell.tracing(only, on_events)
 
     def _on_event(self, event: Event) -> None:
         self.log.put(event)
@@ -359,7 +359,7 @@ class Vm:
         self._changed()
 
     def close(self) -> None:
-        """Let go of it; harmless when repeated."""
+        """Release it; harmless when repeated."""
         self._closed.set()
         monitor, self._monitor = self._monitor, None
         if monitor is not None:

@@ -1,5 +1,5 @@
-"""The bench
----------
+"""The VM pool
+-----------
 
 Where jobs are done: one VM at a time, started again after a result that later ones could
 suffer from.  What kills a VM that other devices were in before is tried alone in a fresh
@@ -31,7 +31,7 @@ from .own_vm import OwnVm
 from .rows import pluggable, row_of
 from .settings import Job, Settings
 
-__all__ = ["Bench", "Job", "Settings"]
+__all__ = ["Job", "Settings", "VmPool"]
 
 # Outcomes after which more cycles in the same VM say how much comes with each.
 _GROWS = (Outcome.LEAK, Outcome.PARTIAL_LEAK, Outcome.STALE, Outcome.DELAYED)
@@ -56,7 +56,7 @@ class _Kind(NamedTuple):
     hosts: tuple[str, ...] = ()
 
 
-class Bench(Closing):
+class VmPool(Closing):
     """Does jobs, on a VM of its own."""
 
     def __init__(self, settings: Settings) -> None:
@@ -111,9 +111,9 @@ class Bench(Closing):
                 vm = self._ready(job)
             except TargetError as error:
                 recipe = recipe_for(job.driver)
-                if not job.cpu or not recipe.outside:
+                if not job.cpu or not recipe.missing:
                     raise
-                reason = f"{recipe.outside} ({error.text})"
+                reason = f"{recipe.missing} ({error.text})"
                 return not_begun(recipe, self._settings.machine, reason)
             recipe = recipe_for(job.driver, self._known)
             self._number += 1
@@ -322,7 +322,7 @@ def _odd(hunted: Hunted) -> bool:
         return hunted.outcome in _ODD
     # Of a refusal, where nothing else is.
     tried = hunted.cycle.step == "device_add" and pluggable(hunted)
-    return tried and not hunted.recipe.outside
+    return tried and not hunted.recipe.missing
 
 
 def _gist(row: HuntRow) -> tuple[object, ...]:
