@@ -130,6 +130,7 @@ def table(qemu: str, rounds: int) -> int:
                 machine = takers.Machine(vm, takers.TABLES[name])
                 takers.test_each_remaining_reference_has_its_taker(machine)
                 right += 1
+                print(f"round {number}: right", file=sys.stderr)
             except AssertionError as error:
                 print(f"round {number}: {error}", file=sys.stderr)
     return right
