@@ -125,14 +125,16 @@ def table(qemu: str, rounds: int) -> int:
     name = next((name for name in takers.TABLES if f"version {name}" in said), "stock")
     right = 0
     for number in range(rounds):
-        with Vm(qemu) as vm:
-            try:
-                machine = takers.Machine(vm, takers.TABLES[name])
-                takers.test_each_remaining_reference_has_its_taker(machine)
-                right += 1
-                print(f"round {number}: right", file=sys.stderr)
-            except AssertionError as error:
-                print(f"round {number}: {error}", file=sys.stderr)
+        vm = OwnVm([Recipe("", "PCI")], qemu)
+        try:
+            machine = takers.Machine(vm, takers.TABLES[name])
+            takers.test_each_remaining_reference_has_its_taker(machine)
+            right += 1
+            print(f"round {number}: right", file=sys.stderr)
+        except AssertionError as error:
+            print(f"round {number}: {error}", file=sys.stderr)
+        finally:
+            vm.close()
     return right
 
 
