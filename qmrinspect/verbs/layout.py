@@ -12,9 +12,9 @@ from ..errors import UsageError
 from ..layout import Layout, save
 from ..outfile import probe
 from ..report import render, words
+from ..report.checks import unsearched_json
 from ..report.render import Row
 from ..text import printable
-from .check import unsearched_json
 from .verb import Outcome, Session
 
 __all__ = ["run_layout"]

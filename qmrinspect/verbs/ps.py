@@ -15,14 +15,14 @@ from ..text import printable
 from .verb import Outcome, Session
 
 if TYPE_CHECKING:
-    from .readable import Verdict
+    from ..monitor.readable import Verdict
 
 __all__ = ["run_ps"]
 
 
 def run_ps(session: Session, args: argparse.Namespace) -> Outcome:
     """List the QEMUs that run here (``qmr-ps/1``)."""
-    from .readable import judge
+    from ..monitor.readable import judge
 
     found = running()
     verdicts = judge(found)

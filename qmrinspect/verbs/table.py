@@ -412,7 +412,7 @@ VERBS: dict[str, Verb] = {
                     },
                 ),
             ),
-            _run("monitor", "run_plug"),
+            _run("plug", "run_plug"),
             example="example: qmr plug virtio-net-pci id=nic1",
         ),
         Verb(

@@ -31,8 +31,8 @@ from ..trace.recorder import Event, Recording
 from ..trace.report import FORMAT, balance_json, recording_json
 from ..trace.tracing import Tracing, tracing_of
 from ..trace.tree import folded
-from . import monitor
-from .monitor import check_leaked, free_id, wanted
+from .plug import check_leaked, free_id, wanted
+from .plug import run_unplug as plain_unplug
 from .verb import CLEAN, FINDINGS, Outcome, Session
 
 __all__ = ["Work", "begin", "run_trace", "run_unplug"]
@@ -72,7 +72,7 @@ def begin(session: Session, args: argparse.Namespace) -> Work:
 def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
     """Unplug a device; with ``--trace``, say what dropped its references and what did not."""
     if not args.trace:
-        return monitor.run_unplug(session, args)
+        return plain_unplug(session, args)
     if session.front == "gdb":
         session.tracing()  # says why not
     there = choose(Index(session.snapshot()))[1]
@@ -82,7 +82,7 @@ def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
     tracing.start()
     try:
         before = {address: tracing.count(address) for address in only}
-        outcome = monitor.run_unplug(session, args)
+        outcome = plain_unplug(session, args)
         assert isinstance(outcome.data, dict)
         left = [int(row["address"], 16) for row in outcome.data["objects_left"]]
         counts = {address: tracing.count(address) for address in left if address in before}

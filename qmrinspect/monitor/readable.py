@@ -13,9 +13,9 @@ from typing import NamedTuple
 from ..errors import QmrError
 from ..layout.dwarf import debug_info
 from ..layout.find import described
-from ..monitor.processes import Running
 from ..reading import Reader
 from ..target.process import Process
+from .processes import Running
 
 __all__ = ["Verdict", "judge"]
 
