@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from browser import chromium
+from browser import MEASURE, chromium
 from campaigns import SOME, found
 from conftest import Qmr
 
@@ -23,22 +23,7 @@ def test_the_page_works_in_a_browser_without_a_network(campaign: Path, qmr: Qmr)
     for link in links:
         assert link.startswith("https://gitlab.com/qemu-project/") or (campaign / link).is_file()
     assert "bundles/intel-hda-leak/reproduce.sh" in links
-    measure = (
-        "<script>addEventListener('load', () => { const seen = {};"
-        "const inside = (a, b) => a.left >= b.left - 1 && a.top >= b.top - 1 &&"
-        "a.right <= b.right + 1 && a.bottom <= b.bottom + 1;"
-        "for (const s of document.querySelectorAll('svg.graph')) {"
-        "const nodes = [...s.querySelectorAll('.box')], box = n =>"
-        "n.querySelector('rect').getBoundingClientRect();"
-        "seen[s.closest('section').id] = [nodes.length, s.querySelectorAll('.arrow').length,"
-        "nodes.every(n => inside(box(n), s.getBoundingClientRect()) &&"
-        "[...n.querySelectorAll('text')].every(t => inside(t.getBoundingClientRect(), box(n)))),"
-        "[...s.querySelectorAll('.arrow text')].every(t => nodes.every(n => {"
-        "const a = t.getBoundingClientRect(), b = box(n);"
-        "return a.right < b.left || b.right < a.left || a.bottom < b.top || b.bottom < a.top;}))];}"
-        "document.title = JSON.stringify(seen); })</script></body>"
-    )
-    file.write_text(text.replace("</body>", measure))
+    file.write_text(text.replace("</body>", MEASURE))
     dom = chromium("--dump-dom", file.as_uri())
     rows = re.findall(r'<td class="mono">(?:<a href="#finding-\d+">)?([\w:-]+)', dom)
     assert set(SOME) <= set(rows)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import chromium
+from browser import MEASURE, chromium
 from make_golden import GOLDEN
 
 from qmrinspect.audit import check
 from qmrinspect.audit.outcome import BAD
+from qmrinspect.pages import pictures
 from qmrinspect.pages.advice import ADVICE, advice_for
 from qmrinspect.pages.checkpage import check_page
 from qmrinspect.pages.page import page
@@ -214,6 +215,49 @@ def test_without_graphviz_there_is_a_picture_all_the_same() -> None:
     for word in ("child", "part of", "subregion", "more hold it", "&lt;x&gt;"):
         assert word in laid
     assert reference_graph({"objects_left": []}) == ""
+
+
+PARTS = {
+    "objects_left": [
+        {"address": "0x1", "was": "/machine/peripheral/" + "long" * 20, "type": "dev"},
+        {"address": "0x2", "was": "/machine/peripheral/part", "type": "part"},
+    ],
+    "case": [
+        {
+            "object": "0x1",
+            "text": "",
+            "references": [
+                edge("subregion", "0x2", "0x1", 'MemoryRegion.subregions "a"'),
+                edge("link", "0x2", "0x1", 'link "l"'),
+                edge("address-space-root", "0x3", "0x1", 'AddressSpace "as".root', owner="0x1"),
+                edge("dispatch-section", "0x4", "0x1", "MemoryRegionSection.mr"),
+                edge("timer-opaque", "0x5", "0x2", "QEMUTimer.opaque"),
+            ],
+            "way_back": [edge("child", "0x1", "0x2", 'child "c"')],
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize("program", ["dot", ""])
+def test_a_picture_is_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    pictures._drawn.cache_clear()
+    if not program:
+        monkeypatch.setattr("qmrinspect.report.dot.shutil.which", lambda name: None)
+    for item in PARTS["objects_left"]:
+        item.setdefault("references", [])  # type: ignore[attr-defined]
+    rows = [row("a", "leak", "link-cycle", **PARTS), row("b", "leak", "unbalanced", **HELD)]
+    file = tmp_path / "p.html"
+    file.write_text(page("t", rows).replace("</body>", MEASURE))
+    pictures._drawn.cache_clear()
+    title = re.search(r"<title>(\{.*?\})</title>", chromium("--dump-dom", file.as_uri()))
+    assert title is not None
+    seen = json.loads(html.unescape(title[1]))
+    assert sorted(seen) == ["finding-0", "finding-1"]
+    assert sorted(tuple(one[:2]) for one in seen.values())[0] == (5, 7)
+    assert [one[2:] for one in seen.values()] == [[True, True]] * 2
 
 
 # In a browser ----------------------------------------------------------------------

@@ -7,6 +7,7 @@ questions that no verb asks.
 
 from __future__ import annotations
 
+import builtins
 import code
 import contextlib
 import sys
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Reading", "run_python"]
 
+# Of a value so many characters are shown at the prompt.
+_SHOWN_MAX = 4000
 _NAMES = ("snapshot", "book", "findings", "index")
 
 
@@ -137,8 +140,22 @@ def _prompt(reading: Reading) -> None:
         f"qmr {__version__} on QEMU {printable(target.qemu_version)}{pid}: {reading!r}\n"
         f"{', '.join(_NAMES)}; obj('nic0'), refs('nic0'), of_type('pci-device'), again()"
     )
-    with _completion(reading.names):
-        _Console(reading.names).interact(banner, "")
+    before, sys.displayhook = sys.displayhook, _show
+    try:
+        with _completion(reading.names):
+            _Console(reading.names).interact(banner, "")
+    finally:
+        sys.displayhook = before
+
+
+def _show(value: object) -> None:
+    """Print what a line came to; a snapshot as a whole would be some hundred kilobytes."""
+    if value is None:
+        return
+    vars(builtins)["_"] = value
+    text = repr(value)
+    more = len(text) - _SHOWN_MAX
+    print(text if more <= 0 else f"{text[:_SHOWN_MAX]}... and {more} characters more")
 
 
 @contextlib.contextmanager

@@ -18,6 +18,8 @@ _ROW, _GAP_X, _GAP_Y, _MARGIN, _PADDING = 15, 40, 26, 14, 12
 _LETTER, _SMALL = 7.4, 6.8
 # A line that leads back runs below everything.
 _LANE = 22
+# What lies between two lines that begin at one box.
+_LABEL = 18
 
 
 class Box(NamedTuple):
@@ -57,7 +59,10 @@ def hand_laid(boxes: Sequence[Box], lines: Sequence[Line], title: str) -> str:
         f'width="{width:.0f}" height="{height:.0f}" xmlns="http://www.w3.org/2000/svg">',
         f"<title>{escape(title)}</title>",
     ]
-    parts += [_line(line, place, lane.get(id(line))) for line in lines]
+    starts: dict[str, int] = {}
+    for line in lines:
+        at = starts[line.start] = starts.get(line.start, -1) + 1
+        parts.append(_line(line, place, lane.get(id(line)), at))
     parts += [_box(box, place[box.name]) for box in boxes]
     return "".join([*parts, "</svg>"])
 
@@ -84,7 +89,9 @@ def _places(
         wide = 2 * _PADDING + _LETTER * max(len(text) for box in here for text in box.lines)
         y = float(_MARGIN)
         for box in here:
-            tall = 2 * _PADDING + _ROW * (len(box.lines) - 1) + 8
+            # Each line that begins here has room for its label.
+            starts = sum(line.start == box.name for line in lines)
+            tall = 2 * _PADDING + max(_ROW * (len(box.lines) - 1) + 8, _LABEL * (starts - 1))
             place[box.name] = _Place(x, y, wide, tall)
             y += tall + _GAP_Y
         low = max(low, y - _GAP_Y)
@@ -92,18 +99,23 @@ def _places(
     return place, x - labels - _GAP_X + _MARGIN, low
 
 
-def _line(line: Line, place: Mapping[str, _Place], lane: float | None) -> str:
+def _line(line: Line, place: Mapping[str, _Place], lane: float | None, number: int) -> str:
+    """Draw an arrow; ``number`` tells those that begin at one box apart."""
     one, two = place[line.start], place[line.end]
     if lane is None:
         a, b = one.x + one.wide, two.x
-        ya, yb = one.y + one.tall / 2, two.y + two.tall / 2
+        ya, yb = one.y + _PADDING + 4 + _LABEL * number, two.y + two.tall / 2
+        # Flat below its label, and then to where it leads.
+        flat = b - _GAP_X
         path = (
-            f"M{a:.0f},{ya:.0f} C{a + 40:.0f},{ya:.0f} {b - 40:.0f},{yb:.0f} {b - 7:.0f},{yb:.0f}"
+            f"M{a:.0f},{ya:.0f} H{flat:.0f} C{flat + 20:.0f},{ya:.0f} {b - 24:.0f},{yb:.0f} "
+            f"{b - 7:.0f},{yb:.0f}"
         )
         head = f"{b:.0f},{yb:.0f} {b - 8:.0f},{yb - 4:.0f} {b - 8:.0f},{yb + 4:.0f}"
-        x, y = (a + b) / 2, min(ya, yb) + abs(ya - yb) / 2 - 8
+        x, y = (a + flat) / 2, ya - 4
     else:
-        a, b = one.x + one.wide * 0.6, two.x + two.wide * 0.4
+        # Lines that lead back do not meet on their way down and up.
+        a, b = one.x + one.wide * 0.6 + 9 * number, two.x + two.wide * 0.4 - 9 * number
         ya, yb = one.y + one.tall, two.y + two.tall
         path = f"M{a:.0f},{ya:.0f} V{lane:.0f} H{b:.0f} V{yb + 7:.0f}"
         head = f"{b:.0f},{yb:.0f} {b - 4:.0f},{yb + 8:.0f} {b + 4:.0f},{yb + 8:.0f}"
