@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -102,6 +103,12 @@ def test_every_import_goes_down() -> None:
 
 def test_every_room_is_known() -> None:
     assert {room(module) for module in MODULES if module} == set(ROOMS)
+
+
+def test_the_page_of_rooms_names_them_all() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = {name.split(".")[0] for name in ROOMS} - {"__main__"}
+    assert sorted(name for name in rooms if not re.search(rf"\b{name}\b", page)) == []
 
 
 def test_no_modules_import_each_other() -> None:

@@ -92,9 +92,9 @@ class Hunted(NamedTuple):
     :param books: before the plug, with the device, and after the unplug, as far as
         they were made.
     :param used: links and disks that the guest used while it was plugged.
-    :param foretold: what the unplug would have done under each policy, where it can be told.
+    :param foretold: what the unplug would have done under each policy, where that is known.
     :param under: the outcome by policy, as far as it is foretold or implied.
-    :param trace: who took what remains, where that was recorded.
+    :param trace: who took what is still held, where that was recorded.
     """
 
     recipe: Recipe
@@ -120,7 +120,7 @@ class Hunt:
     :param guest: seconds that the VM's guest has to release a device; 0 when nobody is there.
     :param use: has the guest use what was plugged, and returns the names of what it used.
     :param pinned: hold each device by a link for a reading between its unplug and its end, so
-        that what it would do under each policy can be told exactly.
+        that what it would do under each policy is known exactly.
     :param trace: record who takes and drops references meanwhile.
     """
 

@@ -35,7 +35,7 @@ __all__ = [
     "read_outlived",
 ]
 
-#: What cannot be told from what was seen.
+#: What does not follow from what was seen.
 UNKNOWN = "unknown"
 
 # A row of a hunt is no longer.
@@ -67,7 +67,7 @@ class Foretold(NamedTuple):
     :param source: what they were made from: ``after`` or ``pinned``.
     :param outlived: the keys of what outlived unrealize, for forecasts of devices of the type
         that are plugged elsewhere.
-    :param plugged: what could be told before anything was unplugged.
+    :param plugged: what was known before anything was unplugged.
     :param left: forecasts from what was left in the end, besides those from a link.
     """
 

@@ -2,7 +2,7 @@
 ----------------------
 
 Records who takes and who drops references while a device comes and goes, and ends the
-text of each finding with the line that took what remains.
+text of each finding with the line that took what is still held.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["with_takers"]
 
 
 def with_takers(judgement: Judgement, trace: Trace) -> Judgement:
-    """Return a judgement whose texts end with who took what remains."""
+    """Return a judgement whose texts end with who took what is still held."""
     text, out = judgement.text, []
     for cause in judgement.causes:
         ending = _ending(cause, trace.balances.get(cause.object))

@@ -1,5 +1,5 @@
-"""Places of disks
----------------
+"""Peers of disks
+--------------
 
 Image files, and the servers of QEMU's network disks.
 """

@@ -34,7 +34,7 @@ KINDS = (
     ),
     Kind(
         "vhost-section",
-        "a vhost device holds the owners of the regions that it told the back end",
+        "a vhost device holds the owners of the regions that it shares with the back end",
         "hw/virtio/vhost.c vhost_region_add_section, vhost_commit",
         on="owner",
     ),

@@ -11,7 +11,7 @@ __all__ = ["HOLDERS", "KINDS"]
 KINDS = (
     Kind(
         "proxy-section",
-        "a proxy device holds the owners of the regions that it told its process",
+        "a proxy device holds the owners of the regions that it shares with its process",
         "hw/remote/proxy-memory-listener.c proxy_memory_listener_region_addnop",
         "since 6.0",
         on="owner",

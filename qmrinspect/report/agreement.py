@@ -1,5 +1,5 @@
-"""Forecast beside fact, told
---------------------------
+"""Forecast beside fact, in words
+------------------------------
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Objects outside the QOM tree, told
-----------------------------------
+"""Objects outside the QOM tree, in words
+--------------------------------------
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The pairs of regions of a machine, told
-----------------------------------------
+"""The pairs of regions of a machine, in words
+-------------------------------------------
 """
 
 from __future__ import annotations

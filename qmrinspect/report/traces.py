@@ -59,7 +59,7 @@ def recording_lines(recording: Recording) -> Iterator[str]:
 
 
 def balance_lines(book: Book, one: Balance) -> Iterator[str]:
-    """Yield what remains of one object's references, each with who took it."""
+    """Yield what is left of one object's references, each with who took it."""
     yield _head(book.index, one.life)
     if one.life.refused:
         yield f"  not traced: {one.life.refused}"

@@ -86,7 +86,7 @@ class Verdicts:
     def follow(self, plan: Plan) -> None:
         """Take up what a hunt on VMs of our own is going to do."""
         self.total, self._left_out = len(plan.jobs), plan.models
-        # Most CPU models end alike: of those the first is told.
+        # Most CPU models end alike: of those the first is shown.
         jobs = plan.jobs if not self._args.driver else ()
         self._models = {job.driver for job in jobs if job.cpu}
 
@@ -186,7 +186,7 @@ class Verdicts:
             yield f"{printable(result.driver)} was not done: {result.error}"
 
     def _told(self, row: HuntRow) -> bool:
-        """Whether a row is of a CPU model, and one that ended alike was told."""
+        """Whether a row is of a CPU model, and one that ended alike was shown."""
         if row["device"] not in self._models:
             return False
         names = self._alike.setdefault((row["outcome"], *row["causes"]), [])

@@ -117,7 +117,7 @@ def sentence(book: Book, edge: Edge) -> str:
     index = book.index
     target = short(index, edge.target)
     if edge.rule:
-        return f"{target} is kept by rule {edge.rule}: {RULES[edge.rule].grants}"
+        return f"{target} is granted a reference by rule {edge.rule}: {RULES[edge.rule].grants}"
     field = printable(edge.field)
     holder = holder_text(book, edge)
     part = _PART.search(field)

@@ -1,7 +1,7 @@
 """The verb of cycles
 ------------------
 
-Objects that hold each other, told apart by what an unplug makes of them.
+Objects that hold each other, grouped by what an unplug makes of them.
 """
 
 from __future__ import annotations

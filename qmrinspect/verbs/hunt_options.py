@@ -1,5 +1,5 @@
-"""What a hunt may be told
-----------------------
+"""Options of a hunt
+-----------------
 
 The options of ``hunt``; ``demo`` hunts with their defaults.
 """
@@ -41,7 +41,7 @@ TRACE = Argument(
     {
         "action": "store_true",
         "help": "record who takes and drops references, and end each finding with the line that "
-        "took what remains",
+        "took what is still held",
     },
 )
 CAMPAIGN = (

@@ -1,7 +1,7 @@
 """A hunt on a VM that somebody uses
 ---------------------------------
 
-Nothing is restarted, and what leaks stays: so it is told before the first device is plugged.
+Nothing is restarted, and what leaks stays: so qmr says so before the first device is plugged.
 """
 
 from __future__ import annotations

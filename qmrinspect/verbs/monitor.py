@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _EVENT_POLL_S = 0.5
-# How the human monitor says that it did not do what it was told: monitor/hmp.c and
+# How the human monitor says that it did not do what it was asked: monitor/hmp.c and
 # hmp_handle_error().
 _HMP_ERROR = re.compile(
     r"^(?:Error: |unknown command: |Try \"help |Command '.*' not available |invalid char )", re.M

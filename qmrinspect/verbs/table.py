@@ -257,7 +257,7 @@ VERBS: dict[str, Verb] = {
         ),
         Verb(
             "hunt",
-            "plug and unplug devices, judge each one by what remains in memory",
+            "plug and unplug devices, judge each one by what is left in memory",
             (
                 Argument(
                     ("driver",),

@@ -83,7 +83,7 @@ class Session:
         met = (inferior.num, inferior.pid)
         if not inferior.pid or met == self._met:
             return
-        # Nobody has asked for it: no failure of it is told, and nothing slow is done.
+        # Nobody has asked for it: no failure of it is printed, and nothing slow is done.
         with contextlib.suppress(Exception):
             if inferior_kind() in ("native", "core") and not runs():
                 self._met = met

@@ -284,7 +284,7 @@ def _print(outcome: Outcome, as_json: bool, out: Output) -> int:
 
 
 def guarded(engine: Engine, line: str, output: Output, complain: Callable[[str], None]) -> int:
-    """Run a line and return its exit code; what fails is told, not raised."""
+    """Run a line and return its exit code; what fails is printed, not raised."""
     try:
         return engine.run(line, output)
     except Cancelled:

@@ -89,7 +89,7 @@ def object_of(data: Any) -> str:
     return ""
 
 
-# What ipython, drgn, gdb and shells are told, and what does it here.
+# What one types to ipython, drgn, gdb and shells, and what does it here.
 _MEANT = {
     "?": "help",
     "??": "help",

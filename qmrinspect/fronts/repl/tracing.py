@@ -21,7 +21,7 @@ __all__ = ["run_trace"]
 
 
 def run_trace(session: Session, args: argparse.Namespace) -> Outcome:
-    """Begin a trace whose lines are told as they come, end one, or list them."""
+    """Begin a trace whose lines are printed as they come, end one, or list them."""
     repl = cast("ReplSession", session)
     key = args.object or (args.plug[0] if args.plug else "")
     if args.off or not key:

@@ -146,7 +146,7 @@ def run_watch(session: Session, args: argparse.Namespace) -> Outcome:
         target=_look, args=(repl, vm, name, args.object, address, first, stop), daemon=True
     ).start()
     count = render.plural(first[1], "reference")
-    return _watched([args.object], [f"{name} has {count}; every change will be told"])
+    return _watched([args.object], [f"{name} has {count}; every change is printed"])
 
 
 def _watched(names: Sequence[str], lines: Sequence[str]) -> Outcome:
@@ -168,7 +168,7 @@ def _look(
         try:
             now = vm.peek(address)
         except QmrError:
-            break  # the VM has gone, which is told elsewhere
+            break  # the VM has gone, which is said elsewhere
         # Freed memory keeps neither its class nor a count that makes sense.
         if now is None or now[0] != kind or not now[1]:
             if not vm.ended:
