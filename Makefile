@@ -116,6 +116,7 @@ check: setup-test qemus
 soak: setup-test qemus ## do for hours what the tests do a few times; writes docs/agreement.md and docs/moved-fields.md
 	QMR_READINGS=1000 $(VENV)/bin/pytest tests/test_busy.py
 	$(VENV)/bin/python tests/soak_stop.py
+	$(VENV)/bin/python tests/soak_irqs.py
 	$(VENV)/bin/python tests/soak_infer.py
 	$(VENV)/bin/python tools/agreement.py
 	$(VENV)/bin/python tests/soak_trace.py

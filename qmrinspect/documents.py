@@ -231,6 +231,41 @@ class ReadJson(TypedDict, total=False):
     at_us: int
 
 
+class ErrorPathJson(TypedDict):
+    """A way in which ``device_add`` was refused.
+
+    :ivar property: what was changed; ``value`` is what it was given, None for nothing.
+    :ivar why: what is wrong with it; ``message`` is QEMU's words.
+    :ivar also: the ways that ended with the same words.
+    """
+
+    property: str
+    value: object
+    why: str
+    message: str
+    also: list[str]
+
+
+class GroupJson(TypedDict):
+    """Blocks of memory that stay with every cycle, under the one that leads to the others."""
+
+    blocks: int
+    bytes: int
+    head: str
+    what: str
+    reached: str
+    text: str
+
+
+class MemoryJson(TypedDict):
+    """What memory stays with every cycle."""
+
+    cause: str
+    blocks: int
+    bytes: int
+    groups: list[GroupJson]
+
+
 class HuntRow(TypedDict, total=False):
     """One line of ``qmr-hunt/1``.
 
@@ -248,6 +283,7 @@ class HuntRow(TypedDict, total=False):
     objects_left: list[LeftJson]
     case: list[CaseJson]
     stale: list[StaleJson]
+    candidates: list[StaleJson]
     event: bool
     acknowledged_by: str
     states: StatesJson
@@ -272,6 +308,9 @@ class HuntRow(TypedDict, total=False):
     bundle: str
     emulator: str
     growth: GrowthJson
+    memory: MemoryJson
+    error_path: ErrorPathJson | None
+    tried: int
     trace: dict[str, object]
     expected: str
     status: str

@@ -16,6 +16,7 @@ from .audit.finding import Severity
 from .audit.graph import orphan_groups
 from .audit.stale import outside_of
 from .errors import LayoutError, ReadingError, TargetError
+from .index import Index
 from .infer import infer, open_questions, recall, references, remember
 from .instants import ATTEMPTS, GRACE_S, PAUSE_S, Instants, added, patiently
 from .layout import Layout
@@ -25,6 +26,9 @@ from .layout.dwarf import DebugInfo, debug_info
 from .layout.find import Wanted, candidates, given
 from .layout.names import FieldNames, field_names
 from .records.context import Context
+from .search.blocks import Blocks
+from .search.named import Named, Names
+from .search.place import Place, find_place
 from .snapshot import Pointer, Snapshot, Stale, TypeInfo, Unknown
 from .strict import displaced, doubted, relations
 from .target.image import Capture, Image, Target
@@ -32,7 +36,6 @@ from .target.instant import Stoppable
 from .walk import Program, capture, decode, program_of, settled, version_of
 from .walk.functions import names_of
 from .walk.memory import lost_views
-from .walk.place import Place, find_place
 from .walk.pointers import find_pointers, type_functions
 from .walk.stale import Where, find_stale
 from .walk.validate import SIZED_TYPES, Check, fits, validate
@@ -230,9 +233,8 @@ class Reader:
         """
         if self._context is None or not targets:
             return ()
-        base, symbols = self.target.base(), self._debug.objects()
-        variables = [(base + start, size, name) for start, size, name in symbols]
-        found = find_pointers(self._context, snapshot.objects, targets, variables)
+        base = self.target.base()
+        found = find_pointers(self._context, snapshot.objects, targets, self._variables())
         nameless = {
             snapshot.objects[pointer.container].type
             for pointer in found
@@ -280,9 +282,44 @@ class Reader:
         """
         snapshot = self._with_heap(snapshot)
         assert self._context is not None
+        return find_place(self._context, snapshot.objects, address, self._variables())
+
+    def blocks(self, snapshot: Snapshot) -> Blocks | None:
+        """Return the live blocks of malloc, None where they are not known.
+
+        :param snapshot: the last reading.
+        """
+        snapshot = self._with_heap(snapshot)
+        if self._context is None or not self._context.live.heap.exact:
+            return None
+        mappings = self._context.image.mappings
+        return Blocks(
+            self._context,
+            Index(snapshot),
+            self._variables(),
+            lambda code: names_of(self.target, mappings, code),
+        )
+
+    def _variables(self) -> list[tuple[int, int, str]]:
         base = self.target.base()
-        variables = [(base + start, size, name) for start, size, name in self._debug.objects()]
-        return find_place(self._context, snapshot.objects, address, variables)
+        return [(base + start, size, name) for start, size, name in self._debug.objects()]
+
+    def named(self, snapshot: Snapshot, name: str, address: int = 0) -> tuple[Sequence[Named], str]:
+        """Find what is no object and has a name, and who uses it.
+
+        :param snapshot: the last reading.
+        :param address: an object of that name, whose users that count nothing are found as well.
+        :return: what was found, and why nothing can be, empty when it can.
+        """
+        snapshot = self._with_heap(snapshot)
+        assert self._context is not None
+        if not self._context.live.heap.exact:
+            return (), self._context.live.heap.reason
+        names = Names(self._context, snapshot.objects)
+        found = names.named(name) if name else []
+        if address:
+            found.append(names.object(name, address, self._context.is_a))
+        return found, ""
 
     def _named(self, names: FieldNames, snapshot: Snapshot, pointer: Pointer) -> Pointer:
         """Name the field that a pointer is in by the program's debug information."""

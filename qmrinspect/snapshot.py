@@ -37,6 +37,7 @@ __all__ = [
     "TargetInfo",
     "TypeInfo",
     "Unknown",
+    "Unplugging",
     "Unsearched",
     "View",
     "lineage",
@@ -301,6 +302,8 @@ class Stale(NamedTuple):
     :param function: what would be called, 0 where nothing is; ``name`` is its name.
     :param freed: whether the target was freed; otherwise it is an object outside the tree.
     :param block: where the freed block begins, and its ``size`` in bytes.
+    :param certain: whether the structure was recognised; otherwise there is a function beside
+        the pointer, and no more.
     """
 
     kind: str
@@ -312,6 +315,7 @@ class Stale(NamedTuple):
     freed: bool
     block: Address
     size: int
+    certain: bool = True
 
 
 class Unknown(NamedTuple):
@@ -323,6 +327,19 @@ class Unknown(NamedTuple):
 
     what: str
     why: str
+
+
+class Unplugging(NamedTuple):
+    """A device that was asked to go, and that the guest has not released.
+
+    :param way: how the guest was asked: ``acpi-pci``, ``pcie-button``, ``shpc``, ``dimm`` or
+        ``cpu``.
+    :param by: the object that asked it, 0 when that is not known.
+    """
+
+    device: Address
+    way: str
+    by: Address
 
 
 class TargetInfo(NamedTuple):
@@ -366,3 +383,4 @@ class Snapshot(NamedTuple):
     unsearched: Sequence[Unsearched] = ()
     unknown: Sequence[Unknown] = ()
     stale: Sequence[Stale] = ()
+    unplugging: Sequence[Unplugging] = ()

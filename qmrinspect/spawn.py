@@ -50,8 +50,9 @@ def spawn(
                 stdin=stdin,
                 stdout=errors,
                 stderr=errors,
-                # The servers that QEMU is to find are on this machine (block/curl.c).
-                env={**os.environ, "no_proxy": "127.0.0.1"},
+                # The servers that QEMU is to find are on this machine (block/curl.c).  Until 2.76
+                # GLib gives out parts of blocks itself, of which malloc does not know.
+                env={"G_SLICE": "always-malloc", **os.environ, "no_proxy": "127.0.0.1"},
                 # Ctrl-C in a terminal is for us, and must not reach the program.
                 start_new_session=True,
                 preexec_fn=die_with_parent if sys.platform == "linux" else None,

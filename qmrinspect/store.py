@@ -56,9 +56,12 @@ _RECORDS: dict[str, tuple[type, str]] = {
     "unsearched": (model.Unsearched, "unsearched"),
     "unknown": (model.Unknown, "unknown"),
     "stale": (model.Stale, "stale"),
+    "unplugging": (model.Unplugging, "unplugging"),
 }
 
-_SEQUENCES = "props gpios clocks pending fields notes pointers unsearched unknown stale".split()
+_SEQUENCES = (
+    "props gpios clocks pending fields notes pointers unsearched unknown stale unplugging"
+).split()
 
 
 def save(snapshot: Snapshot, path: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def test_one_leak_has_one_verdict(fresh_vm: Vm, qmr: Qmr) -> None:
     assert [cause["text"] for cause in orphan["causes"]] == [finding["text"]]
     assert finding["text"] in qmr(pid, "why", left["address"]).out
     assert finding["text"] in qmr(pid, "orphans").out
+
+    # A hunt on the same VM leaks another one, and says of it what a check says.
+    hunted = qmr(pid, "hunt", "piix3-usb-uhci", "--yes", "--json").out.splitlines()
+    row = json.loads(hunted[0])
+    assert (row["outcome"], row["cause"]) == ("partial-leak", "unbalanced")
+    (case,) = row["case"]
+    texts = [f["text"] for f in qmr(pid, "check", "--json").json["findings"]]
+    assert sorted([finding["text"], case["text"]]) == sorted(texts)
 
 
 def test_a_reset_handler_outlives_its_device(fresh_vm: Vm, qmr: Qmr) -> None:

@@ -20,9 +20,9 @@ PACKAGE = ROOT / "qmrinspect"
 #: From the ground up; a room knows only those before it.
 ROOMS = (
     *("errors", "documents", "text", "masking", "outfile", "closing", "spawn", "target"),
-    *("references", "layout", "snapshot", "index", "heap", "records", "walk", "strict", "infer"),
-    *("ledger", "audit", "instants", "reading", "trace", "store", "monitor", "peers"),
-    *("hotplug", "hunt", "campaign", "report", "pages", "verbs"),
+    *("references", "layout", "snapshot", "index", "heap", "records", "walk", "search"),
+    *("strict", "infer", "ledger", "audit", "instants", "reading", "trace", "store"),
+    *("monitor", "peers", "hotplug", "hunt", "campaign", "report", "pages", "verbs"),
     *("fronts", "fronts.repl", "fronts.shell", "fronts.gdb"),
     "__main__",
 )

@@ -20,6 +20,7 @@ from .finding import Finding, Severity
 from .graph import adjacency, components, forgotten, orphan_groups
 from .policy import Verdict, choose
 from .stale import stale_findings
+from .uses import used_text
 from .views import view_findings
 from .visible import finalized_subregions, visible_unreferenced
 
@@ -151,7 +152,9 @@ def _orphans(book: Book, unknown: Collection[int]) -> list[Finding]:
         others = len(group.members) - 1
         with_it = f", {plural(others, 'object')} with it" if others else ""
         text = f"{label} is alive and not in the QOM tree{with_it}: {reasons}"
-        severity = Severity.NOTE if group.delayed else Severity.ERROR
+        severity = Severity.NOTE if group.delayed or group.used else Severity.ERROR
+        if group.used:
+            text = used_text(book, group.head)
         out.append(
             Finding(
                 "orphan",

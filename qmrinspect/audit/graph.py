@@ -158,11 +158,14 @@ class Orphans(NamedTuple):
     :param head: the object at the top, which has no parent.
     :param members: ``head`` and all that came with it.
     :param delayed: whether every reference on ``head`` is transient.
+    :param used: whether it is no device, and something that lives by right holds it: it was
+        deleted while it was in use.
     """
 
     head: int
     members: Sequence[int]
     delayed: bool
+    used: bool = False
 
 
 def orphan_groups(book: Book) -> list[Orphans]:
@@ -183,9 +186,19 @@ def orphan_groups(book: Book) -> list[Orphans]:
         if head in heads:
             groups[head].append(address)
     return [
-        Orphans(head, tuple(sorted(members)), _ends(book, head))
+        Orphans(
+            head,
+            tuple(sorted(members)),
+            _ends(book, head),
+            head in reached and not _is_wired(book, head),
+        )
         for head, members in sorted(groups.items())
     ]
+
+
+def _is_wired(book: Book, address: int) -> bool:
+    """Whether an object is part of the machine, which nobody deletes by object_del."""
+    return any(book.index.is_a(address, kind) for kind in ("device", "bus", "memory-region", "irq"))
 
 
 def forgotten(book: Book, address: int) -> bool:

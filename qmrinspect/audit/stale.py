@@ -26,6 +26,7 @@ _CALLS = {
     "notifier": ("a list of notifiers", "when it is next notified"),
     "irq-handler": ("an irq", "when it is raised"),
     "memory-listener": ("the list of memory listeners", "when the memory topology changes"),
+    "candidate": ("a structure that is not known", "if it is used as it looks"),
     "address-space": ("the list of address spaces", "when the memory topology changes"),
 }
 
@@ -37,6 +38,8 @@ def stale_text(stale: Stale, was: str = "") -> str:
     """
     holder, when = _CALLS.get(stale.kind, (stale.kind, "when it is used"))
     does = f"would call {printable(stale.name)} with" if stale.function else "would use"
+    if not stale.certain:
+        does = f"has {printable(stale.name)} beside a pointer to"
     size = f" of {stale.size} bytes" if stale.size else ""
     what = printable(was) or (f"the freed block{size}" if stale.freed else "an object")
     state = "which was freed" if stale.freed else "which is no longer in the QOM tree"

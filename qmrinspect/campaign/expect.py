@@ -8,8 +8,9 @@ when the bug goes.
     [{"device": "intel-hda", "outcome": "leak", "cause": "same-owner-subregions",
       "reason": "fixed by ac7a892fd3 in 10.2"}]
 
-``device``, ``outcome``, ``cause``, ``machine`` and ``qemu_version`` are patterns
-(:mod:`fnmatch`); what a rule leaves out matches everything.
+``device``, ``outcome``, ``cause``, ``machine``, ``qemu_version``, the ``text`` of the finding and,
+of one on an error path, its ``property`` and QEMU's ``message`` are patterns (:mod:`fnmatch`);
+what a rule leaves out matches everything.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from ..hunt.rows import Row
 
 __all__ = ["Expectations"]
 
-_PATTERNS = ("device", "outcome", "cause", "machine", "qemu_version")
+_PATTERNS = (
+    *("device", "outcome", "cause", "machine", "qemu_version", "text"),
+    *("property", "message"),
+)
 
 
 class Expectations:
@@ -52,9 +56,11 @@ class Expectations:
 
     def match(self, row: Row) -> str:
         """Return the reason why a finding is expected, and count it; "" when it is not."""
+        told: dict[str, object] = dict(row.get("error_path") or {})
+        told.update(row)
         for number, rule in enumerate(self._rules):
             if all(
-                fnmatch.fnmatchcase(str(row.get(name, "")), str(rule[name]))
+                fnmatch.fnmatchcase(str(told.get(name, "")), str(rule[name]))
                 for name in _PATTERNS
                 if name in rule
             ):

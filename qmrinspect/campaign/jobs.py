@@ -29,6 +29,7 @@ __all__ = ["Done", "Plan", "plan", "run"]
 # Seconds that a cycle may take at most before its worker is given up: the longest
 # is one in which every step hangs, tried again alone.
 _CYCLE_S = 120.0
+_DEEP_S = 400.0  # more, where hundreds of cycles or properties tell
 _GUEST_S = 120.0  # more, where it has to boot and to act
 
 _ATTEMPTS = 2
@@ -80,7 +81,8 @@ def plan(settings: Settings, names: Sequence[str], cpus: bool = False) -> Plan:
         finally:
             process.close()
     models = {_model(name): name for name in found.models}
-    jobs = [Job(name) for name in found.names]
+    jobs = [Job(name) for name in found.names if not settings.error_paths or ":" not in name]
+    cpus = cpus and not settings.error_paths
     if not names:
         if cpus:
             jobs += [Job(name, model) for model, name in sorted(models.items())]
@@ -139,6 +141,8 @@ def run(settings: Settings, jobs: Sequence[tuple[int, Job]], workers: int = 1) -
     for number, job in jobs:
         todo.put((number, job, 1))
     timeout = _CYCLE_S + 10.0 * settings.cycles
+    if settings.cycles > 1 or settings.error_paths:
+        timeout += _DEEP_S
     if settings.guest != "none":
         timeout += _GUEST_S
     threads = [

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from ..layout import Layout
     from ..monitor.base import Monitor
     from ..reading import Reader
+    from ..search.blocks import Blocks
+    from ..search.named import Named
+    from ..search.place import Place
     from ..snapshot import Obj, Pointer, Snapshot, Stale
     from ..target.image import Target
     from ..trace.recorder import OnEvents
     from ..trace.tracing import Tracing
-    from ..walk.place import Place
     from ..walk.stale import Where
 
 __all__ = ["ShellSession"]
@@ -160,6 +162,16 @@ class ShellSession:
             )
         return self.reader().place(snapshot, address)
 
+    def named(self, snapshot: Snapshot, name: str, address: int) -> tuple[Sequence[Named], str]:
+        """Find what is no object and has a name; see :meth:`Reader.named`."""
+        if self._options.get("--snapshot"):
+            return (), "a saved snapshot has no memory"
+        return self.reader().named(snapshot, name, address)
+
+    def blocks(self, snapshot: Snapshot) -> Blocks | None:
+        """Return the live blocks of the last reading, None where they are not known."""
+        return self.reader().blocks(snapshot)
+
     def layout(self) -> Layout | None:
         """Return the layout of the last reading, None when a saved snapshot was read."""
         return None if self._options.get("--snapshot") else self.reader().layout
@@ -230,7 +242,7 @@ class ShellSession:
 
         # The monitor comes last: what it says of the target is less clear.
         self.target()
-        return Attached(self.snapshot, self.monitor(), self.stale, self.tracing)
+        return Attached(self.snapshot, self.monitor(), self.stale, self.tracing, self.blocks)
 
     def tracing(self, only: Collection[int] = (), on_events: OnEvents | None = None) -> Tracing:
         """Return what traces the target."""

@@ -101,6 +101,11 @@ class Heap:
             if any(start < m.end and m.start < end for start, end in self._spans)
         ]
 
+    def spans(self) -> list[tuple[int, int]]:
+        """Return (start, end) of the heaps, lowest first; none when they are not known."""
+        self._known()
+        return list(self._spans)
+
     def free(self) -> list[tuple[int, int]]:
         """Return (start, end) of the free memory of the heaps, lowest first, headers included.
 

@@ -17,6 +17,7 @@ from ..target.proc import dead
 from ..walk.stale import Where
 
 if TYPE_CHECKING:
+    from ..search.blocks import Blocks
     from ..trace.tracing import Tracing
 
 __all__ = ["Attached"]
@@ -46,6 +47,7 @@ class Attached:
     :param monitor: of that QEMU.
     :param stale: searches the last reading for stale callbacks.
     :param tracing: makes what traces it.
+    :param blocks: tells the live blocks of the last reading.
     """
 
     def __init__(
@@ -54,8 +56,9 @@ class Attached:
         monitor: Monitor,
         stale: Callable[[Snapshot, Where], Sequence[Stale]],
         tracing: Callable[[], Tracing] | None = None,
+        blocks: Callable[[Snapshot], Blocks | None] | None = None,
     ) -> None:
-        self._read, self._stale = read, stale
+        self._read, self._stale, self._blocks = read, stale, blocks
         self._monitor = monitor
         self._tracing = tracing
         self._pid = 0
@@ -69,6 +72,10 @@ class Attached:
     def stale(self, snapshot: Snapshot, where: Where) -> Sequence[Stale]:
         """Search the last reading for callbacks that outlive what they need."""
         return self._stale(snapshot, where)
+
+    def blocks(self, snapshot: Snapshot) -> Blocks | None:
+        """Return the live blocks of the last reading, None where they are not known."""
+        return self._blocks(snapshot) if self._blocks is not None else None
 
     def drive(self, step: Callable[[Monitor], T]) -> T:
         """Run ``step``; the VM runs anyway."""

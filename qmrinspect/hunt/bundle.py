@@ -56,7 +56,9 @@ def write_bundle(
     :raises TargetError: it cannot be written.
     """
     argv, transcript = masked_words(argv), [masked_message(message) for message in transcript]
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", f"{row['device']}-{row['outcome']}")
+    way = row.get("error_path")
+    parts = [row["device"], row["outcome"], *([way["property"]] if way else ())]
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(parts))
     place = Path(directory) / name
     try:
         place.mkdir(0o700, parents=True, exist_ok=True)

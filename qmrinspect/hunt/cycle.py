@@ -417,7 +417,7 @@ def judge_again(
 
     def stale_now() -> tuple[Where, list[Stale]]:
         left = outside_of(after, [row.address for row in judgement.left])
-        where = Where(memory, left)
+        where = Where(memory, left, candidates=True)
         return where, list(driver.stale(after.index.snapshot, where))
 
     after = take()
@@ -437,14 +437,16 @@ def judge_again(
         if idle and seen == _counts(judgement):
             break
     if judgement.outcome != "not-acked":
-        where, stale = stale_now()
+        where, found = stale_now()
+        stale = [row for row in found if row.certain]
         # A finding must hold in a second reading; what was seen at the one before has had it.
         twice = {(row.kind, row.address) for row in known}
         if any((row.kind, row.address) not in twice for row in stale):
             driver.drive(partial(_pause, _PAUSE_S))
             twice = {(row.kind, row.address) for row in driver.stale(driver.read(), where)}
         stale = [row for row in stale if (row.kind, row.address) in twice]
-        judgement = with_stale(judgement, plugged, stale)
+        candidates = tuple(row for row in found if not row.certain)
+        judgement = with_stale(judgement, plugged, stale)._replace(candidates=candidates)
     return after, judgement
 
 

@@ -12,6 +12,7 @@ from ..snapshot import Snapshot, Stale
 from ..walk.stale import Where
 
 if TYPE_CHECKING:
+    from ..search.blocks import Blocks
     from ..trace.tracing import Tracing
 
 __all__ = ["Driver"]
@@ -27,6 +28,9 @@ class Driver(Protocol):
 
     def stale(self, snapshot: Snapshot, where: Where) -> Sequence[Stale]:
         """Search the last reading for callbacks that outlive what they need."""
+
+    def blocks(self, snapshot: Snapshot) -> Blocks | None:
+        """Return the live blocks of the last reading, None where they are not known."""
 
     def drive(self, step: Callable[[Monitor], T]) -> T:
         """Run ``step`` with the monitor while the VM runs."""

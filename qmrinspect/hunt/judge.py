@@ -47,7 +47,10 @@ class Left(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """Outcome and cause in the contract's words; ``text`` is one sentence."""
+    """Outcome and cause in the contract's words; ``text`` is one sentence.
+
+    :param candidates: what looks like a stale callback, and is in no known structure.
+    """
 
     outcome: Outcome
     cause: str
@@ -55,6 +58,7 @@ class Judgement(NamedTuple):
     left: Sequence[Left]
     text: str
     stale: Sequence[Stale] = ()
+    candidates: Sequence[Stale] = ()
 
 
 def judge(before: Book, plugged: Book, after: Book, device: int, name: str = "") -> Judgement:

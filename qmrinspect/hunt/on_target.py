@@ -14,6 +14,7 @@ from typing import Callable
 from ..audit.growth import Growth
 from ..documents import HuntRow
 from ..hotplug.kinds import Recipe
+from ..search.memory import Memory
 from .cycle import Hunt
 from .driver import Driver
 from .rows import row_of
@@ -38,7 +39,7 @@ def cycles_on(
     done = 0
     try:
         for recipe in recipes:
-            growth = Growth()
+            growth, memory = Growth(), Memory()
             for number in range(1, args.cycles + 1):
                 progress(f"{done} of {len(recipes) * args.cycles}: {recipe.driver}")
                 # The id is new even to a VM that an earlier hunt left something in.
@@ -50,8 +51,12 @@ def cycles_on(
                         growth.begin(hunted.books[0])
                     if hunted.after is not None:
                         growth.add(hunted.after)
+                        memory.add(driver.blocks(hunted.after.index.snapshot))
                     if number == args.cycles:
                         row["growth"] = growth.summary()
+                        leak = memory.leak()
+                        if leak is not None:
+                            row["memory"] = leak.json()
                 yield row
                 if hunted.outcome in ("crash", "hang"):
                     return
@@ -77,4 +82,4 @@ def attached(pid: int, given: str) -> Driver:
     addresses = monitors_of(pid, process.argv)
     monitor = connect_first(addresses, lambda address: checked(open_monitor(address), pid))
     reader = Reader(process, given=given)
-    return Attached(reader.read, monitor, reader.stale, lambda: tracing_of(reader))
+    return Attached(reader.read, monitor, reader.stale, lambda: tracing_of(reader), reader.blocks)

@@ -21,6 +21,7 @@ from ..target.process import Process
 from ..walk.stale import Where
 
 if TYPE_CHECKING:
+    from ..search.blocks import Blocks
     from ..trace.tracing import Tracing
 
 __all__ = ["OwnVm"]
@@ -103,6 +104,10 @@ class OwnVm(Closing):
     def stale(self, snapshot: Snapshot, where: Where) -> Sequence[Stale]:
         """Search the last reading for callbacks that outlive what they need."""
         return self._reader.stale(snapshot, where)
+
+    def blocks(self, snapshot: Snapshot) -> Blocks | None:
+        """Return the live blocks of the last reading, None where they are not known."""
+        return self._reader.blocks(snapshot)
 
     def drive(self, step: Callable[[Monitor], T]) -> T:
         """Run ``step``; the VM runs anyway."""

@@ -18,14 +18,16 @@ from ..audit.growth import Growth
 from ..audit.outcome import BAD, Outcome
 from ..closing import Closing
 from ..documents import HuntRow
-from ..errors import QmrError, ReadingError, TargetError
+from ..errors import MonitorError, QmrError, ReadingError, TargetError
 from ..hotplug.kinds import Driver, Recipe
 from ..hotplug.recipes import START_OPTIONS, recipe_for
-from ..hotplug.unplug import drivers
+from ..hotplug.unplug import drivers, more_cycles
 from ..layout.find import given
+from ..search.memory import CYCLES, MORE, Memory, MemoryLeak
 from .backtrace import backtrace, stacks
 from .bundle import write_bundle
 from .cycle import Hunt, Hunted, not_begun
+from .errorpaths import ErrorPaths
 from .guest import GUEST_PATIENCE_S, GUEST_START_OPTIONS, Guest
 from .own_vm import OwnVm
 from .rows import pluggable, row_of
@@ -77,10 +79,20 @@ class VmPool(Closing):
 
         :raises QmrError: no VM can be started, or read.
         """
-        growth = Growth()
+        if self._settings.error_paths:
+            yield from self._error_paths(job)
+            return
+        growth, memory = Growth(), Memory()
         last: HuntRow = {}
-        for number in range(1, self._settings.cycles + 1):
+        cycles, number = self._settings.cycles, 0
+        while number < cycles:
+            number += 1
             hunted = self._cycle(job)
+            # What the row of a cycle does to the VM comes after it.
+            if cycles > 1 and hunted.after is not None:
+                memory.add(self._vm.blocks(hunted.after.index.snapshot) if self._vm else None)
+                if number == cycles and memory.grew() and hunted.outcome == Outcome.CLEAN:
+                    cycles = max(cycles, CYCLES + 1)
             row = self._row(job, hunted, number)
             if self._settings.cycles > 1 and hunted.books:
                 if number == 1:
@@ -96,6 +108,13 @@ class VmPool(Closing):
         if growth.cycles > 1:
             last["growth"] = growth.summary()
         grown = growth.in_tree() if last["outcome"] == Outcome.CLEAN else ""
+        leak = self._leak(job, memory, last) if not grown else None
+        if leak is not None:
+            last["memory"] = leak.json()
+        if leak is not None and last["outcome"] == Outcome.CLEAN:
+            text = f"{job.driver} was finalized, and memory stays: {leak.text}"
+            last = {**last, "outcome": Outcome.PARTIAL_LEAK, "text": text}
+            last["cause"], last["causes"] = leak.cause, [leak.cause]
         if grown:
             # It balances, and nobody will ever take it back.
             text = f"{job.driver} was finalized, and {grown}"
@@ -104,6 +123,35 @@ class VmPool(Closing):
         if self._settings.cycles > 1 and last["outcome"] in BAD:
             self._drop()
         yield last
+
+    def _leak(self, job: Job, memory: Memory, row: HuntRow) -> MemoryLeak | None:
+        """Tell what memory stays with every cycle; many more cycles tell it from a pool."""
+        leak = memory.leak()
+        vm = self._vm
+        if leak is None or row["outcome"] != Outcome.CLEAN or vm is None:
+            return leak
+        recipe = recipe_for(job.driver, self._known)
+        try:
+            done = vm.drive(lambda monitor: more_cycles(monitor, recipe, "more", MORE))
+        except MonitorError:
+            self._drop()
+            return None  # it does not survive so many, and nothing is told of its memory
+        blocks = vm.blocks(vm.read()) if done == MORE else None
+        steady = blocks is not None and memory.is_steady(blocks.live, done)
+        return leak if steady else None
+
+    def _error_paths(self, job: Job) -> Iterator[HuntRow]:
+        def fresh() -> OwnVm:
+            self._drop()
+            return self._ready(job)
+
+        paths = ErrorPaths(job.driver, self._settings.machine, lambda: self._ready(job), fresh)
+        for hunted, row in paths.run():
+            if row["outcome"] in BAD and self._settings.bundle:
+                row["bundle"] = self._bundle(job, hunted, row)
+            yield row
+        if row["outcome"] != Outcome.CLEAN or row["tried"]:
+            self._drop()
 
     def _cycle(self, job: Job) -> Hunted:
         for attempt in (1, 2):
@@ -157,17 +205,15 @@ class VmPool(Closing):
         if row["outcome"] == "hang" and self._vm is not None:
             row["backtrace"] = stacks(self._vm.vm.pid)
         if self._settings.bundle and row["outcome"] in BAD and self._vm is not None:
-            row["bundle"] = write_bundle(
-                self._settings.bundle,
-                self._settings,
-                job,
-                row,
-                hunted,
-                self._vm.vm.argv,
-                self._vm.transcript,
-                self._settings.hosts,
-            )
+            row["bundle"] = self._bundle(job, hunted, row)
         return row
+
+    def _bundle(self, job: Job, hunted: Hunted, row: HuntRow) -> str:
+        vm, settings = self._vm, self._settings
+        argv, transcript = (vm.vm.argv, vm.transcript) if vm is not None else ([], [])
+        return write_bundle(
+            settings.bundle, settings, job, row, hunted, argv, transcript, settings.hosts
+        )
 
     def _alone(self, job: Job) -> HuntRow:
         """Hunt a driver in a VM where nothing was before."""

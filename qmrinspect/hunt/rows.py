@@ -67,7 +67,9 @@ def is_bad(row: Row) -> bool:
 
 def key(row: Row) -> tuple[str, str, str]:
     """Return what makes two rows of two campaigns the same finding."""
-    return row["device"], row["outcome"], " ".join(sorted(row.get("causes") or ()))
+    way = row.get("error_path")
+    causes = sorted(row.get("causes") or ())
+    return row["device"], row["outcome"], " ".join([*causes, *([way["property"]] if way else ())])
 
 
 def _edges(index: Index | None, edges: Sequence[Edge]) -> list[EdgeJson]:
@@ -109,6 +111,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
             for cause in judgement.causes
         ],
         "stale": [stale_json(row, hunted.books[1].index) for row in judgement.stale],
+        "candidates": [stale_json(row, hunted.books[1].index) for row in judgement.candidates],
         "event": cycle.event,
         "acknowledged_by": cycle.acknowledge or "",
         "states": {

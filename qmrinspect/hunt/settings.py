@@ -19,6 +19,7 @@ class Settings(NamedTuple):
         would make of its unplug.
     :param layout: the user's own layout file, or "".
     :param trace: whether to record who takes and drops references.
+    :param error_paths: plug each device in the ways that make its realize fail.
     """
 
     qemu: str = "qemu-system-x86_64"
@@ -31,6 +32,7 @@ class Settings(NamedTuple):
     forecast: bool = False
     layout: str = ""
     trace: bool = False
+    error_paths: bool = False
 
 
 class Job(NamedTuple):

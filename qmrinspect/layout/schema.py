@@ -63,6 +63,25 @@ _CORE: dict[str, str] = {
     "SCSIDevice": "requests",
     "MachineState": "memdev",
     "IRQState": "handler opaque n",
+    # an unplug that waits for the guest: include/hw/acpi/memory_hotplug.h, cpu.h,
+    # include/hw/pci/shpc.h
+    "PCIDevice": "devfn shpc",
+    "SHPCDevice": "config",
+    "MemHotplugState": "io dev_count devs",
+    "MemStatus": "dimm is_removing",
+    "CPUHotplugState": "ctrl_reg dev_count devs",
+    "AcpiCpuStatus": "cpu is_removing",
+    # what is no object and has a name: include/block/block_int-common.h, qemu/job.h, net/net.h,
+    # block/block-backend.c, chardev/char.h
+    "BlockDriverState": "node_name parents",
+    "BdrvChild": "bs name opaque next_parent",
+    "BlockBackend": "name root dev",
+    "Job": "id",
+    "NetClientState": "info peer model name",
+    "NICState": "ncs peer_deleted",
+    "Chardev": "be fe label",
+    "CharBackend": "opaque",
+    "CharFrontend": "opaque",
 }
 
 

@@ -13,7 +13,7 @@ from . import render, words
 from .render import Row
 
 if TYPE_CHECKING:
-    from ..walk.place import Place, Word
+    from ..search.place import Place, Word
 
 __all__ = ["block_text", "place_json", "place_lines", "structure_at"]
 

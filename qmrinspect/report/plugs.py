@@ -73,6 +73,7 @@ def unplug_json(
             for left in verdict.left
         ],
         "stale": [stale_json(row, with_it.index) for row in verdict.stale],
+        "candidates": [stale_json(row, with_it.index) for row in verdict.candidates],
         "text": verdict.text,
     }
 
@@ -85,6 +86,7 @@ def unplug_lines(
     name = f"{plugged.id} ({plugged.recipe.driver})"
     if not verdict.causes:
         yield f"{name}: {render.paint(verdict.outcome, look)}, {printable(verdict.text, 2000)}"
+        yield from _candidate_lines(with_it, verdict)
         return
     stays = len(verdict.left)
     yield (
@@ -100,6 +102,7 @@ def unplug_lines(
             yield from words.edge_table(words.edge_rows(after, cause.edges), 4)
     for row in verdict.stale:
         yield f"  stale: {printable(stale_json(row, with_it.index)['text'], 2000)}"
+    yield from _candidate_lines(with_it, verdict)
     for left in verdict.left[:_TYPES_SHOWN]:
         count = render.plural(left.observed, "reference")
         yield render.paint(
@@ -107,3 +110,9 @@ def unplug_lines(
         )
     if stays > _TYPES_SHOWN:
         yield render.paint(f"  and {stays - _TYPES_SHOWN} more", "dim")
+
+
+def _candidate_lines(with_it: Book, verdict: Judgement) -> Iterator[str]:
+    for row in verdict.candidates[:_TYPES_SHOWN]:
+        text = printable(stale_json(row, with_it.index)["text"], 2000)
+        yield render.paint(f"  not certain: {text}", "dim")

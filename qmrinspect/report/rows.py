@@ -48,6 +48,8 @@ def verdict_lines(row: Row) -> Iterator[str]:
             yield f"    {render.plural(others, 'more object')} that came with it {verb} still alive"
     elif row.get("kept"):
         yield f"    {printable(row['text'], _TEXT_MAX)}"
+    for stale in row.get("candidates") or ():
+        yield f"    not certain: {printable(stale['text'], _TEXT_MAX)}"
     under = under_line(row)
     if under:
         yield f"    {printable(under, _TEXT_MAX)}"

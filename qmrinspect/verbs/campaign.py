@@ -73,10 +73,12 @@ def run_replay(session: Session, args: argparse.Namespace) -> Outcome:
         settings = settings._replace(qemu=args.qemu)
     try:
         with VmPool(settings) as pool:
-            row = list(pool.do(job))[-1]
+            rows = list(pool.do(job))
     except QmrError as error:
         data = {"format": "qmr-replay/1", "verdict": "skip", "error": str(error)}
         return Outcome(data, [f"cannot be tested here: {error}"], _SKIP)
+    # Of the error paths of a driver there is more than one.
+    row = next((row for row in rows if key(row) == key(before)), rows[-1])
     if key(row) == key(before):
         verdict, code, text = "bad", _BAD, "the same finding as in the bundle"
     elif row["outcome"] in ("clean", "delayed"):

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from ..audit import Orphans, choose, orphan_groups
 from ..audit.cause import causes
+from ..audit.uses import used_text
 from ..index import LEAKED, Index
 from ..ledger import Book
 from ..report import render, words
@@ -50,7 +51,7 @@ def run_orphans(session: Session, args: argparse.Namespace) -> Outcome:
         **words.head_json("qmr-orphans/1", snapshot),
         "orphans": [_orphan_json(book, group) for group in groups],
     }
-    leaked = any(not group.delayed for group in groups)
+    leaked = any(not group.delayed and not group.used for group in groups)
     return Outcome(data, _orphan_lines(book, groups, args.all), 1 if leaked else 0)
 
 
@@ -61,6 +62,7 @@ def _orphan_json(book: Book, group: Orphans) -> dict[str, object]:
         "observed": index.snapshot.objects[group.head].ref,
         "expected": book.expected(group.head),
         "delayed": group.delayed,
+        "used": group.used,
         "causes": [
             {
                 "name": cause.name,
@@ -86,11 +88,14 @@ def _orphan_lines(book: Book, groups: Sequence[Orphans], every: bool) -> Iterato
         f"under {render.plural(len(groups), 'group root')}:"
     )
     for group in groups:
-        look = "note" if group.delayed else "error"
+        look = "note" if group.delayed or group.used else "error"
         label = render.paint(words.name(index, group.head), look)
         handle = index.handle(group.head)
         called = f", {handle} in commands" if handle.endswith(LEAKED) else ""
         yield f"{label} has {words.state(book, group.head)}{called}"
+        if group.used:
+            yield f"    {printable(used_text(book, group.head), 2000)}"
+            continue
         for cause in causes(book, group.head, group.members):
             yield f"    {printable(cause.name)}: {printable(cause.text, 2000)}"
         yield from words.edge_table(words.edge_rows(book, book.on.get(group.head, ())), 4)

@@ -126,6 +126,7 @@ def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Ou
         forecast=args.forecast,
         layout=os.path.abspath(session.layout_file) if session.layout_file else "",
         trace=args.trace,
+        error_paths=args.error_paths,
     )
     all_models = (args.cpus or ("all" if settings.guest == "none" else "own")) == "all"
     planned = plan(settings, names, all_models)

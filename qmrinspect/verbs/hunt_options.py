@@ -55,6 +55,14 @@ CAMPAIGN = (
         },
     ),
     Argument(
+        ("--error-paths",),
+        {
+            "action": "store_true",
+            "help": "plug each device in the ways that make its realize fail (values out of range, "
+            "a backend that is missing, a place that is taken), and judge what stays",
+        },
+    ),
+    Argument(
         ("--cycles",), {"type": at_least_1, "default": 1, "help": "times to plug each device"}
     ),
     Argument(

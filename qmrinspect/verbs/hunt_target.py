@@ -23,7 +23,9 @@ from .verb import Session
 __all__ = ["check_options", "on_target"]
 
 # Options of hunts that start their own VMs.
-_OF_OWN_VMS = "qemu machine accel cpus jobs dask campaign bundle introspect policies builds".split()
+_OF_OWN_VMS = (
+    "qemu machine accel cpus jobs dask campaign bundle introspect policies builds error_paths"
+).split()
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -38,8 +40,8 @@ def check_options(args: argparse.Namespace) -> None:
     for name in _OF_OWN_VMS:
         if getattr(args, name, None):
             raise UsageError(
-                f"--{name} is for hunts that start QEMU themselves, and this one is on a VM that "
-                "runs",
+                f"--{name.replace('_', '-')} is for hunts that start QEMU themselves, and this one "
+                "is on a VM that runs",
                 "leave it out, or leave out the target",
             )
 

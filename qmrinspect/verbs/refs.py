@@ -1,7 +1,7 @@
 """Verbs about references
 ----------------------
 
-Who holds an object, why it is alive, and a picture of it.
+Who holds an object, and a picture of it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from ..audit import choose, why
-from ..audit.cause import unheld
 from ..audit.graph import adjacency, source
-from ..audit.why import Why
+from ..audit.unplugging import unplugging_json, unplugging_of, unplugging_text
 from ..errors import UsageError
 from ..index import Index
 from ..ledger import Book, Edge
@@ -24,7 +23,7 @@ from ..snapshot import Pointer
 from ..text import printable
 from .verb import Outcome, Session
 
-__all__ = ["run_graph", "run_refs", "run_why"]
+__all__ = ["run_graph", "run_refs"]
 
 # A picture of more objects than this is none.
 _NODES_MAX = 200
@@ -54,6 +53,7 @@ def run_refs(session: Session, args: argparse.Namespace) -> Outcome:
         "explained": book.expected(address) - ruled,
         "by_rule": ruled,
         "unexplained": book.residual(address),
+        "unplugging": unplugging_json(index, address),
         "references": words.references(book.index, edges),
         "candidates": [
             {
@@ -75,6 +75,9 @@ def _refs_lines(
 ) -> Iterator[str]:
     yield f"{words.name(book.index, address)} has {words.state(book, address)}"
     yield from words.namesake(book.index, address)
+    waiting = unplugging_of(book.index, address)
+    if waiting is not None:
+        yield f"  {unplugging_text(book.index, waiting)}"
     yield from words.reference_table(book, book.on.get(address, ()))
     left = book.residual(address)
     if left > 0:
@@ -120,64 +123,6 @@ def candidates(book: Book, address: int, pointers: Sequence[Pointer]) -> list[Po
         for pointer in pointers
         if pointer.field not in _WEAK and pointer.container != address
     ]
-
-
-# why -------------------------------------------------------------------------------
-
-
-def run_why(session: Session, args: argparse.Namespace) -> Outcome:
-    """Show the shortest chain of references from a root, or the cycle (``qmr-why/1``)."""
-    book, address = _open(session, args.object)
-    found = why(book, address)
-    index = book.index
-    data = {
-        **words.head_json("qmr-why/1", index.snapshot),
-        "object": words.object_json(index, address),
-        "root": words.object_json(index, found.root) if found.root else None,
-        "chain": words.references(book.index, found.chain),
-        "cycle": [words.object_json(index, member) for member in found.cycle],
-    }
-    return Outcome(data, _why_lines(book, address, found))
-
-
-def _why_lines(book: Book, address: int, found: Why) -> Iterator[str]:
-    index = book.index
-    label = words.name(index, address)
-    steps = render.plural(len(found.chain), "reference")
-    if found.cycle:
-        if address in found.cycle:
-            yield f"{label} is alive because it is in a cycle of references that nothing breaks:"
-        else:
-            yield f"{label} is alive because a cycle of references holds it:"
-    elif not found.root and found.chain:
-        yield f"{label} is held only by transient references:"
-    elif not found.root:
-        yield (
-            unheld(book, address)
-            if book.residual(address) > 0
-            else (
-                f"nothing that qmr knows holds {label}, and yet it has {words.state(book, address)}"
-            )
-        )
-        return
-    elif not found.chain:
-        yield f"{label} is reachable: it is the root of a tree"
-        return
-    else:
-        yield f"{label} is reachable from a root, {steps} away:"
-    for number, edge in enumerate(found.chain, 1):
-        kind = render.paint(f"[{edge.kind}]", "dim")
-        yield f"  {number}. {words.sentence(book, edge)} {kind}"
-    yield from words.namesake(index, address)
-    last = found.chain[-1].target
-    others = len(book.on.get(address, ())) - 1
-    if last == address and others > 0:
-        verb = "holds" if others == 1 else "hold"
-        yield render.paint(
-            f"  {render.plural(others, 'other reference')} {verb} it too: "
-            f"qmr refs {index.handle(address)}",
-            "dim",
-        )
 
 
 # graph -----------------------------------------------------------------------------

@@ -109,9 +109,9 @@ VERBS: dict[str, Verb] = {
         Verb(
             "why",
             "why an object is alive: the shortest chain of counted references from a root, or the "
-            "cycle that keeps it",
+            "cycle that keeps it; and who uses a block node, netdev, chardev or backend",
             (_OBJECT,),
-            _run("refs", "run_why"),
+            _run("why", "run_why"),
             example="example: qmr why nic0",
         ),
         Verb(

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from ..audit import Report, check
 from ..audit.graph import adjacency
+from ..audit.unplugging import unplugging_json, unplugging_of, unplugging_text
 from ..documents import EdgeJson
 from ..errors import UsageError
 from ..index import Index
@@ -58,6 +59,7 @@ def run_tree(session: Session, args: argparse.Namespace) -> Outcome:
                 "depth": level,
                 "observed": index.snapshot.objects[address].ref,
                 "expected": report.book.expected(address),
+                "unplugging": unplugging_json(index, address),
             }
             for address, level in nodes
         ],
@@ -128,6 +130,9 @@ def _tree_lines(
         own = "/" if address == index.root else printable(prop.name) if prop else ""
         own = own if level else index.label(address)
         hidden = "" if every else _hidden(book, address, cut=level >= depth)
+        waiting = unplugging_of(index, address)
+        if waiting is not None:
+            hidden = f"{hidden} waits for the guest to release it ({waiting.way})".strip()
         rows.append(
             Row(
                 (
@@ -230,6 +235,7 @@ def _show_json(report: Report, address: int) -> dict[str, object]:
             "realized": device.realized,
             "hotplugged": device.hotplugged,
             "pending_deleted": device.pending_deleted,
+            "unplugging": unplugging_json(index, address),
             "parent_bus": words.hex_text(device.parent_bus),
         }
     bus = snapshot.buses.get(address)
@@ -337,11 +343,12 @@ def _device_facts(index: Index, address: int) -> list[tuple[str, str]]:
     flags = [
         "realized" if device.realized else "not realized",
         "hotplugged" if device.hotplugged else "",
-        "waiting for the guest to release it" if device.pending_deleted else "",
     ]
+    waiting = unplugging_of(index, address)
     return [
         ("id", printable(device.id)),
         ("device", ", ".join(flag for flag in flags if flag)),
+        ("unplug", unplugging_text(index, waiting) if waiting is not None else ""),
         ("bus", index.label(device.parent_bus) if device.parent_bus else ""),
     ]
 

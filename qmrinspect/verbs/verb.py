@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from ..index import Index
     from ..layout import Layout
     from ..monitor.base import Monitor
+    from ..search.named import Named
+    from ..search.place import Place
     from ..snapshot import Obj, Pointer, Snapshot
     from ..target.image import Target
     from ..trace.recorder import OnEvents
     from ..trace.tracing import Tracing
-    from ..walk.place import Place
 
 __all__ = [
     "Argument",
@@ -101,6 +102,13 @@ class Session(Protocol):
         """Find out what an address belongs to, in the memory of the last reading.
 
         :raises TargetError: a saved snapshot has no memory.
+        """
+
+    def named(self, snapshot: Snapshot, name: str, address: int) -> tuple[Sequence[Named], str]:
+        """Find what is no object and has a name, and who uses it.
+
+        :param address: an object of that name, whose users that count nothing are found as well.
+        :return: what was found, and why nothing can be, empty when it can.
         """
 
     def layout(self) -> Layout | None:

@@ -20,6 +20,8 @@ from .functions import Code
 
 __all__ = ["Where", "find_stale"]
 
+_CANDIDATE = "candidate"
+
 Ranges = Sequence[tuple[int, int]]
 
 
@@ -31,11 +33,14 @@ class Where(NamedTuple):
     :param outside: memory of objects that are no longer in the QOM tree.
     :param known: what was found while its target was alive.  A variable of the program that
         has the same word still is the same, whatever became of the memory that it leads to.
+    :param candidates: whether words count that have a function beside them, and are in no
+        structure that is recognised.
     """
 
     freed: Ranges | None = None
     outside: Ranges = ()
     known: Sequence[Stale] = ()
+    candidates: bool = False
 
 
 def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale]:
@@ -57,12 +62,15 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
         if free(word) or live.alive(word) is not True or _within(where.outside, word):
             continue
         same = known.get((word, target)) if words.in_data(word) else None
-        for found in [same] if same else _callbacks(context, snapshot, starts, words, word):
+        there = [same] if same else list(_callbacks(context, snapshot, starts, words, word))
+        if not there and where.candidates and freed and not live.is_stack(word):
+            there = _candidates(words, word)
+        for found in there:
             block = live.heap.at(target) if freed else None
             start, size = (block.start, block.size) if block is not None else (target, 0)
             out[found.kind, found.address] = Stale(
                 found.kind, found.address, word, target, found.function, "", freed, start, size
-            )
+            )._replace(certain=found.kind != _CANDIDATE)
     out.update({(s.kind, s.address): s for s in _listed(snapshot, live, where)})
     return sorted(out.values())
 
@@ -103,6 +111,12 @@ def _callbacks(
             yield Callback("irq-handler", home, function)
     else:
         yield from recognised(words, word)
+
+
+def _candidates(words: Words, word: int) -> list[Callback]:
+    """A function beside a word: before it, as of most callbacks, or behind it."""
+    functions = [f for f in (words(word - 8), words(word + 8)) if words.code.has(f)]
+    return [Callback(_CANDIDATE, word, functions[0])] if functions else []
 
 
 def _listed(snapshot: Snapshot, live: Live, where: Where) -> Iterator[Stale]:

@@ -23,6 +23,7 @@ from ..target.elf import PT_LOAD, ElfFile
 from ..target.image import Capture, Image, Mapping, Ranges, Target, Unreadable
 from ..target.instant import Choose, Stoppable
 from . import declared, memory, plan, qdev, qom, quiet, rcu
+from .unplugging import read_unplugging
 from .validate import SIZED_TYPES, check_sizes
 
 __all__ = [
@@ -217,6 +218,7 @@ def decode(
     complete = bool(layout.build_id) and layout.build_id == info.build_id
     unsearched = declared.unsearched(context, complete and layout.source != "inferred")
     is_quiet = quiet.state_of(context).settled and not pending
+    unplugging = tuple(read_unplugging(context, objects, devices, buses, regions, props))
     used = {obj.type for obj in objects.values()} | SIZED_TYPES.keys() & context.types.keys()
     for name in list(used):
         while name in context.types and context.types[name].parent not in used | {""}:
@@ -242,6 +244,7 @@ def decode(
         notes=tuple(context.notes),
         unsearched=unsearched,
         unknown=tuple(context.unknown),
+        unplugging=unplugging,
     )
     return snapshot, context
 

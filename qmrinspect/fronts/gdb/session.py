@@ -18,10 +18,12 @@ from ...index import Index
 from ...layout import Layout
 from ...layout.dwarf import debug_info
 from ...reading import Reader
+from ...search.blocks import Blocks
+from ...search.named import Named
+from ...search.place import Place
 from ...snapshot import Obj, Pointer, Snapshot, Stale, TypeInfo
 from ...target.image import Target
 from ...walk import version_of
-from ...walk.place import Place
 from ...walk.stale import Where
 from .inferior import Inferior
 from .targets import Running, inferior_kind, open_target, runs, symbol_files
@@ -156,6 +158,11 @@ class Session:
         parents = {info.parent for info in types.values()}
         return [name for name in types if name not in parents and _is_device(types, name)]
 
+    def named(self, snapshot: Snapshot, name: str, address: int) -> tuple[Sequence[Named], str]:
+        if self._reader is None:
+            return (), "nothing was read yet"
+        return self._reader.named(snapshot, name, address)
+
     def layout(self) -> Layout | None:
         return self._reader.layout if self._reader is not None else None
 
@@ -206,6 +213,9 @@ class Session:
 
     def stale(self, snapshot: Snapshot, where: Where) -> Sequence[Stale]:
         return self._reader.stale(snapshot, where) if self._reader is not None else ()
+
+    def blocks(self, snapshot: Snapshot) -> Blocks | None:
+        return self._reader.blocks(snapshot) if self._reader is not None else None
 
     def drive(self, step: Callable[[Monitor], T]) -> T:
         return self._open_monitor().drive(step)

@@ -27,10 +27,11 @@ from .vm import Notify, Vm
 if TYPE_CHECKING:
     from ...audit.check import Report
     from ...hunt.driver import Driver
+    from ...search.named import Named
+    from ...search.place import Place
     from ...trace.recorder import OnEvents
     from ...trace.tracing import Tracing
     from ...verbs.verb import Verb
-    from ...walk.place import Place
 
 __all__ = ["ReplSession"]
 
@@ -145,6 +146,10 @@ class ReplSession:
     def place(self, snapshot: Snapshot, address: int) -> Place:
         """Find out what an address belongs to."""
         return self.attached().place(snapshot, address)
+
+    def named(self, snapshot: Snapshot, name: str, address: int) -> tuple[Sequence[Named], str]:
+        """Find what is no object and has a name."""
+        return self.attached().named(snapshot, name, address)
 
     def resolve(self, index: Index, text: str) -> Obj:
         """Find the object that ``OBJ`` names; ``_`` and other results are what they are about."""

@@ -32,9 +32,10 @@ from .events import EventLog, SharedMonitor, run_state
 if TYPE_CHECKING:
     from ...audit.check import Report
     from ...hunt.driver import Driver
+    from ...search.named import Named
+    from ...search.place import Place
     from ...trace.recorder import OnEvents
     from ...trace.tracing import Tracing
-    from ...walk.place import Place
 
 __all__ = ["Notify", "Summary", "Vm"]
 
@@ -197,6 +198,10 @@ class Vm:
         """See :meth:`ShellSession.place`."""
         return self._shell.place(snapshot, address)
 
+    def named(self, snapshot: Snapshot, name: str, address: int) -> tuple[Sequence[Named], str]:
+        """See :meth:`ShellSession.named`."""
+        return self._shell.named(snapshot, name, address)
+
     def _kept(self) -> Snapshot:
         if self.last is None:
             raise TargetError(
@@ -298,7 +303,9 @@ class Vm:
         from ...hunt.attached import Attached
 
         self.target()
-        return Attached(self.snapshot, self.monitor(), self._shell.stale, self.tracing)
+        return Attached(
+            self.snapshot, self.monitor(), self._shell.stale, self.tracing, self._shell.blocks
+        )
 
     def tracing(self, only: Collection[int] = (), on_events: OnEvents | None = None) -> Tracing:
         """Return what traces it."""

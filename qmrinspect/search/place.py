@@ -14,8 +14,8 @@ from typing import NamedTuple
 from ..records.context import Context
 from ..records.scan import find_into
 from ..snapshot import Obj
-from .enclosing import Enclosing
-from .pointers import field_of, variable_at
+from ..walk.enclosing import Enclosing
+from ..walk.pointers import field_of, variable_at
 
 __all__ = ["Place", "Word", "find_place"]
 

@@ -1,0 +1,299 @@
+"""Error paths
+-----------
+
+Plugs a driver in the ways that make its realize fail, and judges what QEMU did not take back:
+references, memory, and pointers to what is gone.  A crash is a result as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Callable, NamedTuple
+
+from ..audit.outcome import BAD, Outcome
+from ..audit.policy import choose
+from ..audit.stale import outside_of
+from ..documents import HuntRow
+from ..errors import MonitorError, PeerMissing
+from ..hotplug.failing import FULL, Trial, more_trials, properties_of, trials
+from ..hotplug.recipes import recipe_for
+from ..hotplug.unplug import Cycle, drivers, ended, plug, run_cycle
+from ..index import Index
+from ..ledger import Book
+from ..search.memory import CYCLES, Memory, MemoryLeak
+from ..snapshot import Stale
+from ..walk.stale import Where
+from .cycle import Hunted, judge_again
+from .judge import Judgement, with_stale
+from .own_vm import OwnVm
+from .rows import row_of, stable
+
+__all__ = ["ErrorPaths", "Found"]
+
+# A driver has so many properties at most; of what QEMU's words suggest so much is tried, and so
+# many of the ways that leave something are told.
+_TRIALS_MAX, _MORE_MAX, _TOLD_MAX = 400, 40, 24
+# QEMU's words for a device that it does not plug in any way (qdev_device_add_from_qdict()).
+_NEVER = re.compile(
+    r"expects a pluggable device type|does not support hotplugging"
+    r"|can not be hotplugged on this machine|^No '.*' bus found for device"
+    r"|is not a valid device model name"
+)
+_END = {True: Outcome.CRASH, False: Outcome.HANG}
+# Devices that fill a bus.
+_FILLER, _PLACES_MAX = "pci-testdev", 64
+
+
+class Failed(NamedTuple):
+    """A way that QEMU refused, or died of.
+
+    :param message: QEMU's words, or how it died.
+    """
+
+    trial: Trial
+    cycle: Cycle
+    message: str
+
+
+class Found(NamedTuple):
+    """What came of a driver or of one way: a row, and what it was made of."""
+
+    hunted: Hunted
+    row: HuntRow
+
+
+class ErrorPaths:
+    """Tries the ways of one driver.
+
+    :param vm: gives the VM that is there, or starts one.
+    :param fresh: gives a VM in which nothing was yet.
+    """
+
+    def __init__(
+        self, driver: str, machine: str, vm: Callable[[], OwnVm], fresh: Callable[[], OwnVm]
+    ) -> None:
+        self._driver, self._machine = driver, machine
+        self._vm, self._fresh = vm, fresh
+        self._recipe = recipe_for(driver)
+        self._full: Trial | None = None
+        self._tried = self._number = 0
+
+    def run(self) -> Iterator[Found]:
+        """Yield a result for each way after which something stays; one where nothing does."""
+        self._recipe = recipe = recipe_for(self._driver, self._vm().drive(drivers))
+        if recipe.non_device is not None:
+            yield self._plain(Outcome.REFUSED, f"{self._driver} is no device, and is not realized")
+            return
+        failed: list[Failed] = []
+        found = False
+        for failure in self._find():
+            if failure.cycle.crash or failure.cycle.hang:
+                found = True
+                yield self._died(failure)
+            else:
+                failed.append(failure)
+        tried = [f for f in failed if not _NEVER.search(f.message)]
+        if failed and not tried:
+            yield self._plain(Outcome.REFUSED, failed[0].message)
+            return
+        for one in (*self._judged(tried), *self._on_a_full_bus()):
+            found = True
+            yield one
+        if not found:
+            text = f"{len(failed)} of {self._tried} ways were refused, and nothing stays of any"
+            yield self._plain(Outcome.CLEAN, f"{self._driver}: {text}")
+
+    # What fails --------------------------------------------------------------------
+
+    def _find(self) -> Iterator[Failed]:
+        vm, recipe = self._vm(), self._recipe
+        properties = vm.drive(lambda monitor: properties_of(monitor, recipe.driver))
+        todo = deque(trials(recipe, properties))
+        seen: set[tuple[str, str]] = set()
+        more = 0
+        while todo and self._tried < _TRIALS_MAX:
+            trial = todo.popleft()
+            if trial.property == FULL and trial.value is None:
+                self._full = trial
+                continue
+            if (trial.property, repr(trial.value)) in seen:
+                continue
+            seen.add((trial.property, repr(trial.value)))
+            self._tried += 1
+            cycle = self._attempt(vm, trial)
+            if cycle.crash or cycle.hang:
+                yield Failed(trial, cycle, (vm.death() if cycle.crash else "") or cycle.hang or "")
+                vm = self._fresh()
+            elif cycle.refused and cycle.step == "device_add":
+                yield Failed(trial, cycle, cycle.refused)
+                if _NEVER.search(cycle.refused):
+                    return
+                for other in more_trials(recipe, properties, cycle.refused):
+                    more += 1
+                    if more <= _MORE_MAX:
+                        todo.append(other)
+            elif not cycle.event and not cycle.refused:
+                vm = self._fresh()  # it was taken, and leaks as it always does
+            elif cycle.refused and cycle.step != "prepare":
+                vm = self._fresh()  # it is still there
+
+    def _attempt(self, vm: OwnVm, trial: Trial) -> Cycle:
+        self._number += 1
+        id = f"err{self._number}"
+        return vm.drive(lambda monitor: run_cycle(monitor, trial.recipe, id))
+
+    # What stays --------------------------------------------------------------------
+
+    def _judged(self, failed: Sequence[Failed]) -> Iterator[Found]:
+        if not failed:
+            return
+        told: dict[str, list[Failed]] = {}
+        for failure in failed:
+            told.setdefault(_shape(failure.message), []).append(failure)
+        alike = list(told.values())[:_TOLD_MAX]
+        vm = self._fresh()
+        hunted = self._one(vm, [group[0].trial for group in alike])
+        leak = self._memory(vm, [group[0].trial for group in alike])
+        if hunted.outcome not in BAD and leak is None:
+            return
+        vm = self._fresh()
+        for group in alike:
+            vm.forget()
+            hunted = self._one(vm, [group[0].trial])
+            leak = None
+            if hunted.outcome not in BAD:
+                leak = self._memory(vm, [group[0].trial])
+                hunted = _with_memory(hunted, leak)
+            if hunted.outcome in BAD:
+                yield self._told(hunted, group, leak)
+            if hunted.outcome == Outcome.CRASH:
+                vm = self._fresh()
+
+    def _one(self, vm: OwnVm, ways: Sequence[Trial]) -> Hunted:
+        """Try ways, and judge what stays of all of them."""
+        before = self._book(vm)
+        known = {(row.kind, row.address) for row in vm.stale(before.index.snapshot, Where())}
+        cycle = Cycle(self._driver, "")
+        for trial in ways:
+            cycle = self._attempt(vm, trial)
+            if cycle.crash or cycle.hang:
+                text = (vm.death() if cycle.crash else "") or cycle.hang or ""
+                judgement = Judgement(_END[bool(cycle.crash)], "", (), (), text)
+                return self._hunted(judgement, cycle, None, (before,))
+        made = self._book(vm)
+        devices = made.index.snapshot.devices.values()
+        head = next((d.address for d in devices if d.id == cycle.id), 0)
+        after, judgement = judge_again(vm, before, made, head, lambda: self._book(vm), self._driver)
+        if not judgement.stale:
+            outside = outside_of(after, [row.address for row in judgement.left])
+            stale = vm.stale(after.index.snapshot, Where(None, outside))
+            new = [row for row in stale if (row.kind, row.address) not in known]
+            judgement = _with_stale(judgement, made, new)
+        return self._hunted(judgement, cycle, after, (before, made, after))
+
+    def _memory(self, vm: OwnVm, ways: Sequence[Trial]) -> MemoryLeak | None:
+        """Return what memory stays each time that ways are tried."""
+        memory = Memory()
+        for _ in range(CYCLES + 2):
+            for trial in ways:
+                cycle = self._attempt(vm, trial)
+                if cycle.crash or cycle.hang:
+                    return None
+            memory.add(vm.blocks(vm.read()))
+        return memory.leak()
+
+    def _on_a_full_bus(self) -> Iterator[Found]:
+        if self._full is None:
+            return
+        vm = self._fresh()
+        filler = recipe_for(_FILLER)
+        try:
+            for number in range(_PLACES_MAX):
+                vm.drive(partial(plug, recipe=filler, id=f"full{number}"))
+        except (MonitorError, PeerMissing) as error:
+            cycle = ended(Cycle(self._driver, ""), "device_add", error)
+            if not cycle.refused:
+                return
+        vm.forget()
+        hunted = self._one(vm, [self._full])
+        if hunted.outcome in BAD:
+            message = hunted.cycle.refused or hunted.judgement.text
+            yield self._told(hunted, [Failed(self._full, hunted.cycle, message)], None)
+
+    def _book(self, vm: OwnVm) -> Book:
+        return choose(Index(vm.read()))[1]
+
+    # Rows --------------------------------------------------------------------------
+
+    def _hunted(
+        self, judgement: Judgement, cycle: Cycle, after: Book | None, books: tuple[Book, ...]
+    ) -> Hunted:
+        return Hunted(
+            self._recipe,
+            self._machine,
+            judgement.outcome,
+            judgement,
+            cycle,
+            0,
+            0,
+            0,
+            after,
+            0,
+            books,
+        )
+
+    def _plain(self, outcome: Outcome, text: str) -> Found:
+        judgement = Judgement(outcome, "", (), (), text)
+        cycle = Cycle(self._driver, "", step="device_add")
+        cycle = cycle._replace(refused=text if outcome == Outcome.REFUSED else "")
+        hunted = self._hunted(judgement, cycle, None, ())
+        row = row_of(hunted)
+        row["error_path"], row["tried"] = None, self._tried
+        return Found(hunted, row)
+
+    def _died(self, failure: Failed) -> Found:
+        judgement = Judgement(_END[bool(failure.cycle.crash)], "", (), (), failure.message)
+        return self._told(self._hunted(judgement, failure.cycle, None, ()), [failure], None)
+
+    def _told(self, hunted: Hunted, alike: Sequence[Failed], leak: MemoryLeak | None) -> Found:
+        first = alike[0]
+        hunted = hunted._replace(recipe=first.trial.recipe)
+        row = row_of(hunted)
+        row["error_path"] = {
+            "property": first.trial.property,
+            "value": first.trial.value,
+            "why": first.trial.why,
+            "message": stable(first.message),
+            "also": [failure.trial.told() for failure in alike[1:]],
+        }
+        row["tried"] = self._tried
+        if leak is not None:
+            row["memory"] = leak.json()
+        said = f"{first.trial.told()}: {stable(first.message)}"
+        if hunted.outcome in _END.values():
+            row["text"] = f"{first.trial.told()}: QEMU died: {row['text']}"
+        else:
+            row["note"] = f"device_add was refused, and not all was taken back: {said}"
+            row["text"] = f"{said}; {row['text']}"
+        return Found(hunted, row)
+
+
+def _with_stale(judgement: Judgement, made: Book, stale: Sequence[Stale]) -> Judgement:
+    return with_stale(judgement, made, stale) if stale else judgement
+
+
+def _with_memory(hunted: Hunted, leak: MemoryLeak | None) -> Hunted:
+    if leak is None:
+        return hunted
+    judgement = hunted.judgement._replace(
+        outcome=Outcome.PARTIAL_LEAK, cause=leak.cause, text=f"memory stays: {leak.text}"
+    )
+    return hunted._replace(outcome=judgement.outcome, judgement=judgement)
+
+
+def _shape(message: str) -> str:
+    """Return a message without what differs between two ways alike."""
+    return re.sub(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"|err\d+", "#", message)

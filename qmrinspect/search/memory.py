@@ -1,0 +1,131 @@
+"""Memory that stays with every cycle
+----------------------------------
+
+Counts the blocks of malloc after each cycle, and tells what stays with every one from what
+came once.  What a pool keeps is bounded: many more cycles tell.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ..documents import MemoryJson
+from .blocks import Blocks, Group, Kind
+
+__all__ = ["CYCLES", "GROWING", "MORE", "UNREACHABLE", "Memory", "MemoryLeak"]
+
+#: Causes of a leak of memory.
+UNREACHABLE, GROWING = "unreachable-memory", "growing-memory"
+#: So many cycles tell, of which the first ones make what is made once.
+CYCLES, _WARM = 6, 2
+#: So many more tell a pool from a leak: QEMU's own are bounded by fewer.
+MORE = 200
+_STEADY = 0.95
+_TOLD = 4
+
+
+class MemoryLeak(NamedTuple):
+    """What stays with every cycle; ``cause`` in the contract's words."""
+
+    cause: str
+    blocks: int
+    bytes: int
+    groups: tuple[Group, ...]
+
+    @property
+    def text(self) -> str:
+        """What stays, in a sentence."""
+        said = "; ".join(group.text for group in self.groups[:_TOLD])
+        more = f"; and {len(self.groups) - _TOLD} more" if len(self.groups) > _TOLD else ""
+        return said + more
+
+    def json(self) -> MemoryJson:
+        """Return it as a row has it."""
+        return {
+            "cause": self.cause,
+            "blocks": self.blocks,
+            "bytes": self.bytes,
+            "groups": [
+                {
+                    "blocks": group.blocks,
+                    "bytes": group.bytes,
+                    "head": f"{group.head:#x}",
+                    "what": group.what,
+                    "reached": group.reached,
+                    "text": group.text,
+                }
+                for group in self.groups
+            ],
+        }
+
+
+class Memory:
+    """The live blocks of one VM before the first cycle and after each."""
+
+    def __init__(self) -> None:
+        self.cycles = -1
+        self._kept: deque[Blocks] = deque(maxlen=CYCLES - _WARM + 1)
+
+    def add(self, blocks: Blocks | None) -> None:
+        """Count after a cycle; None, or none, is of a VM whose heap is not known."""
+        if blocks is None or not blocks.live:
+            self._kept.clear()
+            self.cycles = -1
+            return
+        self._kept.append(blocks)
+        self.cycles += 1
+
+    def _steps(self) -> list[int]:
+        sizes = [len(blocks.live) for blocks in self._kept]
+        return [after - before for before, after in zip(sizes, sizes[1:])]
+
+    def grew(self) -> bool:
+        """Whether the last cycle left more than it found."""
+        steps = self._steps()
+        return bool(steps) and steps[-1] > 0
+
+    def grows(self) -> bool:
+        """Whether each of enough cycles did, after the first ones."""
+        steps = self._steps()
+        return self.cycles >= CYCLES and all(step > 0 for step in steps)
+
+    def is_steady(self, live: Mapping[int, int], cycles: int) -> bool:
+        """Whether so many more cycles left as much each."""
+        grown = len(live) - len(self._kept[-1].live)
+        return cycles > 0 and grown >= _STEADY * cycles * min(self._steps())
+
+    def leak(self) -> MemoryLeak | None:
+        """Tell what stays with every cycle, None when nothing does."""
+        if not self.grows():
+            return None
+        kinds = [blocks.kinds() for blocks in self._kept]
+        grown = _growing([Counter(kind.values()) for kind in kinds])
+        # What is made anew with every cycle may be where it was: only the sorts that grow count,
+        # and of the last cycle it is not known yet what stays.
+        born = []
+        for k in range(1, len(kinds) - 1):
+            here, before = kinds[k], kinds[k - 1]
+            new = {a for a, kind in here.items() if kind in grown and before.get(a) != kind}
+            for later in kinds[k + 1 :]:
+                new = {a for a in new if later.get(a) == here[a]}
+            born.append(new)
+        if not born or not born[-1]:
+            return None
+        groups = self._kept[-1].groups(born[-1], set().union(*born[:-1]))
+        groups.sort(key=lambda group: (bool(group.reached), -group.bytes))
+        lost = any(not group.reached for group in groups)
+        blocks = sum(group.blocks for group in groups)
+        size = sum(group.bytes for group in groups)
+        return MemoryLeak(UNREACHABLE if lost else GROWING, blocks, size, tuple(groups))
+
+
+def _growing(counts: Sequence[Mapping[Kind, int]]) -> set[Kind]:
+    """Return the sorts of blocks of which there are more after every cycle."""
+    pairs = list(zip(counts, counts[1:]))
+    return {
+        kind
+        for kind in counts[-1]
+        if all(after.get(kind, 0) > before.get(kind, 0) for before, after in pairs)
+    }

@@ -1,0 +1,215 @@
+"""Deep hunts: error paths, and memory that stays with every cycle."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qmrinspect.audit.outcome import Outcome
+from qmrinspect.audit.stale import stale_text
+from qmrinspect.campaign.expect import Expectations
+from qmrinspect.errors import UsageError
+from qmrinspect.hotplug.failing import FULL, Property, more_trials, trials
+from qmrinspect.hotplug.kinds import Backend, Recipe
+from qmrinspect.hunt import cycle
+from qmrinspect.hunt.judge import Judgement
+from qmrinspect.hunt.pool import Job, Settings, VmPool
+from qmrinspect.hunt.rows import key
+from qmrinspect.report.rows import verdict_lines
+from qmrinspect.search.blocks import Blocks, Group
+from qmrinspect.search.memory import CYCLES, Memory
+from qmrinspect.snapshot import Stale
+
+TOOLS = Path(__file__).parent.parent / "tools"
+
+
+def stock(version: str) -> str:
+    """Return a QEMU of tools/stock_qemu.py."""
+    tool = ["/usr/bin/python3", str(TOOLS / "stock_qemu.py"), version]
+    made = subprocess.run(tool, check=True, capture_output=True, text=True)
+    return made.stdout.split()[-1]
+
+
+# Ways to fail -----------------------------------------------------------------------
+
+_DRIVE = Backend("drive", "{id}-node", "blockdev-add", {}, "blockdev-del", "node-name")
+_RECIPE = Recipe("some-pci", "PCI", {"serial": "x"}, (_DRIVE,))
+
+
+@pytest.mark.unit
+def test_the_ways_to_fail_follow_from_types_and_recipe() -> None:
+    rows = [
+        *(Property("size", "uint16"), Property("delta", "int8"), Property("mem", "size")),
+        *(Property("romfile", "str"), Property("addr", "int32"), Property("on", "bool")),
+        *(Property("drive", "str"), Property("part", "child<some-part>")),
+        Property("rng", "link<rng-backend>"),
+    ]
+    found = {(trial.property, trial.value) for trial in trials(_RECIPE, rows)}
+    assert {("size", 0), ("size", 65535), ("delta", -128), ("delta", 127), ("mem", 0)} <= found
+    assert {("drive", None), ("serial", None), (FULL, None), ("addr", "1.0")} <= found
+    assert {name for name, value in found if value == "qmr-no-such"} == {"drive", "rng"}
+    assert not {name for name, _ in found} & {"on", "part"}
+    missing = next(t for t in trials(_RECIPE, rows) if (t.property, t.value) == ("drive", None))
+    assert not missing.recipe.backends and missing.told() == "without drive"
+    taken = next(t for t in trials(_RECIPE, rows) if t.property == "size" and t.value)
+    assert taken.recipe.properties == {"serial": "x", "size": 65535}
+    assert taken.told() == "size=65535"
+
+
+@pytest.mark.unit
+def test_what_qemu_names_is_tried_as_well() -> None:
+    rows = [Property("rx_queue_size", "uint16"), Property("other", "uint16")]
+    said = "Invalid rx_queue_size (= 0), must be a power of 2 between 256 and 1024."
+    found = {(t.property, t.value) for t in more_trials(_RECIPE, rows, said)}
+    assert {("rx_queue_size", 255), ("rx_queue_size", 1025), ("rx_queue_size", 1)} <= found
+    assert {name for name, _ in found} == {"rx_queue_size"}
+
+
+# Memory that stays ------------------------------------------------------------------
+
+
+class FakeBlocks(Blocks):
+    """Blocks by (where they begin, what sort they are)."""
+
+    def __init__(self, sorts: dict[int, int]) -> None:
+        self.live = dict.fromkeys(sorts, 32)
+        self._sorts = sorts
+
+    def kinds(self) -> dict[int, tuple[int, ...]]:
+        return {start: (32, sort) for start, sort in self._sorts.items()}
+
+    def groups(self, born: Any, others: Any) -> list[Group]:
+        return [Group(len(born), 32 * len(born), min(born), "", "")]
+
+
+def remembered(*samples: dict[int, int]) -> Memory:
+    memory = Memory()
+    for sorts in samples:
+        memory.add(FakeBlocks(sorts))
+    return memory
+
+
+@pytest.mark.unit
+def test_what_each_cycle_leaves_is_told_from_what_is_made_anew() -> None:
+    # Sort 7 grows by one; sort 5 is made anew with every cycle, here or there.
+    samples = [
+        {1: 9, 100 + k % 2: 5, 102: 5, **{200 + i: 7 for i in range(k)}} for k in range(CYCLES + 1)
+    ]
+    leak = remembered(*samples).leak()
+    assert leak is not None
+    assert (leak.cause, leak.blocks, leak.bytes) == ("unreachable-memory", 1, 32)
+    assert (
+        leak.text
+        == "1 block, 32 bytes a cycle: nothing known begins there, which nothing points to"
+    )
+
+
+@pytest.mark.unit
+def test_what_came_once_or_stops_is_no_leak() -> None:
+    once = [{i: 1 for i in range(2 + (k > 0))} for k in range(CYCLES + 1)]
+    assert remembered(*once).leak() is None
+    pool = [{i: 1 for i in range(min(k, 4))} for k in range(CYCLES + 2)]
+    assert remembered(*pool).leak() is None
+    grows = [{i: 1 for i in range(k)} for k in range(1, CYCLES + 2)]
+    assert remembered(*grows[:-1]).leak() is None  # too few cycles
+    memory = remembered(*grows)
+    assert memory.leak() is not None
+    assert memory.is_steady(dict.fromkeys(range(CYCLES + 1 + 200), 1), 200)
+    assert not memory.is_steady(dict.fromkeys(range(CYCLES + 1 + 128), 1), 200)
+    memory.add(None)
+    assert memory.leak() is None
+
+
+# Reports ----------------------------------------------------------------------------
+
+
+@pytest.mark.unit
+def test_error_paths_are_told_apart_by_property(tmp_path: Path) -> None:
+    way = {"property": "period", "message": "'period' parameter expects a positive integer"}
+    row = {"device": "d", "outcome": "leak", "cause": "c", "causes": ["c"], "error_path": way}
+    assert key(row) != key({**row, "error_path": {**way, "property": "other"}})
+    assert key({**row, "error_path": None}) == ("d", "leak", "c")
+    rules = tmp_path / "rules.json"
+    rules.write_text('[{"property": "period", "message": "*positive*", "reason": "#2845"}]')
+    expected = Expectations(str(rules))
+    assert expected.match(row) == "#2845"
+    assert not expected.match({**row, "error_path": None})
+    rules.write_text('[{"colour": "red", "reason": "none"}]')
+    with pytest.raises(UsageError, match="no use for colour"):
+        Expectations(str(rules))
+
+
+# Candidates -------------------------------------------------------------------------
+
+
+def _stale(certain: bool) -> Stale:
+    return Stale("timer" if certain else "candidate", 1, 2, 3, 4, "f", True, 3, 64, certain)
+
+
+@pytest.mark.unit
+def test_candidates_are_apart_from_what_is_certain(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = Judgement(Outcome.CLEAN, "", (), (), "it was finalized")
+    book: Any = SimpleNamespace(
+        index=SimpleNamespace(snapshot=None, enclosing=lambda _: 0, label=str)
+    )
+    for name, value in (("judge", sound), ("memory_of", []), ("outside_of", [])):
+        monkeypatch.setattr(cycle, name, lambda *_, value=value: value)
+    for found, outcome, candidates in (
+        ([_stale(False)], "clean", 1),
+        ([_stale(True)], "stale", 0),
+        ([_stale(True), _stale(False)], "stale", 1),
+    ):
+        driver: Any = SimpleNamespace(
+            read=lambda: None, stale=lambda *_, found=found: found, drive=lambda step: None
+        )
+        judgement = cycle.judge_again(driver, book, book, 0, lambda: book)[1]
+        assert (judgement.outcome, len(judgement.candidates)) == (outcome, candidates)
+        assert all(row.certain for row in judgement.stale)
+
+
+@pytest.mark.unit
+def test_a_candidate_is_told_as_one() -> None:
+    assert "would call f with" in stale_text(_stale(True))
+    assert "has f beside a pointer to" in stale_text(_stale(False))
+    row: Any = {"device": "d", "outcome": "clean", "objects_left": [], "text": ""}
+    row["candidates"] = [{"text": stale_text(_stale(False))}]
+    assert any(line.startswith("    not certain: a structure") for line in verdict_lines(row))
+
+
+# On QEMUs ---------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(240)
+def test_a_realize_that_fails_leaves_everything_behind_since_9_2() -> None:
+    """virtio-pci makes an address space before it realizes, and destroys it in exit alone."""
+    with VmPool(Settings(hosts=(), error_paths=True, qemu=stock("11.1"))) as pool:
+        rows = list(pool.do(Job("virtio-rng-pci")))
+        (sound,) = pool.do(Job("edu"))
+    assert {(row["outcome"], row["cause"]) for row in rows} == {("leak", "address-space-root")}
+    ways = {row["error_path"]["property"]: row for row in rows}
+    assert ways["period"]["error_path"]["value"] == 0
+    assert "expects a positive integer" in ways["period"]["error_path"]["message"]
+    assert ways["period"]["text"].startswith("period=0: 'period' parameter expects")
+    assert "virtio-pci-cfg-mem-as" in ways["period"]["text"]
+    assert ways["period"]["objects_left"]
+    # What is refused before realize leaves nothing.
+    assert "rng" not in ways and "disable-legacy" not in ways
+    assert (sound["outcome"], sound["error_path"]) == ("clean", None)
+    assert sound["tried"] > 3 and "nothing stays of any" in sound["text"]
+
+
+@pytest.mark.timeout(240)
+def test_memory_that_stays_with_every_cycle_is_a_leak() -> None:
+    """A console that is used again gets a timer that nobody frees (ui/console.c)."""
+    with VmPool(Settings(hosts=(), cycles=2)) as pool:
+        sound = list(pool.do(Job("virtio-net-pci")))[-1]
+        row = list(pool.do(Job("secondary-vga")))[-1]
+    assert sound["outcome"] == "clean" and "memory" not in sound
+    assert (row["outcome"], row["cause"]) == ("partial-leak", "unreachable-memory")
+    (group,) = row["memory"]["groups"]
+    assert (group["blocks"], group["reached"]) == (1, "")
+    assert row["text"].startswith("secondary-vga was finalized, and memory stays: 1 block, ")
