@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +59,9 @@ def run(qemu: str, profile: str, number: int) -> Row:
             chosen = random.Random(7).sample(chosen, number)
         outcomes: Counter[str] = Counter()
         escapes = []
-        for field, step in chosen:
+        for count, (field, step) in enumerate(chosen):
+            if count and count % 50 == 0:
+                print(f"{profile}: {count}, {dict(outcomes)}", flush=True)
             layout = moved(truth, field, step)
             assert layout is not None
             report, off = bench.read(layout)
@@ -67,7 +70,7 @@ def run(qemu: str, profile: str, number: int) -> Row:
             elif findings(report) - known:
                 new = sorted(kind for kind, _, _ in findings(report) - known)
                 escapes.append(f"{field} {step:+}: {', '.join(new)}")
-                print(escapes[-1], flush=True)
+                print(f"{profile}: {escapes[-1]}", flush=True)
             else:
                 outcomes["off" if off else "as before"] += 1
     return Row(profile, exact.objects, len(chosen), outcomes, escapes)
@@ -102,10 +105,11 @@ def main() -> int:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
     ).stdout.strip()
     print(f"{commit}, load {os.getloadavg()[0]:.1f}", flush=True)
-    rows = []
-    for qemu, profile in (("qemu-system-x86_64", "7.2.22"), (newest, "11.1.1")):
-        rows.append(run(qemu, profile, number // 2))
-        print(rows[-1], flush=True)
+    with ProcessPoolExecutor(2) as both:
+        rows = list(
+            both.map(run, ("qemu-system-x86_64", newest), ("7.2.22", "11.1.1"), (number // 2,) * 2)
+        )
+    print(*rows, sep="\n", flush=True)
     PAGE.write_text(page(rows, commit))
     return int(any(row.escapes for row in rows))
 
