@@ -83,7 +83,7 @@ def test_an_unknown_qemu_is_read_as_well_as_a_known_one(
 UNKNOWN = {
     "11.1 from the one before": ("11.1", "q35", "mixed", ["10.2.2"]),
     "11.1, nothing but the machine": ("11.1", "pc", "none", ["10.2.2", "10.0.13", "7.2.22"]),
-    "10.0 from the one before": ("10.0", "q35", "none", ["7.2.22"]),
+    "10.0 from the one before": ("10.0", "q35", "mixed", ["7.2.22"]),
     "7.2, nothing but the machine": ("", "q35", "none", ["10.0.13"]),
 }
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from ..errors import LayoutError
 from ..layout import Struct
+from ..records.ways import follow
 from ..references import HOLDERS, OfType
 from ..references.record import Step, parse, ways_of
 from ..strict.holders import look, witnesses
@@ -27,6 +29,7 @@ _POINTER, _LINK = 8, 16
 _INSTANCES = 64
 # No structure that is on a list is larger, in bytes.
 _ELEMENT_MAX = 4096
+_CONTEXTS = 3
 _MANAGER, _MANAGED = "RamDiscardManager", "MemoryRegion.rdm"
 
 
@@ -35,6 +38,7 @@ def discover(core: Core, draft: Draft) -> None:
     _first_steps(core, draft)
     _lists(core, draft)
     _managers(core, draft)
+    _conditions(core, draft)
 
 
 def _add(core: Core, draft: Draft, struct: str, field: str, offset: int, size: int) -> None:
@@ -167,7 +171,7 @@ def _elements(core: Core, start: int, size: int) -> Iterator[_Element]:
     except Unreadable:
         return
     for i, word in enumerate(words):
-        length = block_size(core, word) if 0x1000 < word < 1 << 47 else 0
+        length = block_size(core, word) if _is_pointer(word) else 0
         if not 0 < length <= _ELEMENT_MAX:
             continue
         try:
@@ -212,3 +216,50 @@ def _managers(core: Core, draft: Draft) -> None:
     common = set.intersection(*places) if places else set()
     if len(common) == 1:
         _add(core, draft, _MANAGER, "mr", common.pop(), _POINTER)
+
+
+# What must be set for a reference to be held ------------------------------------------
+
+
+def _conditions(core: Core, draft: Draft) -> None:
+    """Find the fields on which a reference depends: each leads to a context of the held object."""
+    for holder in HOLDERS:
+        start, way = holder.start, holder.way
+        steps = parse(holder.when) if holder.when else ()
+        if not isinstance(start, OfType) or len(steps) != 1 or start.type not in core.context.types:
+            continue
+        if _known(draft, steps[0]) or not all(_known(draft, step) for step in parse(way)):
+            continue
+        context = core.context.under(draft.layout())
+        found: list[set[int]] = []
+        for address in core.of_type(start.type)[:_INSTANCES]:
+            try:
+                held = [hit.value for hit in follow(context, address, way)]
+                if held:
+                    found.append(set(_contexts(core, address, start.type, held[0])))
+            except (Unreadable, LayoutError):
+                return
+        common = set.intersection(*found) if found else set()
+        if len(common) == 1:
+            _add(core, draft, steps[0].struct, steps[0].names[0], common.pop(), _POINTER)
+
+
+def _contexts(core: Core, address: int, kind: str, held: int) -> Iterator[int]:
+    """Yield where an instance points to a pointer that the object it holds has as well."""
+    types = core.context.types
+    own = set(core.image.words(held, types[core.objects[held].type].size // 8))
+    begin = types[types[kind].parent].size if types[kind].parent in types else 0
+    for i, word in enumerate(core.image.words(address + begin, (types[kind].size - begin) // 8)):
+        if not _is_pointer(word) or word in core.objects:
+            continue
+        try:
+            # The first two queues of a SCSI host are not the iothread's.
+            inside = core.image.words(word, _CONTEXTS)
+        except Unreadable:
+            continue
+        if any(_is_pointer(value) and value in own for value in inside):
+            yield begin + 8 * i
+
+
+def _is_pointer(word: int) -> bool:
+    return 0x1000 < word < 1 << 47 and word % 8 == 0

@@ -77,8 +77,8 @@ def _counts(index: Index, edges: Sequence[Edge], question: str) -> bool:
     """Answer whether QEMU counts the references of a question, by what balances.
 
     Each object that has some of them votes.  One voice may be a leak's: where there is a
-    presumption it takes two to overrule it, and an object on which there may be references
-    that nobody searched for does not speak against it by what it lacks.
+    presumption it takes two to overrule it, and what an object lacks on which there may be
+    references that nobody searched for counts only where no other object says the opposite.
     """
     objects = index.snapshot.objects
     asked: Counter[int] = Counter()
@@ -91,15 +91,19 @@ def _counts(index: Index, edges: Sequence[Edge], question: str) -> bool:
     for edge in edges:
         if edge.target in asked and edge.question != question:
             sure[edge.target] += 1
-    votes = 0
+    votes = against = doubtful = 0
     unseen = Unseen(index) if presumed else None
     for address, count in asked.items():
         if address in objects:
             without = objects[address].ref - sure[address]
-            vote = (abs(without - count) < abs(without)) - (abs(without - count) > abs(without))
-            if vote > 0 and unseen is not None and unseen.kinds_on(address):
-                continue
-            votes += vote
+            if abs(without - count) > abs(without):
+                against += 1
+            elif abs(without - count) < abs(without):
+                if unseen is not None and unseen.kinds_on(address):
+                    doubtful += 1
+                else:
+                    votes += 1
+    votes += (0 if against else doubtful) - against
     if presumed and abs(votes) < _OVERRULING:
         return presumed == "yes"
     return votes > 0
