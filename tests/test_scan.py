@@ -68,6 +68,25 @@ def test_scans_of_memory_that_changes_find_what_a_fresh_one_finds() -> None:
         last = image
 
 
+def test_a_search_that_was_interrupted_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    value, found = 0x555555556000, Found()
+    memory = bytearray(0x40000)
+    memory[0x30008:0x30010] = value.to_bytes(8, "little")
+    assert list(find_words(Image([(0, bytes(memory))]), {value}, found)) == [(0x30008, value)]
+    memory[0x8] = 1
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qmrinspect.records.scan._matches", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(find_words(Image([(0, bytes(memory))]), {value}, found))
+    assert not list(find_words(Image([(0, bytes(0x40000))]), {value}, found))
+
+
 def test_words_beside_others_are_found_where_memory_changes() -> None:
     chance, known, last = random.Random(2), Beside(), None
     heap, code = [(0x555555550000, 0x555555590000)], [(0x7F0000000000, 0x7F0000001000)]

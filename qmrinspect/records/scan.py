@@ -37,7 +37,7 @@ class Found:
         self._number = 0  # of the image
         self._sought: dict[int, int] = {}  # word to the number of the image that it was wanted in
         self._soon: set[int] = set()
-        self._pieces: dict[int, tuple[memoryview, Sequence[tuple[int, int]]]] = {}
+        self._pieces: dict[int, tuple[memoryview, Sequence[tuple[int, int]], bool]] = {}
         self._places: dict[int, set[int]] = {}
 
     def expect(self, values: Iterable[int]) -> None:
@@ -53,7 +53,13 @@ class Found:
         if new or image is not self._image:
             new.update(value for value in self._soon if value not in self._sought)
             self._soon = set()
-            self._update(image, new)
+            try:
+                self._update(image, new)
+            except BaseException:
+                # Ctrl-C inside GDB, say: what is half up to date is worth nothing.
+                self._image, self._sought = None, {}
+                self._pieces, self._places = {}, {}
+                raise
             self._image = image
         self._sought.update(dict.fromkeys(wanted, self._number))
         places = self._places
@@ -74,14 +80,14 @@ class Found:
         since = kept or (self._image is not None and self._image is image.since)
         changed = set() if kept else {page * PAGE // _PIECE for page in image.changed}
         pieces = list(_pieces_of(image))
-        same: dict[int, Sequence[tuple[int, int]]] = {}
+        same: dict[int, tuple[memoryview, Sequence[tuple[int, int]], bool]] = {}
         for address, view in pieces:
             last = self._pieces.get(address)
             if last is None or len(last[0]) != len(view):
                 continue
             unchanged = since and address // _PIECE not in changed
             if unchanged or bytes(last[0]) == bytes(view):
-                same[address] = last[1]
+                same[address] = last
         # What is no more goes first: a piece that is cut otherwise finds some of it again.
         for address in self._pieces.keys() - same.keys():
             for at, word in self._pieces[address][1]:
@@ -89,13 +95,17 @@ class Found:
                     self._places[word].discard(at)
         self._pieces = {}
         for address, view in pieces:
-            hits = same.get(address)
-            if new or hits is None:
-                found = _matches(bytes(view), address, *(of_all if hits is None else of_new))
+            _, hits, empty = same.get(address, (view, (), False))
+            if address not in same or (new and not empty):
+                piece = bytes(view)
+                # Half of a heap is pages of zeros.
+                empty = piece == _ZEROS[: len(piece)]
+                sought = of_new if address in same else of_all
+                found = [] if empty else _matches(piece, address, *sought)
                 for at, word in found:
                     self._places.setdefault(word, set()).add(at)
                 hits = [*hits, *found] if hits else found
-            self._pieces[address] = view, hits
+            self._pieces[address] = view, hits, empty
         self._sought.update(dict.fromkeys(new, self._number))
 
 
@@ -242,9 +252,6 @@ def _into_lanes(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, bytes]]:
 def _matches(
     piece: bytes, address: int, lanes: Sequence[tuple[int, bytes]], wanted: Collection[int]
 ) -> list[tuple[int, int]]:
-    # Half of a heap is pages of zeros.
-    if not wanted or piece == _ZEROS[: len(piece)]:
-        return []
     return [(address + 8 * i, word) for i, word in _candidates(piece, lanes) if word in wanted]
 
 
