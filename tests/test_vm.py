@@ -198,6 +198,18 @@ def test_a_recipe_brings_what_its_driver_needs() -> None:
     assert vm_arguments([nvme]) == []
     assert "pcie-root-port" in " ".join(vm_arguments([nvme], "q35,smm=off"))
     assert "host" in recipe_for("vfio-pci").missing
+    for kept in (
+        "vfio-user-pci",
+        "vhost-vdpa-device-pci",
+        "xen-platform",
+        "object:iommufd",
+        "netdev:bridge",
+        "netdev:passt",
+        "chardev:braille",
+        "block:nvme-io_uring",
+        "block:virtio-blk-vhost-user",
+    ):
+        assert recipe_for(kept).missing.startswith("needs "), kept
 
 
 # Cycles ----------------------------------------------------------------------------

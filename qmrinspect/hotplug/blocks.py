@@ -139,6 +139,7 @@ MAY_MISS: dict[str, str] = {
     "block:luks": "needs a QEMU that was built with a library for cryptography",
     **{
         f"block:{name}": HOST_DEVICE.format("a disk")
-        for name in "nvme io_uring virtio-blk-vhost-vdpa".split()
+        for name in "io_uring nvme nvme-io_uring virtio-blk-vfio-pci virtio-blk-vhost-vdpa".split()
     },
+    "block:virtio-blk-vhost-user": "needs a server of disks by vhost-user",
 }
