@@ -129,7 +129,9 @@ def _read(front: str, line: str) -> None:
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<?0x[0-9a-f]+>?", "<at>", text)).strip()
+    # Addresses differ, and so does how many devices its VM has seen.
+    text = re.sub(r"\bdut\d+", "dut", re.sub(r"<?0x[0-9a-f]+>?", "<at>", text))
+    return re.sub(r"\s+", " ", text).strip()
 
 
 README = {block.commands[0]: block for block in blocks(ROOT / "README.md")}
@@ -142,9 +144,9 @@ def test_the_first_find_of_readme_is_found() -> None:
     assert done.returncode == 1, done.stderr
     said = _plain(done.stdout)
     shown = _plain(" ".join(README[command].shown))
-    for found in re.split(r"(?=\S+ +(?:leak|partial-leak) )", shown):
-        for part in filter(None, found.split(": ")):
-            assert part.strip() in said
+    finds = re.split(r" (?=\S+ (?:leak|partial-leak) \S+ )", shown)
+    assert len(finds) == 3
+    assert [find for find in finds if find not in said] == []
 
 
 def test_the_references_of_readme_are_there() -> None:
