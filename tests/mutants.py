@@ -9,7 +9,7 @@ from qmrinspect.audit.check import Report, check
 from qmrinspect.errors import QmrError
 from qmrinspect.layout import Layout
 from qmrinspect.strict import displaced, doubted, relations
-from qmrinspect.target.process import Process
+from qmrinspect.target.image import Target
 from qmrinspect.walk import capture, decode, program_of
 from qmrinspect.walk.validate import fits, validate
 
@@ -52,8 +52,7 @@ class Outcome(NamedTuple):
 class Bench:
     """One image, read under many layouts as :class:`qmrinspect.reading.Reader` does."""
 
-    def __init__(self, pid: int, layout: Layout) -> None:
-        target = Process(pid)
+    def __init__(self, target: Target, layout: Layout) -> None:
         self.statics, self.info = program_of(target)
         self.image, self.cost = capture(target, layout, self.statics)
 

@@ -4,7 +4,7 @@ tests/soak_infer.py [N]      N layouts with one field moved by 8 bytes, half of 
                              installed QEMU and half of stock 11.1, each with a machine full
                              of devices; writes docs/moved-fields.md
 
-An image is captured once and read under each layout.  A reading is *refused*, or the kinds
+A core is dumped once and read under each layout.  A reading is *refused*, or the kinds
 of references that rest on fields which the image contradicts are *off*, or it is the same
 *as before*; a finding that the true layout does not give is an escape.
 """
@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +31,7 @@ from mutants import Bench, findings, moved, mutants  # noqa: E402
 from qmrinspect.hotplug.device_set_vm import DeviceSetVm  # noqa: E402
 from qmrinspect.layout import load  # noqa: E402
 from qmrinspect.layout.find import profiles  # noqa: E402
+from qmrinspect.target.core import Core  # noqa: E402
 
 PAGE = ROOT / "docs" / "moved-fields.md"
 MACHINE, DEVICES = "q35", "mixed"
@@ -45,12 +47,21 @@ class Row(NamedTuple):
     escapes: Sequence[str]
 
 
+def core_of(qemu: str, directory: Path) -> Core:
+    """Dump the core of a QEMU with the devices, which ends then."""
+    with DeviceSetVm(DEVICES, qemu, MACHINE) as vm:
+        pid = vm.vm.pid
+        program = os.readlink(f"/proc/{pid}/exe")
+        command = ["gcore", "-o", str(directory / "core"), str(pid)]
+        subprocess.run(command, check=True, capture_output=True)
+    return Core(directory / f"core.{pid}", program)
+
+
 def run(qemu: str, profile: str, number: int) -> Row:
     """Move fields of one QEMU, chosen by chance where there are more than ``number``."""
     truth = load(next(path for path in profiles() if path.stem == profile), "truth")
-    with DeviceSetVm(DEVICES, qemu, MACHINE) as vm:
-        # What is constant is read from the process when it is asked for.
-        bench = Bench(vm.vm.pid, truth)
+    with TemporaryDirectory() as directory:
+        bench = Bench(core_of(qemu, Path(directory)), truth)
         exact = bench.read(truth).report
         assert exact is not None and exact.exact == exact.objects, "the true layout is not exact"
         known = findings(exact)
@@ -82,7 +93,7 @@ def page(rows: Sequence[Row], commit: str) -> str:
         "# Layouts with one field moved",
         "",
         f"`tests/soak_infer.py` at {commit}, {time.strftime('%Y-%m-%d')}: one field moved by 8",
-        f"bytes forward or back, `{MACHINE}` with the `{DEVICES}` devices, one image of each QEMU",
+        f"bytes forward or back, `{MACHINE}` with the `{DEVICES}` devices, one core of each QEMU",
         "read under all layouts.",
         "",
         "| layout | objects | moved | refused | kinds off | the same reading | new findings |",

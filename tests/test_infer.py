@@ -155,7 +155,7 @@ def place(layout: Layout, field: str) -> int:
 
 @pytest.mark.timeout(240)
 def test_a_moved_field_makes_no_finding(stock_vm: Vm, truth: Layout) -> None:
-    bench = Bench(stock_vm.pid, truth)
+    bench = Bench(Process(stock_vm.pid), truth)
     exact = bench.read(truth).report
     assert exact is not None and exact.exact == exact.objects
     chosen = random.Random(7).sample(list(mutants(truth)), 20)
