@@ -21,7 +21,7 @@ PACKAGE = ROOT / "qmrinspect"
 ROOMS = (
     *("errors", "documents", "text", "masking", "outfile", "closing", "spawn", "target"),
     *("references", "layout", "snapshot", "index", "heap", "records", "walk", "search"),
-    *("strict", "infer", "ledger", "audit", "instants", "reading", "trace", "store"),
+    *("strict", "infer", "ledger", "audit", "instants", "fitting", "reading", "trace", "store"),
     *("monitor", "peers", "hotplug", "hunt", "campaign", "report", "pages", "verbs"),
     *("fronts", "fronts.repl", "fronts.shell", "fronts.gdb"),
     "__main__",

@@ -19,8 +19,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 from build_qemu import AS_IT_IS, RECIPES, TARGETS, Builder  # noqa: E402
 
+from qmrinspect.fitting import program_layout  # noqa: E402
 from qmrinspect.layout import Layout, Struct, save  # noqa: E402
-from qmrinspect.reading import program_layout  # noqa: E402
 
 PROFILES = ROOT / "qmrinspect" / "layout" / "profiles"
 

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from ..search.blocks import Blocks
     from ..search.named import Named
     from ..search.place import Place
+    from ..search.stale import Where
     from ..snapshot import Obj, Pointer, Snapshot, Stale
     from ..target.image import Target
     from ..trace.recorder import OnEvents
     from ..trace.tracing import Tracing
-    from ..walk.stale import Where
 
 __all__ = ["ShellSession"]
 

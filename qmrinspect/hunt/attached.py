@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Callable, TypeVar
 
 from ..errors import TargetError
 from ..monitor.base import Monitor
+from ..search.stale import Where
 from ..snapshot import Snapshot, Stale
 from ..target.proc import dead
-from ..walk.stale import Where
 
 if TYPE_CHECKING:
     from ..search.blocks import Blocks

@@ -37,8 +37,8 @@ from ..hotplug.unplug import (
 from ..index import Index
 from ..ledger import Book, open_book
 from ..monitor.base import Monitor, MonitorLost
+from ..search.stale import Where
 from ..text import an
-from ..walk.stale import Where
 from .driver import Driver
 from .foretell import Foretold, Pins, foretell_after, foretell_pinned, held_by, implied
 from .judge import Judgement, came_with, judge, memory_of, same, waits, with_stale

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Callable, Protocol, TypeVar
 
 from ..monitor.base import Monitor
+from ..search.stale import Where
 from ..snapshot import Snapshot, Stale
-from ..walk.stale import Where
 
 if TYPE_CHECKING:
     from ..search.blocks import Blocks

@@ -24,8 +24,8 @@ from ..hotplug.unplug import Cycle, drivers, ended, plug, run_cycle
 from ..index import Index
 from ..ledger import Book
 from ..search.memory import CYCLES, Memory, MemoryLeak
+from ..search.stale import Where
 from ..snapshot import Stale
-from ..walk.stale import Where
 from .cycle import Hunted, judge_again
 from .judge import Judgement, with_stale
 from .own_vm import OwnVm

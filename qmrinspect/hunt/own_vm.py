@@ -16,9 +16,9 @@ from ..layout import Layout
 from ..monitor.base import Monitor
 from ..monitor.recording import RecordingMonitor
 from ..reading import Reader
+from ..search.stale import Where
 from ..snapshot import Snapshot, Stale
 from ..target.process import Process
-from ..walk.stale import Where
 
 if TYPE_CHECKING:
     from ..search.blocks import Blocks

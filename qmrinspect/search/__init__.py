@@ -1,6 +1,6 @@
 """Searching
 ---------
 
-What is looked for in the memory of a reading when somebody asks: what an address belongs to,
-and what has a name.
+What is looked for in the memory of a reading: callbacks that outlive what they need, who
+points to an address, what it belongs to, and what has a name.
 """

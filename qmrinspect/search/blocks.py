@@ -17,8 +17,8 @@ from ..records.scan import find_into
 from ..target.image import Unreadable
 from ..text import printable
 from ..walk.enclosing import Enclosing
-from ..walk.functions import Code
-from ..walk.pointers import variable_at
+from .functions import Code
+from .pointers import variable_at
 
 __all__ = ["Blocks", "Group", "Kind"]
 

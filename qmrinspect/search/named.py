@@ -17,8 +17,8 @@ from ..records.scan import find_into
 from ..snapshot import Obj
 from ..target.image import Unreadable
 from ..walk.enclosing import Enclosing
-from ..walk.functions import Code
-from ..walk.pointers import field_of
+from .functions import Code
+from .pointers import field_of
 
 __all__ = ["Named", "Names", "User"]
 

@@ -15,7 +15,7 @@ from ..records.context import Context
 from ..records.scan import find_into
 from ..snapshot import Obj
 from ..walk.enclosing import Enclosing
-from ..walk.pointers import field_of, variable_at
+from .pointers import field_of, variable_at
 
 __all__ = ["Place", "Word", "find_place"]
 

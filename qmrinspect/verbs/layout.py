@@ -22,7 +22,7 @@ __all__ = ["run_layout"]
 
 def run_layout(session: Session, args: argparse.Namespace) -> Outcome:
     """Say where the layout comes from and how well it fits (``qmr-layout/1``), or save it."""
-    from ..reading import program_layout
+    from ..fitting import program_layout
 
     probe(args.save)
     if not args.program:

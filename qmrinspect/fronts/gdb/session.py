@@ -21,10 +21,10 @@ from ...reading import Reader
 from ...search.blocks import Blocks
 from ...search.named import Named
 from ...search.place import Place
+from ...search.stale import Where
 from ...snapshot import Obj, Pointer, Snapshot, Stale, TypeInfo
 from ...target.image import Target
 from ...walk import version_of
-from ...walk.stale import Where
 from .inferior import Inferior
 from .targets import Running, inferior_kind, open_target, runs, symbol_files
 from .types import give_types, known_type

@@ -14,8 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 from ..records.context import Context
 from ..records.scan import find_words
 from ..snapshot import Obj, Pointer
-from .enclosing import Enclosing
-from .validate import SIZED_TYPES
+from ..walk.enclosing import Enclosing
+from ..walk.validate import SIZED_TYPES
 
 __all__ = ["field_of", "find_pointers", "type_functions", "variable_at"]
 
