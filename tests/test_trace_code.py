@@ -16,7 +16,7 @@ from qmrinspect.trace.arch import arch_of
 from qmrinspect.trace.cfi import Frames
 from qmrinspect.trace.expression import NoRule, evaluate, leb
 from qmrinspect.trace.kinds import kinds_of
-from qmrinspect.trace.lines import Line, parse_addr2line, relative, source_root
+from qmrinspect.trace.lines import Line, find_lines, parse_addr2line, relative, source_root
 from qmrinspect.trace.names import Frame
 from qmrinspect.trace.x86 import Change, find_writes
 
@@ -204,6 +204,21 @@ def test_rules_of_a_function_and_damage(tmp_path: Path) -> None:
 
 
 # Names -------------------------------------------------------------------------------
+
+
+def test_a_process_that_has_ended_has_no_lines(tmp_path: Path) -> None:
+    elf, _, start = compiled(tmp_path, "-g", "-DHIDDEN=")
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    try:
+        # Nobody has waited for it: its files in /proc are there, and lead nowhere.
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(FileNotFoundError):
+            os.readlink(f"/proc/{child}/exe")
+        assert find_lines(elf, f"/proc/{child}/exe", [start]) == {}
+    finally:
+        os.waitpid(child, 0)
 
 
 def test_what_addr2line_says() -> None:

@@ -44,7 +44,11 @@ def find_lines(elf: ElfFile, file: str, addresses: Iterable[int]) -> dict[int, l
     wanted = sorted(set(addresses))
     if not wanted:
         return {}
-    debug = DebugInfo(elf, Origin(file, os.path.realpath(file), "/", ()))
+    try:
+        real = os.path.realpath(file)
+    except OSError:
+        return {}  # /proc/PID/exe of a process that has ended meanwhile
+    debug = DebugInfo(elf, Origin(file, real, "/", ()))
     tool = shutil.which("addr2line")
     if tool is not None:
         for found, _more in debug.with_dwarf(lambda line: None):
