@@ -129,9 +129,9 @@ class Terminal:
         self.screen.resize(rows, columns)
         self.child.setwinsize(rows, columns)
 
-    def ended(self) -> int | None:
-        """Wait for the end of the program, and return its exit status."""
-        deadline = time.monotonic() + PATIENCE
+    def ended(self, patience: float = PATIENCE) -> int | None:
+        """Wait for the end of the program, so many seconds, and return its exit status."""
+        deadline = time.monotonic() + patience
         while self.pump():
             assert time.monotonic() < deadline, f"the program did not end:\n{self.text}"
         self.child.close()
