@@ -68,6 +68,33 @@ def fresh_vm() -> Iterator[Vm]:
         yield vm
 
 
+@pytest.fixture(scope="session")
+def leaky() -> Iterator[Vm]:
+    """Return a VM in which hda0 leaked, and another device has its id."""
+    with Vm(machine="pc", extra=DEVICES) as vm:
+        words = ("plug", "intel-hda", "id=hda0"), ("unplug", "hda0")
+        for line in (*words, ("plug", "bochs-display", "id=hda0", "--force")):
+            done = subprocess.run(
+                [sys.executable, "-m", "qmrinspect", str(vm.pid), *line],
+                capture_output=True,
+                check=False,
+            )
+            assert done.returncode in (0, 1), done.stderr
+        yield vm
+
+
+@pytest.fixture(scope="session")
+def saved(leaky: Vm, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a snapshot of that VM."""
+    file = tmp_path_factory.mktemp("saved") / "leaky"
+    subprocess.run(
+        [sys.executable, "-m", "qmrinspect", str(leaky.pid), "save", str(file)],
+        check=True,
+        capture_output=True,
+    )
+    return file
+
+
 class Ran(NamedTuple):
     """What a run of qmr left."""
 

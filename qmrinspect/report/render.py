@@ -20,6 +20,7 @@ from ..text import plural
 __all__ = [
     "Row",
     "Style",
+    "between_words",
     "duration",
     "fitted",
     "paint",
@@ -182,7 +183,7 @@ def table(
         if width and below:
             lead = " " * (indent + len(cells[0]) - len(cells[0].lstrip()) + 4)
             text = lead + "  ".join(cells[i] for i in below)
-            yield from (paint(line, look) for line in _between_words(text, width))
+            yield from (paint(line, look) for line in between_words(text, width))
 
 
 def _floors(
@@ -309,12 +310,13 @@ def fitted(lines: Iterable[str], wide: bool = False) -> Iterator[str]:
             _this.wide = False
         if line is None:
             break
-        yield from _between_words(line, width)
+        yield from between_words(line, width)
     if left_out:
-        yield from _between_words(paint(_LEFT_OUT, "dim"), width)
+        yield from between_words(paint(_LEFT_OUT, "dim"), width)
 
 
-def _between_words(line: str, width: int) -> Iterator[str]:
+def between_words(line: str, width: int) -> Iterator[str]:
+    """Break a sentence between words into lines of a width; 0 is as wide as it takes."""
     plain = _LOOK.sub("", line)
     if not width or len(plain) <= width:
         yield line

@@ -221,8 +221,23 @@ def _pipe_closed() -> int:
 
 def _complain(text: str, hint: str, lines: Iterable[str] = ()) -> None:
     # QEMU's own words may quote what a guest or a user made up.
-    line = printable(f"qmr: {text}" + (f": {hint}" if hint else ""), _COMPLAINT_MAX)
-    _say("\n".join((line, *(printable(more, _COMPLAINT_MAX) for more in lines))))
+    first = f"qmr: {text}" + (f": {hint}" if hint else "")
+    width = _stderr_width()
+    for line in (printable(part, _COMPLAINT_MAX) for part in (first, *lines)):
+        if width and len(line) > width:
+            from ...report.render import between_words
+
+            _say("\n".join(between_words(line, width)))
+        else:
+            _say(line)
+
+
+def _stderr_width() -> int:
+    """Return the columns of the terminal that complaints go to, 0 where it is none."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 0
+    except (OSError, ValueError):
+        return 0
 
 
 def _traceback() -> None:
