@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -141,6 +142,26 @@ def test_error_paths_are_told_apart_by_property(tmp_path: Path) -> None:
     rules.write_text('[{"colour": "red", "reason": "none"}]')
     with pytest.raises(UsageError, match="no use for colour"):
         Expectations(str(rules))
+
+
+@pytest.mark.unit
+def test_the_page_of_campaigns_tells_each_finding_once() -> None:
+    spec = spec_from_file_location("make_deep", TOOLS / "make_deep.py")
+    assert spec is not None and spec.loader is not None
+    tool = module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    row = {"device": "i82559a", "outcome": "stale", "cause": "reset-handler", "text": "it <0x12>"}
+    way = {"property": "rombar", "message": "no | here"}
+    rows = [
+        {**row, "qemu_version": "7.2.22 (Debian)"},
+        {**row, "qemu_version": "11.1.3"},
+        {**row, "device": "odd", "error_path": way, "qemu_version": "11.1.3"},
+        {**row, "outcome": "clean", "device": "edu", "qemu_version": "11.1.3"},
+    ]
+    page = [line for line in tool.lines(rows) if line.startswith("| `")]
+    assert len(page) == 2
+    assert "| 11.1.3, 7.2.22 | stale | reset-handler | plug, unplug | hw/net/eepro100.c" in page[0]
+    assert page[1].endswith("`rombar`: no \\| here | it |")
 
 
 # Candidates -------------------------------------------------------------------------

@@ -11,6 +11,7 @@ QEMU's source that explains it where it is known here.
 from __future__ import annotations
 
 import fnmatch
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,8 +22,9 @@ sys.path.insert(0, str(ROOT))
 
 from qmrinspect.campaign.store import Store  # noqa: E402
 from qmrinspect.documents import HuntRow  # noqa: E402
-from qmrinspect.hunt.rows import is_bad, key  # noqa: E402
+from qmrinspect.hunt.rows import is_bad  # noqa: E402
 
+_ADDRESS = re.compile(r" ?<0x[0-9a-f]+>|qmr-no-such")
 PAGE = ROOT / "docs" / "deep-hunts.md"
 
 
@@ -91,7 +93,7 @@ SOURCES = (
 def explained(row: HuntRow) -> str:
     """Return the line of QEMU's source that explains a finding, empty where none is known."""
     for source in SOURCES:
-        cause = any(fnmatch.fnmatchcase(c, source.cause) for c in row.get("causes") or [""])
+        cause = any(fnmatch.fnmatchcase(c, source.cause) for c in _causes(row) or [""])
         text = row.get("text", "")
         here = any(fnmatch.fnmatchcase(text, way) for way in (source.text, f"*{source.text}"))
         if fnmatch.fnmatchcase(row["device"], source.device) and cause and here:
@@ -101,14 +103,16 @@ def explained(row: HuntRow) -> str:
 
 def lines(rows: Sequence[HuntRow]) -> Iterator[str]:
     """Yield the page."""
-    found: dict[tuple[str, str, str], list[HuntRow]] = {}
+    found: dict[tuple[str, str, str, str], list[HuntRow]] = {}
     hunted: dict[str, int] = {}
     for row in rows:
         version = _version(row)
         if version:
             hunted[version] = hunted.get(version, 0) + 1
         if is_bad(row):
-            found.setdefault(key(row), []).append(row)
+            where = explained(row) or _cell(_ADDRESS.sub("", row.get("text", "")))
+            name = (row["device"], row["outcome"], " ".join(_causes(row)), where)
+            found.setdefault(name, []).append(row)
     yield "# Findings of deep hunts"
     yield ""
     yield "Made by `tools/make_deep.py` from campaigns; not written by hand. Deep hunts plug each"
@@ -120,14 +124,20 @@ def lines(rows: Sequence[HuntRow]) -> Iterator[str]:
     yield ""
     yield "| device | QEMU | outcome | cause | how | explained by |"
     yield "|---|---|---|---|---|---|"
-    for _, alike in sorted(found.items()):
-        row = alike[0]
+    for (device, outcome, causes, where), alike in sorted(found.items()):
         versions = ", ".join(sorted({_version(one) for one in alike} - {""}))
-        way = row.get("error_path")
-        how = f"`{way['property']}`: {_cell(way['message'])}" if way else "plug, unplug"
-        causes = ", ".join(f"`{cause}`" for cause in row.get("causes") or ())
-        where = explained(row) or _cell(row.get("text", ""))
-        yield f"| `{row['device']}` | {versions} | {row['outcome']} | {causes} | {how} | {where} |"
+        ways = [way for way in (one.get("error_path") for one in alike) if way]
+        how = ["plug, unplug"] if len(ways) < len(alike) else []
+        if ways:
+            first = ways[0]["property"]
+            how.append(f"`{first}`: {_cell(ways[0]['message'])}")
+            others = sorted({way["property"] for way in ways} - {first})
+            how += [f"also `{'`, `'.join(others)}`"] if others else []
+        yield f"| `{device}` | {versions} | {outcome} | {causes} | {'; '.join(how)} | {where} |"
+
+
+def _causes(row: HuntRow) -> list[str]:
+    return list(row.get("causes") or filter(None, [row.get("cause", "")]))
 
 
 def _version(row: HuntRow) -> str:
