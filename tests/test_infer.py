@@ -161,7 +161,7 @@ def test_a_moved_field_makes_no_finding(stock_vm: Vm, truth: Layout) -> None:
     chosen = random.Random(7).sample(list(mutants(truth)), 20)
     # Those that nothing but a look beside them shows, and a count.
     chosen += [("SocketChardev.listener", 8), ("QIOChannelFDSource.ioc", 8)]
-    chosen += [("VirtIONet.max_queue_pairs", -8)]
+    chosen += [("VirtIONet.max_queue_pairs", -8), ("PCIDevice.devfn", 8)]
     for field, step in chosen:
         mutant = moved(truth, field, step)
         assert mutant is not None

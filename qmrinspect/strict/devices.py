@@ -12,6 +12,7 @@ __all__ = ["relate"]
 
 _BUSES_MAX = 256
 _LINES_MAX = 1 << 16
+_FUNCTIONS = 256  # PCI_DEVFN_MAX
 _MOST = 0.5
 
 
@@ -22,6 +23,7 @@ def relate(tally: Tally, snapshot: Snapshot) -> None:
     _clocks(tally, snapshot)
     _gpios(tally, snapshot)
     _irqs(tally, snapshot)
+    _places(tally, snapshot)
 
 
 def _devices(tally: Tally, snapshot: Snapshot) -> None:
@@ -143,3 +145,20 @@ def _irqs(tally: Tally, snapshot: Snapshot) -> None:
             record = tally.record("IRQState", irq) if irq in snapshot.objects else None
             if order and record is not None and (i or record["n"]):
                 order(record["n"] == i)
+
+
+def _places(tally: Tally, snapshot: Snapshot) -> None:
+    """A function has its own number on its bus (hw/pci/pci.c do_pci_register_device)."""
+    put = tally.asks("a function has a number of its own on its bus", "PCIDevice.devfn", False)
+    taken: set[tuple[int, int]] = set()
+    for address, device in snapshot.devices.items() if put else ():
+        record = tally.record("PCIDevice", address) if device.realized else None
+        if (
+            put is None
+            or record is None
+            or not tally.context.is_a(snapshot.objects[address].type, "pci-device")
+        ):
+            continue
+        place = device.parent_bus, record.signed("devfn")
+        put(0 <= place[1] < _FUNCTIONS and place not in taken)
+        taken.add(place)
