@@ -14,7 +14,7 @@ import qmrinspect
 from qmrinspect.layout import load
 from qmrinspect.layout.find import profiles
 from qmrinspect.layout.schema import SCHEMA
-from qmrinspect.references import HOLDERS, KINDS, Around, Reader, Variable
+from qmrinspect.references import HOLDERS, KINDS, Around, OfListener, Reader, Variable
 from qmrinspect.references.record import Step, fields_of, parse, ways_of
 from qmrinspect.walk.readers import READERS
 from qmrinspect.walk.shapes import SHAPES
@@ -125,3 +125,11 @@ print("PCIProxyDev" in SCHEMA, [f.kind for f in report.findings],
     assert run() == "False ['unexplained'] []"
     added.write_text(module[2])
     assert run() == "True [] [('proxy-channel', 'PCIProxyDev.ioc')]"
+
+
+def test_what_starts_at_a_listener_needs_its_name() -> None:
+    """A QEMU whose listeners' names cannot be read was not searched for these."""
+    starts = [holder for holder in HOLDERS if isinstance(holder.start, OfListener)]
+    assert starts
+    for holder in starts:
+        assert ("MemoryListener", ("name",), True) in list(fields_of(holder))

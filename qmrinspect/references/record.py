@@ -221,7 +221,7 @@ def fields_of(holder: Holder) -> Iterator[tuple[str, tuple[str, ...], bool]]:
         for way in ways_of(text) if text else ():
             yield from _fields_on(way)
     start = holder.start
-    more = [start.field] if isinstance(start, OfListener) else []
+    more = [start.field, "MemoryListener.name"] if isinstance(start, OfListener) else []
     more += [start.link] if isinstance(start, Around) and start.link else []
     for text in [*more, *holder.needs.split()]:
         struct, _, field = text.rstrip("?").partition(".")

@@ -205,6 +205,9 @@ def _spaces(tally: Tally, snapshot: Snapshot) -> None:
         "MemoryListener.address_space AddressSpace.listeners MemoryListener.link_as",
     )
     text = tally.asks("a listener has a name or none", "MemoryListener.name")
+    named = tally.asks("some listeners have a name", "MemoryListener.name", False)
+    if named and snapshot.listeners:
+        named(any(listener.name for listener in snapshot.listeners.values()))
     if some:
         some(bool(snapshot.listeners))
     for row in snapshot.spaces.values():
