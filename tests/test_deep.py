@@ -16,7 +16,7 @@ from qmrinspect.campaign.expect import Expectations
 from qmrinspect.errors import UsageError
 from qmrinspect.hotplug.failing import FULL, Property, more_trials, trials
 from qmrinspect.hotplug.kinds import Backend, Recipe
-from qmrinspect.hunt import cycle
+from qmrinspect.hunt import again
 from qmrinspect.hunt.judge import Judgement
 from qmrinspect.hunt.pool import Job, Settings, VmPool
 from qmrinspect.hunt.rows import key
@@ -178,7 +178,7 @@ def test_candidates_are_apart_from_what_is_certain(monkeypatch: pytest.MonkeyPat
         index=SimpleNamespace(snapshot=None, enclosing=lambda _: 0, label=str)
     )
     for name, value in (("judge", sound), ("memory_of", []), ("outside_of", [])):
-        monkeypatch.setattr(cycle, name, lambda *_, value=value: value)
+        monkeypatch.setattr(again, name, lambda *_, value=value: value)
     for found, outcome, candidates in (
         ([_stale(False)], "clean", 1),
         ([_stale(True)], "stale", 0),
@@ -187,7 +187,7 @@ def test_candidates_are_apart_from_what_is_certain(monkeypatch: pytest.MonkeyPat
         driver: Any = SimpleNamespace(
             read=lambda: None, stale=lambda *_, found=found: found, drive=lambda step: None
         )
-        judgement = cycle.judge_again(driver, book, book, 0, lambda: book)[1]
+        judgement = again.judge_again(driver, book, book, 0, lambda: book)[1]
         assert (judgement.outcome, len(judgement.candidates)) == (outcome, candidates)
         assert all(row.certain for row in judgement.stale)
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from qmrinspect.errors import MonitorError, UsageError
+from qmrinspect.fronts.events import EventLog, SharedMonitor
 from qmrinspect.fronts.repl.completion import LineCompleter
 from qmrinspect.fronts.repl.engine import logical_lines
-from qmrinspect.fronts.repl.events import EventLog, SharedMonitor
 from qmrinspect.fronts.repl.knowledge import Knowledge
 from qmrinspect.fronts.repl.line import Command, expand, parse_command, unfinished
 from qmrinspect.fronts.repl.session import ReplSession

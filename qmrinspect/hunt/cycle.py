@@ -16,10 +16,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
 
-from ..audit.graph import orphan_groups
 from ..audit.outcome import Outcome
 from ..audit.policy import Verdict, choose
-from ..audit.stale import outside_of
 from ..errors import MonitorError, PeerMissing, ReadingError, TargetError
 from ..hotplug.kinds import Recipe
 from ..hotplug.pin import Pin, release_pin
@@ -36,12 +34,12 @@ from ..hotplug.unplug import (
 )
 from ..index import Index
 from ..ledger import Book, open_book
-from ..monitor.base import Monitor, MonitorLost
+from ..monitor.base import MonitorLost
 from ..search.stale import Where
-from ..text import an
+from .again import judge_again, leaked, still_there
 from .driver import Driver
 from .foretell import Foretold, Pins, foretell_after, foretell_pinned, held_by, implied
-from .judge import Judgement, came_with, judge, memory_of, same, waits, with_stale
+from .judge import Judgement, came_with, same, with_stale
 
 if TYPE_CHECKING:
     from ..snapshot import Snapshot, Stale
@@ -52,10 +50,7 @@ __all__ = [
     "Hunt",
     "Hunted",
     "hunt_one",
-    "judge_again",
-    "leaked",
     "not_begun",
-    "still_there",
 ]
 
 T = TypeVar("T")
@@ -72,10 +67,6 @@ NOT_PLUGGABLE = re.compile(
     r"|'.*' is not a valid device model name|^Unknown driver '"
 )
 
-# RCU's grace period takes 10 to 100 ms; what has not ended by itself after this
-# many looks, each preceded by a pause, is called delayed.
-_LOOKS = 5
-_PAUSE_S = 0.05
 
 # A finalized device has said so by then, mostly.  The memory is the proof, so that an
 # event which comes while it is read is soon enough.
@@ -381,82 +372,6 @@ def not_begun(recipe: Recipe, machine: str, reason: str) -> Hunted:
     cycle = Cycle(recipe.driver, "", step="prepare", refused=reason)
     judgement = Judgement(Outcome.REFUSED, "", (), (), reason)
     return Hunted(recipe, machine, Outcome.REFUSED, judgement, cycle, 0, 0, 0, None)
-
-
-def still_there(recipe: Recipe) -> str:
-    """Say why a device off PCI is not plugged after one of its type leaked."""
-    return (
-        f"{an(recipe.driver)} that leaked is still in memory, and QEMU may abort when another "
-        "takes its place; restart the VM first"
-    )
-
-
-def leaked(book: Book, type_name: str) -> bool:
-    """Whether a device of the type has been unparented and lives on.
-
-    It keeps the names of its RAM blocks and of its migration state.
-    """
-    objects = book.index.snapshot.objects
-    return any(objects[group.head].type == type_name for group in orphan_groups(book))
-
-
-def judge_again(
-    driver: Driver,
-    before: Book,
-    plugged: Book,
-    device: int,
-    read: Callable[[], Book] | None = None,
-    name: str = "",
-) -> tuple[Book, Judgement]:
-    """Judge, and judge again while what is left is transient.
-
-    :param read: makes a book of the driver's VM.
-    """
-    take = read or (lambda: choose(Index(driver.read()))[1])
-    memory = memory_of(before, plugged)
-
-    def stale_now() -> tuple[Where, list[Stale]]:
-        left = outside_of(after, [row.address for row in judgement.left])
-        where = Where(memory, left, candidates=True)
-        return where, list(driver.stale(after.index.snapshot, where))
-
-    after = take()
-    judgement = judge(before, plugged, after, device, name)
-    known: list[Stale] = []
-    for attempt in range(1, _LOOKS):
-        if judgement.outcome == "clean":
-            break
-        seen = _counts(judgement)
-        known = stale_now()[1]
-        driver.drive(partial(_pause, _PAUSE_S * attempt))
-        after = take()
-        judgement = judge(before, plugged, after, device, name)
-        # A finding must hold in a second reading.  What a flat view holds may end by itself, but
-        # not while nothing waits for RCU.
-        idle = after.index.snapshot.capture.quiescent or not waits(judgement)
-        if idle and seen == _counts(judgement):
-            break
-    if judgement.outcome != "not-acked":
-        where, found = stale_now()
-        stale = [row for row in found if row.certain]
-        # A finding must hold in a second reading; what was seen at the one before has had it.
-        twice = {(row.kind, row.address) for row in known}
-        if any((row.kind, row.address) not in twice for row in stale):
-            driver.drive(partial(_pause, _PAUSE_S))
-            twice = {(row.kind, row.address) for row in driver.stale(driver.read(), where)}
-        stale = [row for row in stale if (row.kind, row.address) in twice]
-        candidates = tuple(row for row in found if not row.certain)
-        judgement = with_stale(judgement, plugged, stale)._replace(candidates=candidates)
-    return after, judgement
-
-
-def _counts(judgement: Judgement) -> dict[int, int]:
-    return {left.address: left.observed for left in judgement.left}
-
-
-def _pause(seconds: float, monitor: Monitor) -> None:
-    # The VM runs meanwhile, also where it stands still while it is read.
-    time.sleep(seconds)
 
 
 def _early(

@@ -26,7 +26,8 @@ from ..ledger import Book
 from ..search.memory import CYCLES, Memory, MemoryLeak
 from ..search.stale import Where
 from ..snapshot import Stale
-from .cycle import Hunted, judge_again
+from .again import judge_again
+from .cycle import Hunted
 from .judge import Judgement, with_stale
 from .own_vm import OwnVm
 from .rows import row_of, stable

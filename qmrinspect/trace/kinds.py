@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from ..ledger import KINDS
 from .names import Frame
 
-__all__ = ["kinds_of", "site_kinds"]
+__all__ = ["kinds_of"]
 
 _FUNCTION = re.compile(r"\b[a-z][a-z0-9]*_[a-z0-9_]+\b(?![./-])")
 
@@ -67,8 +67,3 @@ def kinds_of(frames: Iterable[Frame]) -> frozenset[str]:
         if not frame.plumbing:
             break
     return frozenset()
-
-
-def site_kinds() -> dict[str, frozenset[str]]:
-    """Return the table: function to kinds."""
-    return dict(_TABLE)

@@ -16,7 +16,7 @@ from ..errors import MonitorError, TargetError, UsageError
 from ..hotplug.plugging import parse_devfn
 from ..hotplug.recipes import Recipe, recipe_for
 from ..hotplug.unplug import Cycle, Plugged, drivers, plug, unplug
-from ..hunt.cycle import judge_again, leaked, still_there
+from ..hunt.again import judge_again, leaked, still_there
 from ..hunt.driver import Driver
 from ..hunt.judge import Judgement
 from ..index import Index

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ... import __version__
 from ...report import render
 from ...text import printable
-from .events import looks
+from ..events import looks
 
 if TYPE_CHECKING:
     from ...monitor.base import Event

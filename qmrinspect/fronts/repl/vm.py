@@ -24,10 +24,10 @@ from ...target.image import Capture, Image, Peek, Ranges, Target
 from ...target.instant import Choose, Frozen
 from ...target.process import Process
 from ...text import printable
+from ..events import EventLog, SharedMonitor, run_state
 from ..jobs import check_cancelled
 from ..options import Options
 from ..session import ShellSession
-from .events import EventLog, SharedMonitor, run_state
 
 if TYPE_CHECKING:
     from ...audit.check import Report

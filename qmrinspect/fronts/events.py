@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Callable
 
-from ...errors import MonitorError
-from ...monitor.base import Arguments, Event, EventQueue, Monitor, Wanted
-from ..jobs import check_cancelled, current
+from ..errors import MonitorError
+from ..monitor.base import Arguments, Event, EventQueue, Monitor, Wanted
+from .jobs import check_cancelled, current
 
 __all__ = ["EventLog", "SharedMonitor", "looks", "run_state"]
 
