@@ -136,7 +136,7 @@ def test_the_stock_qemu() -> None:
 def shape(snapshot: Snapshot) -> tuple[object, ...]:
     """Everything that a reading of the same instant must have in common."""
     return snapshot._replace(
-        target=snapshot.target._replace(kind="", pid=0, layout=""),
+        target=snapshot.target._replace(kind="", pid=0, layout="", host="", command=""),
         capture=Capture(0, 0, 0, 0, 0, True),
     )
 
@@ -146,6 +146,8 @@ def test_a_core_equals_the_live_reading(dump: Dump) -> None:
     snapshot = read(core)
     assert shape(snapshot) == shape(dump.live)
     assert snapshot.target.kind == "core"
+    # A core keeps the beginning of the command line alone.
+    assert dump.live.target.command.startswith(snapshot.target.command)
     assert snapshot.target.pid == dump.live.target.pid
     report = check(snapshot)
     assert report.exact == report.objects and not report.findings
