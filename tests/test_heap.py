@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import time
 from bisect import bisect_right
@@ -135,6 +137,26 @@ def test_every_block_of_a_qemu_is_known(recorder: Path, monkeypatch: pytest.Monk
         assert compared.truth > 20_000
         assert not compared.wrong
         assert {block.size for block in compared.extra} <= CACHES
+
+
+def test_every_block_of_a_daemon_is_known(recorder: Path, tmp_path: Path) -> None:
+    """What it allocates after its fork lies in a mapping of its own, behind the heap it had."""
+    pidfile = tmp_path / "pid"
+    command = ["qemu-system-x86_64", "-S", "-display", "none", "-monitor", "none", "-daemonize"]
+    subprocess.run(
+        [*command, "-pidfile", str(pidfile), "-device", "qemu-xhci"],
+        env={**os.environ, "LD_PRELOAD": str(recorder)},
+        check=True,
+    )
+    pid = int(pidfile.read_text())
+    try:
+        _, mappings = _captured(pid)
+        assert len([m for m in mappings if m.path == "[heap]"]) > 1
+        compared = _compared(*_settled(pid))
+        assert compared.truth > 10_000
+        assert not compared.wrong
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def _private(mappings: Sequence[Mapping], areas: Sequence[Area]) -> list[tuple[i
         named = mapping.path and not mapping.path.startswith("[anon")
         if named or not mapping.perms.startswith("rw-p"):
             continue
-        if any(mapping.start <= area.start < mapping.end for area in areas):
+        if any(mapping.start < area.end and area.start < mapping.end for area in areas):
             continue
         if out and out[-1][1] == mapping.start:
             out[-1] = (out[-1][0], mapping.end)

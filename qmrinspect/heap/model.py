@@ -147,7 +147,7 @@ class Heap:
         libc = libc_data(self._mappings)
         arenas = find_arenas(words, libc)
         top = words.get(arenas.all[0] + arenas.at_top)
-        low = next((m.start for m in self._mappings if m.start <= top < m.end), top)
+        low = _lowest(self._mappings, top)
         refused = NotKnown("where the main heap begins was not found in libc's data")
         for parameters in find_parameters(words, libc, low, top):
             runs = areas(words, arenas, parameters.heap)
@@ -167,3 +167,18 @@ class Heap:
             self._spans = [(a.start, max(a.top, a.end) + 1) for a in runs]
             return chunks
         raise refused
+
+
+def _lowest(mappings: Sequence[Mapping], top: int) -> int:
+    """Return where the memory that the main heap ends in begins.
+
+    A process that was forked (``-daemonize``) has what brk gave it since in another mapping.
+    """
+    low = end = 0
+    for mapping in mappings:
+        if mapping.start != end or not mapping.perms.startswith("rw"):
+            low = mapping.start
+        if mapping.start <= top < mapping.end:
+            return low
+        end = mapping.end
+    return top
