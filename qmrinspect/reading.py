@@ -113,10 +113,7 @@ class Reader(Fitting):
 
         :raises QmrError: as :meth:`read` does.
         """
-        snapshot = self.read()
-        if snapshot.unknown:
-            snapshot = self._with_heap(snapshot)
-        report = self.audit(snapshot)
+        report = self.audit(self.read())
         known = _identities(report)
         steady = 0
         for _ in range(_LOOKS):
@@ -138,6 +135,9 @@ class Reader(Fitting):
         :param snapshot: that reading.
         :param freed: (start, end) of the freed memory that matters, all of it by default.
         """
+        if snapshot.unknown:
+            # What is granted while liveness is not known would hide a leak.
+            snapshot = self._with_heap(snapshot)
         report = check(snapshot)
         if self._context is None:
             return report

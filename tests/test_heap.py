@@ -14,9 +14,12 @@ from typing import NamedTuple
 import pytest
 
 from qmrinspect.heap import Block, Heap, Live, Walked
+from qmrinspect.heap.mapped import Parameters, find_mapped
 from qmrinspect.hotplug.vm import Vm
+from qmrinspect.target.arenas import Area
 from qmrinspect.target.image import Image, Mapping
 from qmrinspect.target.process import Process
+from qmrinspect.target.words import Words
 from qmrinspect.walk.plan import ranges
 
 SOURCES = Path(__file__).parent / "heap"
@@ -157,6 +160,21 @@ def test_every_block_of_a_daemon_is_known(recorder: Path, tmp_path: Path) -> Non
         assert not compared.wrong
     finally:
         os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.unit
+def test_a_block_that_borders_on_a_heap_is_found() -> None:
+    """The kernel makes one mapping of a thread's heap and of what is mapped beside it."""
+    heap, size = 0x7F0000000000, 0x21000
+    below, above = bytearray(0x3000), bytearray(0x5000)
+    below[8:16] = (0x3000 | 2).to_bytes(8, "little")
+    above[8:16] = (0x5000 | 2).to_bytes(8, "little")
+    start, end = heap - len(below), heap + size + len(above)
+    image = Image([(start, bytes(below) + bytes(size) + bytes(above))])
+    mappings = [Mapping(start, end, "rw-p", 0, "")]
+    areas = [Area(heap + 0x8D0, heap + 0x1F000, heap + size - 64)]
+    found = find_mapped(Words(image), mappings, areas, Parameters(0, 2, 0x8000))
+    assert found == [(start, 0x3000), (heap + size, 0x5000)]
 
 
 @pytest.mark.parametrize(

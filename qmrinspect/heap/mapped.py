@@ -99,19 +99,33 @@ def find_mapped(
 
 
 def _private(mappings: Sequence[Mapping], areas: Sequence[Area]) -> list[tuple[int, int]]:
-    """Return the anonymous memory in which no heap lies; neighbours are joined."""
+    """Return the anonymous memory in which no heap lies; neighbours are joined.
+
+    The kernel joins a new mapping with the heap of a thread that it borders on.
+    """
     out: list[tuple[int, int]] = []
     for mapping in mappings:
         named = mapping.path and not mapping.path.startswith("[anon")
         if named or not mapping.perms.startswith("rw-p"):
             continue
-        if any(mapping.start < area.end and area.start < mapping.end for area in areas):
-            continue
-        if out and out[-1][1] == mapping.start:
-            out[-1] = (out[-1][0], mapping.end)
-        else:
-            out.append((mapping.start, mapping.end))
+        for start, end in _without(mapping.start, mapping.end, areas):
+            if out and out[-1][1] == start:
+                out[-1] = (out[-1][0], end)
+            else:
+                out.append((start, end))
     return out
+
+
+def _without(start: int, end: int, areas: Sequence[Area]) -> Iterator[tuple[int, int]]:
+    """Yield what the heaps leave of a mapping: each has whole pages."""
+    for area in areas:
+        if start < area.end and area.start < end:
+            first = area.start // _PAGE * _PAGE
+            if start < first:
+                yield start, first
+            start = -(-(area.end + 1) // _PAGE) * _PAGE
+    if start < end:
+        yield start, end
 
 
 def _candidates(
