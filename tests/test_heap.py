@@ -14,12 +14,13 @@ from typing import NamedTuple
 import pytest
 
 from qmrinspect.heap import Block, Heap, Live, Walked
+from qmrinspect.heap.chunks import Chunks
 from qmrinspect.heap.mapped import Parameters, find_mapped
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.target.arenas import Area
 from qmrinspect.target.image import Image, Mapping
 from qmrinspect.target.process import Process
-from qmrinspect.target.words import Words
+from qmrinspect.target.words import NotKnown, Words
 from qmrinspect.walk.plan import ranges
 
 SOURCES = Path(__file__).parent / "heap"
@@ -175,6 +176,18 @@ def test_a_block_that_borders_on_a_heap_is_found() -> None:
     areas = [Area(heap + 0x8D0, heap + 0x1F000, heap + size - 64)]
     found = find_mapped(Words(image), mappings, areas, Parameters(0, 2, 0x8000))
     assert found == [(start, 0x3000), (heap + size, 0x5000)]
+
+
+@pytest.mark.unit
+@pytest.mark.timeout(5)
+def test_a_walk_that_steps_over_its_end_ends() -> None:
+    """As where the last chunk and the top changed between two pages that were read."""
+    memory = bytearray(0x1000)
+    for at in range(0, 0x1000, 0x40):
+        memory[at + 8 : at + 16] = (0x40 | 1).to_bytes(8, "little")
+    start = 0x550000000000
+    with pytest.raises(NotKnown, match="behind its end"):
+        Chunks().add(Words(Image([(start, bytes(memory))])), Area(start, start + 0x220, 0))
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ class Chunks:
         in_use: list[bytes] = []
         at, target = area.start, area.top
         mapped = False
-        while at != target:
+        while not target or at < target:
             found = words.part(at)
             if found is None:
                 raise NotKnown(f"the walk over the heap leaves what was captured at {at:#x}")
@@ -118,7 +118,8 @@ class Chunks:
                 break
         # The last head is the top chunk's or the fence's; it tells of the chunk before.
         if (at != target) if target else not area.end <= at < area.end + 64:
-            raise NotKnown(f"the walk over the heap at {area.start:#x} ends at {at:#x}, too early")
+            where = "too early" if at < (target or area.end) else "behind its end"
+            raise NotKnown(f"the walk over the heap at {area.start:#x} ends at {at:#x}, {where}")
         head = words.get(at + 8)
         if mapped:
             raise NotKnown(f"the heap at {area.start:#x} has a chunk that cannot be in one")
