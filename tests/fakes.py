@@ -330,7 +330,8 @@ class FakeMachine:
 
     def plug(self, bus: FakeObject, device: FakeObject) -> FakeKid:
         """``qdev_set_parent_bus``."""
-        kid = FakeKid(self.allocate(self.layout.size("BusChild")), device, len(bus.kids))
+        index = 1 + max((kid.index for kid in bus.kids), default=-1)
+        kid = FakeKid(self.allocate(self.layout.size("BusChild")), device, index)
         bus.kids.insert(0, kid)
         device.bus = bus
         device.ref += 1
