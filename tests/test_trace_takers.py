@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
+from qmrinspect.errors import TargetError
 from qmrinspect.hotplug.kinds import Driver, Recipe
 from qmrinspect.hotplug.recipes import recipe_for
 from qmrinspect.hotplug.unplug import drivers
@@ -167,6 +168,26 @@ def cycle(hunt: Hunt, known: Mapping[str, Driver], driver: str, id: str) -> Hunt
     return hunted
 
 
+def survived(
+    machine: Machine, hunt: Hunt, known: Mapping[str, Driver], driver: str, id: str
+) -> Hunted:
+    """Trace a cycle in which QEMU lives on.
+
+    About one in fifteen of these unplugs of a qxl ended 7.2 and 10.0 with SIGSEGV; why was not
+    looked for.
+    """
+    for _ in range(4):
+        try:
+            hunted = cycle(hunt, known, driver, id)
+            if machine.vm.vm.alive():
+                return hunted
+        except (TargetError, AssertionError):
+            if driver != "qxl" or not machine.vm.vm.wait(2):
+                raise
+        machine.vm.renew()
+    raise AssertionError(f"{driver}: QEMU died four times")
+
+
 def takers(hunted: Hunted) -> Counter[tuple[str, str, str, str]]:
     """Count all that remains by object type, kind, and function and file of who took it."""
     out: Counter[tuple[str, str, str, str]] = Counter()
@@ -186,7 +207,7 @@ def test_each_remaining_reference_has_its_taker(machine: Machine) -> None:
     known = machine.vm.drive(drivers)
     hunt = Hunt(machine.vm, trace=True)
     for number, (driver, rows) in enumerate(machine.table.items()):
-        hunted = cycle(hunt, known, driver, f"dut{number}")
+        hunted = survived(machine, hunt, known, driver, f"dut{number}")
         assert hunted.outcome in (("leak", "partial-leak") if rows else ("clean",)), driver
         found = takers(hunted)
         found.pop(EMBEDDED, None)
