@@ -63,8 +63,8 @@ def fate(book: Book, cycle: Cycle) -> str:
     """Return what an unplug makes of a cycle.
 
     ``lost``: it did not break it; ``keeps``: devices of the type are known to leak under this
-    policy; ``breaks``: it does, as in every healthy device; ``never``: what is in it is never
-    unplugged.
+    policy; ``breaks``: unparenting does; ``open``: the device's own unrealize has to, which no
+    reading shows; ``never``: what is in it is never unplugged.
     """
     if cycle.lost:
         return "lost"
@@ -75,7 +75,7 @@ def fate(book: Book, cycle: Cycle) -> str:
     if not devices:
         return "never"
     types = (index.snapshot.objects[device].type for device in devices)
-    return "keeps" if any(known_trouble(kind, book.policy.name) for kind in types) else "breaks"
+    return "keeps" if any(known_trouble(kind, book.policy.name) for kind in types) else "open"
 
 
 def _plugged(index: Index, address: int) -> int:

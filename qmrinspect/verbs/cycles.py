@@ -50,11 +50,11 @@ def run_cycles(session: Session, args: argparse.Namespace) -> Outcome:
 _TITLES = {
     "lost": ("of references that nothing else holds, which an unplug did not break", "error"),
     "keeps": (
-        "that unplugging does not break: devices of the type are known to leak here",
+        "that unplugging does not break: devices of the type leaked in hunts under this policy",
         "warning",
     ),
-    "breaks": (
-        "that unplugging breaks, as in every healthy device: its own code does (see qmr hunt)",
+    "open": (
+        "that the device's own unrealize has to break: whether it does, qmr hunt finds out",
         "note",
     ),
     "never": ("of what is never unplugged: they last as long as the machine", ""),

@@ -14,7 +14,15 @@ from typing import NamedTuple
 
 from ...errors import UsageError
 
-__all__ = ["Command", "expand", "first_word", "logical_lines", "parse_command", "unfinished"]
+__all__ = [
+    "Command",
+    "expand",
+    "first_word",
+    "logical_lines",
+    "parse_command",
+    "unfinished",
+    "unquoted",
+]
 
 _ALIASES_MAX = 16
 
@@ -59,18 +67,25 @@ def parse_command(line: str) -> Command:
     return Command(text, file=file, append=append)
 
 
-def _output_at(line: str) -> int:
-    """Return where the output's place begins, -1 when the line names none."""
+def unquoted(line: str) -> Iterator[tuple[int, str]]:
+    """Yield (place, character) of all that is in no quotes, the quotes left out."""
     quote = ""
     for at, char in enumerate(line):
         before = line[at - 1] if at else " "
         if quote:
             if char == quote and before != "\\":
                 quote = ""
-        elif char in "'\"" and (before.isspace() or before in "=([{,:"):
+        elif char in "'\"" and (before.isspace() or before in "=([{,:;"):
             # An apostrophe inside a word is one: /machine/it's.
             quote = char
-        elif char == "|" or (char == ">" and before != "-"):
+        else:
+            yield at, char
+
+
+def _output_at(line: str) -> int:
+    """Return where the output's place begins, -1 when the line names none."""
+    for at, char in unquoted(line):
+        if char == "|" or (char == ">" and line[at - 1 : at] != "-"):
             return at
     return -1
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ...errors import UsageError
 from ...snapshot import Snapshot
-from .line import first_word
+from .line import first_word, unquoted
 
 __all__ = ["LAST", "Result", "assigned", "habit", "object_of", "statements"]
 
@@ -44,16 +44,9 @@ def statements(line: str) -> list[str]:
     """Split a line at the semicolons that are in no quotes, brackets or comments."""
     if line.lstrip().startswith("#"):
         return [line]
-    out, begin, depth, quote = [], 0, 0, ""
-    for at, char in enumerate(line):
-        before = line[at - 1] if at else " "
-        if quote:
-            if char == quote and before != "\\":
-                quote = ""
-        elif char in "'\"" and (before.isspace() or before in "=([{,:;"):
-            # An apostrophe inside a word is one: /machine/it's.
-            quote = char
-        elif char in _OPEN:
+    out, begin, depth = [], 0, 0
+    for at, char in unquoted(line):
+        if char in _OPEN:
             depth += 1
         elif char in _CLOSE:
             depth = max(0, depth - 1)
