@@ -300,6 +300,8 @@ class FakeImage:
         )
         for kid in obj.kids:
             self.fill("BusChild", kid.address, child=kid.child.address, index=kid.index)
+            if is_a(kid.child, "pci-device"):
+                self.fill("PCIDevice", kid.child.address, devfn=kid.index)
 
     def _region(self, obj: FakeObject) -> None:
         at = obj.address

@@ -125,6 +125,24 @@ def test_what_came_once_or_stops_is_no_leak() -> None:
     assert memory.leak() is None
 
 
+@pytest.mark.unit
+def test_what_one_cycle_spoils_more_cycles_tell() -> None:
+    def undecided(*sizes: int) -> bool:
+        return remembered(*({i: 1 for i in range(size)} for size in sizes)).undecided()
+
+    assert not undecided(9) and not undecided(9, 9)
+    assert undecided(11, 10)  # two blocks of something else went, one came to stay
+    assert undecided(9, 10)
+    assert not undecided(*range(9, 9 + CYCLES + 1))
+    assert undecided(*range(9, 9 + CYCLES), 8 + CYCLES - 1)
+    memory = remembered({1: 1})
+    memory.add(None)
+    assert memory.undecided()  # the heap was not known this once
+    never = Memory()
+    never.add(None)
+    assert not never.undecided()
+
+
 # Reports ----------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from qmrinspect.target.image import PAGE, Capture, Image, Mapping, Peek, Ranges
 from qmrinspect.target.instant import Choose, Copy, Frozen, numbers
 from qmrinspect.walk import decode, take
 
-pytestmark = pytest.mark.usefixtures("no_layout_cache")
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("no_layout_cache")]
 
 
 class Running(FakeTarget):

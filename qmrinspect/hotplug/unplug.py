@@ -41,6 +41,8 @@ __all__ = [
 EVENT_TIMEOUT = 0.5
 # qmp_device_del(), system/qdev-monitor.c
 _REQUESTED = "is already in the process of unplug"
+# Of many cycles so few may go wrong.
+_SPOILED_MAX = 3
 
 
 class Cycle(NamedTuple):
@@ -239,13 +241,18 @@ def run_cycle(monitor: Monitor, recipe: Recipe, id: str, timeout: float = EVENT_
 def more_cycles(monitor: Monitor, recipe: Recipe, id: str, count: int) -> int:
     """Run cycles, nothing being judged; return how many went as they should.
 
+    A busy machine spoils one now and then: more than a few that did not end them.
+
     :raises MonitorLost: QEMU died of one.
     """
-    for done in range(count):
-        cycle = run_cycle(monitor, recipe, f"{id}{done}")
+    done = spoiled = 0
+    while done < count and spoiled <= _SPOILED_MAX:
+        cycle = run_cycle(monitor, recipe, f"{id}{done + spoiled}")
         if not cycle.unparented or cycle.refused or cycle.hang or cycle.kept:
-            return done
-    return count
+            spoiled += 1
+        else:
+            done += 1
+    return done
 
 
 def ended(cycle: Cycle, step: str, error: MonitorError | PeerMissing) -> Cycle:

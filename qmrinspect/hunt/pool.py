@@ -91,8 +91,9 @@ class VmPool(Closing):
             # What the row of a cycle does to the VM comes after it.
             if cycles > 1 and hunted.after is not None:
                 memory.add(self._vm.blocks(hunted.after.index.snapshot) if self._vm else None)
-                if number == cycles and memory.grew() and hunted.outcome == Outcome.CLEAN:
-                    cycles = max(cycles, CYCLES + 1)
+                more = number == cycles and hunted.outcome == Outcome.CLEAN
+                if more and memory.undecided() and number <= 2 * CYCLES:
+                    cycles = max(cycles + 1, CYCLES + 1)
             row = self._row(job, hunted, number)
             if self._settings.cycles > 1 and hunted.books:
                 if number == 1:
@@ -133,12 +134,15 @@ class VmPool(Closing):
         recipe = recipe_for(job.driver, self._known)
         try:
             done = vm.drive(lambda monitor: more_cycles(monitor, recipe, "more", MORE))
-        except MonitorError:
+        except MonitorError as error:
             self._drop()
-            return None  # it does not survive so many, and nothing is told of its memory
+            row["note"] = f"its memory is not judged: in {MORE} more cycles, {error.text}"
+            return None
         blocks = vm.blocks(vm.read()) if done == MORE else None
-        steady = blocks is not None and memory.is_steady(blocks.live, done)
-        return leak if steady else None
+        if blocks is None:
+            row["note"] = f"its memory is not judged: {done} of {MORE} more cycles went well"
+            return None
+        return leak if memory.is_steady(blocks.live, done) else None
 
     def _error_paths(self, job: Job) -> Iterator[HuntRow]:
         def fresh() -> OwnVm:

@@ -67,10 +67,12 @@ class Memory:
     def __init__(self) -> None:
         self.cycles = -1
         self._kept: deque[Blocks] = deque(maxlen=CYCLES - _WARM + 1)
+        self._lost = False
 
     def add(self, blocks: Blocks | None) -> None:
         """Count after a cycle; None, or none, is of a VM whose heap is not known."""
         if blocks is None or not blocks.live:
+            self._lost = bool(self._kept)
             self._kept.clear()
             self.cycles = -1
             return
@@ -81,10 +83,15 @@ class Memory:
         sizes = [len(blocks.live) for blocks in self._kept]
         return [after - before for before, after in zip(sizes, sizes[1:])]
 
-    def grew(self) -> bool:
-        """Whether the last cycle left more than it found."""
-        steps = self._steps()
-        return bool(steps) and steps[-1] > 0
+    def undecided(self) -> bool:
+        """Whether more cycles would tell: some left more or less than they found.
+
+        A cycle of a sound device leaves as many blocks as it found, but for what something
+        else happened to make or free.
+        """
+        if not self._kept:
+            return self._lost
+        return any(self._steps()) and not self.grows()
 
     def grows(self) -> bool:
         """Whether each of enough cycles did, after the first ones."""
