@@ -95,7 +95,7 @@ hunt: packages-hunt $(VENV)/ready-hunt ## set up, then hunt all that the distrib
 	@$(call find,hunt)
 
 unit: $(VENV)/ready-unit ## the tests that need no QEMU, no GDB and no root: half a minute
-	$(VENV)/bin/pytest --quiet $$(grep --files-with-matches 'pytest.mark.unit' tests/test_*.py)
+	$(VENV)/bin/pytest --quiet -m unit $$(grep --files-with-matches 'pytest.mark.unit' tests/test_*.py)
 
 test: lint qemus check ## set up, then run all checks and all tests
 

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from faketarget import (
     BASE,
@@ -39,11 +39,24 @@ from faketarget import (
 if TYPE_CHECKING:
     from fakes import FakeMachine, FakeObject
 
+    from qmrinspect.layout import Layout
+
 LINK_STRONG, LINK_DIRECT, LINK_CLASS = 1, 2, 4
+
+
+class Begun(NamedTuple):
+    """An image with its types, which most machines have in common."""
+
+    layout: Layout  # keeps its id its own
+    memory: dict[int, bytes]
+    next: int
+    strings: dict[str, int]
 
 
 class FakeImage:
     """Writes one machine into memory."""
+
+    _begun: ClassVar[dict[Hashable, Begun]] = {}
 
     def __init__(self, machine: FakeMachine) -> None:
         self.machine = machine
@@ -55,8 +68,9 @@ class FakeImage:
             machine.heap + RENDERED: bytearray(0x40000),
         }
         self._next = machine.heap + RENDERED
+        self._last = BASE, self.memory[BASE]
         self._strings: dict[str, int] = {}
-        self._types()
+        self._begin()
         for obj in machine.objects:
             self._object(obj)
         self._spaces()
@@ -67,9 +81,28 @@ class FakeImage:
         for address, size, value in machine.pokes:
             self.put(address, (value & (1 << 8 * size) - 1).to_bytes(size, "little"))
 
+    def _begin(self) -> None:
+        machine = self.machine
+        links = tuple((name, tuple(rows)) for name, rows in machine.class_links.items())
+        key = (id(self.layout), machine.glib, machine.heap, tuple(machine.types.items()), links)
+        places = (tuple(machine.type_at.values()), tuple(machine.class_at.values()))
+        begun = self._begun.get((key, places))
+        if begun is None:
+            self._types()
+            memory = {start: bytes(data) for start, data in self.memory.items()}
+            begun = Begun(self.layout, memory, self._next, dict(self._strings))
+            self._begun[key, places] = begun
+        for start, raw in begun.memory.items():
+            self.memory[start][:] = raw
+        self._next, self._strings = begun.next, dict(begun.strings)
+
     def _find(self, address: int) -> tuple[bytearray, int]:
+        start, data = self._last
+        if start <= address < start + len(data):
+            return data, address - start
         for start, data in self.memory.items():
             if start <= address < start + len(data):
+                self._last = start, data
                 return data, address - start
         raise AssertionError(f"{address:#x} is outside of the fake's memory")
 
@@ -87,7 +120,9 @@ class FakeImage:
         for name, value in fields.items():
             if row is not None and name in row.fields:
                 offset, size = row.fields[name]
-                self.put(address + offset, (value & (1 << 8 * size) - 1).to_bytes(size, "little"))
+                if not 0 <= value < 1 << 8 * size:
+                    value &= (1 << 8 * size) - 1
+                self.put(address + offset, int(value).to_bytes(size, "little"))
 
     def allocate(self, size: int) -> int:
         address = self._next

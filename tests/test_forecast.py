@@ -48,12 +48,14 @@ class Truth(NamedTuple):
     left: frozenset[int] = frozenset()
 
 
-def truth(machine: FakeMachine, device: FakeObject, let_go: str = "") -> Truth:
-    """Unplug a device, or release the link that held it, and judge what came of it."""
-    before, plugged = bare(machine.policy.name), book(machine)
+def truth(
+    machine: FakeMachine, device: FakeObject, link: str | None = None, plugged: Book | None = None
+) -> Truth:
+    """Unplug a device, or drop the link that held it, and judge what came of it."""
+    before, plugged = bare(machine.policy.name), plugged or book(machine)
     try:
-        if let_go:
-            target, _ = machine.nic.links.pop(let_go)
+        if link:
+            target, _ = machine.nic.links.pop(link)
             machine.unref(target)
         else:
             machine.unparent(device)
@@ -178,11 +180,18 @@ SEEDS = range(24)
 
 
 @functools.cache
-def fact_of(policy: str, seed: int) -> Truth:
+def held(policy: str, seed: int) -> tuple[FakeMachine, FakeObject, Book]:
+    """A machine on which a device was unplugged and a link holds it, and its book."""
     machine = FakeMachine(policy=policy)
     device = anything(machine, seed)
     pinned(machine, device)
-    return truth(machine, device, let_go="pin")
+    return machine, device, book(machine)
+
+
+@functools.cache
+def fact_of(policy: str, seed: int) -> Truth:
+    machine, device, plugged = held(policy, seed)
+    return truth(machine, device, link="pin", plugged=plugged)
 
 
 @pytest.mark.parametrize("built", NAMES)
@@ -190,10 +199,8 @@ def test_whatever_is_pinned_is_foretold_for_every_policy(built: str) -> None:
     """Against a model that does it, on machines that differ only in their policy."""
     outcomes = set()
     for seed in SEEDS:
-        machine = FakeMachine(policy=built)
-        device = anything(machine, seed)
-        pinned(machine, device)
-        forecaster = Forecaster(book(machine))
+        _, device, plugged = held(built, seed)
+        forecaster = Forecaster(plugged)
         pins = [p for p in forecaster.book.index.snapshot.props if p.name == "pin"]
         for policy in POLICIES:
             found = told(forecaster.of(policy, device.address, (), pins))

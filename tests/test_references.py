@@ -55,7 +55,7 @@ def test_declarations_hold_together() -> None:
     for holder in HOLDERS:
         assert re.match(r"\S+\.[ch]\b", holder.source), f"{holder} names no source of QEMU"
         assert holder.way or isinstance(holder.start, (Reader, Variable))
-        assert list(fields_of(holder)) or isinstance(holder.start, Variable)
+        assert fields_of(holder) or isinstance(holder.start, Variable)
         for struct, names, _ in fields_of(holder):
             assert struct in SCHEMA and set(names) <= set(SCHEMA[struct].split())
 
@@ -132,4 +132,4 @@ def test_what_starts_at_a_listener_needs_its_name() -> None:
     starts = [holder for holder in HOLDERS if isinstance(holder.start, OfListener)]
     assert starts
     for holder in starts:
-        assert ("MemoryListener", ("name",), True) in list(fields_of(holder))
+        assert ("MemoryListener", ("name",), True) in fields_of(holder)

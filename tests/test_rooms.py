@@ -47,6 +47,11 @@ def _modules() -> dict[str, Path]:
 
 
 MODULES = _modules()
+TREES = {module: ast.parse(path.read_text()) for module, path in MODULES.items()}
+STATEMENTS = {
+    module: [n for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom, ast.Call))]
+    for module, tree in TREES.items()
+}
 
 
 def room(module: str) -> str:
@@ -79,10 +84,9 @@ def _targets(module: str, node: ast.AST) -> Iterator[str]:
 
 def _imports() -> list[Import]:
     found = []
-    for module, path in MODULES.items():
-        tree = ast.parse(path.read_text())
+    for module, tree in TREES.items():
         top = {id(node) for node in tree.body}
-        for node in ast.walk(tree):
+        for node in STATEMENTS[module]:
             found += [Import(module, t, id(node) in top) for t in _targets(module, node)]
     return found
 
@@ -135,8 +139,8 @@ def test_no_room_is_too_large() -> None:
 
 def test_what_is_public_says_what_it_does() -> None:
     silent = []
-    for module, path in MODULES.items():
-        for node in ast.parse(path.read_text()).body:
+    for module, tree in TREES.items():
+        for node in tree.body:
             if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
                 continue
             if not ast.get_docstring(node):
@@ -146,8 +150,8 @@ def test_what_is_public_says_what_it_does() -> None:
 
 def test_only_the_front_in_gdb_and_the_script_for_gdb_import_it() -> None:
     users = set()
-    for module, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text())):
+    for module, statements in STATEMENTS.items():
+        for node in statements:
             if isinstance(node, ast.Import) and any(
                 a.name.split(".")[0] == "gdb" for a in node.names
             ):
@@ -157,10 +161,10 @@ def test_only_the_front_in_gdb_and_the_script_for_gdb_import_it() -> None:
 
 def test_the_ground_floor_needs_the_standard_library_only() -> None:
     foreign = []
-    for module, path in MODULES.items():
+    for module, statements in STATEMENTS.items():
         if room(module) not in GROUND or module == "layout.gdb_types":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in statements:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names.append(node.module or "")

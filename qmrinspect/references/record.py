@@ -212,11 +212,16 @@ def _fields_on(way: str) -> Iterator[tuple[str, tuple[str, ...], bool]]:
             yield from _fields_on(step.ends)
 
 
-def fields_of(holder: Holder) -> Iterator[tuple[str, tuple[str, ...], bool]]:
-    """Yield (structure, names of a field, whether it is needed) of all that a holder reads.
+@cache
+def fields_of(holder: Holder) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
+    """Return (structure, names of a field, whether it is needed) of all that a holder reads.
 
     No names stand for the structure itself.
     """
+    return tuple(_fields_of(holder))
+
+
+def _fields_of(holder: Holder) -> Iterator[tuple[str, tuple[str, ...], bool]]:
     for text in (holder.way, holder.when):
         for way in ways_of(text) if text else ():
             yield from _fields_on(way)

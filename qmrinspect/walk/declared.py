@@ -73,6 +73,10 @@ def read_declared(
 
 def missing(context: Context, holder: Holder) -> str:
     """Say which field a holder rests on and this layout lacks, empty when it has all."""
+    return context.fact(("missing", holder), lambda: _missing(context, holder))
+
+
+def _missing(context: Context, holder: Holder) -> str:
     layout = context.layout
     for struct, names, needed in fields_of(holder):
         if not needed:
