@@ -19,6 +19,7 @@ from ..snapshot import Obj, Prop
 from ..target.image import Image, Unreadable
 from ..target.image import Mapping as MemoryMapping
 from ..walk import qom
+from ..walk.classes import Classes, read_classes
 from ..walk.take import open_context
 
 __all__ = ["CORE", "Core", "FilePages", "open_core"]
@@ -53,7 +54,7 @@ class Core(NamedTuple):
     """
 
     context: Context
-    classes: qom.Classes
+    classes: Classes
     objects: Mapping[int, Obj]
     props: Sequence[Prop]
     pages: FilePages
@@ -80,7 +81,7 @@ def open_core(
     context, machine = open_context(image, start, statics)
     try:
         root = qom.find_root(context, machine)
-        classes = qom.read_classes(context)
+        classes = read_classes(context)
         context.handles = qom.find_handles(context, classes, root)
         objects = qom.read_objects(context, classes)
         props = tuple(qom.read_props(context, classes, objects))

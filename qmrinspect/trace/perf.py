@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import mmap
 import os
 import resource
 import struct
@@ -24,15 +23,13 @@ from ..errors import TargetError
 from ..target import proc
 from .arch import Arch
 from .refusal import refused
+from .ring import RING_MIN, Ring, RingTooLarge, processors, ring_size
 
 __all__ = ["STACK", "Probe", "Sample", "Tracer"]
 
 #: Bytes of stack that come with a sample: 8 KB hold the deepest stack of a plug, 4 KB do not.
 STACK = 8192
 
-_PAGE = mmap.PAGESIZE
-# A ring, the most and the least that is of use, and all rings together, bytes.
-_RING_MAX, _RING_MIN, _RINGS_MAX = 64 << 20, 128 << 10, 256 << 20
 _FILES_SPARE = 64
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -49,7 +46,6 @@ _USE_CLOCKID, _INHERIT_THREAD = 1 << 25, 1 << 35
 _FLAG_FD_CLOEXEC = 8
 _IOC_SET_OUTPUT, _IOC_ID = 0x2405, 0x80082407
 _RECORD_LOST, _RECORD_THROTTLE, _RECORD_SAMPLE = 2, 5, 9
-_HEAD, _TAIL = 1024, 1032  # in the first page of a ring
 
 _HEADER = struct.Struct("<IHH")
 _FIXED = struct.Struct("<QIIQQQ")  # ip, pid and tid, time, id, abi of the registers
@@ -116,32 +112,6 @@ class Sample(NamedTuple):
     stack: bytes
 
 
-class _Ring:
-    """One processor's ring of samples."""
-
-    def __init__(self, fd: int, size: int) -> None:
-        self.fd = fd
-        self._size = size
-        self._map = mmap.mmap(fd, _PAGE + size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-
-    def drain(self) -> bytes:
-        """Take what is there."""
-        head, tail = _PAIR.unpack_from(self._map, _HEAD)
-        length = head - tail
-        if not 0 < length <= self._size:
-            return b""
-        first = _PAGE + tail % self._size
-        last = first + length
-        data = self._map[first : min(last, _PAGE + self._size)]
-        if last > _PAGE + self._size:
-            data += self._map[_PAGE : last - self._size]
-        _WORD.pack_into(self._map, _TAIL, head)
-        return data
-
-    def close(self) -> None:
-        self._map.close()
-
-
 class Tracer:
     """Watches the threads of a process from now on, until it is closed.
 
@@ -158,17 +128,17 @@ class Tracer:
         self._regs = struct.Struct(f"<{len(arch.sampled)}Q")
         self._fds: dict[int, tuple[int, int]] = {}  # descriptor to probe and thread
         self._ids: dict[int, tuple[int, int]] = {}
-        self._rings: list[_Ring] = []
+        self._rings: list[Ring] = []
         self._inherits: set[int] = set()  # threads that are seen through their maker's events
         self._told_lost = 0
         self._counts_lost = True
         self._flags = _INHERIT | _INHERIT_THREAD | _USE_CLOCKID
-        self._ring = _ring_size(len(_processors()))
+        self._ring = ring_size(len(processors()))
         while True:
             try:
                 self._open_threads()
                 return
-            except _RingTooLarge:
+            except RingTooLarge:
                 # What the kernel lets a user lock is for the rings of all processors.
                 self.close()
                 self._ring //= 2
@@ -180,7 +150,7 @@ class Tracer:
 
     def _open_threads(self) -> None:
         """Open the events of every thread; one that is made meanwhile inherits them or is next."""
-        cpus = _processors()
+        cpus = processors()
         seen: set[int] = set()
         self._ids.clear()
         while True:
@@ -217,7 +187,7 @@ class Tracer:
             sample_stack_user=STACK,
             clockid=time.CLOCK_MONOTONIC,
         )
-        attr.wakeup = _RING_MIN // 2
+        attr.wakeup = RING_MIN // 2
         place = ctypes.create_string_buffer(os.fsencode(probe.file))
         if probe.file:
             attr.type, attr.config1 = _uprobe_type(), ctypes.addressof(place)
@@ -254,13 +224,13 @@ class Tracer:
             else:
                 raise refused(self._pid, code)
 
-    def _map(self, fd: int) -> _Ring:
+    def _map(self, fd: int) -> Ring:
         try:
-            return _Ring(fd, self._ring)
+            return Ring(fd, self._ring)
         except OSError as error:
             code = error.errno or 0
-            if code in (errno.EPERM, errno.ENOMEM) and self._ring > _RING_MIN:
-                raise _RingTooLarge from None
+            if code in (errno.EPERM, errno.ENOMEM) and self._ring > RING_MIN:
+                raise RingTooLarge from None
             raise refused(self._pid, code) from None
 
     def follow(self) -> None:
@@ -268,7 +238,7 @@ class Tracer:
         if any(probe.file for probe in self._probes):
             known = {tid for _, tid in self._fds.values()}
             for tid in set(proc.threads(self._pid)) - known:
-                self._open_thread(tid, _processors())
+                self._open_thread(tid, processors())
 
     # Reading -------------------------------------------------------------------------
 
@@ -343,35 +313,11 @@ class Tracer:
         self._rings, self._fds = [], {}
 
 
-class _RingTooLarge(Exception):
-    """The kernel does not lock so much memory for the rings of all processors."""
-
-
 def _uprobe_type() -> int:
     try:
         return int(Path("/sys/bus/event_source/devices/uprobe/type").read_text())
     except (OSError, ValueError):
         raise TargetError("this kernel has no uprobes for perf_event_open") from None
-
-
-def _processors() -> list[int]:
-    """Return the processors that are online."""
-    try:
-        text = Path("/sys/devices/system/cpu/online").read_text()
-    except OSError:
-        return list(range(os.cpu_count() or 1))
-    out: list[int] = []
-    for part in text.strip().split(","):
-        first, _, last = part.partition("-")
-        out += range(int(first), int(last or first) + 1)
-    return out
-
-
-def _ring_size(processors: int) -> int:
-    size = _RING_MAX
-    while size * processors > _RINGS_MAX and size > _RING_MIN:
-        size //= 2
-    return size
 
 
 def _raise_file_limit(wanted: int) -> None:

@@ -1,30 +1,27 @@
-"""Objects, types and properties
------------------------------
+"""Objects and properties
+----------------------
 
 From one exported pointer, ``current_machine``, ``Object.parent`` leads to the
-root.  Types follow from the type table, objects from a scan for words that point
-to a class: so that an object which nothing names any more is found as well.
+root.  Objects follow from a scan for words that point to a class (:mod:`.classes`): so
+that an object which nothing names any more is found as well.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 
 from ..errors import ReadingError
 from ..records.context import Context, Handles
 from ..records.glib import HashTable
 from ..records.scan import find_words
-from ..snapshot import Obj, Prop, TypeInfo
+from ..snapshot import Obj, Prop
 from ..target.image import Unreadable
-from .statics import static_table
+from .classes import ANCESTORS_MAX, Classes
 
 __all__ = [
-    "Classes",
     "find_handles",
     "find_root",
-    "read_classes",
     "read_objects",
     "read_props",
     "table_properties",
@@ -32,22 +29,7 @@ __all__ = [
 
 # A reference count beyond this is not one.
 _REF_MAX = 1_000_000
-_DEPTH_MAX = 64
-# QOM itself registers a few types, each emulator hundreds.
-_TYPES_MIN = 20
-# So many types are looked at to recognise their table.
-_TYPES_LOOK = 100
-_TYPE_SIZE_MAX = 64 << 20
-_TYPES_AT_ONCE = 16
 _LINK_STRONG, _LINK_DIRECT, _LINK_CLASS = 1, 2, 4
-
-
-class Classes:
-    """Class pointers to type names, and each class's own property table."""
-
-    def __init__(self) -> None:
-        self.names: dict[int, str] = {}
-        self.tables: dict[int, int] = {}
 
 
 def find_root(context: Context, machine: int) -> int:
@@ -58,7 +40,7 @@ def find_root(context: Context, machine: int) -> int:
     """
     offset = context.layout.offset("Object", "parent")
     at = machine
-    for _ in range(_DEPTH_MAX):
+    for _ in range(ANCESTORS_MAX):
         try:
             parent = context.image.u64(at + offset)
         except Unreadable:
@@ -70,112 +52,6 @@ def find_root(context: Context, machine: int) -> int:
         "the machine's parents do not lead to a root object",
         "the layout does not fit this QEMU (see qmr layout), or its machine is not created yet",
     )
-
-
-def read_classes(context: Context) -> Classes:
-    """Read every type, and the class of each that has one.
-
-    The type table is a ``GHashTable`` in the program's zero-initialised data
-    whose values begin with their key (qom/object.c, ``type_table_add``).
-
-    :raises ReadingError: when there is no type table.
-    """
-    table = static_table(context, "type_table", lambda table: _holds_types(context, table))
-    if table is None:
-        raise ReadingError(
-            "the table of QOM types was not found",
-            "the layout does not fit this QEMU; see qmr layout",
-        )
-    classes = Classes()
-    types: dict[str, TypeInfo] = {}
-    addresses = [address for _, address in context.entries(table)]
-    rows: dict[int, tuple[TypeInfo, int, int]] = {}
-    # Neighbours in memory are registered together, and change together.
-    ordered = sorted(addresses)
-    for first in range(0, len(ordered), _TYPES_AT_ONCE):
-        some = tuple(ordered[first : first + _TYPES_AT_ONCE])
-        rows.update(context.recall(("types", some), None, partial(_classes, context, some)))
-    for address in addresses:
-        if address in rows:
-            info, klass, own = rows[address]
-            types[info.name] = info
-            if klass:
-                classes.names[klass], classes.tables[klass] = info.name, own
-    # An instance_size of 0 means the parent's (type_object_get_size).
-    for name, info in types.items():
-        if not info.size:
-            types[name] = info._replace(size=_size(types, name))
-    context.adopt(types)
-    return classes
-
-
-def _classes(context: Context, addresses: Sequence[int]) -> dict[int, tuple[TypeInfo, int, int]]:
-    """Return some types, by address, each with its class, 0 for none, and the class's table."""
-    out = {}
-    properties = context.layout.offset("ObjectClass", "properties")
-    unpack = context.layout.unpacker("TypeImpl", "class", "instance_size")
-    for address in addresses:
-        try:
-            raw, name, parent = _type(context, address)
-            klass, size = unpack(raw)
-            own = context.image.u64(klass + properties) if klass else 0
-            owner = context.image.u64(klass) if klass else address
-        except Unreadable:
-            context.note(address, "a type cannot be read")
-            continue
-        if not name or not name.isprintable():
-            context.note(address, "a type has no name that makes sense")
-            continue
-        if owner != address:
-            context.note(address, f"the class of type {name} is of another one")
-            klass = 0
-        if size > _TYPE_SIZE_MAX:
-            context.note(address, f"type {name} claims {size} bytes")
-            size = 0
-        out[address] = TypeInfo(name, parent, size), klass, own
-    return out
-
-
-def _type(context: Context, address: int) -> tuple[bytes, str, str]:
-    """Return the bytes of a ``TypeImpl``, its name and its parent's name, empty for none."""
-    raw = context.image.read(address, context.layout.size("TypeImpl"))
-    known = context.known.types.get(address)
-    if known is None or known[0] != raw:
-        name, parent = context.layout.unpacker("TypeImpl", "name", "parent")(raw)
-        known = raw, context.image.string(name), context.image.string(parent) if parent else ""
-        context.known.types[address] = known
-    return known
-
-
-def _size(types: Mapping[str, TypeInfo], name: str) -> int:
-    for _ in range(_DEPTH_MAX):
-        info = types.get(name)
-        if info is None or info.size:
-            return info.size if info else 0
-        name = info.parent
-    return 0
-
-
-def _holds_types(context: Context, table: HashTable) -> bool:
-    """Whether values begin with their key, and those with a class are its type.
-
-    No other table is like that, so that most of some are enough: a damaged type shall
-    not hide all others.
-    """
-    if table.nnodes < _TYPES_MIN:
-        return False
-    rows = context.entries(table)[:_TYPES_LOOK]
-    held = classes = 0
-    for key, value in rows:
-        try:
-            impl = context.record("TypeImpl", value)
-            klass = impl["class"]
-            if impl["name"] == key and (not klass or context.image.u64(klass) == value):
-                held += 1
-                classes += bool(klass)
-        except Unreadable:
-            continue
-    return classes > 0 and held * 4 >= len(rows) * 3
 
 
 def find_handles(context: Context, classes: Classes, root: int) -> Handles:
@@ -393,7 +269,7 @@ class _ClassLinks:
         if name not in self._all:
             out: list[tuple[str, int]] = []
             at = name
-            for _ in range(_DEPTH_MAX):
+            for _ in range(ANCESTORS_MAX):
                 out += self._of_class(at)
                 info = self._context.types.get(at)
                 if info is None or not info.parent:

@@ -23,6 +23,7 @@ from ..target.elf import PT_LOAD, ElfFile
 from ..target.image import Capture, Image, Mapping, Ranges, Target, Unreadable
 from ..target.instant import Choose, Stoppable
 from . import declared, memory, plan, qdev, qom, quiet, rcu
+from .classes import read_classes
 from .unplugging import read_unplugging
 from .validate import SIZED_TYPES, check_sizes
 
@@ -186,7 +187,7 @@ def decode(
     context, machine = open_context(image, layout, statics, known)
     try:
         root = qom.find_root(context, machine)
-        classes = qom.read_classes(context)
+        classes = read_classes(context)
         sizes = check_sizes(context.types, layout)
         if not sizes.ok:
             raise LayoutError(f"{sizes.name}: {sizes.detail}")

@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shlex
-import shutil
-import subprocess
 import threading
 from collections import deque
 from collections.abc import Coroutine, Iterable
@@ -27,17 +23,17 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import StyleAndTextTuples
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.lexers import Lexer
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.styles import Style
 
 from ...masking import masked
-from ...outfile import open_private
 from ...report import render
 from ...text import printable
+from .history import open_history
 from .line import logical_lines, unfinished
+from .pager import page
 
 if TYPE_CHECKING:
     from ...monitor.base import Event
@@ -94,7 +90,7 @@ class Screen:
         self._completer: MenuCompleter
         self._ready = threading.Event()
         self._early: list[tuple[str, bool]] = []
-        self._history = _history()
+        self._history = open_history()
         self._output: deque[tuple[str, bool]] = deque()
         self._events: deque[tuple[Vm, Event]] = deque()
         self._lock = threading.Lock()
@@ -297,7 +293,7 @@ class Screen:
             if pager:
                 await self._write(text)
                 text = ""
-                await run_in_terminal(partial(_page, piece), in_executor=True)
+                await run_in_terminal(partial(page, piece), in_executor=True)
             else:
                 text += piece + "\n"
         await self._write(text)
@@ -374,38 +370,3 @@ def _event_lines(events: list[Event]) -> list[str]:
     if len(events) <= _EVENTS_AT_ONCE:
         return [event_text(event) for event in events]
     return flood_text(events, _EVENTS_AT_ONCE)
-
-
-def _page(text: str) -> None:
-    """Show a text in the user's pager; one that fails is none."""
-    named = os.environ.get("QMR_PAGER") or os.environ.get("PAGER")
-    words = shlex.split(named) if named else ["less"]
-    if shutil.which(words[0]) is None:
-        print(text)
-        return
-    # Colours are all that a text has left, so that raw ones may pass.
-    env = {"LESS": "-RS", **os.environ}
-    if os.path.basename(words[0]) == "less":
-        words.append("-R")
-    with contextlib.suppress(OSError):
-        subprocess.run(words, input=text.encode("utf-8", "replace") + b"\n", env=env, check=False)
-
-
-def _history() -> History:
-    base = os.environ.get("XDG_STATE_HOME") or os.path.join(
-        os.path.expanduser("~"), ".local", "state"
-    )
-    path = Path(base) / "qmr" / "history"
-    try:
-        path.parent.mkdir(0o700, parents=True, exist_ok=True)
-        os.close(open_private(str(path), os.O_WRONLY | os.O_CREAT))
-    except OSError:
-        return InMemoryHistory()
-    return _History(str(path))
-
-
-class _History(FileHistory):
-    """A history that keeps no secrets."""
-
-    def append_string(self, string: str) -> None:
-        super().append_string(masked(string))
