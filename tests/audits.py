@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fakes import FakeMachine
+from fakes import FakeMachine, FakeObject
 
 from qmrinspect.audit import Finding, Report, check
 from qmrinspect.index import Index
@@ -36,3 +36,29 @@ def quiet(machine: FakeMachine) -> None:
                 machine.unref(machine.nic)
     if machine.bar.container is machine.pci_memory:
         machine.del_subregion(machine.bar)
+
+
+def same_owner(machine: FakeMachine, container_first: bool) -> FakeObject:
+    """A container and two subregions of one device, as in hw/display/bochs-display.c."""
+    device = machine.device("dut", "core")
+    if container_first:
+        container = machine.region("mmio", device)
+    regions = [machine.region(name, device) for name in ("vbe", "qext")]
+    if not container_first:
+        container = machine.region("mmio", device)
+    for region in regions:
+        machine.add_subregion(container, region)
+    return device
+
+
+def cross_owner(machine: FakeMachine, child_first: bool) -> FakeObject:
+    """The thread's case: A has C_A and the child B, B has R_B, and C_A contains R_B."""
+    a = machine.device("dut", "core")
+    if child_first:
+        b = machine.add_child(a, "b", machine.new("core"))
+        c_a = machine.region("C_A", a)
+    else:
+        c_a = machine.region("C_A", a)
+        b = machine.add_child(a, "b", machine.new("core"))
+    machine.region("R_B", b, c_a)
+    return a

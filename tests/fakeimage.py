@@ -37,7 +37,8 @@ from faketarget import (
 )
 
 if TYPE_CHECKING:
-    from fakes import FakeMachine, FakeObject
+    from fakemodel import FakeObject
+    from fakes import FakeMachine
 
     from qmrinspect.layout import Layout
 

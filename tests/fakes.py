@@ -9,9 +9,9 @@ and a given layout would have.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from fakeimage import LINK_CLASS, LINK_STRONG, FakeImage
+from fakemodel import FakeKid, FakeObject, FakeSpace, FakeView
 from faketarget import (
     BASE,
     CALL_RCU1,
@@ -115,66 +115,6 @@ _STRUCTS = {
 
 # Devices with room for regions of their own.
 _LARGE = ("bridge", "nic", "core")
-
-
-@dataclass(eq=False)
-class FakeObject:
-    """An object of the model; what only some types have is empty for the others."""
-
-    address: int
-    type: str
-    size: int
-    ref: int = 1
-    heap: bool = True
-    parent: FakeObject | None = None
-    children: dict[str, FakeObject] = field(default_factory=dict)
-    links: dict[str, tuple[FakeObject, int]] = field(default_factory=dict)
-    fields: dict[tuple[str, str], int] = field(default_factory=dict)
-    used: int = 0x400
-    id: str = ""
-    name: str = ""
-    bus: FakeObject | None = None
-    kids: list[FakeKid] = field(default_factory=list)
-    gpios: list[tuple[int, str, list[FakeObject]]] = field(default_factory=list)
-    clocks: list[tuple[int, str, FakeObject, bool, bool]] = field(default_factory=list)
-    resets: list[FakeObject] = field(default_factory=list)
-    owner: FakeObject | None = None
-    container: FakeObject | None = None
-    alias: FakeObject | None = None
-    subregions: list[FakeObject] = field(default_factory=list)
-    addr: int = 0
-    extent: int = 0x1000
-
-
-@dataclass(eq=False)
-class FakeKid:
-    """A ``BusChild``."""
-
-    address: int
-    child: FakeObject
-    index: int
-
-
-@dataclass(eq=False)
-class FakeView:
-    """A ``FlatView``."""
-
-    address: int
-    root: FakeObject
-    ranges: list[FakeObject]
-    sections: list[FakeObject]
-    ref: int = 1
-
-
-@dataclass(eq=False)
-class FakeSpace:
-    """An ``AddressSpace``."""
-
-    address: int
-    name: str
-    root: FakeObject
-    view: FakeView
-    listeners: list[tuple[int, str]] = field(default_factory=list)
 
 
 class FakeMachine:

@@ -29,6 +29,16 @@ ROOMS = (
 #: What runs on any GDB's Python.
 GROUND = ROOMS[: ROOMS.index("monitor")]
 LINES_MAX = 3500
+FILE_LINES_MAX = 400
+#: Longer files, each with the one thing that it does.
+LONG = {
+    "qmrinspect/verbs/table.py": "one table: every verb and what it takes",
+    "tests/fakeimage.py": "writes the memory of a fake, one structure after the other",
+    "tests/fakes.py": "one class: a machine and what QEMU does with references",
+    "tests/scenarios.py": "one table: each kind of reference as the only explanation",
+    "tests/test_layout_sources.py": "where a layout comes from, each source once",
+    "tests/test_trace.py": "traces of a real QEMU",
+}
 
 
 class Import(NamedTuple):
@@ -135,6 +145,18 @@ def test_no_room_is_too_large() -> None:
     for module, path in MODULES.items():
         lines[room(module)] = lines.get(room(module), 0) + len(path.read_text().splitlines())
     assert {name: n for name, n in lines.items() if n > LINES_MAX} == {}
+
+
+def test_a_file_is_short_or_does_one_thing() -> None:
+    folders = ("qmrinspect", "gdb", "tests", "tools")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    long = {
+        str(path.relative_to(ROOT))
+        for path in files
+        if len(path.read_text().splitlines()) > FILE_LINES_MAX
+    }
+    # What is short again has no excuse to keep.
+    assert long == set(LONG)
 
 
 def test_what_is_public_says_what_it_does() -> None:
