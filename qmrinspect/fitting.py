@@ -49,7 +49,7 @@ class Fitting:
         target: Target,
         layouts: Iterable[Layout] = (),
         runs: bool = True,
-        given: str = "",
+        given: str | None = None,
         debug: DebugInfo | None = None,
         own: bool = False,
         met: Collection[str] = (),

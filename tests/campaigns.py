@@ -12,7 +12,7 @@ from qmrinspect.hunt.settings import Job, Settings
 ROOT = Path(__file__).resolve().parent.parent
 
 SOME = ("usb-kbd", "intel-hda", "virtio-net-pci", "rocker", "edu", "usb-tablet")
-PLAN = Plan(Settings(hosts=("usb-bus",)), [Job(name) for name in SOME])
+PLAN = Plan(Settings(start_options=("usb-bus",)), [Job(name) for name in SOME])
 
 
 def lines(text: str) -> list[dict[str, Any]]:

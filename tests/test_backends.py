@@ -29,7 +29,7 @@ from qmrinspect.peers.images import SIZE
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[VmPool]:
-    with VmPool(Settings(hosts=())) as opened:
+    with VmPool(Settings(start_options=())) as opened:
         yield opened
 
 

@@ -30,6 +30,18 @@ from qmrinspect.report.verdicts import Result, Verdicts
 # Kept and resumed ------------------------------------------------------------------
 
 
+@pytest.mark.unit
+def test_what_a_campaign_was_asked_is_the_same_after_json() -> None:
+    settings = Settings(start_options=("usb-bus",), cycles=3, layout="/l")
+    data = json.loads(json.dumps(settings.json()))
+    # As every campaign and bundle has it since the first one.
+    assert (data["hosts"], data["bundle"], data["layout"]) == (["usb-bus"], "", "/l")
+    assert Settings.from_json(data) == settings
+    for job in (Job("edu"), Job("EPYC-x86_64-cpu", "EPYC")):
+        assert Job.from_json(json.loads(json.dumps(job.json()))) == job
+    assert Job("edu").json() == {"driver": "edu", "cpu": ""}
+
+
 def test_a_campaign_that_is_done_is_not_done_again(campaign: Path, qmr: Qmr) -> None:
     again = qmr("hunt", *SOME, "--json", "--campaign", campaign / "c.sqlite")
     assert verdicts(lines(again.out)) == EXPECTED

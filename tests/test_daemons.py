@@ -28,7 +28,7 @@ from qmrinspect.peers.peer import ProgramPeer
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[VmPool]:
-    with VmPool(Settings(hosts=("ccid-bus", "can"))) as opened:
+    with VmPool(Settings(start_options=("ccid-bus", "can"))) as opened:
         yield opened
 
 
@@ -136,7 +136,7 @@ OUTSIDE = {
 
 @pytest.mark.parametrize("driver", OUTSIDE)
 def test_qemu_confirms_what_lies_outside(driver: str) -> None:
-    with VmPool(Settings(hosts=("can", "SCSI"))) as pool:
+    with VmPool(Settings(start_options=("can", "SCSI"))) as pool:
         row = do(pool, driver)
     assert row["outcome"] == "refused"
     assert row["text"].startswith(OUTSIDE[driver])

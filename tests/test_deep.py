@@ -225,7 +225,7 @@ def test_a_candidate_is_told_as_one() -> None:
 @pytest.mark.timeout(240)
 def test_a_realize_that_fails_leaves_everything_behind_since_9_2() -> None:
     """virtio-pci makes an address space before it realizes, and destroys it in exit alone."""
-    with VmPool(Settings(hosts=(), error_paths=True, qemu=stock("11.1"))) as pool:
+    with VmPool(Settings(start_options=(), error_paths=True, qemu=stock("11.1"))) as pool:
         rows = list(pool.do(Job("virtio-rng-pci")))
         (sound,) = pool.do(Job("edu"))
     assert {(row["outcome"], row["cause"]) for row in rows} == {("leak", "address-space-root")}
@@ -244,7 +244,7 @@ def test_a_realize_that_fails_leaves_everything_behind_since_9_2() -> None:
 @pytest.mark.timeout(240)
 def test_memory_that_stays_with_every_cycle_is_a_leak() -> None:
     """A console that is used again gets a timer that nobody frees (ui/console.c)."""
-    with VmPool(Settings(hosts=(), cycles=2)) as pool:
+    with VmPool(Settings(start_options=(), cycles=2)) as pool:
         sound = list(pool.do(Job("virtio-net-pci")))[-1]
         row = list(pool.do(Job("secondary-vga")))[-1]
     assert sound["outcome"] == "clean" and "memory" not in sound

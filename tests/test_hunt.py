@@ -30,12 +30,12 @@ from qmrinspect.reading import Reader
 from qmrinspect.snapshot import Snapshot
 from qmrinspect.target.process import Process
 
-EVERY = tuple(host.bus for host in START_OPTIONS)
+EVERY = tuple(option.name for option in START_OPTIONS)
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[VmPool]:
-    with VmPool(Settings(hosts=EVERY)) as opened:
+    with VmPool(Settings(start_options=EVERY)) as opened:
         yield opened
 
 
@@ -157,7 +157,7 @@ def test_what_qemu_refuses_has_a_named_reason(pool: VmPool) -> None:
 
 
 def test_what_the_newest_qemu_added_has_recipes() -> None:
-    with VmPool(Settings(qemu=built("11.1"), machine="q35", hosts=("PCI",))) as newest:
+    with VmPool(Settings(qemu=built("11.1"), machine="q35", start_options=("PCI",))) as newest:
         for driver in (
             "vhost-user-rtc-pci",
             "vhost-user-spi-pci",
@@ -200,7 +200,7 @@ def test_a_cpu_model_has_a_vm_of_its_own(pool: VmPool) -> None:
 
 
 def test_growth_tells_once_from_every_time() -> None:
-    with VmPool(Settings(hosts=(), cycles=4)) as pool:
+    with VmPool(Settings(start_options=(), cycles=4)) as pool:
         row = list(pool.do(Job("bochs-display")))[-1]
         sound = list(pool.do(Job("virtio-net-pci")))[-1]
     growth = row["growth"]

@@ -119,7 +119,7 @@ def test_what_stays_in_the_tree_with_every_cycle_is_a_leak() -> None:
         text=True,
     )
     qemu = made.stdout.split()[-1]
-    with VmPool(Settings(hosts=(), cycles=3, qemu=qemu)) as pool:
+    with VmPool(Settings(start_options=(), cycles=3, qemu=qemu)) as pool:
         row = list(pool.do(Job("nvme")))[-1]
         sound = list(pool.do(Job("virtio-net-pci")))[-1]
         stale = next(iter(pool.do(Job("i82559a"))))

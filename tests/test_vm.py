@@ -182,7 +182,7 @@ def test_info_qdm_is_read() -> None:
     found = parse_qdm(text)
     assert found["virtio-net"] == found["virtio-net-pci"] == Driver("virtio-net-pci", "PCI")
     assert found["e1000e"].bus == "PCI"
-    assert found["pc-dimm"].bus == ""
+    assert found["pc-dimm"].bus is None
     assert not found["hpet"].user_creatable
     assert recipe_for("virtio-net", found).driver == "virtio-net-pci"
 

@@ -53,7 +53,7 @@ class _Context:
         _open[campaign].append(self)
         self._place = tempfile.TemporaryDirectory(prefix="qmr-bundles-")
         self.directory = Path(self._place.name)
-        own = str(self.directory) if settings.bundle else ""
+        own = str(self.directory) if settings.bundle else None
         self.pool = VmPool(settings._replace(bundle=own))
 
     def files(self) -> dict[str, bytes]:
@@ -115,7 +115,7 @@ def _end_on_all(client: _Client, campaign: str) -> None:
         client.run(end, campaign)
 
 
-def do_job(campaign: str, settings: tuple[object, ...], job: tuple[str, str]) -> Answer:
+def do_job(campaign: str, settings: tuple[object, ...], job: tuple[str, str | None]) -> Answer:
     """Do one job; runs on a worker."""
     context = getattr(_contexts, "context", None)
     if context is None or context.campaign != campaign:
@@ -135,9 +135,9 @@ def end(campaign: str) -> None:
         context.close()
 
 
-def _unpack(directory: str, rows: list[HuntRow], files: dict[str, bytes]) -> None:
+def _unpack(directory: str | None, rows: list[HuntRow], files: dict[str, bytes]) -> None:
     """Write the bundles that came from a worker where the user wants them."""
-    place = Path(directory)
+    place = Path(directory or "")
     for name, content in files.items():
         path = place / name
         if ".." in path.parts or Path(name).is_absolute():

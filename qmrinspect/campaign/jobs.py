@@ -36,6 +36,8 @@ _ATTEMPTS = 2
 
 # With room for a CPU, so that the machine says which it takes.
 _PLANNING = ("-smp", "1,maxcpus=2")
+# The start options that go together.
+_SHARED = [option for option in START_OPTIONS if not option.exclusive]
 
 
 class Plan(NamedTuple):
@@ -86,32 +88,33 @@ def plan(settings: Settings, names: Sequence[str], cpus: bool = False) -> Plan:
     if not names:
         if cpus:
             jobs += [Job(name, model) for model, name in sorted(models.items())]
-        return Plan(settings._replace(hosts=_usable(settings)), jobs, () if cpus else found.models)
+        settings = settings._replace(start_options=_usable(settings))
+        return Plan(settings, jobs, () if cpus else found.models)
     jobs = []
-    hosts: set[str] = set()
+    needed: set[str | None] = set()
     for name in fitting(names, [*found.names, *found.models], found.known):
         recipe = recipe_for(name, found.known)
-        hosts.update((recipe.bus, *recipe.start_options))
-        jobs.append(Job(name, _model(name) if name in found.models else ""))
-    ordered = tuple(host.bus for host in START_OPTIONS if host.bus in hosts and not host.exclusive)
-    return Plan(settings._replace(hosts=ordered), jobs)
+        needed.update((recipe.bus, *recipe.start_options))
+        jobs.append(Job(name, _model(name) if name in found.models else None))
+    options = tuple(option.name for option in _SHARED if option.name in needed)
+    return Plan(settings._replace(start_options=options), jobs)
 
 
 def _usable(settings: Settings) -> tuple[str, ...]:
-    """Return the hosts that this QEMU starts with: a build need not have all."""
-    hosts = [host for host in START_OPTIONS if not host.exclusive]
+    """Return the start options that this QEMU takes: a build need not have all."""
+    options = _SHARED
     while True:
-        names = tuple(host.bus for host in hosts)
+        names = tuple(option.name for option in options)
         words = vm_arguments([Recipe("", "PCI", start_options=names)], settings.machine)
         try:
             with Vm(settings.qemu, settings.machine, settings.accel, words):
                 return names
         except TargetError as error:
             # QEMU quotes the argument that it does not like.
-            refused = [host for host in hosts if _quoted(host.arguments, error.text)]
+            refused = [option for option in options if _quoted(option.arguments, error.text)]
             if not refused:
                 raise
-            hosts = [host for host in hosts if host not in refused]
+            options = [option for option in options if option not in refused]
 
 
 def _quoted(arguments: Sequence[str], text: str) -> bool:

@@ -78,9 +78,9 @@ class Store(Closing):
 
         :raises UsageError: the file is of a campaign with other settings.
         """
-        settings = {name: plan.settings._asdict()[name] for name in _SAME}
+        settings = {name: plan.settings.json()[name] for name in _SAME}
         settings["build"] = _build(plan.settings.qemu)
-        wanted = json.dumps({**settings, "jobs": [list(job) for job in plan.jobs]})
+        wanted = json.dumps({**settings, "jobs": [list(job.json().values()) for job in plan.jobs]})
         known = self._meta("plan")
         if known and known != wanted:
             raise UsageError(
@@ -94,10 +94,10 @@ class Store(Closing):
                 self._base.execute("insert into meta values ('plan', ?)", (wanted,))
                 self._base.executemany(
                     "insert into jobs (number, driver, cpu, done) values (?, ?, ?, 0)",
-                    [(number, *job) for number, job in enumerate(plan.jobs)],
+                    [(number, *job.json().values()) for number, job in enumerate(plan.jobs)],
                 )
         left = self._base.execute("select number, driver, cpu from jobs where not done")
-        return [(number, Job(driver, cpu)) for number, driver, cpu in left.fetchall()]
+        return [(number, Job(driver, cpu or None)) for number, driver, cpu in left.fetchall()]
 
     def add(self, done: Done) -> bool:
         """Keep what came of a job; say whether it is new.

@@ -51,7 +51,7 @@ class Worker:
             # Ctrl-C is for the parent, whose end is the end of this one.
             start_new_session=True,
         )
-        self._send(settings._asdict())
+        self._send(settings.json())
 
     @property
     def pid(self) -> int:
@@ -69,7 +69,7 @@ class Worker:
         watch.daemon = True
         watch.start()
         try:
-            self._send(job._asdict())
+            self._send(job.json())
             while True:
                 message = self._receive()
                 if "row" in message:
@@ -139,18 +139,17 @@ def main() -> None:
     """Do jobs until the parent closes the pipe."""
     # A walk makes a hundred thousand small objects without a circle.
     gc.set_threshold(100_000, 50, 20)
-    settings = json.loads(sys.stdin.readline())
-    settings["hosts"] = tuple(settings["hosts"])
+    settings = Settings.from_json(json.loads(sys.stdin.readline()))
     # What a library prints must not get between the rows.
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    with VmPool(Settings(**settings)) as pool:
+    with VmPool(settings) as pool:
         lines = _lines(pool)
         while True:
             line = lines.get()
             if not line:
                 return
-            job = Job(**json.loads(line))
+            job = Job.from_json(json.loads(line))
             try:
                 for row in pool.do(job):
                     print(json.dumps({"row": row}), file=out)

@@ -30,7 +30,9 @@ __all__ = [
 HOST_DEVICE = "needs {} of the host"
 
 
-def object_backend(name: str, property: str = "", peer: str = "", **arguments: object) -> Backend:
+def object_backend(
+    name: str, property: str | None = None, peer: str | None = None, **arguments: object
+) -> Backend:
     """Return an object behind a device; underscores in the arguments' names stand for dashes."""
     data = {key.replace("_", "-"): value for key, value in arguments.items()}
     return Backend(property, name, "object-add", data, "object-del", "id", peer)
@@ -48,7 +50,10 @@ DRIVE = Backend(
 
 
 def chardev_backend(
-    backend: dict[str, object], property: str = "chardev", peer: str = "", name: str = "chardev"
+    backend: dict[str, object],
+    property: str | None = "chardev",
+    peer: str | None = None,
+    name: str = "chardev",
 ) -> Backend:
     """Return a chardev behind a device, ``{id}-NAME``."""
     arguments: dict[str, object] = {"backend": backend}
@@ -62,7 +67,7 @@ _UNIX: dict[str, object] = {"type": "unix", "data": {"path": "{peer}"}}
 
 def only(peer: str) -> Backend:
     """Return a peer behind a device, with nothing made in QEMU."""
-    return Backend("", "{peer}", "", {}, "", "", peer)
+    return Backend(None, "{peer}", None, {}, None, "", peer)
 
 
 def client(peer: str) -> Backend:

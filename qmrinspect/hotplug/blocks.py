@@ -15,7 +15,7 @@ __all__ = ["BLOCKS", "MAY_MISS"]
 
 def _block(**arguments: object) -> Backend:
     data = {name.replace("_", "-"): value for name, value in arguments.items()}
-    return Backend("", "{id}", "blockdev-add", data, "blockdev-del", "node-name")
+    return Backend(None, "{id}", "blockdev-add", data, "blockdev-del", "node-name")
 
 
 _DIRECTORY = only("directory")
@@ -24,7 +24,7 @@ _NULL: dict[str, object] = {"driver": "null-co", "size": 1 << 20, "read-zeroes":
 
 _SECRET = object_backend("{id}-secret", qom_type="secret", data="{peer.secret}")
 _FILE_NODE = Backend(
-    "",
+    None,
     "{id}-file",
     "blockdev-add",
     {"driver": "file", "filename": "{peer}"},
@@ -39,7 +39,7 @@ def _formatted(name: str) -> tuple[Backend, tuple[Backend, ...]]:
     options: dict[str, object] = {"driver": name, "file": "{id}-file", "size": 1 << 20}
     if name == "vpc":
         options["force-size"] = True  # 1 MiB is no number of cylinders
-    made = Backend("", "{id}-job", "blockdev-create", {"options": options}, "", "job-id")
+    made = Backend(None, "{id}-job", "blockdev-create", {"options": options}, None, "job-id")
     return _block(driver=name, file="{id}-file"), (_FILE_NODE, made)
 
 

@@ -163,7 +163,7 @@ START_OPTIONS: tuple[StartOption, ...] = (
 ROOT_PORT = StartOption("PCI", ("-device", "pcie-root-port,id=qmr-port,chassis=80,slot=80"))
 
 #: Names that say their bus, for a QEMU that was not asked yet; what is not here is PCI.
-BUS_BY_NAME = (
+BUS_BY_NAME: tuple[tuple[str, str | None], ...] = (
     ("usb-ehci", "PCI"),
     ("usb-*", "usb-bus"),
     ("u2f-*", "usb-bus"),
@@ -171,7 +171,7 @@ BUS_BY_NAME = (
     ("virtserialport", "virtio-serial-bus"),
     ("virtconsole", "virtio-serial-bus"),
     ("ccid-card-*", "ccid-bus"),
-    ("pc-dimm", ""),
-    ("nvdimm", ""),
-    ("*-x86_64-cpu", ""),
+    ("pc-dimm", None),
+    ("nvdimm", None),
+    ("*-x86_64-cpu", None),
 )

@@ -40,7 +40,7 @@ class Part(NamedTuple):
 
     words: str
     machines: Sequence[str] = ("pc", "q35", "virt")
-    sign: str = ""
+    sign: str | None = None
 
 
 _ALL = ("pc", "q35", "virt", "microvm")

@@ -17,29 +17,31 @@ from .kinds import Backend, NonDevice
 __all__ = ["MISSING", "NON_DEVICES"]
 
 
-def _subject(create: str, delete: str, key: str, **arguments: object) -> Backend:
+def _made(create: str, delete: str, key: str, **arguments: object) -> Backend:
     data = {name.replace("_", "-"): value for name, value in arguments.items()}
-    return Backend("", "{id}", create, data, delete, key)
+    return Backend(None, "{id}", create, data, delete, key)
 
 
 def _plain_object(**arguments: object) -> Backend:
-    return _subject("object-add", "object-del", "id", **arguments)
+    return _made("object-add", "object-del", "id", **arguments)
 
 
 def _character(kind: str, **data: object) -> Backend:
     backend = {"type": kind, "data": data}
-    return _subject("chardev-add", "chardev-remove", "id", backend=backend)
+    return _made("chardev-add", "chardev-remove", "id", backend=backend)
 
 
 def _net(**arguments: object) -> Backend:
-    return _subject("netdev_add", "netdev_del", "id", **arguments)
+    return _made("netdev_add", "netdev_del", "id", **arguments)
 
 
-_NETDEV = Backend("", "{id}-net", "netdev_add", {"type": "hubport", "hubid": 7}, "netdev_del", "id")
+_NETDEV = Backend(
+    None, "{id}-net", "netdev_add", {"type": "hubport", "hubid": 7}, "netdev_del", "id"
+)
 _FILTERED = (_NETDEV,)
-_MONITORED = (chardev_backend({"type": "null", "data": {}}, ""),)
+_MONITORED = (chardev_backend({"type": "null", "data": {}}, None),)
 _DIRECTORY = only("directory")
-_CONNECTED = Backend("", "{id}-fd", "getfd", {}, "closefd", "fdname", "connected-socket")
+_CONNECTED = Backend(None, "{id}-fd", "getfd", {}, "closefd", "fdname", "connected-socket")
 
 #: What is no device: by ``KIND:TYPE``, how it is made, and what stands behind it.
 NON_DEVICES: dict[str, NonDevice] = {
@@ -58,11 +60,11 @@ NON_DEVICES: dict[str, NonDevice] = {
     "object:cryptodev-backend-builtin": NonDevice(_plain_object()),
     "object:cryptodev-vhost-user": NonDevice(
         _plain_object(chardev="{id}-chardev"),
-        (VHOST_USER._replace(property=""),),
+        (VHOST_USER._replace(property=None),),
     ),
     "object:colo-compare": NonDevice(
         Backend(
-            "",
+            None,
             "{id}",
             "object-add",
             {
@@ -75,9 +77,9 @@ NON_DEVICES: dict[str, NonDevice] = {
             "id",
         ),
         (
-            chardev_backend({"type": "null", "data": {}}, ""),
-            chardev_backend({"type": "null", "data": {}}, "", name="second"),
-            chardev_backend({"type": "null", "data": {}}, "", name="third"),
+            chardev_backend({"type": "null", "data": {}}, None),
+            chardev_backend({"type": "null", "data": {}}, None, name="second"),
+            chardev_backend({"type": "null", "data": {}}, None, name="third"),
             object_backend("{id}-thread", qom_type="iothread"),
         ),
     ),
@@ -89,11 +91,11 @@ NON_DEVICES: dict[str, NonDevice] = {
     ),
     "object:filter-mirror": NonDevice(
         _plain_object(netdev="{id}-net", outdev="{id}-chardev"),
-        (_NETDEV, chardev_backend({"type": "null", "data": {}}, "")),
+        (_NETDEV, chardev_backend({"type": "null", "data": {}}, None)),
     ),
     "object:filter-redirector": NonDevice(
         _plain_object(netdev="{id}-net", outdev="{id}-chardev"),
-        (_NETDEV, chardev_backend({"type": "null", "data": {}}, "")),
+        (_NETDEV, chardev_backend({"type": "null", "data": {}}, None)),
     ),
     "object:filter-replay": NonDevice(_plain_object(netdev="{id}-net"), _FILTERED),
     "object:filter-rewriter": NonDevice(_plain_object(netdev="{id}-net"), _FILTERED),
@@ -115,12 +117,12 @@ NON_DEVICES: dict[str, NonDevice] = {
     "object:pr-manager-helper": NonDevice(_plain_object(path="{peer}"), (only("pr-helper"),)),
     "object:qtest": NonDevice(
         _plain_object(chardev="{id}-chardev"),
-        (chardev_backend({"type": "null", "data": {}}, ""),),
+        (chardev_backend({"type": "null", "data": {}}, None),),
     ),
     "object:rng-builtin": NonDevice(_plain_object()),
     "object:rng-egd": NonDevice(
         _plain_object(chardev="{id}-chardev"),
-        (chardev_backend({"type": "null", "data": {}}, ""),),
+        (chardev_backend({"type": "null", "data": {}}, None),),
     ),
     "object:rng-random": NonDevice(_plain_object(filename="/dev/urandom")),
     "object:secret": NonDevice(_plain_object(data="secret")),
@@ -149,12 +151,12 @@ NON_DEVICES: dict[str, NonDevice] = {
     "chardev:file": NonDevice(_character("file", out="{peer}/out"), (_DIRECTORY,)),
     "chardev:hub": NonDevice(
         _character("hub", chardevs=["{id}-chardev"]),
-        (chardev_backend({"type": "null", "data": {}}, ""),),
+        (chardev_backend({"type": "null", "data": {}}, None),),
     ),
     "chardev:memory": NonDevice(_character("memory", size=4096)),
     "chardev:mux": NonDevice(
         _character("mux", chardev="{id}-chardev"),
-        (chardev_backend({"type": "null", "data": {}}, ""),),
+        (chardev_backend({"type": "null", "data": {}}, None),),
     ),
     "chardev:null": NonDevice(_character("null")),
     "chardev:parallel": NonDevice(_character("parallel", device="/dev/parport0")),
@@ -215,7 +217,7 @@ NON_DEVICES: dict[str, NonDevice] = {
     "netdev:vhost-vdpa": NonDevice(_net(type="vhost-vdpa", vhostdev="/dev/vhost-vdpa-0")),
     "netdev:vhost-user": NonDevice(
         _net(type="vhost-user", chardev="{id}-chardev"),
-        (VHOST_USER._replace(property=""),),
+        (VHOST_USER._replace(property=None),),
     ),
     **BLOCKS,
 }

@@ -97,7 +97,7 @@ def plug(
         names: dict[str, str] = {"{id}": id}
         properties = {key: _named(value, names) for key, value in recipe.properties.items()}
         for backend in recipe.backends:
-            if backend.peer:
+            if backend.peer is not None:
                 from ..peers import open_peer
 
                 peers.append(open_peer(backend.peer))
@@ -107,10 +107,10 @@ def plug(
                 descriptor = peers[-1].descriptor
                 assert descriptor is not None
                 monitor.pass_descriptor(name, descriptor, STEP_TIMEOUT)
-            elif backend.create:
+            else:
                 _create(monitor, backend, name, names)
             made.append(name)
-            if backend.property:
+            if backend.property is not None:
                 properties[backend.property] = name
         if recipe.driver.endswith("-cpu"):
             properties.update(_free_cpu(monitor, recipe.driver))
@@ -135,6 +135,8 @@ def plug(
 
 
 def _create(monitor: Monitor, backend: Backend, name: str, names: Mapping[str, str]) -> None:
+    if backend.create is None:
+        return
     arguments = {key: _named(value, names) for key, value in backend.arguments.items()}
     arguments[backend.delete_key] = name
     monitor.execute(backend.create, arguments, STEP_TIMEOUT)
@@ -156,7 +158,7 @@ def _finish_job(monitor: Monitor, name: str) -> None:
 
 def _where(monitor: Monitor, recipe: Recipe, id: str) -> tuple[str | None, str | None, int | None]:
     if recipe.non_device is not None:
-        container = _CONTAINERS.get(recipe.bus)
+        container = _CONTAINERS.get(recipe.bus or "")
         return (f"{container}/{id}" if container else None), None, None
     path = f"/machine/peripheral/{id}"
     bus = get_property(monitor, path, "parent_bus")
@@ -280,7 +282,7 @@ def release(monitor: Monitor, plugged: Plugged) -> tuple[str, ...]:
 def _remove(monitor: Monitor, backends: tuple[Backend, ...], names: list[str]) -> tuple[str, ...]:
     kept = []
     for backend, name in reversed(list(zip(backends, names))):
-        if not backend.delete:
+        if backend.delete is None:
             continue
         try:
             monitor.execute(backend.delete, {backend.delete_key: name}, STEP_TIMEOUT)

@@ -40,13 +40,14 @@ def recipe_for(driver: str, drivers: Iterable[Driver] | Mapping[str, Driver] = (
     """
     kind, colon, name = driver.partition(":")
     if colon:
-        return _subject_recipe(kind, name)
+        return _non_device_recipe(kind, name)
     known = drivers if isinstance(drivers, Mapping) else {item.name: item for item in drivers}
     # An alias leads to its driver.
     driver, bus, _ = known.get(driver) or Driver(driver, _guess_bus(driver))
     properties: dict[str, object] = {}
     backends: dict[str, Backend] = {}
-    missing = accel = ""
+    missing: str | None = None
+    accel: str | None = None
     start_options: list[str] = []
     for rule in RULES:
         if fnmatch.fnmatchcase(driver, rule.pattern):
@@ -68,17 +69,17 @@ def recipe_for(driver: str, drivers: Iterable[Driver] | Mapping[str, Driver] = (
     )
 
 
-def _subject_recipe(kind: str, name: str) -> Recipe:
+def _non_device_recipe(kind: str, name: str) -> Recipe:
     # What is no device; one that the catalogue does not have is tried without arguments.
     known = NON_DEVICES.get(f"{kind}:{name}", NonDevice())
     create, delete, key = _COMMANDS[kind]
-    non_device = known.make or Backend("", "{id}", create, {}, delete, key)
+    non_device = known.make or Backend(None, "{id}", create, {}, delete, key)
     tag = {"object": "qom-type", "netdev": "type", "block": "driver"}.get(kind)
     if tag:
         non_device = non_device._replace(arguments={tag: name, **non_device.arguments})
     elif "backend" not in non_device.arguments:
         non_device = non_device._replace(arguments={"backend": {"type": name, "data": {}}})
-    missing = known.missing or MISSING.get(f"{kind}:{name}", "")
+    missing = known.missing or MISSING.get(f"{kind}:{name}")
     return Recipe(
         f"{kind}:{name}",
         kind,
@@ -109,7 +110,9 @@ def vm_arguments(recipes: Iterable[Recipe], machine: str = "pc") -> list[str]:
     buses = {recipe.bus for recipe in recipes}
     buses.update(name for recipe in recipes for name in recipe.start_options)
     start_options = [
-        option for option in START_OPTIONS if option.bus in buses and option.machine in ("", kind)
+        option
+        for option in START_OPTIONS
+        if option.name in buses and option.machine in (None, kind)
     ]
     if "PCI" in buses and "q35" in kind:
         start_options.append(ROOT_PORT)
@@ -131,12 +134,12 @@ def parse_qdm(text: str) -> dict[str, Driver]:
     """
     found: dict[str, Driver] = {}
     for line in _QDM_LINE.finditer(text):
-        driver = Driver(line["name"], line["bus"] or "", line["hidden"] is None)
+        driver = Driver(line["name"], line["bus"], line["hidden"] is None)
         found[driver.name] = driver
         if line["alias"]:
             found[line["alias"]] = driver
     return found
 
 
-def _guess_bus(driver: str) -> str:
+def _guess_bus(driver: str) -> str | None:
     return next((bus for name, bus in BUS_BY_NAME if fnmatch.fnmatchcase(driver, name)), "PCI")

@@ -212,7 +212,7 @@ def unplug(
 def _delete(monitor: Monitor, plugged: Plugged, cycle: Cycle) -> Cycle:
     # What is no device goes at once, or is refused.
     non_device = plugged.recipe.non_device
-    assert non_device is not None
+    assert non_device is not None and non_device.delete is not None
     monitor.execute(non_device.delete, {non_device.delete_key: plugged.id}, STEP_TIMEOUT)
     now = now_us()
     return cycle._replace(

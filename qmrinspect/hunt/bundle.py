@@ -47,12 +47,10 @@ def write_bundle(
     hunted: Hunted,
     argv: Sequence[str],
     transcript: Sequence[Mapping[str, object]],
-    hosts: Sequence[str],
 ) -> str:
     """Write the bundle of one finding and return its directory.
 
     :param argv: QEMU's command line.
-    :param hosts: what the VM had been started with.
     :raises TargetError: it cannot be written.
     """
     argv, transcript = masked_words(argv), [masked_message(message) for message in transcript]
@@ -66,8 +64,8 @@ def write_bundle(
             place / "verdict.json",
             {
                 "bundle": FORMAT,
-                "settings": {**settings._asdict(), "hosts": list(hosts), "bundle": ""},
-                "job": job._asdict(),
+                "settings": settings._replace(bundle=None).json(),
+                "job": job.json(),
                 "row": {key: value for key, value in row.items() if key != "bundle"},
             },
         )
@@ -76,7 +74,7 @@ def write_bundle(
         lines = [json.dumps(message) + "\n" for message in transcript]
         write(place / "transcript.jsonl", "".join(lines))
         script = place / "reproduce.sh"
-        behind = [backend.peer for backend in hunted.recipe.backends if backend.peer]
+        behind = [backend.peer for backend in hunted.recipe.backends if backend.peer is not None]
         write(script, _script(row, argv, transcript, behind))
         script.chmod(0o700)
     except OSError as error:
@@ -95,11 +93,11 @@ def read_bundle(directory: str) -> tuple[Settings, Job, HuntRow]:
         data = json.loads(Path(directory, "verdict.json").read_text(encoding="utf-8"))
         if data["bundle"] != FORMAT:
             raise ValueError
-        fields = {**data["settings"], "hosts": tuple(data["settings"]["hosts"])}
+        settings, job = Settings.from_json(data["settings"]), Job.from_json(data["job"])
         row = data["row"]
         _ = row["outcome"], row["causes"], row["device"]
-        return Settings(**fields), Job(**data["job"]), row
-    except (OSError, ValueError, KeyError, TypeError):
+        return settings, job, row
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise TargetError(
             f"{directory} is no bundle of a hunt", "qmr hunt --bundle DIR writes them"
         ) from None

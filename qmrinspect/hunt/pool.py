@@ -52,10 +52,10 @@ GROWS = "grows-in-tree"
 class _Kind(NamedTuple):
     """What a job wants its VM to be, where that is not what the settings say."""
 
-    cpu: str = ""
-    machine: str = ""
-    accel: str = ""
-    hosts: tuple[str, ...] = ()
+    cpu: str | None = None
+    machine: str | None = None
+    accel: str | None = None
+    start_options: tuple[str, ...] = ()
 
 
 class VmPool(Closing):
@@ -69,7 +69,7 @@ class VmPool(Closing):
         self._kind = _Kind()
         self._before: list[str] = []
         self._known: Mapping[str, Driver] = {}
-        self._drivers: dict[tuple[str, str], Mapping[str, Driver]] = {}
+        self._drivers: dict[tuple[str | None, str | None], Mapping[str, Driver]] = {}
         self._number = 0
         self._layout = given(Path(settings.layout)) if settings.layout else None
         self._met: Collection[str] = ()
@@ -215,9 +215,8 @@ class VmPool(Closing):
     def _bundle(self, job: Job, hunted: Hunted, row: HuntRow) -> str:
         vm, settings = self._vm, self._settings
         argv, transcript = (vm.vm.argv, vm.transcript) if vm is not None else ([], [])
-        return write_bundle(
-            settings.bundle, settings, job, row, hunted, argv, transcript, settings.hosts
-        )
+        assert settings.bundle is not None
+        return write_bundle(settings.bundle, settings, job, row, hunted, argv, transcript)
 
     def _alone(self, job: Job) -> HuntRow:
         """Hunt a driver in a VM where nothing was before."""
@@ -261,7 +260,7 @@ class VmPool(Closing):
         needed = set(recipe.start_options)
         if self._settings.guest != "none":
             needed.difference_update(GUEST_START_OPTIONS)
-        own = tuple(o.bus for o in START_OPTIONS if o.exclusive and o.bus in needed)
+        own = tuple(o.name for o in START_OPTIONS if o.exclusive and o.name in needed)
         kind = _Kind(job.cpu, recipe.machine, recipe.accel, own)
         if self._vm is not None and self._kind != kind:
             self._drop()
@@ -290,7 +289,7 @@ class VmPool(Closing):
         :raises TargetError: it cannot, and an ordinary one would not either.
         """
         settings, kind = self._settings, self._kind
-        if not (kind.machine or kind.accel or kind.hosts):
+        if not (kind.machine or kind.accel or kind.start_options):
             return None
         machine = recipe.machine or settings.machine
         accel = recipe.accel or settings.accel
@@ -315,8 +314,8 @@ class VmPool(Closing):
     def _start(self) -> OwnVm:
         settings = self._settings
         # A VM for one CPU model is for that alone.
-        hosts = ("cpu",) if self._kind.cpu else settings.hosts
-        recipes = [Recipe("", "" if self._kind.cpu else "PCI", start_options=hosts)]
+        options = ("cpu",) if self._kind.cpu else settings.start_options
+        recipes = [Recipe("", None if self._kind.cpu else "PCI", start_options=options)]
         start = partial(
             OwnVm,
             recipes,

@@ -54,10 +54,10 @@ def pluggable(hunted: Hunted) -> bool:
     return refused is None or not NOT_PLUGGABLE.search(refused)
 
 
-def _missing(hunted: Hunted) -> str:
+def _missing(hunted: Hunted) -> str | None:
     if hunted.outcome != "refused":
-        return ""
-    return hunted.cycle.refused or "" if hunted.cycle.step == "prepare" else hunted.recipe.missing
+        return None
+    return hunted.cycle.refused if hunted.cycle.step == "prepare" else hunted.recipe.missing
 
 
 def is_bad(row: Row) -> bool:
@@ -84,7 +84,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
     row: HuntRow = {
         "format": FORMAT,
         "device": hunted.recipe.driver,
-        "bus": hunted.recipe.bus,
+        "bus": hunted.recipe.bus or "",
         "machine": hunted.machine,
         "outcome": str(hunted.outcome),
         "cause": judgement.cause,
@@ -125,7 +125,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
         "judge_us": hunted.judge_us,
         "step": cycle.step or "",
         "hotpluggable": pluggable(hunted),
-        "outside": _missing(hunted),
+        "outside": _missing(hunted) or "",
         "kept": list(cycle.kept),
         "used_by_guest": list(hunted.used),
         "qemu_version": target.qemu_version if target else "",

@@ -1,10 +1,13 @@
 """What a campaign is asked to do
 -----------------------------
+
+As JSON, in campaigns and bundles, what is not there is an empty string.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 __all__ = ["Job", "Settings"]
 
@@ -13,11 +16,11 @@ class Settings(NamedTuple):
     """How a campaign hunts.
 
     :param guest: ``none``, or the paths of a Linux guest's kernel and initramfs, joined by a colon.
-    :param hosts: what the VM is started with, by the names of :data:`START_OPTIONS`.
-    :param bundle: directory for the evidence of findings, or "".
+    :param start_options: what the VM is started with, by the names of :data:`START_OPTIONS`.
+    :param bundle: directory for the evidence of findings, None for no evidence.
     :param forecast: hold each device by a link for a reading, and foretell what each policy
         would make of its unplug.
-    :param layout: the user's own layout file, or "".
+    :param layout: the user's own layout file, None for none.
     :param trace: whether to record who takes and drops references.
     :param error_paths: plug each device in the ways that make its realize fail.
     """
@@ -27,16 +30,44 @@ class Settings(NamedTuple):
     accel: str = "tcg"
     cycles: int = 1
     guest: str = "none"
-    hosts: tuple[str, ...] = ()
-    bundle: str = ""
+    start_options: tuple[str, ...] = ()
+    bundle: str | None = None
     forecast: bool = False
-    layout: str = ""
+    layout: str | None = None
     trace: bool = False
     error_paths: bool = False
 
+    def json(self) -> dict[str, object]:
+        """Return what campaigns and bundles keep."""
+        data: dict[str, object] = self._asdict()
+        del data["start_options"]
+        data.update(hosts=list(self.start_options), bundle=self.bundle or "")
+        return {**data, "layout": self.layout or ""}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Settings:
+        """Take what :meth:`json` returned, of an older qmr maybe.
+
+        :raises TypeError: it is something else.
+        """
+        fields = {name: value for name, value in data.items() if name != "hosts"}
+        fields["start_options"] = tuple(data["hosts"])
+        for name in ("bundle", "layout"):
+            fields[name] = fields.get(name) or None
+        return cls(**fields)
+
 
 class Job(NamedTuple):
-    """One driver; ``cpu`` is the CPU model that the VM must be started with, or ""."""
+    """One driver; ``cpu`` is the CPU model that the VM must be started with, None for any."""
 
     driver: str
-    cpu: str = ""
+    cpu: str | None = None
+
+    def json(self) -> dict[str, str]:
+        """Return what campaigns and bundles keep."""
+        return {"driver": self.driver, "cpu": self.cpu or ""}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, str]) -> Job:
+        """Take what :meth:`json` returned."""
+        return cls(data["driver"], data["cpu"] or None)

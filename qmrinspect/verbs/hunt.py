@@ -122,9 +122,9 @@ def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Ou
         accel=args.accel or DEFAULT_ACCEL,
         cycles=args.cycles,
         guest=find_guest(args.guest),
-        bundle=os.path.abspath(args.bundle) if args.bundle else "",
+        bundle=os.path.abspath(args.bundle) if args.bundle else None,
         forecast=args.forecast,
-        layout=os.path.abspath(session.layout_file) if session.layout_file else "",
+        layout=os.path.abspath(session.layout_file) if session.layout_file else None,
         trace=args.trace,
         error_paths=args.error_paths,
     )
