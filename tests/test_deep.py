@@ -191,7 +191,7 @@ def _stale(certain: bool) -> Stale:
 
 @pytest.mark.unit
 def test_candidates_are_apart_from_what_is_certain(monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = Judgement(Outcome.CLEAN, "", (), (), "it was finalized")
+    sound = Judgement(Outcome.CLEAN, None, (), (), "it was finalized")
     book: Any = SimpleNamespace(
         index=SimpleNamespace(snapshot=None, enclosing=lambda _: 0, label=str)
     )

@@ -35,7 +35,7 @@ class Truth(NamedTuple):
 
     abort: str
     outcome: str = ""
-    cause: str = ""
+    cause: str | None = None
     left: frozenset[int] = frozenset()
 
 

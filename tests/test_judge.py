@@ -45,7 +45,7 @@ def test_p1_same_owner_subregions(policy: str) -> None:
     before, plugged, after = unplug(machine, device)
     verdict = judge(before, plugged, after, device.address)
     if policy in SHARED:
-        assert (verdict.outcome, verdict.cause) == ("clean", "")
+        assert (verdict.outcome, verdict.cause) == ("clean", None)
         return None
     assert (verdict.outcome, verdict.cause) == ("leak", "same-owner-subregions")
     assert "vbe, qext" in verdict.text and "twice" in verdict.text

@@ -52,7 +52,7 @@ def gone(pid: int, timeout: float = 10.0) -> bool:
 def test_a_vm_ends_with_its_block() -> None:
     with Vm() as vm:
         assert vm.alive()
-        assert vm.exit_text() == ""
+        assert vm.exit_text() is None
         pid, directory = vm.pid, vm.directory
         with vm.monitor() as monitor:
             assert monitor.execute("query-status")

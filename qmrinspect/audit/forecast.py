@@ -122,7 +122,7 @@ class Forecaster:
         try:
             teardown.run(object, pins)
         except Abort as abort:
-            outcome = Ended(Outcome.CRASH, "", (), teardown.describe(abort))
+            outcome = Ended(Outcome.CRASH, None, (), teardown.describe(abort))
             return Forecast(policy, made_from, outcome, abort, (), self.book)
         after = self._after(teardown)
         left = self._lost(teardown, after)

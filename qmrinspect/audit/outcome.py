@@ -46,10 +46,10 @@ BAD = frozenset((Outcome.LEAK, Outcome.PARTIAL_LEAK, Outcome.STALE, Outcome.CRAS
 
 
 class Ended(NamedTuple):
-    """Outcome and cause in the contract's words; ``text`` is one sentence."""
+    """Outcome and cause in the contract's words, None for none; ``text`` is one sentence."""
 
     outcome: Outcome
-    cause: str
+    cause: str | None
     causes: Sequence[Cause]
     text: str
 
@@ -65,14 +65,14 @@ def outcome_of(book: Book, device: int, lost: Collection[int], name: str) -> End
         return _leak(book, device, sorted(lost))
     if lost:
         return _partial(book, sorted(lost), name)
-    return Ended(Outcome.CLEAN, "", (), f"{name} was finalized with all that came with it")
+    return Ended(Outcome.CLEAN, None, (), f"{name} was finalized with all that came with it")
 
 
 def _leak(book: Book, device: int, lost: Sequence[int]) -> Ended:
     found = causes(book, device, lost)
     own = [c for c in found if c.object == device]
     if own and all(c.name == "delayed" for c in own):
-        return Ended(Outcome.DELAYED, "", tuple(own), own[0].text)
+        return Ended(Outcome.DELAYED, None, tuple(own), own[0].text)
     reasons = [c for c in found if c.name != "delayed"]
     text = "; ".join(c.text for c in reasons) or "it has references that nothing known holds"
     cause = reasons[0].name if reasons else "unbalanced"
@@ -87,7 +87,7 @@ def _partial(book: Book, lost: Sequence[int], name: str) -> Ended:
     reasons = [c for c in found if c.name != "delayed"]
     if not reasons and found:
         text = f"{name} was finalized; {len(lost)} of its objects wait for RCU or a view"
-        return Ended(Outcome.DELAYED, "", tuple(found), text)
+        return Ended(Outcome.DELAYED, None, tuple(found), text)
     text = f"{name} was finalized, {len(lost)} of its objects were not: " + "; ".join(
         c.text for c in reasons[:4]
     )

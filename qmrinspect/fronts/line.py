@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import UsageError
@@ -105,7 +104,7 @@ def parse(verb: Verb, text: str) -> Line:
         slot = _object_slot(verb)
         first = getattr(args, slot) if slot else None
         options = [word for word in extra if re.match(r"--?[A-Za-z]", word)]
-        if options or not isinstance(first, str):
+        if slot is None or options or not isinstance(first, str):
             shown = " ".join(options or extra)
             raise UsageError(
                 f"qmr {verb.name}: unrecognized arguments: {shown}", f"see help qmr {verb.name}"
@@ -115,13 +114,13 @@ def parse(verb: Verb, text: str) -> Line:
     return Line(args, common.debug, qmp, getattr(common, "layout", ""))
 
 
-def _object_slot(verb: Verb) -> str:
+def _object_slot(verb: Verb) -> str | None:
     """Return the name of the verb's only positional argument if that is an object."""
-    positional: Sequence[tuple[str, str]] = [
+    positional = [
         (argument.names[0], argument.completes)
         for argument in verb.arguments
         if not argument.names[0].startswith("-") and argument.options.get("nargs") in (None, "?")
     ]
     if len(positional) == 1 and positional[0][1] in ("object", "path", "space"):
         return positional[0][0]
-    return ""
+    return None

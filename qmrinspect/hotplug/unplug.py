@@ -66,7 +66,7 @@ class Cycle(NamedTuple):
     """
 
     driver: str
-    id: str
+    id: str | None = None
     bus: str | None = None
     plug_us: int | None = None
     plugged_us: int | None = None

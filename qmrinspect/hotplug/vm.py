@@ -130,15 +130,15 @@ class Vm(Closing):
             return False
         return True
 
-    def exit_text(self) -> str:
+    def exit_text(self) -> str | None:
         """Say how QEMU ended, in one line: signal or status, and its last messages.
 
-        Empty while it runs.
+        None while it runs.
         """
         assert self._process is not None
         status = self._process.poll()
         if status is None:
-            return ""
+            return None
         ending = f"exit status {status}"
         if status < 0:
             # Real-time signals have no name.

@@ -61,7 +61,7 @@ class Attached:
         self._read, self._stale, self._blocks = read, stale, blocks
         self._monitor = monitor
         self._tracing = tracing
-        self._pid = 0
+        self._pid: int | None = None
 
     def read(self) -> Snapshot:
         """Take a reading."""
@@ -81,9 +81,11 @@ class Attached:
         """Run ``step``; the VM runs anyway."""
         return step(self._monitor)
 
-    def death(self) -> str:
+    def death(self) -> str | None:
         """Say whether the process has ended; how is for its parent to know."""
-        return f"QEMU {self._pid} has ended" if self._pid and ended(self._pid, _DYING_S) else ""
+        if self._pid is None or not ended(self._pid, _DYING_S):
+            return None
+        return f"QEMU {self._pid} has ended"
 
     def tracing(self) -> Tracing:
         """Return what traces it."""

@@ -77,9 +77,9 @@ _READINGS = 16
 
 
 class Hunted(NamedTuple):
-    """What came of one cycle; durations in microseconds.
+    """What came of one cycle; durations in microseconds.  What did not happen is None.
 
-    :param finalized_us: when the device was seen to be no more, since 1970; 0 for never.
+    :param finalized_us: when the device was seen to be no more, since 1970.
     :param books: before the plug, with the device, and after the unplug, as far as
         they were made.
     :param used: links and disks that the guest used while it was plugged.
@@ -97,7 +97,7 @@ class Hunted(NamedTuple):
     unplug_us: int
     judge_us: int
     after: Book | None
-    finalized_us: int = 0
+    finalized_us: int | None = None
     books: tuple[Book, ...] = ()
     used: tuple[str, ...] = ()
     foretold: Foretold | None = None
@@ -252,7 +252,7 @@ class Hunt:
             kept = driver.drive(lambda monitor: release(monitor, plugged))
         except MonitorError as error:
             return _early(driver, recipe, machine, ended(cycle, "release", error))
-        finalized_us = 0
+        finalized_us = None
         if looked.judgement.outcome in ("clean", "partial-leak", "stale") or looked.ended:
             finalized_us = cycle.event_us or seen_us
         if looked.judgement.outcome == "clean" and not recipe.backends:
@@ -369,8 +369,8 @@ def hunt_one(driver: Driver, recipe: Recipe, id: str) -> Hunted:
 
 def not_begun(recipe: Recipe, machine: str, reason: str) -> Hunted:
     """Return the result of a cycle for which no VM could be had."""
-    cycle = Cycle(recipe.driver, "", step="prepare", refused=reason)
-    judgement = Judgement(Outcome.REFUSED, "", (), (), reason)
+    cycle = Cycle(recipe.driver, step="prepare", refused=reason)
+    judgement = Judgement(Outcome.REFUSED, None, (), (), reason)
     return Hunted(recipe, machine, Outcome.REFUSED, judgement, cycle, 0, 0, 0, None)
 
 
@@ -392,5 +392,5 @@ def _early(
         outcome, text = Outcome.REFUSED, cycle.refused or ""
         if recipe.missing and cycle.step == "device_add":
             text = f"{recipe.missing} (QEMU says: {text})"
-    judgement = Judgement(outcome, "", (), (), text)
+    judgement = Judgement(outcome, None, (), (), text)
     return Hunted(recipe, machine, outcome, judgement, cycle, 0, 0, 0, None, 0, books)

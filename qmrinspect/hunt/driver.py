@@ -35,8 +35,8 @@ class Driver(Protocol):
     def drive(self, step: Callable[[Monitor], T]) -> T:
         """Run ``step`` with the monitor while the VM runs."""
 
-    def death(self) -> str:
-        """Return how QEMU died: signal and last message; empty while it lives."""
+    def death(self) -> str | None:
+        """Return how QEMU died: signal and last message; None while it lives."""
 
     def tracing(self) -> Tracing:
         """Return what traces it; raises TargetError or UsageError where nothing can."""

@@ -126,7 +126,7 @@ class ErrorPaths:
             self._tried += 1
             cycle = self._attempt(vm, trial)
             if cycle.crash or cycle.hang:
-                yield Failed(trial, cycle, (vm.death() if cycle.crash else "") or cycle.hang or "")
+                yield Failed(trial, cycle, _end_of(vm, cycle))
                 vm = self._fresh()
             elif cycle.refused and cycle.step == "device_add":
                 yield Failed(trial, cycle, cycle.refused)
@@ -177,12 +177,12 @@ class ErrorPaths:
         """Try ways, and judge what stays of all of them."""
         before = self._book(vm)
         known = {(row.kind, row.address) for row in vm.stale(before.index.snapshot, Where())}
-        cycle = Cycle(self._driver, "")
+        cycle = Cycle(self._driver)
         for trial in ways:
             cycle = self._attempt(vm, trial)
             if cycle.crash or cycle.hang:
-                text = (vm.death() if cycle.crash else "") or cycle.hang or ""
-                judgement = Judgement(_END[bool(cycle.crash)], "", (), (), text)
+                text = _end_of(vm, cycle)
+                judgement = Judgement(_END[bool(cycle.crash)], None, (), (), text)
                 return self._hunted(judgement, cycle, None, (before,))
         made = self._book(vm)
         devices = made.index.snapshot.devices.values()
@@ -215,7 +215,7 @@ class ErrorPaths:
             for number in range(_PLACES_MAX):
                 vm.drive(partial(plug, recipe=filler, id=f"full{number}"))
         except (MonitorError, PeerMissing) as error:
-            cycle = ended(Cycle(self._driver, ""), "device_add", error)
+            cycle = ended(Cycle(self._driver), "device_add", error)
             if not cycle.refused:
                 return
         vm.forget()
@@ -247,16 +247,16 @@ class ErrorPaths:
         )
 
     def _plain(self, outcome: Outcome, text: str) -> Found:
-        judgement = Judgement(outcome, "", (), (), text)
-        cycle = Cycle(self._driver, "", step="device_add")
-        cycle = cycle._replace(refused=text if outcome == Outcome.REFUSED else "")
+        judgement = Judgement(outcome, None, (), (), text)
+        cycle = Cycle(self._driver, step="device_add")
+        cycle = cycle._replace(refused=text if outcome == Outcome.REFUSED else None)
         hunted = self._hunted(judgement, cycle, None, ())
         row = row_of(hunted)
         row["error_path"], row["tried"] = None, self._tried
         return Found(hunted, row)
 
     def _died(self, failure: Failed) -> Found:
-        judgement = Judgement(_END[bool(failure.cycle.crash)], "", (), (), failure.message)
+        judgement = Judgement(_END[bool(failure.cycle.crash)], None, (), (), failure.message)
         return self._told(self._hunted(judgement, failure.cycle, None, ()), [failure], None)
 
     def _told(self, hunted: Hunted, alike: Sequence[Failed], leak: MemoryLeak | None) -> Found:
@@ -293,6 +293,12 @@ def _with_memory(hunted: Hunted, leak: MemoryLeak | None) -> Hunted:
         outcome=Outcome.PARTIAL_LEAK, cause=leak.cause, text=f"memory stays: {leak.text}"
     )
     return hunted._replace(outcome=judgement.outcome, judgement=judgement)
+
+
+def _end_of(vm: OwnVm, cycle: Cycle) -> str:
+    """Say how QEMU died of a cycle, or what it did not answer."""
+    death = vm.death() if cycle.crash is not None else None
+    return death or cycle.hang or ""
 
 
 def _shape(message: str) -> str:

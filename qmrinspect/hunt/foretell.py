@@ -129,7 +129,7 @@ class Pins:
         self._driver = driver
         self._link: tuple[str, str] | None = None
         #: Why no device can be held.
-        self.reason = ""
+        self.reason: str | None = None
 
     def hold(self, with_it: Book, plugged: Plugged, device: int) -> Pin | None:
         """Hold a device that is plugged; None where it cannot be."""

@@ -108,7 +108,7 @@ class Guest:
         if not self._read_until(_READY, _BOOT_S):
             last = self._said[-200:].decode("utf-8", "replace").strip()
             raise TargetError(
-                f"the guest did not boot within {_BOOT_S:g} s", last or vm.exit_text()
+                f"the guest did not boot within {_BOOT_S:g} s", last or vm.exit_text() or ""
             )
 
     def use(self, plugged: Plugged) -> tuple[str, ...]:

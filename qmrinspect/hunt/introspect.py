@@ -115,7 +115,7 @@ class _Emulator(Closing):
         """Make types, and yield the rows of those of which something stays."""
         died = self._make(types)
         groups = [] if died else self._new()
-        said = self._vm.exit_text()
+        said = self._vm.exit_text() or ""
         if died:
             self.restart()
         if len(types) > 1 and (died or any(self._type(g) not in types for g in groups)):
@@ -125,7 +125,7 @@ class _Emulator(Closing):
             yield from self.batch(types[middle:])
             return
         if died:
-            yield self._row(types[0], Judgement(Outcome.CRASH, "", (), (), said), None)
+            yield self._row(types[0], Judgement(Outcome.CRASH, None, (), (), said), None)
             return
         for name in types:
             mine = [g for g in groups if len(types) == 1 or self._type(g) == name]
@@ -175,9 +175,9 @@ class _Emulator(Closing):
                 left = [row.address for row in judgement.left]
                 foretold = foretell_after(after, head, left)
         under = {f.policy.name: f.outcome.outcome for f in foretold.forecasts} if foretold else {}
-        cycle = Cycle(name, "", step="introspect")
+        cycle = Cycle(name, step="introspect")
         hunted = Hunted(
-            Recipe(name, ""), "none", judgement.outcome, judgement, cycle, 0, 0, 0, after
+            Recipe(name, None), "none", judgement.outcome, judgement, cycle, 0, 0, 0, after
         )
         hunted = hunted._replace(foretold=foretold, under=under, books=(self._before,))
         row = row_of(hunted)

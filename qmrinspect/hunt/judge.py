@@ -47,13 +47,13 @@ class Left(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """Outcome and cause in the contract's words; ``text`` is one sentence.
+    """Outcome and cause in the contract's words, None for none; ``text`` is one sentence.
 
     :param candidates: what looks like a stale callback, and is in no known structure.
     """
 
     outcome: Outcome
-    cause: str
+    cause: str | None
     causes: Sequence[Cause]
     left: Sequence[Left]
     text: str
@@ -72,7 +72,7 @@ def judge(before: Book, plugged: Book, after: Book, device: int, name: str = "")
     name = name or plugged.index.snapshot.objects[device].type
     if device in left and after.index.in_tree(device):
         text = f"{name} is still plugged: nobody acknowledged the unplug"
-        return Judgement(Outcome.NOT_ACKED, "", (), rows_left(plugged, after, [device]), text)
+        return Judgement(Outcome.NOT_ACKED, None, (), rows_left(plugged, after, [device]), text)
     reached = alive(after)
     lost = [a for a in left if a not in reached and not is_of_a_view(after, a)]
     rows = rows_left(plugged, after, lost)

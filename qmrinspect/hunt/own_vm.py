@@ -113,8 +113,8 @@ class OwnVm(Closing):
         """Run ``step``; the VM runs anyway."""
         return step(self.monitor)
 
-    def death(self) -> str:
-        """Return how QEMU died: signal and last message; empty while it lives."""
+    def death(self) -> str | None:
+        """Return how QEMU died: signal and last message; None while it lives."""
         self.vm.wait(_DYING_S)
         return self.vm.exit_text()
 

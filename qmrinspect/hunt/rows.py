@@ -87,7 +87,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
         "bus": hunted.recipe.bus or "",
         "machine": hunted.machine,
         "outcome": str(hunted.outcome),
-        "cause": judgement.cause,
+        "cause": judgement.cause or "",
         "causes": list(dict.fromkeys(cause.name for cause in judgement.causes)),
         "cycle": number,
         "objects_left": [
@@ -118,7 +118,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
             "requested_us": cycle.request_us or 0,
             "acknowledged_us": cycle.acknowledge_us or 0,
             "unparented_us": cycle.unparented_us or 0,
-            "finalized_us": hunted.finalized_us,
+            "finalized_us": hunted.finalized_us or 0,
         },
         "plug_us": hunted.plug_us,
         "unplug_us": hunted.unplug_us,
@@ -202,7 +202,7 @@ def forecast_json(forecast: Forecast, was: Index | None = None) -> ForecastJson:
         "policy": forecast.policy.name,
         "source": forecast.source,
         "outcome": str(outcome.outcome),
-        "cause": outcome.cause,
+        "cause": outcome.cause or "",
         "text": outcome.text,
         "assertion": None
         if abort is None

@@ -190,8 +190,8 @@ class Monitor(Closing, ABC):
     version: str
     #: Whether a file descriptor can go through it: a unix socket of our own.
     passes_descriptors = False
-    #: The process that listens, 0 when unknown: no local socket, or another one's listener.
-    peer: int = 0
+    #: The process that listens, None when unknown: no local socket, or another one's listener.
+    peer: int | None = None
 
     def served_by(self, pid: int) -> bool:
         """Whether the other end of the connection is a process's, as far as the kernel says."""

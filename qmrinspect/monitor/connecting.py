@@ -150,7 +150,7 @@ def _connect_unix(stream: socket.socket, path: str, timeout: float) -> None:
     # EAGAIN is a full backlog (unix(7)).  QEMU's holds one or two, and clients that gave
     # up stay in it until QEMU comes to them: right after a session this passes by itself.
     deadline = time.monotonic() + timeout
-    directory = -1
+    directory = None
     if path.startswith("/proc/") and len(os.fsencode(path)) > _SUN_PATH_MAX:
         # QEMU's own name for it, in its container, is short enough.
         directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
@@ -158,7 +158,7 @@ def _connect_unix(stream: socket.socket, path: str, timeout: float) -> None:
     try:
         _connect_patiently(stream, path, deadline)
     finally:
-        if directory >= 0:
+        if directory is not None:
             os.close(directory)
 
 
@@ -217,7 +217,7 @@ def answers(address: str, timeout: float) -> bool:
     return True
 
 
-def busy_error(address: str, timeout: float, pid: int = 0) -> MonitorBusy:
+def busy_error(address: str, timeout: float, pid: int | None = None) -> MonitorBusy:
     """Say that a listener does not greet; a stopped process is told apart from a busy one."""
     if pid and stopped(pid):
         return MonitorBusy(
@@ -231,8 +231,8 @@ def busy_error(address: str, timeout: float, pid: int = 0) -> MonitorBusy:
     )
 
 
-def peer_pid(stream: socket.socket) -> int:
-    """Return the process that called listen(), 0 when unknown: SO_PEERCRED in unix(7).
+def peer_pid(stream: socket.socket) -> int | None:
+    """Return the process that called listen(), None when unknown: SO_PEERCRED in unix(7).
 
     Of a TCP connection within this machine it is the one that has the other end.
     """
@@ -241,8 +241,8 @@ def peer_pid(stream: socket.socket) -> int:
     try:
         packed = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     except OSError:
-        return 0
-    return int(struct.unpack("3i", packed)[0])
+        return None
+    return int(struct.unpack("3i", packed)[0]) or None
 
 
 def garbled_error(address: str, raw: bytes) -> MonitorLost:

@@ -17,15 +17,15 @@ from .netns import namespace_of
 __all__ = ["owner_of"]
 
 
-def owner_of(stream: socket.socket) -> int:
-    """Return the process that has the other end of a TCP connection, 0 when none is seen."""
+def owner_of(stream: socket.socket) -> int | None:
+    """Return the process that has the other end of a TCP connection, None when none is seen."""
     try:
         near, far = stream.getsockname()[:2], stream.getpeername()[:2]
         inode = _inode(namespace_of(stream), far, near)
     except (OSError, ValueError):
-        return 0
-    if not inode:
-        return 0
+        return None
+    if inode is None:
+        return None
     wanted = f"socket:[{inode}]"
     for pid in pids():
         with contextlib.suppress(OSError):
@@ -33,10 +33,10 @@ def owner_of(stream: socket.socket) -> int:
                 with contextlib.suppress(OSError):
                     if os.readlink(f"/proc/{pid}/fd/{descriptor}") == wanted:
                         return pid
-    return 0
+    return None
 
 
-def _inode(network: str, local: tuple[str, int], remote: tuple[str, int]) -> int:
+def _inode(network: str, local: tuple[str, int], remote: tuple[str, int]) -> int | None:
     """Return the inode of the socket with these ends (``/proc/net/tcp`` in proc(5)).
 
     :param network: the directory in ``/proc`` of its network.
@@ -52,7 +52,7 @@ def _inode(network: str, local: tuple[str, int], remote: tuple[str, int]) -> int
                 fields = line.split()
                 if len(fields) > 9 and f"{fields[1]} {fields[2]}" in wanted:
                     return int(fields[9])
-    return 0
+    return None
 
 
 def _end(place: tuple[str, int]) -> str:

@@ -15,12 +15,12 @@ __all__ = ["ADVICE", "Advice", "advice_for"]
 class Advice(NamedTuple):
     """Two sentences.
 
-    :param commit: the QEMU commit that mended such a bug, "" where none is known.
+    :param commit: the QEMU commit that mended such a bug, None where none is known.
     """
 
     meaning: str
     mended: str
-    commit: str = ""
+    commit: str | None = None
 
     @property
     def url(self) -> str:

@@ -74,14 +74,15 @@ def _lock() -> tuple[int, bool]:
 
 class _Braille(SocketPeer):
     def __init__(self, lock: int, made: bool) -> None:
-        self._lock, self._made = -1, made
+        self._lock: int | None = None
+        self._made = made
         super().__init__(servers.brlapi, str(_SOCKET))
         self._lock = lock
 
     def close(self) -> None:
         super().close()
-        lock, self._lock = self._lock, -1
-        if lock >= 0:
+        lock, self._lock = self._lock, None
+        if lock is not None:
             _SOCKET.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 if self._made:

@@ -63,7 +63,8 @@ class _Ring:
     def __init__(self) -> None:
         self.size = self.seen = 0
         self.table = self.used = self.available = 0
-        self.kick = self.call = -1
+        self.kick: int | None = None
+        self.call: int | None = None
 
 
 class _Backend:
@@ -87,8 +88,8 @@ class _Backend:
 
     def close(self) -> None:
         for ring in self._rings.values():
-            self._take(ring, "kick", -1)
-            self._take(ring, "call", -1)
+            self._take(ring, "kick", None)
+            self._take(ring, "call", None)
         self._selector.close()
         self._unmap()
 
@@ -151,25 +152,25 @@ class _Backend:
         elif request == _SET_VRING_ADDR:
             _, _, ring.table, ring.used, ring.available, _ = _RING_ADDRESSES.unpack(payload)
         elif request == _GET_VRING_BASE:
-            self._take(ring, "kick", -1)
+            self._take(ring, "kick", None)
             return struct.pack("=II", number, ring.seen)
         else:
             name = "kick" if request == _SET_VRING_KICK else "call"
-            self._take(ring, name, os.dup(descriptors[0]) if descriptors else -1)
+            self._take(ring, name, os.dup(descriptors[0]) if descriptors else None)
             if name == "call":
                 # An answer on its way has called by the old one, and QEMU looks at that no more
                 # (vu_set_vring_call_exec(), libvhost-user.c).
                 self._call(ring)
         return None
 
-    def _take(self, ring: _Ring, name: str, descriptor: int) -> None:
-        old = getattr(ring, name)
-        if old >= 0:
+    def _take(self, ring: _Ring, name: str, descriptor: int | None) -> None:
+        old: int | None = getattr(ring, name)
+        if old is not None:
             if name == "kick":
                 self._selector.unregister(old)
             os.close(old)
         setattr(ring, name, descriptor)
-        if name == "kick" and descriptor >= 0:
+        if name == "kick" and descriptor is not None:
             self._selector.register(descriptor, selectors.EVENT_READ, ring)
 
     # Queues -----------------------------------------------------------------------
@@ -190,7 +191,7 @@ class _Backend:
 
     @staticmethod
     def _call(ring: _Ring) -> None:
-        if ring.call >= 0:
+        if ring.call is not None:
             os.write(ring.call, struct.pack("=Q", 1))
 
     def _reply(self, ring: _Ring, head: int) -> bool:

@@ -57,7 +57,7 @@ def unplug_json(
         "id": plugged.id,
         "was": plugged.path or "",
         "outcome": str(verdict.outcome),
-        "cause": verdict.cause,
+        "cause": verdict.cause or "",
         "causes": list(dict.fromkeys(cause.name for cause in verdict.causes)),
         "acknowledge": cycle.acknowledge or "",
         "event": cycle.event,

@@ -43,7 +43,7 @@ class Result(NamedTuple):
     rows: Sequence[HuntRow]
     fresh: bool
     error: QmrError | None = None
-    driver: str = ""
+    driver: str | None = None
 
 
 class Verdicts:
@@ -149,7 +149,8 @@ class Verdicts:
             summary["expectations"] = self._expect.summary()
         if self._failed:
             summary["not_done"] = [
-                {"device": result.driver, "error": str(result.error)} for result in self._failed
+                {"device": result.driver or "", "error": str(result.error)}
+                for result in self._failed
             ]
         yield summary
 
@@ -183,7 +184,7 @@ class Verdicts:
             yield f"{len(self._left_out)} CPU models that need a VM of their own: see --cpus"
         yield from self._comparison()
         for result in self._failed[:_FAILED_SHOWN]:
-            yield f"{printable(result.driver)} was not done: {result.error}"
+            yield f"{printable(result.driver or '?')} was not done: {result.error}"
 
     def _told(self, row: HuntRow) -> bool:
         """Whether a row is of a CPU model, and one that ended alike was shown."""

@@ -138,7 +138,7 @@ def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
         outcome, text = Ending.HANG, cycle.hang
         if cycle.crash is not None:
             outcome, text = Ending.CRASH, driver.death() or cycle.crash
-        verdict = Judgement(outcome, "", (), (), f"QEMU did not survive it: {text}")
+        verdict = Judgement(outcome, None, (), (), f"QEMU did not survive it: {text}")
         return _unplugged(with_it, None, plugged, cycle, verdict)
     before = without(with_it, device.address)
     after, verdict = judge_again(driver, before, with_it, device.address)

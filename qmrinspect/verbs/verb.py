@@ -165,7 +165,7 @@ class Argument(NamedTuple):
 
     names: Sequence[str]
     options: Mapping[str, object]
-    completes: str = ""
+    completes: str | None = None
 
 
 class Verb(NamedTuple):
@@ -181,7 +181,7 @@ class Verb(NamedTuple):
     run: Run
     fronts: frozenset[str] = frozenset(("shell", "gdb", "repl"))
     reports: bool = True
-    example: str = ""
+    example: str | None = None
 
 
 def _number(text: str, least: float, kind: Callable[[str], float]) -> float:
@@ -230,7 +230,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser_for(verb: Verb, prog: str = "qmr") -> argparse.ArgumentParser:
     """Return the argument parser of one verb."""
-    parser = _Parser(prog=f"{prog} {verb.name}", description=verb.help, epilog=verb.example or None)
+    parser = _Parser(prog=f"{prog} {verb.name}", description=verb.help, epilog=verb.example)
     add: Callable[..., object] = parser.add_argument
     for argument in verb.arguments:
         add(*argument.names, **argument.options)

@@ -35,8 +35,8 @@ class Inferior:
     def __init__(self) -> None:
         self._turn = 0
         self._going = False
-        #: How the VM died while it ran, "" as long as it lives.
-        self.death = ""
+        #: How the VM died while it ran, None as long as it lives.
+        self.death: str | None = None
 
     def interrupter(self) -> Callable[[], None]:
         turn = self._turn = self._turn + 1

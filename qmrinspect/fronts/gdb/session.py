@@ -220,7 +220,7 @@ class Session:
     def drive(self, step: Callable[[Monitor], T]) -> T:
         return self._open_monitor().drive(step)
 
-    def death(self) -> str:
+    def death(self) -> str | None:
         return self.inferior.death
 
     def tracing(self, only: Collection[int] = (), on_events: OnEvents | None = None) -> Tracing:
@@ -249,7 +249,7 @@ class Session:
                 raise Running
             here = target.pid if target.kind == "process" else 0
             addresses = [self.qmp] if self.qmp else monitors_of(here, target.argv)
-            self.inferior.death = ""
+            self.inferior.death = None
 
             def connect(address: str) -> Monitor:
                 monitor = PlainMonitor(address)

@@ -92,7 +92,7 @@ class Engine:
             try:
                 code = _print(outcome, as_json, kept)
             finally:
-                self.session.activity = ""
+                self.session.activity = None
                 # A pipeline may have read enough before the end.
                 self._remember(name, word, text, outcome, kept)
         return code
@@ -299,4 +299,4 @@ def guarded(engine: Engine, line: str, output: Output, complain: Callable[[str],
                 complain(printable(text, _COMPLAINT_MAX))
         return error.exit_code if isinstance(error, QmrError) else _UNEXPECTED
     finally:
-        engine.session.activity = ""
+        engine.session.activity = None

@@ -59,14 +59,14 @@ class Knowledge:
 
     def __init__(self, vm: Callable[[], Vm | None]) -> None:
         self._vm = vm
-        self._kept: dict[tuple[int, str], tuple[float, object]] = {}
+        self._kept: dict[tuple[int | None, str], tuple[float, object]] = {}
         self._asking = threading.RLock()
 
     def _ask(self, key: str, question: Callable[[Monitor], T], keep_s: float, none: T) -> T:
         """Return what is kept under a key, or ask; what cannot be asked is ``none``."""
         vm = self._vm()
         monitor = vm.connected() if vm is not None else None
-        place = (vm.pid if vm is not None else 0, key)
+        place = (vm.pid if vm is not None else None, key)
         until, kept = self._kept.get(place, (0.0, none))
         if monitor is None or time.monotonic() < until:
             return cast(T, kept)
@@ -95,7 +95,7 @@ class Knowledge:
     def known_schema(self) -> Schema | None:
         """Return the schema if it is known; asks nothing."""
         vm = self._vm()
-        kept = self._kept.get((vm.pid if vm is not None else 0, "schema"))
+        kept = self._kept.get((vm.pid if vm is not None else None, "schema"))
         return cast("Schema | None", kept[1]) if kept else None
 
     def drivers(self) -> Sequence[str]:

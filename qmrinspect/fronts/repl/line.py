@@ -31,15 +31,15 @@ class Command(NamedTuple):
     """A line that was taken apart.
 
     :param text: the command itself.
-    :param file: where its output goes, empty for the terminal.
+    :param file: where its output goes, None for the terminal.
     :param append: whether it is put behind what the file has.
-    :param pipe: the shell pipeline that its output goes through, empty for none.
+    :param pipe: the shell pipeline that its output goes through, None for none.
     """
 
     text: str
-    file: str = ""
+    file: str | None = None
     append: bool = False
-    pipe: str = ""
+    pipe: str | None = None
 
 
 def parse_command(line: str) -> Command:
@@ -48,7 +48,7 @@ def parse_command(line: str) -> Command:
     :raises UsageError: the file or the pipeline is missing.
     """
     at = _output_at(line)
-    if at < 0:
+    if at is None:
         return Command(line.strip())
     text, rest = line[:at].strip(), line[at:]
     if not text:
@@ -82,12 +82,12 @@ def unquoted(line: str) -> Iterator[tuple[int, str]]:
             yield at, char
 
 
-def _output_at(line: str) -> int:
-    """Return where the output's place begins, -1 when the line names none."""
+def _output_at(line: str) -> int | None:
+    """Return where the output's place begins, None when the line names none."""
     for at, char in unquoted(line):
         if char == "|" or (char == ">" and line[at - 1 : at] != "-"):
             return at
-    return -1
+    return None
 
 
 def first_word(line: str) -> tuple[str, str]:

@@ -171,7 +171,7 @@ class Runner:
         if job is None:
             return ""
         job.cancel()
-        self._screen.session.activity = ""
+        self._screen.session.activity = None
         self._screen.redraw()
         return job.line
 

@@ -57,7 +57,7 @@ class ReplSession:
         #: What it answers, by name; the engine sets it.
         self.verbs: Mapping[str, Verb] = {}
         #: What the running command says of itself.
-        self.activity = ""
+        self.activity: str | None = None
         #: Snapshots that the user gave names.
         self.marks: dict[str, Snapshot] = {}
         self.aliases: dict[str, str] = {}

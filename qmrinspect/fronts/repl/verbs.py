@@ -230,7 +230,7 @@ def run_attach(session: Session, args: argparse.Namespace) -> Outcome:
     data = {
         "format": "qmr-attach/1",
         "name": vm.name,
-        "pid": vm.pid,
+        "pid": vm.pid or 0,
         "monitor": not missing and vm.connected() is not None,
     }
     state = f", {vm.state}" if vm.state else ""

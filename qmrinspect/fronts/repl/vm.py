@@ -123,22 +123,22 @@ class Vm:
         self.last_index: Index | None = None
         self.summary: Summary | None = None
         self._summed: Snapshot | None = None
-        #: How the VM ended, empty while it runs.
-        self.ended = ""
-        #: QEMU's run state, empty when it is not known.
-        self.state = ""
-        #: Why there is no monitor, empty when there is one.
-        self.monitor_missing = ""
-        self.pid = 0
+        #: How the VM ended, None while it runs.
+        self.ended: str | None = None
+        #: QEMU's run state, None when it is not known.
+        self.state: str | None = None
+        #: Why there is no monitor, None when there is one.
+        self.monitor_missing: str | None = None
+        self.pid: int | None = None
         self.name = ""
         if self._file:
             self.name = printable(os.path.basename(self._file))
             self.state = "file"
             return
         target = self._shell.target()
-        self.pid = target.pid
+        self.pid = target.pid or None
         self.name = _name(target, options)
-        self.state = "" if target.kind == "process" else target.kind
+        self.state = None if target.kind == "process" else target.kind
         if target.kind == "process":
             threading.Thread(target=self._watch_process, name="watch", daemon=True).start()
 
@@ -147,7 +147,8 @@ class Vm:
     @property
     def live(self) -> bool:
         """Whether there is a process that may still change."""
-        return bool(self.pid) and not self.state.startswith("core") and not self.ended
+        core = self.state is not None and self.state.startswith("core")
+        return self.pid is not None and not core and self.ended is None
 
     def target(self) -> Target:
         """Return what is read; see :meth:`ShellSession.target`."""
@@ -286,7 +287,7 @@ class Vm:
                     self._changed()
                     raise
                 self._monitor = SharedMonitor(inner, self._on_event, self._on_lost)
-                self.monitor_missing = ""
+                self.monitor_missing = None
                 self._heard = True
                 self._ask_state(self._monitor)
             return self._monitor
@@ -328,6 +329,7 @@ class Vm:
             self._changed()
 
     def _watch_process(self) -> None:
+        assert self.pid is not None
         try:
             handle = os.pidfd_open(self.pid)
         except OSError:
