@@ -19,8 +19,9 @@ from ..audit.stale import outside_of
 from ..documents import HuntRow
 from ..errors import MonitorError, PeerMissing
 from ..hotplug.failing import FULL, Trial, more_trials, properties_of, trials
+from ..hotplug.kinds import Recipe
 from ..hotplug.recipes import recipe_for
-from ..hotplug.unplug import Cycle, drivers, ended, plug, run_cycle
+from ..hotplug.unplug import Cycle, ended, plug, run_cycle
 from ..index import Index
 from ..ledger import Book
 from ..search.memory import CYCLES, Memory, MemoryLeak
@@ -69,23 +70,23 @@ class Found(NamedTuple):
 class ErrorPaths:
     """Tries the ways of one driver.
 
+    :param recipe: how it is plugged into such a QEMU.
     :param vm: gives the VM that is there, or starts one.
     :param fresh: gives a VM in which nothing was yet.
     """
 
     def __init__(
-        self, driver: str, machine: str, vm: Callable[[], OwnVm], fresh: Callable[[], OwnVm]
+        self, recipe: Recipe, machine: str, vm: Callable[[], OwnVm], fresh: Callable[[], OwnVm]
     ) -> None:
-        self._driver, self._machine = driver, machine
+        self._driver, self._machine = recipe.driver, machine
         self._vm, self._fresh = vm, fresh
-        self._recipe = recipe_for(driver)
+        self._recipe = recipe
         self._full: Trial | None = None
         self._tried = self._number = 0
 
     def run(self) -> Iterator[Found]:
         """Yield a result for each way after which something stays; one where nothing does."""
-        self._recipe = recipe = recipe_for(self._driver, self._vm().drive(drivers))
-        if recipe.non_device is not None:
+        if self._recipe.non_device is not None:
             yield self._plain(Outcome.REFUSED, f"{self._driver} is no device, and is not realized")
             return
         failed: list[Failed] = []

@@ -109,7 +109,7 @@ class VmPool(Closing):
         if growth.cycles > 1:
             last["growth"] = growth.summary()
         grown = growth.in_tree() if last["outcome"] == Outcome.CLEAN else ""
-        leak = self._leak(job, memory, last) if not grown else None
+        leak = self._leak(hunted.recipe, memory, last) if not grown else None
         if leak is not None:
             last["memory"] = leak.json()
         if leak is not None and last["outcome"] == Outcome.CLEAN:
@@ -125,13 +125,12 @@ class VmPool(Closing):
             self._drop()
         yield last
 
-    def _leak(self, job: Job, memory: Memory, row: HuntRow) -> MemoryLeak | None:
+    def _leak(self, recipe: Recipe, memory: Memory, row: HuntRow) -> MemoryLeak | None:
         """Tell what memory stays with every cycle; many more cycles tell it from a pool."""
         leak = memory.leak()
         vm = self._vm
         if leak is None or row["outcome"] != Outcome.CLEAN or vm is None:
             return leak
-        recipe = recipe_for(job.driver, self._known)
         try:
             done = vm.drive(lambda monitor: more_cycles(monitor, recipe, "more", MORE))
         except MonitorError as error:
@@ -145,11 +144,18 @@ class VmPool(Closing):
         return leak if memory.is_steady(blocks.live, done) else None
 
     def _error_paths(self, job: Job) -> Iterator[HuntRow]:
+        by_name = recipe_for(job.driver)
+
+        def ready() -> OwnVm:
+            return self._ready(by_name, job.cpu)
+
         def fresh() -> OwnVm:
             self._drop()
-            return self._ready(job)
+            return ready()
 
-        paths = ErrorPaths(job.driver, self._settings.machine, lambda: self._ready(job), fresh)
+        ready()
+        recipe = recipe_for(job.driver, self._known)
+        paths = ErrorPaths(recipe, self._settings.machine, ready, fresh)
         for hunted, row in paths.run():
             if row["outcome"] in BAD and self._settings.bundle:
                 row["bundle"] = self._bundle(job, hunted, row)
@@ -158,15 +164,15 @@ class VmPool(Closing):
             self._drop()
 
     def _cycle(self, job: Job) -> Hunted:
+        by_name = recipe_for(job.driver)
         for attempt in (1, 2):
             try:
-                vm = self._ready(job)
+                vm = self._ready(by_name, job.cpu)
             except TargetError as error:
-                recipe = recipe_for(job.driver)
-                if not job.cpu or not recipe.missing:
+                if not job.cpu or not by_name.missing:
                     raise
-                reason = f"{recipe.missing} ({error.text})"
-                return not_begun(recipe, self._settings.machine, reason)
+                reason = f"{by_name.missing} ({error.text})"
+                return not_begun(by_name, self._settings.machine, reason)
             recipe = recipe_for(job.driver, self._known)
             self._number += 1
             vm.forget()
@@ -254,14 +260,16 @@ class VmPool(Closing):
         finally:
             self._drop()
 
-    def _ready(self, job: Job) -> OwnVm:
-        """Return a VM that the job can be done in."""
-        recipe = recipe_for(job.driver)
+    def _ready(self, recipe: Recipe, cpu: str | None) -> OwnVm:
+        """Return a VM in which a driver can be plugged, with a CPU model of its own maybe.
+
+        :param recipe: by its name alone: what this QEMU has is known when there is a VM.
+        """
         needed = set(recipe.start_options)
         if self._settings.guest != "none":
             needed.difference_update(GUEST_START_OPTIONS)
         own = tuple(o.name for o in START_OPTIONS if o.exclusive and o.name in needed)
-        kind = _Kind(job.cpu, recipe.machine, recipe.accel, own)
+        kind = _Kind(cpu, recipe.machine, recipe.accel, own)
         if self._vm is not None and self._kind != kind:
             self._drop()
         if self._vm is None:
