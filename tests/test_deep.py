@@ -55,10 +55,10 @@ def test_the_ways_to_fail_follow_from_types_and_recipe() -> None:
     assert {name for name, value in found if value == "qmr-no-such"} == {"drive", "rng"}
     assert not {name for name, _ in found} & {"on", "part"}
     missing = next(t for t in trials(_RECIPE, rows) if (t.property, t.value) == ("drive", None))
-    assert not missing.recipe.backends and missing.told() == "without drive"
+    assert not missing.recipe.backends and missing.describe() == "without drive"
     taken = next(t for t in trials(_RECIPE, rows) if t.property == "size" and t.value)
     assert taken.recipe.properties == {"serial": "x", "size": 65535}
-    assert taken.told() == "size=65535"
+    assert taken.describe() == "size=65535"
 
 
 @pytest.mark.unit

@@ -220,11 +220,11 @@ def test_growth_tells_once_from_every_time() -> None:
     assert not sound["growth"]["types"]
 
 
-# Places ----------------------------------------------------------------------------
+# Peers -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", PEERS)
-def test_a_place_is_there_and_goes(kind: str) -> None:
+def test_a_peer_is_there_and_goes(kind: str) -> None:
     peer = open_peer(kind)
     assert peer.path
     assert peer.directory.is_dir()

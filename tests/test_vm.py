@@ -253,7 +253,7 @@ FINALIZED = [
 def test_a_sound_device_comes_and_goes(monitor: Monitor, driver: str) -> None:
     recipe = recipe_for(driver, drivers(monitor))
     cycle = run_cycle(monitor, recipe, "dut", timeout=5)
-    assert (cycle.refused, cycle.crash, cycle.hang, cycle.kept) == (None, None, None, ())
+    assert (cycle.refused, cycle.crash, cycle.hang, cycle.not_released) == (None, None, None, ())
     assert cycle.unparented
     assert cycle.event
     assert cycle.acknowledge == ("acpi" if recipe.bus == "PCI" else "sync")

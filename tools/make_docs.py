@@ -114,7 +114,7 @@ def _reader(holder: Holder) -> str:
 
 _OUTCOMES = {
     "clean": "finalized, with all that came with it",
-    "delayed": "alive, and every remaining reference ends by itself",
+    "delayed": "alive, and every reference that is left is transient",
     "leak": "unparented, alive, and references remain",
     "partial-leak": "the device was finalized, something that came with it was not",
     "stale": "finalized, and something live would still call it or read it",

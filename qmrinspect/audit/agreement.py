@@ -73,7 +73,7 @@ def agreement(rows: Iterable[HuntRow]) -> Agreement:
     for row in rows:
         by.setdefault(row["build"], {})[row["device"]] = row
     builds = list(by)
-    policies = {build: _told_apart(by, build) for build in builds}
+    policies = {build: _distinguished(by, build) for build in builds}
     cells = {}
     for source in ("pinned", "after"):
         for foretold_on in builds:
@@ -93,7 +93,7 @@ def _counts_like(rows: Mapping[str, HuntRow]) -> list[str]:
     return [policy.name for policy in POLICIES if policy.counts_like(by_name(name))]
 
 
-def _told_apart(by: Mapping[str, Mapping[str, HuntRow]], build: str) -> list[str]:
+def _distinguished(by: Mapping[str, Mapping[str, HuntRow]], build: str) -> list[str]:
     candidates = _counts_like(by[build])
     against = {
         policy: sum(

@@ -23,7 +23,7 @@ __all__ = [
 
 _DEPTH_MAX = 64
 
-# Kinds of references that end by themselves.
+# Kinds of references that are transient.
 TRANSIENT = frozenset(kind.name for kind in KINDS if kind.ends)
 
 # Types that QEMU makes and never gives a parent: being outside the tree is no sign
@@ -158,8 +158,8 @@ class Orphans(NamedTuple):
     :param head: the object at the top, which has no parent.
     :param members: ``head`` and all that came with it.
     :param delayed: whether every reference on ``head`` is transient.
-    :param used: whether it is no device, and something that lives by right holds it: it was
-        deleted while it was in use.
+    :param used: whether it is no device, and something that is reachable from a root holds
+        it: it was deleted while it was in use.
     """
 
     head: int

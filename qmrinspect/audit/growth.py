@@ -16,7 +16,7 @@ __all__ = ["SURE", "Growth"]
 
 #: Cycles from which on growth with every one of them is a verdict.
 SURE = 3
-_PATHS_TOLD = 3
+_PATHS_SHOWN = 3
 # So many samples are kept for the plot, however many cycles there are.
 _SAMPLES = 100
 
@@ -93,10 +93,10 @@ class Growth:
             new = [a for a in sorted(objects) if objects[a].type == name and a not in old]
             paths = [index.path(a) for a in new if index.in_tree(a)]
             if paths:
-                more = f" and {len(paths) - _PATHS_TOLD} more" if len(paths) > _PATHS_TOLD else ""
+                more = f" and {len(paths) - _PATHS_SHOWN} more" if len(paths) > _PATHS_SHOWN else ""
                 said.append(
                     f"{grown['per_cycle']} {name} more is in the tree after every cycle: "
-                    f"{', '.join(paths[:_PATHS_TOLD])}{more}"
+                    f"{', '.join(paths[:_PATHS_SHOWN])}{more}"
                 )
         return "; ".join(said)
 

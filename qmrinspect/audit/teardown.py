@@ -88,17 +88,17 @@ class Ground:
         pairs = ((r, regions.get(r.container)) for r in regions.values())
         return Counter(policy.referenced(r, c) for r, c in pairs if c is not None)
 
-    def count(self, policy: Policy, address: int, passing: bool) -> int:
+    def count(self, policy: Policy, address: int, transient: bool) -> int:
         """Return the count that an object would have under a policy.
 
-        :param passing: whether to count the references that end by themselves.
+        :param transient: whether to count the references that are transient.
         """
         under = self._under.get(policy.name)
         if under is None:
             under = self._under[policy.name] = self._subregions(policy)
         observed = self.book.index.snapshot.objects[address].ref
-        transient = 0 if passing else self._transient[address]
-        return observed - self._own[address] + under[address] - transient
+        left_out = 0 if transient else self._transient[address]
+        return observed - self._own[address] + under[address] - left_out
 
 
 class Teardown:
@@ -132,8 +132,8 @@ class Teardown:
     def ref(self, address: int) -> int:
         """Return an object's count."""
         if address not in self._ref:
-            passing = address not in self.family
-            self._ref[address] = self._ground.count(self.policy, address, passing)
+            transient = address not in self.family
+            self._ref[address] = self._ground.count(self.policy, address, transient)
         return self._ref[address]
 
     def parent(self, address: int) -> int:

@@ -56,11 +56,11 @@ class Expectations:
 
     def match(self, row: Row) -> str:
         """Return the reason why a finding is expected, and count it; "" when it is not."""
-        told: dict[str, object] = dict(row.get("error_path") or {})
-        told.update(row)
+        values: dict[str, object] = dict(row.get("error_path") or {})
+        values.update(row)
         for number, rule in enumerate(self._rules):
             if all(
-                fnmatch.fnmatchcase(str(told.get(name, "")), str(rule[name]))
+                fnmatch.fnmatchcase(str(values.get(name, "")), str(rule[name]))
                 for name in _PATTERNS
                 if name in rule
             ):

@@ -2,7 +2,7 @@
 --------------------------
 
 How ``device_add`` of a driver can be refused although the driver is there: values that its
-properties do not take, backends that are missing or wrong, places that are taken.
+properties do not take, backends that are missing or wrong, slots that are taken.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .plugging import STEP_TIMEOUT
 
 __all__ = ["FULL", "Property", "Trial", "more_trials", "properties_of", "trials"]
 
-#: :attr:`Trial.property` of the one for which all places of the bus are taken first.
+#: :attr:`Trial.property` of the one for which all slots of the bus are taken first.
 FULL = "bus"
 _NO_SUCH = "qmr-no-such"
 _NO_FILE = "/qmr-no-such/rom"
@@ -48,7 +48,7 @@ class Trial(NamedTuple):
     why: str
     recipe: Recipe
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Return what is tried, in a few words."""
         if self.property == FULL and self.value is None:
             return "on a bus that is full"

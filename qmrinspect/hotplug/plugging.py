@@ -280,7 +280,7 @@ def release(monitor: Monitor, plugged: Plugged) -> tuple[str, ...]:
 
 
 def _remove(monitor: Monitor, backends: tuple[Backend, ...], names: list[str]) -> tuple[str, ...]:
-    kept = []
+    refused = []
     for backend, name in reversed(list(zip(backends, names))):
         if backend.delete is None:
             continue
@@ -289,8 +289,8 @@ def _remove(monitor: Monitor, backends: tuple[Backend, ...], names: list[str]) -
         except CommandError as error:
             # A device may take its backend along: usb-redir deletes its chardev.
             if not error.desc.endswith("not found"):
-                kept.append(f"{name}: {error.desc}")
-    return tuple(kept)
+                refused.append(f"{name}: {error.desc}")
+    return tuple(refused)
 
 
 # Small things ----------------------------------------------------------------------

@@ -41,8 +41,8 @@ __all__ = [
 EVENT_TIMEOUT = 0.5
 # qmp_device_del(), system/qdev-monitor.c
 _REQUESTED = "is already in the process of unplug"
-# Of many cycles so few may go wrong.
-_SPOILED_MAX = 3
+# Of many cycles so few may fail.
+_FAILED_MAX = 3
 
 
 class Cycle(NamedTuple):
@@ -62,7 +62,7 @@ class Cycle(NamedTuple):
     :param refused: QEMU's reason.
     :param crash: how the monitor was lost.
     :param hang: what was not answered.
-    :param kept: the backends that QEMU did not release, with its reasons.
+    :param not_released: the backends that QEMU did not release, with its reasons.
     """
 
     driver: str
@@ -80,7 +80,7 @@ class Cycle(NamedTuple):
     refused: str | None = None
     crash: str | None = None
     hang: str | None = None
-    kept: tuple[str, ...] = ()
+    not_released: tuple[str, ...] = ()
     unparented_us: int | None = None
 
     @property
@@ -230,7 +230,7 @@ def run_cycle(monitor: Monitor, recipe: Recipe, id: str, timeout: float = EVENT_
     try:
         if cycle.died:
             return cycle
-        return cycle._replace(kept=release(monitor, plugged))
+        return cycle._replace(not_released=release(monitor, plugged))
     except MonitorError as error:
         return ended(cycle, "release", error)
     finally:
@@ -241,15 +241,15 @@ def run_cycle(monitor: Monitor, recipe: Recipe, id: str, timeout: float = EVENT_
 def more_cycles(monitor: Monitor, recipe: Recipe, id: str, count: int) -> int:
     """Run cycles, nothing being judged; return how many went as they should.
 
-    A busy machine spoils one now and then: more than a few that did not end them.
+    On a busy machine one fails now and then; more than a few end it.
 
     :raises MonitorLost: QEMU died of one.
     """
-    done = spoiled = 0
-    while done < count and spoiled <= _SPOILED_MAX:
-        cycle = run_cycle(monitor, recipe, f"{id}{done + spoiled}")
-        if not cycle.unparented or cycle.refused or cycle.hang or cycle.kept:
-            spoiled += 1
+    done = failed = 0
+    while done < count and failed <= _FAILED_MAX:
+        cycle = run_cycle(monitor, recipe, f"{id}{done + failed}")
+        if not cycle.unparented or cycle.refused or cycle.hang or cycle.not_released:
+            failed += 1
         else:
             done += 1
     return done

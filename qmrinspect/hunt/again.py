@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["judge_again", "leaked", "still_there"]
 
-# RCU's grace period takes 10 to 100 ms; what has not ended by itself after this
-# many looks, each preceded by a pause, is called delayed.
-_LOOKS = 5
+# RCU's grace period takes 10 to 100 ms; what is still there after this
+# many readings, each preceded by a pause, is called delayed.
+_READINGS_MAX = 5
 _PAUSE_S = 0.05
 
 
@@ -73,7 +73,7 @@ def judge_again(
     after = take()
     judgement = judge(before, plugged, after, device, name)
     known: list[Stale] = []
-    for attempt in range(1, _LOOKS):
+    for attempt in range(1, _READINGS_MAX):
         if judgement.outcome == "clean":
             break
         seen = _counts(judgement)

@@ -249,7 +249,7 @@ class Hunt:
         judge_us, seen_us = (time.perf_counter_ns() - begin) // 1000, now_us()
         try:
             cycle = driver.drive(lambda monitor: late_event(monitor, plugged, cycle))
-            kept = driver.drive(lambda monitor: release(monitor, plugged))
+            held = driver.drive(lambda monitor: release(monitor, plugged))
         except MonitorError as error:
             return _early(driver, recipe, machine, ended(cycle, "release", error))
         finalized_us = None
@@ -274,7 +274,7 @@ class Hunt:
             machine,
             looked.judgement.outcome,
             looked.judgement,
-            cycle._replace(kept=kept),
+            cycle._replace(not_released=held),
             plugged.plugged_us - plugged.plug_us,
             cycle.unplug_us,
             judge_us,

@@ -36,8 +36,8 @@ from .rows import row_of, stable
 __all__ = ["ErrorPaths", "Found"]
 
 # A driver has so many properties at most; of what QEMU's words suggest so much is tried, and so
-# many of the ways that leave something are told.
-_TRIALS_MAX, _MORE_MAX, _TOLD_MAX = 400, 40, 24
+# many of the ways that leave something are reported.
+_TRIALS_MAX, _MORE_MAX, _SHOWN_MAX = 400, 40, 24
 # QEMU's words for a device that it does not plug in any way (qdev_device_add_from_qdict()).
 _NEVER = re.compile(
     r"expects a pluggable device type|does not support hotplugging"
@@ -152,10 +152,10 @@ class ErrorPaths:
     def _judged(self, failed: Sequence[Failed]) -> Iterator[Found]:
         if not failed:
             return
-        told: dict[str, list[Failed]] = {}
+        groups: dict[str, list[Failed]] = {}
         for failure in failed:
-            told.setdefault(_shape(failure.message), []).append(failure)
-        alike = list(told.values())[:_TOLD_MAX]
+            groups.setdefault(_shape(failure.message), []).append(failure)
+        alike = list(groups.values())[:_SHOWN_MAX]
         vm = self._fresh()
         hunted = self._one(vm, [group[0].trial for group in alike])
         leak = self._memory(vm, [group[0].trial for group in alike])
@@ -170,7 +170,7 @@ class ErrorPaths:
                 leak = self._memory(vm, [group[0].trial])
                 hunted = _with_memory(hunted, leak)
             if hunted.outcome in BAD:
-                yield self._told(hunted, group, leak)
+                yield self._found(hunted, group, leak)
             if hunted.outcome == Outcome.CRASH:
                 vm = self._fresh()
 
@@ -223,7 +223,7 @@ class ErrorPaths:
         hunted = self._one(vm, [self._full])
         if hunted.outcome in BAD:
             message = hunted.cycle.refused or hunted.judgement.text
-            yield self._told(hunted, [Failed(self._full, hunted.cycle, message)], None)
+            yield self._found(hunted, [Failed(self._full, hunted.cycle, message)], None)
 
     def _book(self, vm: OwnVm) -> Book:
         return choose(Index(vm.read()))[1]
@@ -258,9 +258,9 @@ class ErrorPaths:
 
     def _died(self, failure: Failed) -> Found:
         judgement = Judgement(_END[bool(failure.cycle.crash)], None, (), (), failure.message)
-        return self._told(self._hunted(judgement, failure.cycle, None, ()), [failure], None)
+        return self._found(self._hunted(judgement, failure.cycle, None, ()), [failure], None)
 
-    def _told(self, hunted: Hunted, alike: Sequence[Failed], leak: MemoryLeak | None) -> Found:
+    def _found(self, hunted: Hunted, alike: Sequence[Failed], leak: MemoryLeak | None) -> Found:
         first = alike[0]
         hunted = hunted._replace(recipe=first.trial.recipe)
         row = row_of(hunted)
@@ -269,14 +269,14 @@ class ErrorPaths:
             "value": first.trial.value,
             "why": first.trial.why,
             "message": stable(first.message),
-            "also": [failure.trial.told() for failure in alike[1:]],
+            "also": [failure.trial.describe() for failure in alike[1:]],
         }
         row["tried"] = self._tried
         if leak is not None:
             row["memory"] = leak.json()
-        said = f"{first.trial.told()}: {stable(first.message)}"
+        said = f"{first.trial.describe()}: {stable(first.message)}"
         if hunted.outcome in _END.values():
-            row["text"] = f"{first.trial.told()}: QEMU died: {row['text']}"
+            row["text"] = f"{first.trial.describe()}: QEMU died: {row['text']}"
         else:
             row["note"] = f"device_add was refused, and not all was taken back: {said}"
             row["text"] = f"{said}; {row['text']}"

@@ -29,7 +29,7 @@ __all__ = [
     "with_stale",
 ]
 
-_STALE_TOLD = 4
+_STALE_SHOWN = 4
 
 
 class Left(NamedTuple):
@@ -93,7 +93,7 @@ def with_stale(judgement: Judgement, plugged: Book, stale: Sequence[Stale]) -> J
     for row in stale:
         home = plugged.index.enclosing(row.target)
         texts.append(stale_text(row, plugged.index.label(home) if home else ""))
-    text = "; ".join(texts[:_STALE_TOLD])
+    text = "; ".join(texts[:_STALE_SHOWN])
     if judgement.outcome == "clean":
         outcome = judgement._replace(outcome=Outcome.STALE, cause=stale[0].kind, text=text)
     else:

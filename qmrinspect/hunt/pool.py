@@ -192,8 +192,8 @@ class VmPool(Closing):
         harmed = hunted.outcome not in ("clean", "refused") or (
             hunted.outcome == "refused" and hunted.cycle.step != "device_add"
         )
-        if hunted.cycle.kept and hunted.outcome == "clean":
-            row["text"] += "; it keeps " + "; ".join(hunted.cycle.kept)
+        if hunted.cycle.not_released and hunted.outcome == "clean":
+            row["text"] += "; QEMU did not release " + "; ".join(hunted.cycle.not_released)
             harmed = True
         if before and number == 1 and _odd(hunted):
             alone = self._alone(job)
@@ -275,10 +275,10 @@ class VmPool(Closing):
         if self._vm is None:
             self._kind = kind
             self._vm = self._start_special(recipe) or self._start()
-            told = self._settings.forecast, self._settings.trace
-            self._hunt = Hunt(self._vm, 0.0, None, *told)
+            more = self._settings.forecast, self._settings.trace
+            self._hunt = Hunt(self._vm, 0.0, None, *more)
             if self._guest is not None:
-                self._hunt = Hunt(self._vm, GUEST_PATIENCE_S, self._guest.use, *told)
+                self._hunt = Hunt(self._vm, GUEST_PATIENCE_S, self._guest.use, *more)
             # It has the same ones in every VM of the kind.
             of_kind = kind.machine, kind.accel
             if of_kind not in self._drivers:
@@ -289,7 +289,7 @@ class VmPool(Closing):
         return self._vm
 
     def _start_special(self, recipe: Recipe) -> OwnVm | None:
-        """Start a VM for what needs a machine type, an accelerator or a host of its own.
+        """Start a VM for what needs a machine type, an accelerator or a start option of its own.
 
         It has no guest: a guest need not boot on that.
 

@@ -126,7 +126,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
         "step": cycle.step or "",
         "hotpluggable": pluggable(hunted),
         "outside": _missing(hunted) or "",
-        "kept": list(cycle.kept),
+        "kept": list(cycle.not_released),
         "used_by_guest": list(hunted.used),
         "qemu_version": target.qemu_version if target else "",
         "build_id": target.build_id if target else "",

@@ -42,7 +42,7 @@ _PATH_MAX = 4096
 # Debug information of the largest QEMU is a tenth of this.
 _SIZE_MAX = 4 << 30
 
-#: Is told, in a line, where nothing was found.
+#: Called with a line where nothing was found.
 Note = Callable[[str], None]
 
 

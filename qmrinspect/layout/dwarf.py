@@ -58,7 +58,7 @@ class DebugInfo:
     def files(self, note: Note) -> Iterator[DebugFile]:
         """Yield the files that may have it: the program, its debug files, a server's last.
 
-        :param note: is told, in a line, where there was none.
+        :param note: called with a line where there was none.
         """
         yield from self._local(note)
         yield from self._fetch(self.elf.build_id(), self.elf.name, note)

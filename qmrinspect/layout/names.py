@@ -36,7 +36,7 @@ class FieldNames:
         self._seen = seen
 
     def field(self, chain: Sequence[tuple[str, int]], known: Mapping[str, str], offset: int) -> str:
-        """Return ``Struct.field`` at an offset in bytes, empty when it cannot be told.
+        """Return ``Struct.field`` at an offset in bytes, empty when it is not known.
 
         :param chain: names and instance sizes of the type's ancestors and the type, the
             root first.

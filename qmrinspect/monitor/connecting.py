@@ -218,7 +218,7 @@ def answers(address: str, timeout: float) -> bool:
 
 
 def busy_error(address: str, timeout: float, pid: int | None = None) -> MonitorBusy:
-    """Say that a listener does not greet; a stopped process is told apart from a busy one."""
+    """Say that a listener does not greet; a stopped process is distinguished from a busy one."""
     if pid and stopped(pid):
         return MonitorBusy(
             f"the monitor {address} does not answer: process {pid} is stopped",

@@ -81,7 +81,7 @@ def _threads(pid: int) -> set[int]:
 
 def _goes_by(monitor: Monitor, argv: Sequence[str]) -> bool | None:
     """Whether a VM has the name and the UUID of a command line, None where it has neither."""
-    told = []
+    same = []
     for command, key, option in (("query-name", "name", "-name"), ("query-uuid", "UUID", "-uuid")):
         try:
             answer = monitor.execute(command)
@@ -91,8 +91,8 @@ def _goes_by(monitor: Monitor, argv: Sequence[str]) -> bool | None:
         said = "" if said == _NO_UUID else said
         given = _given(argv, option)
         if said or given:
-            told.append(said.lower() == given.lower())
-    return all(told) if told else None
+            same.append(said.lower() == given.lower())
+    return all(same) if same else None
 
 
 def _given(argv: Sequence[str], option: str) -> str:

@@ -51,7 +51,7 @@ _PACKAGES = {
 class Peer:
     """A directory with what a backend needs; :meth:`close` takes it away.
 
-    :param name: of the file in it that the backend is told, or "" for the directory.
+    :param name: of the file in it that the backend is given, or "" for the directory.
     :ivar path: what stands for ``{peer}``.
     :ivar names: what stands for ``{peer.NAME}``: what the peer calls what it serves.
     :ivar descriptor: the file descriptor that QEMU is given, None where it is given none.

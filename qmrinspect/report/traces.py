@@ -54,7 +54,7 @@ def recording_lines(recording: Recording) -> Iterator[str]:
         yield f"method: {_METHODS[recording.method]}"
     if recording.lost:
         yield f"{render.plural(recording.lost, 'event')} lost: the VM was faster than qmr"
-    elif not recording.lost_told:
+    elif not recording.lost_counted:
         yield "this kernel does not count lost events (Linux 6.0 and later do)"
 
 

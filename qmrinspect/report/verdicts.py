@@ -158,7 +158,7 @@ class Verdicts:
         """Yield the same for people."""
         for row in self._take(results):
             # What was named is answered for.
-            if (row.get("hotpluggable", True) or self._args.driver) and not self._told(row):
+            if (row.get("hotpluggable", True) or self._args.driver) and not self._was_shown(row):
                 yield from verdict_lines(row)
         for first, *others in self._alike.values():
             if others:
@@ -186,7 +186,7 @@ class Verdicts:
         for result in self._failed[:_FAILED_SHOWN]:
             yield f"{printable(result.driver or '?')} was not done: {result.error}"
 
-    def _told(self, row: HuntRow) -> bool:
+    def _was_shown(self, row: HuntRow) -> bool:
         """Whether a row is of a CPU model, and one that ended alike was shown."""
         if row["device"] not in self._models:
             return False

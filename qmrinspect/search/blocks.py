@@ -2,7 +2,7 @@
 --------------
 
 Blocks of malloc that stay and are no objects: grouped under those that lead to the others,
-with what can be told of each, and from where they are reached.
+with what is known of each, and from where they are reached.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Kind = tuple[int, ...]
 Variables = Sequence[tuple[int, int, str]]
 NameOf = Callable[[Sequence[int]], Sequence[str]]
 
-# What is told of a group: so many texts and functions, of texts so long.
-_TOLD, _TEXT_MIN, _TEXT_MAX = 2, 4, 120
+# What is said of a group: so many texts and functions, of texts so long.
+_SHOWN, _TEXT_MIN, _TEXT_MAX = 2, 4, 120
 # From a block up to a variable, through so many others.
 _LEVELS, _WIDTH = 6, 64
 _WORDS_MAX = 4096
@@ -44,7 +44,7 @@ class Group(NamedTuple):
 
     :param blocks: how many, and how many ``bytes``.
     :param head: the one that leads to the others.
-    :param what: what can be told of them, empty when nothing can.
+    :param what: what is known of them, empty for nothing.
     :param reached: what leads to them, empty when nothing does.
     """
 
@@ -197,10 +197,10 @@ class Blocks:
         texts = [t for t in (self._text(start) for start in sorted(members)) if t]
         parts = []
         if code:
-            names = self._name_of(list(code)[:_TOLD])
+            names = self._name_of(list(code)[:_SHOWN])
             parts.append("with the function " + ", ".join(map(printable, names)))
         if texts:
-            parts.append("with " + ", ".join(f'"{t}"' for t in texts[:_TOLD]))
+            parts.append("with " + ", ".join(f'"{t}"' for t in texts[:_SHOWN]))
         return "a block " + " and ".join(parts) if parts else ""
 
     def _error(self, start: int) -> str:

@@ -23,7 +23,7 @@ CYCLES, _WARM = 6, 2
 #: So many more tell a pool from a leak: QEMU's own are bounded by fewer.
 MORE = 200
 _STEADY = 0.95
-_TOLD = 4
+_SHOWN = 4
 
 
 class MemoryLeak(NamedTuple):
@@ -37,8 +37,8 @@ class MemoryLeak(NamedTuple):
     @property
     def text(self) -> str:
         """What stays, in a sentence."""
-        said = "; ".join(group.text for group in self.groups[:_TOLD])
-        more = f"; and {len(self.groups) - _TOLD} more" if len(self.groups) > _TOLD else ""
+        said = "; ".join(group.text for group in self.groups[:_SHOWN])
+        more = f"; and {len(self.groups) - _SHOWN} more" if len(self.groups) > _SHOWN else ""
         return said + more
 
     def json(self) -> MemoryJson:

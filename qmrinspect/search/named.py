@@ -2,7 +2,7 @@
 --------------------------------
 
 Block nodes and backends, netdevs and jobs of one name, found by the name itself in live
-memory, and who uses each; and who uses a chardev.  Structures are told by their size, by what
+memory, and who uses each; and who uses a chardev.  Structures are recognised by their size, by what
 they begin with, and by pointers that lead back.
 """
 

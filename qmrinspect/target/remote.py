@@ -54,7 +54,7 @@ class Remote:
         self._since = time.perf_counter_ns()
         self._copy = ""
         self._malloc = Malloc()
-        #: Is told how far a long reading has come, and an empty text at its end.
+        #: Called with how far a long reading has come, and with an empty text at its end.
         self.progress: Callable[[str], None] = lambda text: None
         self.pid = 0
         try:
@@ -146,7 +146,7 @@ class Remote:
         # A process at rest: what malloc calls free is free.
         ranges = without(ranges, self._malloc.free(self.peek, mappings))
         ranges = without(ranges, self._untouched(mappings))
-        image = Image(_joined(self._told(ranges)), static=self.peek)
+        image = Image(_joined(self._reporting(ranges)), static=self.peek)
         end = time.perf_counter_ns()
         cost = Capture(
             (end - self._since) // 1000,
@@ -180,13 +180,13 @@ class Remote:
                 out.append((stack.start, size - used))
         return out
 
-    def _told(self, ranges: Ranges) -> Iterator[tuple[int, bytes]]:
+    def _reporting(self, ranges: Ranges) -> Iterator[tuple[int, bytes]]:
         """Read memory, and say how far it has come."""
-        total, done, told = sum(size for _, size in ranges), 0, 0
+        total, done, reported = sum(size for _, size in ranges), 0, 0
         for at, data in self._read(ranges):
             done += len(data)
-            if done - told >= _TELL:
-                told = done
+            if done - reported >= _TELL:
+                reported = done
                 self.progress(f"reading memory: {done >> 20} of {total >> 20} MB")
             yield at, data
         self.progress("")

@@ -22,7 +22,7 @@ class Arch(NamedTuple):
     :param machine: ``e_machine`` of its programs.
     :param syscall: the number of perf_event_open(2).
     :param sampled: the names of the user registers of a sample, by their ``perf_regs.h`` bit.
-    :param dwarf: the names by DWARF number, as far as frames are told by them.
+    :param dwarf: the names by DWARF number, as far as frames are found by them.
     :param stack: the stack pointer's DWARF number.
     :param execute_len: the length that the kernel wants for an execution breakpoint, bytes.
     :param flags: the register with the condition flags, and ``zero`` the bit in it that says
@@ -64,7 +64,7 @@ _BY_MACHINE = {X86_64.machine: X86_64}
 def arch_of(elf: ElfFile) -> Arch:
     """Return the processor of a program.
 
-    :raises TargetError: its instructions cannot be told.
+    :raises TargetError: its instructions are not known.
     """
     arch = _BY_MACHINE.get(elf.machine)
     if arch is None:

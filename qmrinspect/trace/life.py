@@ -171,6 +171,6 @@ def _refusal(
         return f"{text}: {recording.lost} events were lost"
     if recording.unwatched:
         return f"{text}: {len(recording.unwatched)} places that may change it were not watched"
-    if not recording.lost_told:
+    if not recording.lost_counted:
         return f"{text}: events may have been lost, which this kernel does not count"
     return f"{text}: something that was not watched changes it"

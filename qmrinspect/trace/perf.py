@@ -130,7 +130,7 @@ class Tracer:
         self._ids: dict[int, tuple[int, int]] = {}
         self._rings: list[Ring] = []
         self._inherits: set[int] = set()  # threads that are seen through their maker's events
-        self._told_lost = 0
+        self._reported_lost = 0
         self._counts_lost = True
         self._flags = _INHERIT | _INHERIT_THREAD | _USE_CLOCKID
         self._ring = ring_size(len(processors()))
@@ -261,9 +261,9 @@ class Tracer:
                 if sample is not None:
                     yield sample
             elif kind == _RECORD_LOST:
-                self._told_lost += _PAIR.unpack_from(data, at + _HEADER.size)[1]
+                self._reported_lost += _PAIR.unpack_from(data, at + _HEADER.size)[1]
             elif kind == _RECORD_THROTTLE:
-                self._told_lost += 1
+                self._reported_lost += 1
             if size < _HEADER.size:
                 return
             at += size
@@ -297,7 +297,7 @@ class Tracer:
             for fd in self._fds:
                 with contextlib.suppress(OSError):
                     counted += _PAIR.unpack(os.read(fd, _PAIR.size))[1]
-        return max(counted, self._told_lost)
+        return max(counted, self._reported_lost)
 
     @property
     def counts_lost(self) -> bool:

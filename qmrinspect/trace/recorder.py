@@ -33,7 +33,7 @@ _UNREAD_NS, _UNREAD_MAX = 100_000_000, 128 << 20
 _NICE = -10
 # Breakpoints that watch data: x86-64 and arm64 have four.
 _COUNTS_MAX = 4
-# What all stacks together may take; later ones are not kept, which is told.
+# What all stacks together may take; later ones are not kept, which is reported.
 _STACKS_MAX = 512 << 20
 
 
@@ -68,7 +68,7 @@ class Recording(NamedTuple):
         that were born meanwhile and live.
     :param older: other objects whose count changed, which were born before.
     :param lost: events that the kernel could not deliver.
-    :param lost_told: whether the kernel counts all of them.
+    :param lost_counted: whether the kernel counts all of them.
     :param method: ``execution``, ``write`` or ``uprobe``: what was watched.
     :param unwatched: instructions that may change a count and were not watched.
     :param begin: when it began, and ``end``, as :attr:`Event.time`.
@@ -79,7 +79,7 @@ class Recording(NamedTuple):
     events: Mapping[int, Sequence[Event]]
     older: Collection[int]
     lost: int
-    lost_told: bool
+    lost_counted: bool
     method: str
     unwatched: Sequence[Site]
     begin: int
@@ -186,7 +186,7 @@ class Recorder:
         end = time.monotonic_ns()
         try:
             lost = self._tracer.lost()
-            told = self._tracer.counts_lost
+            counted = self._tracer.counts_lost
         finally:
             self._tracer.close()
             self._tracer = None
@@ -201,7 +201,7 @@ class Recorder:
             self._events,
             self._older,
             lost,
-            told,
+            counted,
             self._method,
             unwatched,
             self._begin,
@@ -270,9 +270,9 @@ class Recorder:
         for event in fresh:
             self._add(event)
         if self._on_events is not None and fresh:
-            told = [event for event in fresh if event.object in self._only]
-            if told:
-                self._on_events(told)
+            wanted = [event for event in fresh if event.object in self._only]
+            if wanted:
+                self._on_events(wanted)
 
     def _event(self, sample: Sample) -> Event | None:
         number, after = sample.probe, True

@@ -30,7 +30,7 @@ def recording_json(recording: Recording) -> dict[str, Any]:
         "not_watched": [f"{s.module.name}+{s.write.address:#x}" for s in recording.unwatched],
         "seen": recording.seen,
         "lost": recording.lost,
-        "lost_counted": recording.lost_told,
+        "lost_counted": recording.lost_counted,
         "wall_us": (recording.end - recording.begin) // 1000,
     }
 

@@ -15,7 +15,7 @@ from .names import Frame
 __all__ = ["chain", "path_of", "taken_text", "taker", "takers_text", "unexplained_text"]
 
 _CHAIN = 5
-_TOLD_MAX = 3
+_SHOWN_MAX = 3
 
 # What brings a thread to its work: event loops, coroutines, threads.
 _LOOP = re.compile(
@@ -48,8 +48,8 @@ def takers_text(steps: Iterable[Step]) -> str:
     places = _places(steps)
     if not places:
         return ""
-    more = f" and in {len(places) - _TOLD_MAX} more places" if len(places) > _TOLD_MAX else ""
-    return f"taken in {' and in '.join(places[:_TOLD_MAX])}{more}, never dropped"
+    more = f" and in {len(places) - _SHOWN_MAX} more places" if len(places) > _SHOWN_MAX else ""
+    return f"taken in {' and in '.join(places[:_SHOWN_MAX])}{more}, never dropped"
 
 
 def _places(steps: Iterable[Step]) -> list[str]:

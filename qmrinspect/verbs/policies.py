@@ -38,13 +38,13 @@ def hunt_builds(session: Session, args: argparse.Namespace) -> Outcome:
     def lines() -> Iterator[str]:
         for row in _rows(session, args, builds):
             rows.append(row)
-            told = (
+            cells = (
                 f"{row['build']:<28}",
                 f"{row['device']:<28}",
                 f"{row['outcome']:<13}",
                 row["cause"],
             )
-            yield " ".join(told).rstrip()
+            yield " ".join(cells).rstrip()
         yield from agreement_lines(agreement(rows))
 
     def code() -> int:

@@ -46,7 +46,7 @@ def source(context: Context, address: int, struct: str, link: str) -> bool:
         return False
     if layout.has(struct, "fd") and "poll_fds" in row:
         # The list of polled descriptors is freed with the source, so that a freed one
-        # are told.  A GSList begins with its data.
+        # are recognised.  A GSList begins with its data.
         own = address + layout.offset(struct, "fd")
         if not row["poll_fds"] or image.u64(row["poll_fds"]) != own:
             return False

@@ -61,7 +61,7 @@ class Session:
         self._reader: Reader | None = None
         self._index: Index | None = None
         self._monitor: RunningMonitor | None = None
-        self._drew = self._told = False
+        self._drew = self._wrote = False
         self._met = (0, 0)
         self._listening = False
 
@@ -123,7 +123,7 @@ class Session:
         if self._index is None:
             reader = self._reader
             if reader is None:
-                debug = debug_info(target, report=self._tell)
+                debug = debug_info(target, report=self._report)
                 reader = Reader(target, runs=False, given=self.layout_file, debug=debug)
             self.progress("reading QEMU's memory")
             try:
@@ -264,17 +264,17 @@ class Session:
             self._monitor.close()
             self._monitor = None
 
-    def _tell(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         """Say what takes long while the VM stands, once where that cannot be drawn over."""
         if os.isatty(2) and os.environ.get("TERM") != "dumb":
             self.progress(text)
-        elif text and not self._told:
+        elif text and not self._wrote:
             # Past GDB: what a script takes as the answer of a verb shall not begin with it.
             os.write(2, f"{text}\n".encode())
-        self._told = bool(text)
+        self._wrote = bool(text)
 
     def say(self, text: str) -> None:
-        """Tell the user what is no part of the answer; see :meth:`_tell`."""
+        """Tell the user what is no part of the answer; see :meth:`_report`."""
         if os.isatty(2):
             gdb.write(f"{text}\n", gdb.STDERR)
         else:

@@ -320,9 +320,9 @@ class Screen:
             if self._counting:
                 return
             self._counting = True
-        self._soon(self._tell_events)
+        self._soon(self._show_events)
 
-    def _tell_events(self) -> None:
+    def _show_events(self) -> None:
         with self._lock:
             events = list(self._events)
             self._events.clear()
@@ -332,7 +332,7 @@ class Screen:
         self.emit("\n".join(_event_lines([event for _, event in events])))
         # Until then what comes is gathered, so that a flood does not drown the prompt.
         assert self._loop is not None
-        self._loop.call_later(_EVENTS_S, self._tell_events)
+        self._loop.call_later(_EVENTS_S, self._show_events)
 
 
 class _Late(Completer):

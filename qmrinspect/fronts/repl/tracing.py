@@ -38,7 +38,7 @@ def run_trace(session: Session, args: argparse.Namespace) -> Outcome:
     if key in repl.traces:
         repl.traces.pop(key).set()
     repl.traces[key] = work.over
-    threading.Thread(target=_tell, args=(repl, key, work), daemon=True).start()
+    threading.Thread(target=_report, args=(repl, key, work), daemon=True).start()
     return _traced([key], [f"tracing {printable(key)} beside the prompt; trace --off ends it"])
 
 
@@ -46,7 +46,7 @@ def _traced(names: list[str], lines: list[str]) -> Outcome:
     return Outcome({"format": "qmr-traces/1", "traced": names}, lines)
 
 
-def _tell(repl: ReplSession, key: str, work: Work) -> None:
+def _report(repl: ReplSession, key: str, work: Work) -> None:
     """Tell the lines of a trace above the prompt, as they come."""
     try:
         for line in work.lines():
