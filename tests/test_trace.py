@@ -24,7 +24,7 @@ from qmrinspect.hotplug.vm import Vm
 from qmrinspect.reading import Reader
 from qmrinspect.snapshot import Snapshot
 from qmrinspect.target.process import Process
-from qmrinspect.trace import perf
+from qmrinspect.trace import perf, ring
 from qmrinspect.trace.arch import arch_of
 from qmrinspect.trace.life import Reading
 from qmrinspect.trace.perf import Probe, Tracer
@@ -131,7 +131,7 @@ def test_objects_born_in_a_trace_add_up_and_older_ones_are_refused(vm: Vm, reade
 def test_lost_events_are_counted_and_told(
     vm: Vm, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(perf, "_RING_MAX", 128 << 10)
+    monkeypatch.setattr(ring, "_RING_MAX", 128 << 10)
     tracing = tracing_of(reader)
     tracing.start()
     # Nobody reads the rings for as long as the plug takes.
