@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 from qmrinspect.audit.check import Report, check
 from qmrinspect.errors import QmrError
+from qmrinspect.heap import Walked
 from qmrinspect.layout import Layout
+from qmrinspect.records.context import Known
+from qmrinspect.records.scan import Beside, Found
 from qmrinspect.strict import displaced, doubted, relations
 from qmrinspect.target.image import Target
 from qmrinspect.walk import capture, decode, program_of
@@ -55,11 +58,17 @@ class Bench:
     def __init__(self, target: Target, layout: Layout) -> None:
         self.statics, self.info = program_of(target)
         self.image, self.cost = capture(target, layout, self.statics)
+        # Where words are, and blocks, is no question of the layout.
+        self._found, self._beside, self._heap = Found(), Beside(), Walked()
 
     def read(self, layout: Layout, rounds: int = 4, off: frozenset[str] = frozenset()) -> Outcome:
         """Read under a layout, without what the image contradicts."""
+        known = Known()
+        known.words, known.beside, known.heap = self._found, self._beside, self._heap
         try:
-            snapshot, context = decode(self.image, self.cost, layout, self.statics, self.info)
+            snapshot, context = decode(
+                self.image, self.cost, layout, self.statics, self.info, known
+            )
         except QmrError:
             return Outcome(None, off)
         if not fits(validate(snapshot, layout)):

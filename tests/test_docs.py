@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import re
 from pathlib import Path
@@ -11,12 +10,7 @@ import pytest
 
 from qmrinspect import __version__
 from qmrinspect.audit.outcome import Outcome
-from qmrinspect.fronts.line import parse
-from qmrinspect.hotplug.recipes import recipe_for
-from qmrinspect.peers import PEERS, open_peer
 from qmrinspect.verbs import table
-from qmrinspect.verbs.verb import Outcome as Answer
-from qmrinspect.verbs.verb import Session, Verb
 
 pytestmark = pytest.mark.unit
 
@@ -80,38 +74,9 @@ def test_the_version_has_its_entry() -> None:
     assert re.search(rf"^## {re.escape(__version__)}$", (ROOT / "CHANGELOG.md").read_text(), re.M)
 
 
-# What docs/extending.md shows -------------------------------------------------------
-
-
-def test_a_rule_makes_a_recipe() -> None:
-    recipe = recipe_for("nvme")
-    assert recipe.properties["serial"] == "{id}"
-    assert recipe.backends[0].property == "drive"
-
-
-def run_count(session: Session, args: argparse.Namespace) -> Answer:
-    return Answer({"format": "qmr-count/1", "objects": 2}, ["2 objects"])
-
-
-def test_adding_a_verb_takes_one_entry_and_one_function() -> None:
-    verb = Verb("count", "how many objects there are", (), run_count)
-    line = parse(verb, "--json")
-    answer = verb.run(None, line.args)  # type: ignore[arg-type]
-    assert list(answer.lines) == ["2 objects"] and line.args.json
-
-
 def test_every_entry_of_the_table_has_its_function() -> None:
     text = Path(table.__file__).read_text()
     entries = re.findall(r'_run\("(\w+)", "(\w+)"\)', text)
     assert len(entries) == len(table.VERBS)
     for family, function in entries:
         assert callable(getattr(importlib.import_module(f"qmrinspect.verbs.{family}"), function))
-
-
-def test_a_peer_is_opened_by_its_kind_and_gives_its_names() -> None:
-    assert "iscsi" in PEERS
-    peer = open_peer("iscsi")
-    try:
-        assert peer.path.isdigit() and peer.names["target"].startswith("iqn.")
-    finally:
-        peer.close()

@@ -162,6 +162,8 @@ def test_a_moved_field_makes_no_finding(stock_vm: Vm, truth: Layout) -> None:
     # Those that nothing but a look beside them shows, and a count.
     chosen += [("SocketChardev.listener", 8), ("QIOChannelFDSource.ioc", 8)]
     chosen += [("VirtIONet.max_queue_pairs", -8), ("PCIDevice.devfn", 8)]
+    # A scatter list that is none, and a way to guest memory that leads nowhere.
+    chosen += [("QEMUSGList.nalloc", 8), ("AHCIState.dev", 8)]
     for field, step in chosen:
         mutant = moved(truth, field, step)
         assert mutant is not None

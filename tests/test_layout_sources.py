@@ -27,6 +27,7 @@ from gdbtool import Gdb, GdbRefused, debug_qemu
 from qmrinspect.errors import LayoutError, QmrError, ReadingError, TargetError
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.layout import debugfiles
+from qmrinspect.layout import find as sources
 from qmrinspect.layout.debugfiles import Origin, find
 from qmrinspect.layout.dwarf import DebugInfo
 from qmrinspect.layout.find import given
@@ -34,6 +35,8 @@ from qmrinspect.reading import Reader
 from qmrinspect.target.elf import ElfFile
 from qmrinspect.target.process import Process
 from qmrinspect.target.rooted import open_in_root
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Parts(NamedTuple):
@@ -70,6 +73,7 @@ def parts() -> Iterator[Parts]:
 @pytest.fixture
 def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Nothing cached, nothing of the user's own, and no server."""
+    debug_qemu()  # is found in the cache that there is
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("DEBUGINFOD_CACHE_PATH", str(tmp_path / "debuginfod"))
@@ -267,6 +271,18 @@ def test_a_layout_is_saved_without_a_process_and_used(clean: Path, qmr: Qmr, sto
     assert source_of(stock_vm) == "file:right"
     shutil.rmtree(own)
     assert source_of(stock_vm).startswith("profile:")
+
+
+def test_a_profile_is_made_from_one_build_and_fits_another(
+    clean: Path, stock_vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sys.path.append(str(ROOT / "tools"))
+    import make_profile
+
+    monkeypatch.setattr(make_profile, "PROFILES", clean)
+    make_profile.write("mine", make_profile.join([make_profile.program_layout(debug_qemu())]))
+    monkeypatch.setattr(sources, "profiles", lambda: [clean / "mine.json"])
+    assert source_of(stock_vm) == "profile:mine"
 
 
 def test_a_layout_that_does_not_fit_is_refused_with_its_reason(

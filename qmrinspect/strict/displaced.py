@@ -42,7 +42,9 @@ def displaced(context: Context, snapshot: Snapshot, targets: Collection[int]) ->
         possible = holder.target in kinds or holder.target == "object" or (regions and owned)
         if not possible or isinstance(holder.start, Variable) or missing(context, holder):
             continue
-        for field, layout in _moved(context.layout, holder):
+        # A structure is believed as a whole, so that any of its fields may be the wrong one.
+        whole = [other for other in around if _struct(other) == _struct(holder)]
+        for field, layout in _moved(context.layout, whole or [holder]):
             if field in out:
                 continue
             moved = context.under(layout)
@@ -58,9 +60,14 @@ def displaced(context: Context, snapshot: Snapshot, targets: Collection[int]) ->
     return out
 
 
-def _moved(layout: Layout, holder: Holder) -> Iterator[tuple[str, Layout]]:
-    """Yield each field that a holder rests on, and the layouts that have it beside."""
-    for struct, names, _ in fields_of(holder):
+def _struct(holder: Holder) -> str:
+    """Return the structure that is around a pointer."""
+    return holder.way.partition(".")[0] if isinstance(holder.start, Around) else ""
+
+
+def _moved(layout: Layout, holders: Sequence[Holder]) -> Iterator[tuple[str, Layout]]:
+    """Yield each field that holders rest on, and the layouts that have it beside."""
+    for struct, names, _ in dict.fromkeys(row for holder in holders for row in fields_of(holder)):
         if struct not in layout.structs or not any(layout.has(struct, name) for name in names):
             continue
         field = resolve(layout, struct, names)

@@ -22,7 +22,8 @@ from .tally import Tally
 
 __all__ = ["Outcome", "Witness", "look", "relate", "witnesses"]
 
-
+# What is no object.
+_PLACES = ("ram", "view")
 # So much of a structure is looked at for a pointer back, in words.
 _PART_WORDS, _HELD_WORDS, _PAGE = 8, 24, 4096
 _SOURCE_FUNCS = 2  # of a GSource
@@ -56,7 +57,7 @@ def witnesses(context: Context) -> Iterator[Witness]:
     """Yield the ways of which this QEMU has all fields, and whose ends can be told."""
     for holder in HOLDERS:
         start = holder.start
-        if not isinstance(start, OfType) or holder.target in ("ram", "view"):
+        if not isinstance(start, OfType) or holder.target in _PLACES:
             continue
         if start.type not in context.types or missing(context, holder):
             continue
@@ -118,6 +119,7 @@ def relate(tally: Tally, snapshot: Snapshot, types: Collection[str] | None = Non
         for witness in witnesses(context)
         if witness.type in of
     ]
+    _places(tally, of)
     if types is None:
         _listeners(tally, snapshot)
     # Of alternatives, the QEMU has one: where it is seen the others say nothing.
@@ -132,12 +134,41 @@ def relate(tally: Tally, snapshot: Snapshot, types: Collection[str] | None = Non
                 put(not row.wrong)
 
 
+def _places(tally: Tally, of: Mapping[str, list[int]]) -> None:
+    """What leads to a place in memory, and no object, can be followed that far."""
+    context = tally.context
+    for holder in HOLDERS:
+        start = holder.start
+        if not isinstance(start, OfType) or holder.target not in _PLACES:
+            continue
+        if start.type not in of or missing(context, holder):
+            continue
+        for way in ways_of(holder.way):
+            fields = " ".join(_witness(context, holder, way, start.type).fields)
+            put = tally.asks(f"{way} can be followed", fields, False)
+            for address in of[start.type]:
+                if put:
+                    put(_can_be_followed(context, address, way))
+
+
+def _can_be_followed(context: Context, start: int, way: str) -> bool:
+    notes = len(context.notes)
+    try:
+        for _ in follow(context, start, way):
+            pass
+    except Unreadable:
+        return False
+    noted = len(context.notes) > notes
+    del context.notes[notes:]
+    return not noted
+
+
 def _listeners(tally: Tally, snapshot: Snapshot) -> None:
     """Count what structures around a memory listener point to."""
     context = tally.context
     for holder in HOLDERS:
         start = holder.start
-        if not isinstance(start, OfListener) or holder.target in ("ram", "view"):
+        if not isinstance(start, OfListener) or holder.target in _PLACES:
             continue
         if missing(context, holder):
             continue

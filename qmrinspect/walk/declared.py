@@ -135,7 +135,10 @@ def _unsearched(context: Context, complete: bool) -> Iterator[Unsearched]:
 def _never(context: Context, holder: Holder, lacking: str) -> bool:
     """Whether what is lacking is the field of a condition, in a structure that is known whole."""
     struct, _, field = lacking.partition(".")
-    if not field or not holder.when or context.layout.source == "inferred":
+    layout = context.layout
+    if not field or not holder.when or layout.source == "inferred":
+        return False
+    if layout.evidence.get(lacking) == "unconfirmed":
         return False
     steps = [step for way in ways_of(holder.when) for step in parse(way)]
     return any(step.struct == struct and field in step.names for step in steps)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
+from ..heap.model import LIVE, NOT_KNOWN
 from ..records.context import Context
 from ..records.route import place_of
 from ..records.scan import find_words
@@ -23,6 +24,7 @@ _QUEUES_MAX = 1024  # VIRTIO_QUEUE_MAX, include/hw/virtio/virtio.h
 _BUFFERS_MAX = 1024  # VIRTQUEUE_MAX_SIZE
 _ELEMENT_MAX = 64 << 10  # of memory that an element and its vectors take
 _PIECES_MAX = 1 << 16  # of one scatter list
+_ENTRY = 16  # bytes of a ScatterGatherEntry, include/system/dma.h
 _REFS_MAX = 1000  # of one request
 _VECTOR = "QEMUIOVector.iov ->[QEMUIOVector.niov iovec] + iovec.iov_base"
 
@@ -99,8 +101,24 @@ def _find_lists(context: Context, scene: Scene) -> Iterator[tuple[int, int]]:
         except Unreadable:
             continue
         used, room = row.signed("nsg"), row.signed("nalloc")
-        if row["sg"] and 0 <= used <= room and 0 < room <= _PIECES_MAX:
+        if 0 <= used <= room and 0 < room <= _PIECES_MAX and _has_room(context, row["sg"], room):
             yield address, device
+
+
+def _has_room(context: Context, entries: int, count: int) -> bool:
+    """Whether a scatter list's entries have a block of their own, with room for so many.
+
+    Where blocks are not known, whether anything lies there.
+    """
+    block = context.live.heap.at(entries) if entries else None
+    if block is not None and block.state == NOT_KNOWN:
+        return context.image.held(entries, 1) is not None
+    return (
+        block is not None
+        and block.state == LIVE
+        and block.start == entries
+        and block.size >= count * _ENTRY
+    )
 
 
 def _block_requests(context: Context, scene: Scene) -> Iterator[Found]:

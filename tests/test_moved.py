@@ -1,0 +1,107 @@
+"""A layout with one field beside its place gives no finding that the true one does not give."""
+
+from __future__ import annotations
+
+import pytest
+from fakes import FakeMachine
+from mutants import Bench, findings, moved, mutants
+from scenarios import SOLE
+
+from qmrinspect.audit import check
+from qmrinspect.references import HOLDERS
+from qmrinspect.references.record import fields_of
+
+pytestmark = pytest.mark.unit
+
+#: Kinds whose fakes hold together less than a QEMU does.
+_LESS = {
+    "audio-voice",
+    "dma-map",
+    "parent-bus",
+    "proxy-section",
+    "queue-element",
+    "request-map",
+    "scsi-request",
+    "shared-memory",
+    "throttle-member",
+    "vhost-section",
+    "vring-cache",
+}
+
+
+def _found(machine: FakeMachine, field: str, step: int) -> tuple[list[str], frozenset[str]]:
+    """Return what a moved field finds that the true layout does not, and what was left out."""
+    bench = Bench(machine.build(), machine.layout)
+    truth = bench.read(machine.layout)
+    layout = moved(machine.layout, field, step)
+    assert truth.report is not None and layout is not None
+    report, off = bench.read(layout)
+    assert report is not None
+    return sorted(
+        f.text for f in report.findings if f not in truth.report.findings
+    ), off - truth.off
+
+
+def test_a_structure_is_found_where_any_of_its_fields_lies_beside() -> None:
+    """The field that is wrong need not be the one that holds the object."""
+    machine = FakeMachine()
+    SOLE["vnc-display"](machine)
+    (display,) = {f.holder for f in machine.snapshot().fields if f.kind == "vnc-display"}
+    machine.pokes.append((display + 0x20, 8, display))
+    machine.know("VncDisplay", listener=0x10, wslistener=0x18, next=0x100)
+    assert _found(machine, "VncDisplay.wslistener", 8) == ([], {"VncDisplay.wslistener"})
+    assert _found(machine, "VncDisplay.wslistener", -8)[0] == []
+
+
+def test_a_way_to_memory_that_leads_nowhere_is_the_layouts_fault() -> None:
+    machine = FakeMachine()
+    ahci = machine.device("ahci0", "ich9-ahci")
+    state = ahci.address + machine.layout.offset("AHCIPCIState", "ahci")
+    machine.poke("AHCIState", state, ports=1)
+    at = machine.layout.offset("AHCIState", "dev")
+    machine.pokes.append((state + at + 8, 8, 1 << 63))
+    found, off = _found(machine, "AHCIState.dev", 8)
+    assert found == [] and "AHCIState.dev" in off
+
+
+def test_a_scatter_list_has_its_entries_in_memory() -> None:
+    machine = FakeMachine()
+    ghost = SOLE["scatter-list"](machine)
+    (held,) = (f for f in machine.snapshot().fields if f.kind == "scatter-list")
+    assert held.target == ghost.address
+    machine.poke("QEMUSGList", held.holder, sg=0x10)
+    assert [f.kind for f in check(machine.snapshot()).findings][:1] == ["unexplained"]
+
+
+def test_a_condition_that_was_left_out_excuses_what_it_would_hold() -> None:
+    """Where QEMU has no such condition, it has no such reference; here it has one."""
+    machine = FakeMachine()
+    machine.define("virtio-scsi-device", "virtio-device")
+    machine.layout = machine.layout.without({"VirtIOSCSI.vq_aio_context"})
+    machine.device("scsi0", "virtio-scsi-device")
+    thread = machine.new("iothread")
+    report = check(machine.snapshot())
+    assert [row.address for row in report.not_judged] == [thread.address]
+    assert "iothread-user" in report.not_judged[0].kinds and not report.findings
+
+
+@pytest.mark.parametrize("kind", sorted(SOLE))
+def test_no_moved_field_of_a_kind_makes_a_finding(kind: str) -> None:
+    machine = FakeMachine()
+    SOLE[kind](machine)
+    bench = Bench(machine.build(), machine.layout)
+    truth = bench.read(machine.layout)
+    if truth.report is None or truth.off:
+        # A fake that is less than a QEMU has: a real one shows it (tests/test_infer.py).
+        assert kind in _LESS
+        return
+    known = findings(truth.report)
+    structs = {s for h in HOLDERS if h.kind == kind for s, _, _ in fields_of(h)}
+    tried = 0
+    for field, step in mutants(machine.layout):
+        layout = moved(machine.layout, field, step) if field.split(".")[0] in structs else None
+        if layout is not None:
+            report, _ = bench.read(layout)
+            assert report is None or findings(report) <= known, (field, step)
+            tried += 1
+    assert tried or not structs
