@@ -127,9 +127,12 @@ print("PCIProxyDev" in SCHEMA, [f.kind for f in report.findings],
     assert run() == "True [] [('proxy-channel', 'PCIProxyDev.ioc')]"
 
 
-def test_what_starts_at_a_listener_needs_its_name() -> None:
-    """A QEMU whose listeners' names cannot be read was not searched for these."""
+def test_what_starts_at_a_listener_needs_what_it_is_found_by() -> None:
+    """A QEMU whose listeners, or their names, cannot be read was not searched for these."""
     starts = [holder for holder in HOLDERS if isinstance(holder.start, OfListener)]
     assert starts
     for holder in starts:
-        assert ("MemoryListener", ("name",), True) in fields_of(holder)
+        rested = fields_of(holder)
+        assert ("MemoryListener", ("name",), True) in rested
+        assert ("MemoryListener", ("link_as",), True) in rested
+        assert ("AddressSpace", ("listeners",), True) in rested

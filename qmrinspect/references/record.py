@@ -164,6 +164,8 @@ class Step(NamedTuple):
     ends: str = ""
 
 
+# By which the listeners are found.
+_LISTENERS = ("MemoryListener.name", "MemoryListener.link_as", "AddressSpace.listeners")
 _TOKEN = re.compile(r"(?:->)?\[[^\]]*\]|\S+")
 _FIELD = re.compile(r"(\w+)\.(\w+(?:\|\w+)*)")
 _ARRAY = re.compile(r"(->)?\[(\d+|\w+\.\w+)(?: (\w+)(?: while ([^\]]+))?)?\]")
@@ -226,7 +228,7 @@ def _fields_of(holder: Holder) -> Iterator[tuple[str, tuple[str, ...], bool]]:
         for way in ways_of(text) if text else ():
             yield from _fields_on(way)
     start = holder.start
-    more = [start.field, "MemoryListener.name"] if isinstance(start, OfListener) else []
+    more = [start.field, *_LISTENERS] if isinstance(start, OfListener) else []
     more += [start.link] if isinstance(start, Around) and start.link else []
     for text in [*more, *holder.needs.split()]:
         struct, _, field = text.rstrip("?").partition(".")
