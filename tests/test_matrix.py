@@ -1,8 +1,8 @@
 """The books of whole machines balance: every object, every reference.
 
 One cell is a QEMU, a machine, a set of devices, an accelerator and a load.  The table
-of all cells is printed at the end, and written to docs/matrix.md where the environment
-variable ``QMR_WRITE_DOCS`` is set.
+is printed at the end; where the environment variable ``QMR_WRITE_DOCS`` is set, the rows of
+the cells that ran are put into docs/matrix.md.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -105,19 +106,38 @@ def matrix() -> Matrix:
     return Matrix("generic")
 
 
+def place_of(line: str) -> tuple[str, ...]:
+    """Return the cell that a row is of: the name of a stock one says its whole version."""
+    name, *place = [word.strip() for word in line.split("|")[1:6]]
+    known = (known for known in QEMUS if name == known or name.startswith(f"{known}."))
+    return (next(known, name), *place)
+
+
+def page(rows: Iterable[str], before: str) -> str:
+    """Return the page with new rows, and those of the cells that did not run as they were."""
+    kept = [line for line in before.splitlines() if line.startswith("| ")]
+    found = {place_of(line): line for line in (*kept, *rows)}
+    lines = [row(HEAD), row("-" * len(word) for word in HEAD)]
+    lines += [found[cell] for cell in CELLS if cell in found]
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return (
+        "# The matrix\n\n"
+        "Made by `QMR_WRITE_DOCS=1 pytest tests/test_matrix.py`, not by hand, last at\n"
+        f"{commit}, {time.strftime('%Y-%m-%d')}. `exact` are the objects whose every\n"
+        "reference is explained; `by-rule` are references that a rule of QEMU grants although no\n"
+        "field is seen to hold them (`docs/ledger.md`).\n\n" + "\n".join(lines) + "\n"
+    )
+
+
 @pytest.fixture(scope="module")
 def table() -> Iterator[list[str]]:
-    lines = [row(HEAD), row("-" * len(word) for word in HEAD)]
+    lines: list[str] = []
     yield lines
-    print("\n" + "\n".join(lines))
+    print("\n" + "\n".join([row(HEAD), *lines]))
     if os.environ.get("QMR_WRITE_DOCS"):
-        text = (
-            "# The matrix\n\n"
-            "Made by `QMR_WRITE_DOCS=1 pytest tests/test_matrix.py`, not by hand.  `exact` are\n"
-            "the objects whose every reference is explained; `by-rule` are references that a\n"
-            "rule of QEMU grants although no field is seen to hold them (`docs/ledger.md`).\n\n"
-        )
-        (ROOT / "docs" / "matrix.md").write_text(text + "\n".join(lines) + "\n")
+        path = ROOT / "docs" / "matrix.md"
+        path.write_text(page(lines, path.read_text()))
 
 
 @pytest.mark.timeout(400)
