@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -162,12 +163,40 @@ def test_error_paths_are_told_apart_by_property(tmp_path: Path) -> None:
         Expectations(str(rules))
 
 
-@pytest.mark.unit
-def test_the_page_of_campaigns_tells_each_finding_once() -> None:
-    spec = spec_from_file_location("make_deep", TOOLS / "make_deep.py")
+def _tool(name: str) -> Any:
+    spec = spec_from_file_location(name, TOOLS / f"{name}.py")
     assert spec is not None and spec.loader is not None
     tool = module_from_spec(spec)
     spec.loader.exec_module(tool)
+    return tool
+
+
+@pytest.mark.unit
+def test_the_page_of_hunts_has_a_line_for_each_and_what_was_not_done(tmp_path: Path) -> None:
+    tool = _tool("make_hunts")
+    irq = {"cause": "unbalanced", "text": "irq has 1 reference"}
+    leak = {"device": "ich9-ahci", "outcome": "partial-leak", **irq}
+    cpu = {"device": "486-x86_64-cpu", "outcome": "leak", "cause": "c", "text": "t"}
+    for number, machine in enumerate(("pc-q35-10.2", "pc-i440fx-10.2")):
+        about = {"qemu_version": "10.2.2 (Debian)", "machine": machine}
+        kept = {"device": "x", "outcome": "refused", "hotpluggable": False}
+        rows = [{**row, **about} for row in (leak, cpu, {**cpu, "device": "b-cpu"}, kept)]
+        end = {"summary": {}, "not_done": [{}] * number}
+        text = "".join(json.dumps(row) + "\n" for row in (*rows, end))
+        (tmp_path / str(number)).write_text(text)
+    page = list(tool.lines([tool.read(str(tmp_path / name)) for name in "01"], "abc"))
+    assert "| 10.2.2 | q35 | 3 | 0 | 0 | 2 | 1 | 0 | 0 | 0 | 0 | 0 | 0 |" in page
+    assert "| 10.2.2 | pc | 3 | 0 | 0 | 2 | 1 | 0 | 0 | 0 | 0 | 0 | 1 |" in page
+    found = [line for line in page if line.startswith("| `")]
+    assert len(found) == 2 and found[0].startswith(
+        "| `every CPU model` | leak | 10.2.2 (pc, q35) |"
+    )
+    assert "hw/ide/ahci.c" in found[1]
+
+
+@pytest.mark.unit
+def test_the_page_of_campaigns_tells_each_finding_once() -> None:
+    tool = _tool("make_deep")
     row = {"device": "i82559a", "outcome": "stale", "cause": "reset-handler", "text": "it <0x12>"}
     way = {"property": "rombar", "message": "no | here"}
     rows = [

@@ -8,8 +8,11 @@ from mutants import Bench, findings, moved, mutants
 from scenarios import SOLE
 
 from qmrinspect.audit import check
+from qmrinspect.layout import Layout
 from qmrinspect.references import HOLDERS
 from qmrinspect.references.record import fields_of
+from qmrinspect.strict import doubted, relations
+from qmrinspect.walk import decode
 
 pytestmark = pytest.mark.unit
 
@@ -105,3 +108,25 @@ def test_no_moved_field_of_a_kind_makes_a_finding(kind: str) -> None:
             assert report is None or findings(report) <= known, (field, step)
             tried += 1
     assert tried or not structs
+
+
+def test_registers_of_a_hot_plug_controller_are_its_own() -> None:
+    machine = FakeMachine()
+    machine.know("SHPCDevice", config=0x18)
+    bridge = machine.device("bridge0")
+    machine.add_child(bridge, "sec", machine.new(machine.pci.type))
+    registers = machine.array(0, (1 << 8 | 31) << 32)  # slots, and the first of them
+    controller = machine.make("SHPCDevice", config=registers)
+    machine.poke("PCIDevice", bridge.address, shpc=controller)
+    machine.pokes.append((controller + 0x20, 8, 1 << 63))
+    machine.device("nic9", bus=bridge.children["sec"])
+    bench = Bench(machine.build(), machine.layout)
+
+    def contradicted(layout: Layout) -> set[str]:
+        snapshot, context = decode(bench.image, bench.cost, layout, bench.statics, bench.info)
+        return doubted(relations(context, snapshot))
+
+    layout = moved(machine.layout, "SHPCDevice.config", 8)
+    assert layout is not None
+    more = contradicted(layout) - contradicted(machine.layout)
+    assert more == {"SHPCDevice.config", "PCIDevice.shpc"}

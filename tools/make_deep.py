@@ -106,11 +106,11 @@ def lines(rows: Sequence[HuntRow]) -> Iterator[str]:
     found: dict[tuple[str, str, str, str], list[HuntRow]] = {}
     hunted: dict[str, int] = {}
     for row in rows:
-        version = _version(row)
+        version = version_of(row)
         if version:
             hunted[version] = hunted.get(version, 0) + 1
         if is_bad(row):
-            where = explained(row) or _cell(_ADDRESS.sub("", row.get("text", "")))
+            where = explained(row) or cell(_ADDRESS.sub("", row.get("text", "")))
             name = (row["device"], row["outcome"], " ".join(_causes(row)), where)
             found.setdefault(name, []).append(row)
     yield "# Findings of deep hunts"
@@ -125,12 +125,12 @@ def lines(rows: Sequence[HuntRow]) -> Iterator[str]:
     yield "| device | QEMU | outcome | cause | how | explained by |"
     yield "|---|---|---|---|---|---|"
     for (device, outcome, causes, where), alike in sorted(found.items()):
-        versions = ", ".join(sorted({_version(one) for one in alike} - {""}))
+        versions = ", ".join(sorted({version_of(one) for one in alike} - {""}))
         ways = [way for way in (one.get("error_path") for one in alike) if way]
         how = ["plug, unplug"] if len(ways) < len(alike) else []
         if ways:
             first = ways[0]["property"]
-            how.append(f"`{first}`: {_cell(ways[0]['message'])}")
+            how.append(f"`{first}`: {cell(ways[0]['message'])}")
             others = sorted({way["property"] for way in ways} - {first})
             how += [f"also `{'`, `'.join(others)}`"] if others else []
         yield f"| `{device}` | {versions} | {outcome} | {causes} | {'; '.join(how)} | {where} |"
@@ -140,11 +140,11 @@ def _causes(row: HuntRow) -> list[str]:
     return list(row.get("causes") or filter(None, [row.get("cause", "")]))
 
 
-def _version(row: HuntRow) -> str:
+def version_of(row: HuntRow) -> str:
     return row.get("qemu_version", "").split(" ")[0]
 
 
-def _cell(text: str, most: int = 160) -> str:
+def cell(text: str, most: int = 160) -> str:
     text = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
     return text if len(text) <= most else text[: most - 3] + "..."
 

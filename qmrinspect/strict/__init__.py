@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 
 from ..records.context import Context
 from ..snapshot import Snapshot
-from . import channels, devices, holders, lists, memory, overlap, virtio
+from . import channels, devices, holders, lists, memory, overlap, unplugs, virtio
 from .displaced import displaced
 from .tally import Relation, Tally
 
@@ -30,7 +30,7 @@ def relations(
     """
     tally = Tally(context)
     if types is None:
-        for module in (overlap, memory, lists, devices, virtio, channels):
+        for module in (overlap, memory, lists, devices, virtio, channels, unplugs):
             module.relate(tally, snapshot)
     holders.relate(tally, snapshot, types)
     return tally.relations

@@ -14,14 +14,14 @@ from ..records.context import LIST_MAX, Context
 from ..snapshot import Bus, Device, Obj, Prop, Region, Unplugging
 from ..target.image import Unreadable
 
-__all__ = ["read_unplugging"]
+__all__ = ["ARRAYS", "read_unplugging"]
 
 # SHPC_SLOT_EVENT_LATCH, SHPC_SLOT_EVENT_BUTTON, SHPC_PCI_TO_IDX (hw/pci/shpc.c).
 _LATCHES, _LATCH_SIZE, _BUTTON, _FIRST_SLOT = 0x26, 4, 0x04, 1
 
 # By the name of a region: the structure around it, its field for that, what its array is
 # of, and who is in each (hw/acpi/memory_hotplug.c, hw/acpi/cpu.c).
-_ARRAYS = {
+ARRAYS = {
     "acpi-mem-hotplug": ("dimm", "MemHotplugState", "io", "MemStatus", "dimm"),
     "acpi-cpu-hotplug": ("cpu", "CPUHotplugState", "ctrl_reg", "AcpiCpuStatus", "cpu"),
 }
@@ -46,7 +46,7 @@ def read_unplugging(
             way = "pcie-button" if context.is_a(kind, "pcie-slot") else "acpi-pci"
             found[device.address] = Unplugging(device.address, way, handler)
     for region in regions.values():
-        if region.name in _ARRAYS:
+        if region.name in ARRAYS:
             for row in _attempted(context, _in_array(context, region)):
                 found.setdefault(row.device, row)
     for bus in buses.values():
@@ -65,7 +65,7 @@ def _attempted(context: Context, rows: Iterator[Unplugging]) -> Iterator[Unplugg
 
 
 def _in_array(context: Context, region: Region) -> Iterator[Unplugging]:
-    way, outer, field, inner, who = _ARRAYS[region.name]
+    way, outer, field, inner, who = ARRAYS[region.name]
     layout, image = context.layout, context.image
     needed = [(outer, field), (outer, "dev_count"), (outer, "devs"), (inner, "is_removing")]
     if not all(layout.has(*pair) for pair in needed):
