@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..errors import QmrError, TargetError
 from ..target.elf import ElfFile
-from ..target.proc import command_line, pids
+from ..target.proc import command_line, pids, tracer
 from ..target.process import Process, map_file
 from ..text import printable
 from .addresses import addresses_here
@@ -134,11 +134,10 @@ def _version(pid: int) -> str | None:
 
 def _refused(pid: int) -> str:
     """Say why a process may not be read; the right to open its memory is that to stop it."""
+    debugger = tracer(pid)
+    if debugger is not None:
+        return f"pid {debugger} is debugging it"
     try:
-        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("TracerPid:") and int(line.split()[1]):
-                    return f"pid {line.split()[1]} is debugging it"
         Process(pid).close()
     except TargetError as error:
         return str(error)

@@ -8,11 +8,10 @@ is used only when it is the target's.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 
 from ..errors import MonitorError
-from ..target.proc import command_line
+from ..target.proc import command_line, status, threads
 from .base import CommandError, Monitor
 
 __all__ = ["checked"]
@@ -66,16 +65,12 @@ def _has_threads(monitor: Monitor, pid: int) -> bool | None:
 def _threads(pid: int) -> set[int]:
     """Return the threads of a process, by the numbers that it knows itself."""
     found = set()
-    with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            found.add(int(task))
-            with (
-                contextlib.suppress(OSError, ValueError),
-                open(f"/proc/{pid}/task/{task}/status", encoding="utf-8") as status,
-            ):
-                # In a container they count from 1: NSpid has all numbers, its own last.
-                lines = [line for line in status if line.startswith("NSpid:")]
-                found.update(int(line.split()[-1]) for line in lines)
+    with contextlib.suppress(PermissionError):
+        for tid in threads(pid):
+            found.add(tid)
+            # In a container they count from 1: NSpid has all numbers, its own last.
+            with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
+                found.add(int(status(pid, tid)["NSpid"].split()[-1]))
     return found
 
 

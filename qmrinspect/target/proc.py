@@ -79,12 +79,13 @@ def command_line(pid: int | str) -> list[str]:
     return words[:-1]
 
 
-def status(pid: int | str) -> dict[str, str]:
-    """Return ``status`` by its keys.
+def status(pid: int | str, tid: int | None = None) -> dict[str, str]:
+    """Return ``status`` of a process, or of one of its threads, by its keys.
 
     :raises OSError: there is no such process.
     """
-    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+    task = f"/task/{tid}" if tid is not None else ""
+    with open(f"/proc/{pid}{task}/status", encoding="utf-8", errors="replace") as file:
         rows = (line.partition(":") for line in file)
         return {key: value.strip() for key, _, value in rows}
 
