@@ -24,14 +24,14 @@ class Line(NamedTuple):
 
     :param args: what the verb takes.
     :param debug: whether ``--debug`` was given: failures come with their traceback.
-    :param qmp: the monitor that ``--qmp`` names, empty when it was left out.
-    :param layout: the file that ``--layout`` names, empty when it was left out.
+    :param qmp: the monitor that ``--qmp`` names, None when it was left out.
+    :param layout: the file that ``--layout`` names, None when it was left out.
     """
 
     args: argparse.Namespace
     debug: bool
-    qmp: str
-    layout: str = ""
+    qmp: str | None = None
+    layout: str | None = None
 
 
 def split(text: str) -> list[str]:
@@ -93,7 +93,7 @@ def parse(verb: Verb, text: str) -> Line:
     known = {name for argument in verb.arguments for name in argument.names}
     for name in ("--qmp", "--layout"):
         if name not in known:
-            outer.add_argument(name, default="")
+            outer.add_argument(name)
     try:
         common, rest = outer.parse_known_args(words)
     except argparse.ArgumentError as error:
@@ -110,8 +110,8 @@ def parse(verb: Verb, text: str) -> Line:
                 f"qmr {verb.name}: unrecognized arguments: {shown}", f"see help qmr {verb.name}"
             )
         setattr(args, slot, " ".join([first, *extra]))
-    qmp = getattr(common, "qmp", "") or getattr(args, "qmp", "") or ""
-    return Line(args, common.debug, qmp, getattr(common, "layout", ""))
+    qmp = getattr(common, "qmp", None) or getattr(args, "qmp", None)
+    return Line(args, common.debug, qmp, getattr(common, "layout", None))
 
 
 def _object_slot(verb: Verb) -> str | None:

@@ -38,16 +38,16 @@ class Options:
     """What stands on the command line beside the verb and its arguments."""
 
     def __init__(self) -> None:
-        self.name = ""
+        self.name: str | None = None
         self.values: dict[str, str] = {}
         self.debug = False
         self.help = False
         self.version = False
         self.json = False
 
-    def get(self, option: str) -> str:
-        """Return the value of an option, empty when it was not given."""
-        return self.values.get(option, "")
+    def get(self, option: str) -> str | None:
+        """Return the value of an option, None when it was not given."""
+        return self.values.get(option)
 
     def target_words(self) -> str:
         """Return what names the target, as a shell takes it; empty when nothing does."""
@@ -72,7 +72,7 @@ class Options:
         if "--layout" in self.values and "--snapshot" in self.values:
             raise UsageError("a saved snapshot needs no layout", "leave out --layout")
         pid = self.get("--pid")
-        if "--pid" in self.values and not pid.isdigit():
+        if pid is not None and not pid.isdigit():
             raise UsageError(f"--pid takes a number, not {printable(pid)!r}", "see qmr ps")
 
 

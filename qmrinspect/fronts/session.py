@@ -58,8 +58,8 @@ class ShellSession:
         return self._options
 
     @property
-    def layout_file(self) -> str:
-        """The user's own layout (``--layout``), empty for none."""
+    def layout_file(self) -> str | None:
+        """The user's own layout (``--layout``), None for none."""
         return self._options.get("--layout")
 
     def has_target(self) -> bool:
@@ -81,14 +81,15 @@ class ShellSession:
             raise TargetError(
                 "a saved snapshot is no process", "this verb needs a running QEMU: see qmr ps"
             )
-        if "--core" in options.values:
+        core, server = options.get("--core"), options.get("--remote")
+        if core is not None:
             from ..target.core import Core
 
-            return Core(options.get("--core"), options.get("--exe") or None)
-        if "--remote" in options.values:
+            return Core(core, options.get("--exe"))
+        if server is not None:
             from ..target.remote import Remote
 
-            remote = Remote(options.get("--remote"))
+            remote = Remote(server)
             remote.progress = self.progress
             return remote
         return self._process(self._pid())
@@ -103,17 +104,17 @@ class ShellSession:
 
         options = self._options
         text = options.get("--pid") or options.name
-        if text.isdigit():
-            return int(text)
-        if text.startswith(LIBVIRT):
-            from ..monitor.libvirt import domain_pid
+        if text is not None:
+            if text.isdigit():
+                return int(text)
+            if text.startswith(LIBVIRT):
+                from ..monitor.libvirt import domain_pid
 
-            return domain_pid(text)
-        if text:
+                return domain_pid(text)
             return find_by_name(text)
-        here = running()
-        if options.get("--qmp"):
-            here = [p for p in here if _same_socket(options.get("--qmp"), p.qmp)] or here
+        here, named = running(), options.get("--qmp")
+        if named is not None:
+            here = [p for p in here if _same_socket(named, p.qmp)] or here
         if len(here) == 1:
             return here[0].pid
         if not here:
@@ -214,10 +215,11 @@ class ShellSession:
         named = self._options.get("--qmp")
         if named and self._target is None and not self.has_target():
             return open_monitor(named, patience)
-        if self._options.name.startswith(LIBVIRT) and not named:
+        name = self._options.name
+        if name is not None and name.startswith(LIBVIRT) and not named:
             from ..monitor.libvirt import LibvirtMonitor
 
-            return LibvirtMonitor(self._options.name)
+            return LibvirtMonitor(name)
         target = self.target()
         if target.kind != "process":
             raise MonitorError(

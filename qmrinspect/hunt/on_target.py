@@ -64,10 +64,10 @@ def cycles_on(
         progress("")
 
 
-def attached(pid: int, given: str) -> Driver:
+def attached(pid: int, given: str | None) -> Driver:
     """Return a VM that the user runs, by its process id.
 
-    :param given: a layout's file, empty for none.
+    :param given: a layout's file, None for none.
     """
     from ..monitor.addresses import monitors_of
     from ..monitor.connecting import connect_first

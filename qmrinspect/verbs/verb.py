@@ -83,8 +83,8 @@ class Session(Protocol):
     front: str  # "shell", "gdb" or "repl"
 
     @property
-    def layout_file(self) -> str:
-        """The user's own layout (``--layout``), empty for none."""
+    def layout_file(self) -> str | None:
+        """The user's own layout (``--layout``), None for none."""
 
     def target(self) -> Target:
         """Return the target; raises TargetError or UsageError when there is none."""

@@ -53,8 +53,8 @@ class Session:
     front = "gdb"
 
     def __init__(self) -> None:
-        self.qmp = ""
-        self.layout_file = ""
+        self.qmp: str | None = None
+        self.layout_file: str | None = None
         self.inferior = Inferior()
         self._key: tuple[object, ...] = ()
         self._target: Target | None = None

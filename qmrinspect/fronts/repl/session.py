@@ -115,9 +115,9 @@ class ReplSession:
         return self.vm
 
     @property
-    def layout_file(self) -> str:
+    def layout_file(self) -> str | None:
         """The user's own layout (``--layout``), empty for none."""
-        return self.vm.layout_file if self.vm is not None else ""
+        return self.vm.layout_file if self.vm is not None else None
 
     def has_target(self) -> bool:
         """Whether it is attached."""

@@ -180,8 +180,8 @@ class Vm:
             return report
 
     @property
-    def layout_file(self) -> str:
-        """The user's own layout (``--layout``), empty for none."""
+    def layout_file(self) -> str | None:
+        """The user's own layout (``--layout``), None for none."""
         return self._shell.layout_file
 
     def layout(self) -> Layout | None:
@@ -380,5 +380,5 @@ def _name(target: Target, options: Options) -> str:
     from ...monitor.processes import running
 
     if target.kind != "process":
-        return printable(os.path.basename(options.get("--core") or options.get("--remote")))
+        return printable(os.path.basename(options.get("--core") or options.get("--remote") or "?"))
     return next((p.name for p in running() if p.pid == target.pid), str(target.pid))

@@ -55,7 +55,7 @@ def split(words: Sequence[str]) -> tuple[Options, str, list[str]]:
             own.append(rest.pop(0))
     if not places:
         return options, "", own
-    options.name = "" if places[0] in EVERY and len(places) == 1 else places[0]
+    options.name = None if places[0] in EVERY and len(places) == 1 else places[0]
     if len(places) == 1 and options.name:
         if options.help or options.version:
             return options, "", own
