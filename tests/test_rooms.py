@@ -12,6 +12,10 @@ from typing import NamedTuple
 
 import pytest
 
+from qmrinspect.hotplug.catalogue import RULES
+from qmrinspect.hotplug.nondevices import NON_DEVICES
+from qmrinspect.peers import PEERS
+
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -179,6 +183,33 @@ def test_only_the_front_in_gdb_and_the_script_for_gdb_import_it() -> None:
             ):
                 users.add(module)
     assert {user for user in users if room(user) != "fronts.gdb"} == {"layout.gdb_types"}
+
+
+#: Where JSON comes in or goes out upstairs: settings and jobs, what workers and statements say.
+JSON_BORDER = {"campaign.worker", "fronts.repl.statements", "hunt.settings"}
+
+
+def test_upstairs_any_is_for_json_alone() -> None:
+    users = {
+        module
+        for module, statements in STATEMENTS.items()
+        if room(module).partition(".")[0] in ("hotplug", "hunt", "campaign", "fronts")
+        for node in statements
+        if isinstance(node, ast.ImportFrom) and any(a.name == "Any" for a in node.names)
+    }
+    assert users == JSON_BORDER
+
+
+def test_a_recipe_knows_a_peer_by_its_kind_alone() -> None:
+    data = {
+        f"hotplug.{name}" for name in ("backends", "blocks", "catalogue", "kinds", "nondevices")
+    }
+    known = {one.target for one in IMPORTS if one.module in {*data, "hotplug.recipes"}}
+    assert {room(target) for target in known} == {"hotplug"}
+    everyone = [backend for rule in RULES for backend in rule.backends]
+    everyone += [backend for one in NON_DEVICES.values() for backend in one.backends]
+    kinds = {backend.peer for backend in everyone} - {None}
+    assert kinds and kinds <= set(PEERS)
 
 
 def test_the_ground_floor_needs_the_standard_library_only() -> None:
