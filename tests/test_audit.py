@@ -116,7 +116,7 @@ def test_orphans_are_grouped_under_the_one_that_explains_them() -> None:
     machine.unparent(machine.nic)
     inner = machine.add_child(machine.nic, "rng", machine.new("rng"))
     groups = orphan_groups(book(machine))
-    assert [group.head for group in groups] == [machine.nic.address]
+    assert [group.root for group in groups] == [machine.nic.address]
     parts = {machine.nic, machine.bar, machine.msix, machine.pba, inner}
     assert set(groups[0].members) == {part.address for part in parts}
     assert not groups[0].delayed

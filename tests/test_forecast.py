@@ -288,7 +288,7 @@ def test_fifty_leaked_devices_are_foretold_within_a_second() -> None:
     begin = time.process_time()
     forecaster = Forecaster(here)
     found = [
-        forecaster.of(policy, group.head, group.members) for group in groups for policy in POLICIES
+        forecaster.of(policy, group.root, group.members) for group in groups for policy in POLICIES
     ]
     assert time.process_time() - begin < 1.0
     assert Counter(one.outcome.outcome for one in found) == {"leak": 100, "clean": 150}

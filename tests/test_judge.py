@@ -192,6 +192,6 @@ def test_the_causes_of_a_leak_name_their_references() -> None:
     machine.unparent(device)
     _, books = choose(Index(machine.snapshot()))
     (group,) = orphan_groups(books)
-    (cause,) = causes(books, group.head, group.members)
+    (cause,) = causes(books, group.root, group.members)
     assert cause.name == "same-owner-subregions"
     assert len(cause.edges) == 2

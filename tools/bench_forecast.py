@@ -60,12 +60,12 @@ def of_plugged(book: Book) -> float:
 def of_orphans(book: Book, count: int) -> tuple[float, Counter[str]]:
     """Foretell of so many that leaked; return milliseconds, and outcomes by policy."""
     begin = time.perf_counter()
-    groups = [g for g in orphan_groups(book) if g.head in book.index.snapshot.devices][:count]
+    groups = [g for g in orphan_groups(book) if g.root in book.index.snapshot.devices][:count]
     forecaster = Forecaster(book)
     told: Counter[str] = Counter()
     for group in groups:
         for policy in all_policies():
-            found = forecaster.of(policy, group.head, group.members)
+            found = forecaster.of(policy, group.root, group.members)
             told[f"{policy.name}: {found.outcome.outcome}"] += 1
     assert len(groups) == count, f"only {len(groups)} devices leaked"
     return (time.perf_counter() - begin) * 1000, told

@@ -144,25 +144,25 @@ def _dangling(book: Book) -> list[Finding]:
 def _orphans(book: Book, unknown: Collection[int]) -> list[Finding]:
     out = []
     for group in orphan_groups(book):
-        if group.head in unknown or forgotten(book, group.head):
+        if group.root in unknown or forgotten(book, group.root):
             continue  # it does not balance, which is said once
-        label = book.index.label(group.head)
-        found = causes(book, group.head, group.members)
+        label = book.index.label(group.root)
+        found = causes(book, group.root, group.members)
         reasons = "; ".join(cause.text for cause in found) or "nothing is known to hold it"
         others = len(group.members) - 1
         with_it = f", {plural(others, 'object')} with it" if others else ""
         text = f"{label} is alive and not in the QOM tree{with_it}: {reasons}"
         severity = Severity.NOTE if group.delayed or group.used else Severity.ERROR
         if group.used:
-            text = used_text(book, group.head)
+            text = used_text(book, group.root)
         out.append(
             Finding(
                 "orphan",
                 severity,
-                group.head,
-                book.index.snapshot.objects[group.head].ref,
-                book.expected(group.head),
-                tuple(book.on.get(group.head, ())),
+                group.root,
+                book.index.snapshot.objects[group.root].ref,
+                book.expected(group.root),
+                tuple(book.on.get(group.root, ())),
                 text,
             )
         )

@@ -155,14 +155,14 @@ def components(nodes: Iterable[int], graph: Mapping[int, Iterable[int]]) -> list
 class Orphans(NamedTuple):
     """Objects that the tree no longer holds, under the one that explains them.
 
-    :param head: the object at the top, which has no parent.
-    :param members: ``head`` and all that came with it.
-    :param delayed: whether every reference on ``head`` is transient.
+    :param root: the object at the top, which has no parent.
+    :param members: ``root`` and all that came with it.
+    :param delayed: whether every reference on ``root`` is transient.
     :param used: whether it is no device, and something that is reachable from a root holds
         it: it was deleted while it was in use.
     """
 
-    head: int
+    root: int
     members: Sequence[int]
     delayed: bool
     used: bool = False
@@ -176,23 +176,23 @@ def orphan_groups(book: Book) -> list[Orphans]:
     """
     objects = book.index.snapshot.objects
     # What has no reference left is on its way out, not forgotten.
-    heads = {a for a in objects if objects[a].ref and _top(book, a) == a}
-    heads = {a for a in heads if forgotten(book, a) or not _outside(book, a)}
-    heads.discard(book.index.root)
-    reached = alive(book) if heads else set()
+    roots = {a for a in objects if objects[a].ref and _top(book, a) == a}
+    roots = {a for a in roots if forgotten(book, a) or not _outside(book, a)}
+    roots.discard(book.index.root)
+    reached = alive(book) if roots else set()
     groups: dict[int, list[int]] = defaultdict(list)
     for address in objects:
-        head = _head(book, address, heads, reached)
-        if head in heads:
-            groups[head].append(address)
+        root = _root_of(book, address, roots, reached)
+        if root in roots:
+            groups[root].append(address)
     return [
         Orphans(
-            head,
+            root,
             tuple(sorted(members)),
-            _ends(book, head),
-            head in reached and not _is_wired(book, head),
+            _ends(book, root),
+            root in reached and not _is_wired(book, root),
         )
-        for head, members in sorted(groups.items())
+        for root, members in sorted(groups.items())
     ]
 
 
@@ -230,12 +230,12 @@ def _outside(book: Book, address: int) -> bool:
     return not chain.isdisjoint(NEVER_IN_TREE)
 
 
-def _head(book: Book, address: int, heads: set[int], reached: set[int]) -> int:
+def _root_of(book: Book, address: int, roots: set[int], reached: set[int]) -> int:
     """Go up: to the topmost parent, and from what never has one to what holds it."""
     seen: set[int] = set()
     while True:
         address = _top(book, address)
-        if address in heads or address in reached or address in seen:
+        if address in roots or address in reached or address in seen:
             return address
         seen.add(address)
         holders = [source(book, edge) for edge in book.on.get(address, ())]

@@ -47,7 +47,7 @@ def leaked(book: Book, type_name: str) -> bool:
     It keeps the names of its RAM blocks and of its migration state.
     """
     objects = book.index.snapshot.objects
-    return any(objects[group.head].type == type_name for group in orphan_groups(book))
+    return any(objects[group.root].type == type_name for group in orphan_groups(book))
 
 
 def judge_again(

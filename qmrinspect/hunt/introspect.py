@@ -94,7 +94,7 @@ class _Emulator(Closing):
         self._process = Process(self._vm.pid)
         self._reader = Reader(self._process)
         self._before = self._after = self._book()
-        self._known = {group.head for group in orphan_groups(self._before)}
+        self._known = {group.root for group in orphan_groups(self._before)}
 
     def _book(self) -> Book:
         index = Index(self._reader.read())
@@ -151,16 +151,16 @@ class _Emulator(Closing):
 
     def _new(self) -> list[Orphans]:
         self._after = self._book()
-        groups = [g for g in orphan_groups(self._after) if g.head not in self._known]
-        self._known |= {group.head for group in groups}
+        groups = [g for g in orphan_groups(self._after) if g.root not in self._known]
+        self._known |= {group.root for group in groups}
         return groups
 
     def _type(self, group: Orphans) -> str:
-        return self._after.index.snapshot.objects[group.head].type
+        return self._after.index.snapshot.objects[group.root].type
 
     def _judge(self, name: str, groups: Sequence[Orphans]) -> HuntRow:
         after = self._after
-        head = next((g.head for g in groups if self._type(g) == name), 0)
+        head = next((g.root for g in groups if self._type(g) == name), 0)
         left = sorted({member for group in groups for member in group.members})
         found = outcome_of(after, head, left, name)
         rows = rows_left(after, after, left)

@@ -52,8 +52,8 @@ def check_page(report: Report) -> str:
 
 def check_findings(report: Report) -> list[Group]:
     """Return the findings by cause: each leak once, not as orphan and as cycle."""
-    by_head = {group.head: group for group in orphan_groups(report.book)}
-    home = {member: group.head for group in by_head.values() for member in group.members}
+    by_root = {group.root: group for group in orphan_groups(report.book)}
+    home = {member: group.root for group in by_root.values() for member in group.members}
     told = {finding.address for finding in report.findings if finding.kind == "orphan"}
     absorbed: dict[int, list[Finding]] = {}
     rest = []
@@ -64,7 +64,7 @@ def check_findings(report: Report) -> list[Group]:
         else:
             rest.append(finding)
     return grouped(
-        _shown(report, one, by_head.get(one.address), absorbed.get(one.address, ())) for one in rest
+        _shown(report, one, by_root.get(one.address), absorbed.get(one.address, ())) for one in rest
     )
 
 
@@ -74,7 +74,7 @@ def _shown(
     book = report.book
     index = book.index
     orphan = group if finding.kind == "orphan" else None
-    found = causes(book, orphan.head, orphan.members) if orphan is not None else []
+    found = causes(book, orphan.root, orphan.members) if orphan is not None else []
     obj = index.snapshot.objects.get(finding.address)
     name = printable(index.label(finding.address)) if obj else f"<{finding.address:#x}>"
     # That it holds itself is said already; a cycle of several is more.
@@ -153,6 +153,6 @@ def _forecasts(report: Report) -> Iterator[tuple[str, Section]]:
     """Yield what each policy would make of what was unplugged and is still there."""
     forecaster = Forecaster(report.book)
     for group in orphan_groups(report.book)[:_FORECASTS_MAX]:
-        label = printable(report.book.index.label(group.head))
-        found = [forecaster.of(policy, group.head, group.members) for policy in all_policies()]
+        label = printable(report.book.index.label(group.root))
+        found = [forecaster.of(policy, group.root, group.members) for policy in all_policies()]
         yield label, forecast_section([forecast_json(one) for one in found])

@@ -43,14 +43,14 @@ class Group(NamedTuple):
     """Blocks that one of them leads to.
 
     :param blocks: how many, and how many ``bytes``.
-    :param head: the one that leads to the others.
+    :param root: the one that leads to the others.
     :param what: what is known of them, empty for nothing.
     :param reached: what leads to them, empty when nothing does.
     """
 
     blocks: int
     bytes: int
-    head: int
+    root: int
     what: str
     reached: str
 

@@ -51,7 +51,7 @@ class MemoryLeak(NamedTuple):
                 {
                     "blocks": group.blocks,
                     "bytes": group.bytes,
-                    "head": f"{group.head:#x}",
+                    "head": f"{group.root:#x}",
                     "what": group.what,
                     "reached": group.reached,
                     "text": group.text,

@@ -58,9 +58,9 @@ def run_orphans(session: Session, args: argparse.Namespace) -> Outcome:
 def _orphan_json(book: Book, group: Orphans) -> dict[str, object]:
     index = book.index
     return {
-        "object": words.object_json(index, group.head),
-        "observed": index.snapshot.objects[group.head].ref,
-        "expected": book.expected(group.head),
+        "object": words.object_json(index, group.root),
+        "observed": index.snapshot.objects[group.root].ref,
+        "expected": book.expected(group.root),
         "delayed": group.delayed,
         "used": group.used,
         "causes": [
@@ -70,9 +70,9 @@ def _orphan_json(book: Book, group: Orphans) -> dict[str, object]:
                 "references": words.references(book.index, cause.edges),
                 "text": cause.text,
             }
-            for cause in causes(book, group.head, group.members)
+            for cause in causes(book, group.root, group.members)
         ],
-        "references": words.references(book.index, book.on.get(group.head, ())),
+        "references": words.references(book.index, book.on.get(group.root, ())),
         "members": [words.object_json(index, member) for member in group.members],
     }
 
@@ -89,17 +89,17 @@ def _orphan_lines(book: Book, groups: Sequence[Orphans], every: bool) -> Iterato
     )
     for group in groups:
         look = "note" if group.delayed or group.used else "error"
-        label = render.paint(words.name(index, group.head), look)
-        handle = index.handle(group.head)
+        label = render.paint(words.name(index, group.root), look)
+        handle = index.handle(group.root)
         called = f", {handle} in commands" if handle.endswith(LEAKED) else ""
-        yield f"{label} has {words.state(book, group.head)}{called}"
+        yield f"{label} has {words.state(book, group.root)}{called}"
         if group.used:
-            yield f"    {printable(used_text(book, group.head), 2000)}"
+            yield f"    {printable(used_text(book, group.root), 2000)}"
             continue
-        for cause in causes(book, group.head, group.members):
+        for cause in causes(book, group.root, group.members):
             yield f"    {printable(cause.name)}: {printable(cause.text, 2000)}"
-        yield from words.edge_table(words.edge_rows(book, book.on.get(group.head, ())), 4)
-        others = [member for member in group.members if member != group.head]
+        yield from words.edge_table(words.edge_rows(book, book.on.get(group.root, ())), 4)
+        others = [member for member in group.members if member != group.root]
         if others and not every:
             types = Counter(index.snapshot.objects[member].type for member in others)
             listed = ", ".join(

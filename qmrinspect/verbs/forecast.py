@@ -55,7 +55,7 @@ def run_forecast(session: Session, args: argparse.Namespace) -> Outcome:
         documents = [_of_object(forecaster, address, learned)]
     else:
         groups = orphan_groups(book)
-        documents = [_after(forecaster, group.head, group.members) for group in groups]
+        documents = [_after(forecaster, group.root, group.members) for group in groups]
     lines = document_lines(documents) if documents else ["nothing was unplugged and is still there"]
     return Outcome({**head, "objects": documents}, lines)
 
@@ -69,7 +69,7 @@ def _of_object(
     book, index = forecaster.book, forecaster.book.index
     obj = index.snapshot.objects[address]
     for group in orphan_groups(book):
-        if group.head == address:
+        if group.root == address:
             return _after(forecaster, address, group.members)
     parent = index.path(obj.parent) if obj.parent else ""
     if address not in index.snapshot.devices and parent not in ("/objects", "/chardevs"):

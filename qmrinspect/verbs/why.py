@@ -90,7 +90,7 @@ def _lines(book: Book, address: int, found: Why | None, named: Sequence[Named]) 
         waiting = unplugging_of(index, address)
         if waiting is not None:
             yield unplugging_text(index, waiting)
-        group = next((g for g in orphan_groups(book) if g.head == address), None)
+        group = next((g for g in orphan_groups(book) if g.root == address), None)
         if group is not None and group.used:
             yield used_text(book, address)
         elif address not in index.snapshot.devices:
