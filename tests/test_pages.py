@@ -13,12 +13,15 @@ from browser import MEASURE, chromium
 from make_golden import GOLDEN
 
 from qmrinspect.audit import check
+from qmrinspect.audit.check import told_once
+from qmrinspect.audit.finding import Severity
 from qmrinspect.audit.outcome import BAD
 from qmrinspect.pages import pictures
 from qmrinspect.pages.advice import ADVICE, advice_for
 from qmrinspect.pages.checkpage import check_page
 from qmrinspect.pages.page import page
 from qmrinspect.pages.pictures import reference_graph
+from qmrinspect.report.checks import check_lines
 from qmrinspect.store import load
 
 unit = pytest.mark.unit
@@ -66,6 +69,21 @@ def test_each_leak_is_shown_once() -> None:
     assert sorted(titles) == ["bochs-display", "intel-hda", "qemu-xhci"]
     assert "2 objects in a cycle" in text
     assert "3 findings" in text
+    told = list(check_lines(report))
+    assert told[-1] == "3 errors"
+    assert not [line for line in told if line.startswith("error: cycle")]
+    assert len([line for line in told if line.startswith("    2 objects in a cycle")]) == 1
+
+
+@unit
+def test_what_is_worse_than_the_orphan_is_told_by_itself() -> None:
+    report = check(load(GOLDEN / "stock-7.2-unplugged.jsonl.gz"))
+    milder = [
+        one._replace(severity=Severity.NOTE) if one.kind == "orphan" else one
+        for one in report.findings
+    ]
+    told = told_once(report._replace(findings=milder))
+    assert [one for one, _ in told] == milder and not any(with_it for _, with_it in told)
 
 
 @unit
@@ -161,6 +179,9 @@ def test_a_cause_has_its_meaning_and_its_commit() -> None:
         assert html.escape(advice.meaning, quote=False) in html.unescape(text)
         assert advice.commit and advice.commit in text
     assert advice_for("held-by-link") == ADVICE["held-by"]
+    # What is nobody's fault, and what says no more than that there is something to look at.
+    neutral = {"delayed", "refused", "not-acked", "orphan", "visible-unreferenced", "unreadable"}
+    assert {word for word, advice in ADVICE.items() if not advice.commit} == neutral
     assert all(advice_for(word) for word in ("crash", "hang", "stale", "cycle", "underflow"))
     assert all(advice_for(str(word)) or str(word) in ("leak", "partial-leak") for word in BAD)
 

@@ -24,7 +24,7 @@ from .uses import used_text
 from .views import view_findings
 from .visible import finalized_subregions, visible_unreferenced
 
-__all__ = ["Finding", "Report", "check"]
+__all__ = ["Finding", "Report", "check", "told_once"]
 
 
 class Report(NamedTuple):
@@ -95,6 +95,32 @@ def check(snapshot: Snapshot) -> Report:
     )
 
 
+def told_once(report: Report) -> list[tuple[Finding, list[Finding]]]:
+    """Return the findings for people: each leak once, with what else was found on its objects.
+
+    An orphan has with it the cycle of references that it is in, and what its objects count too
+    much, where these are no worse than itself.
+    """
+    orphans = {f.address: f for f in report.findings if f.kind == "orphan"}
+    groups = orphan_groups(report.book) if orphans else ()
+    home = {
+        member: orphans[group.root]
+        for group in groups
+        if group.root in orphans
+        for member in group.members
+    }
+    worst = list(Severity).index
+    out: dict[int, tuple[Finding, list[Finding]]] = {}
+    for finding in (*orphans.values(), *report.findings):
+        orphan = home.get(finding.address) if finding.kind in ("cycle", "unexplained") else None
+        if orphan is not None and worst(orphan.severity) <= worst(finding.severity):
+            out[id(orphan)][1].append(finding)
+        else:
+            out.setdefault(id(finding), (finding, []))
+    order = {id(finding): n for n, finding in enumerate(report.findings)}
+    return [out[at] for at in sorted(out, key=order.__getitem__)]
+
+
 def _not_judged(book: Book) -> list[NotJudged]:
     unseen = Unseen(book.index)
     out = []
@@ -148,7 +174,8 @@ def _orphans(book: Book, unknown: Collection[int]) -> list[Finding]:
             continue  # it does not balance, which is said once
         label = book.index.label(group.root)
         found = causes(book, group.root, group.members)
-        reasons = "; ".join(cause.text for cause in found) or "nothing is known to hold it"
+        texts = (cause.text.removeprefix(f"{label}: ") for cause in found)
+        reasons = "; ".join(texts) or "nothing is known to hold it"
         others = len(group.members) - 1
         with_it = f", {plural(others, 'object')} with it" if others else ""
         text = f"{label} is alive and not in the QOM tree{with_it}: {reasons}"

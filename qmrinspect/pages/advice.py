@@ -80,24 +80,30 @@ ADVICE = {
     "grows-in-tree": Advice(
         "Every cycle adds an object that stays in the QOM tree with all its references in order: "
         "nothing is wrong with one of them, and they become more without end.",
-        "Unrealize calls object_unparent() for what realize made, or realize makes it a child of "
-        "the device.",
+        "Unrealize, and the error path of realize, call object_unparent() for what realize made, "
+        "as vhost-user does now for the region of a notifier; or realize makes it a child of the "
+        "device.",
+        "1f89d3b91e",
     ),
     "unreachable-memory": Advice(
         "A block of memory that is no object was left behind, and nothing points to it any more.",
-        "The end of the device frees what its beginning allocated, also on the error path.",
+        "The end of the device frees what its beginning allocated, also on the error path, as "
+        "virtio-9p now deletes its queue.",
+        "9580d60e66",
     ),
     "growing-memory": Advice(
         "Blocks of memory that are no objects become more with every cycle.",
         "The end of the device frees what its beginning allocated, or takes it off the list that "
-        "keeps it.",
+        "keeps it, also on the error path, as VFIO devices now leave their group's list.",
+        "2b43b2995b",
     ),
     "stale": Advice(
         "The device is gone, or out of the tree, and something live would still call into it or "
         "read it: a reset handler, a timer, a bottom half, a file descriptor's handler.",
         "Unrealize unregisters what realize registered, with the same opaque pointer: "
         "qemu_unregister_reset(), timer_del(), qemu_bh_delete(), "
-        "qemu_del_vm_change_state_handler().",
+        "qemu_del_vm_change_state_handler(); virtio-gpu, say, now deletes its bottom halves.",
+        "957d77863e",
     ),
     "delayed": Advice(
         "What still holds the object ends by itself: RCU's grace period, or a flat view until it "
@@ -114,7 +120,9 @@ ADVICE = {
     "hang": Advice(
         "QEMU did not answer its monitor in time; the backtrace shows what its threads wait for.",
         "Mostly a wait under the big lock for something that needs the lock, or for a peer that "
-        "is silent.",
+        "is silent; device_add, say, waited for an RCU reader that never left, and now makes it "
+        "leave.",
+        "dd47a8f654",
     ),
     "refused": Advice(
         "QEMU refused to plug or unplug the device; its message says why.",
@@ -130,20 +138,28 @@ ADVICE = {
     ),
     "cycle": Advice(
         "The objects hold each other, and nothing else holds them.",
-        "One of the references is dropped when the device is unrealized, or is not counted.",
+        "One of the references is dropped when the device is unrealized, as xHCI controllers now "
+        "clear the link to their host, or is not counted.",
+        "054ef33f674c",
     ),
     "unexplained": Advice(
         "The object counts more references than there are fields that hold it.",
-        "Search who takes one and does not drop it: qmr trace names the lines.",
+        "Search who takes one and does not drop it (qmr trace names the lines), and give it the "
+        "missing counterpart.",
+        "d1c9061b97",
     ),
     "underflow": Advice(
         "More fields hold the object than it counts: somebody dropped a reference that was not "
         "theirs, and when the last count goes the fields point to freed memory.",
-        "The second object_unref() goes, or the field takes a reference of its own.",
+        "The second object_unref() goes, as in migration to a file, where g_autoptr() dropped the "
+        "same reference once more; or the field takes a reference of its own.",
+        "84ac6fa12d",
     ),
     "dangling": Advice(
         "A counted pointer leads to something that is no live object.",
-        "The field is cleared where its reference is dropped, or takes a reference of its own.",
+        "The field is cleared where its reference is dropped, or takes a reference of its own, as "
+        "the bottom half of a migration now does.",
+        "27eb8499ed",
     ),
     "visible-unreferenced": Advice(
         "The guest can reach a region whose owner is not referenced for it: an access after the "

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from .. import __version__
 from ..audit.cause import causes, way_back
-from ..audit.check import Report
+from ..audit.check import Report, told_once
 from ..audit.finding import Finding
 from ..audit.forecast import Forecaster, all_policies
 from ..audit.graph import Orphans, orphan_groups
@@ -21,6 +21,7 @@ from ..ledger import Edge
 from ..ledger.documents import edge_json
 from ..masking import masked
 from ..report import render
+from ..report.checks import more_texts
 from ..text import printable
 from .forecasts import Section, forecast_section
 from .groups import Group, Shown, grouped, shape_of
@@ -53,18 +54,8 @@ def check_page(report: Report) -> str:
 def check_findings(report: Report) -> list[Group]:
     """Return the findings by cause: each leak once, not as orphan and as cycle."""
     by_root = {group.root: group for group in orphan_groups(report.book)}
-    home = {member: group.root for group in by_root.values() for member in group.members}
-    told = {finding.address for finding in report.findings if finding.kind == "orphan"}
-    absorbed: dict[int, list[Finding]] = {}
-    rest = []
-    for finding in report.findings:
-        head = home.get(finding.address)
-        if finding.kind in ("cycle", "unexplained") and head in told:
-            absorbed.setdefault(head or 0, []).append(finding)
-        else:
-            rest.append(finding)
     return grouped(
-        _shown(report, one, by_root.get(one.address), absorbed.get(one.address, ())) for one in rest
+        _shown(report, one, by_root.get(one.address), with_it) for one, with_it in told_once(report)
     )
 
 
@@ -77,9 +68,7 @@ def _shown(
     found = causes(book, orphan.root, orphan.members) if orphan is not None else []
     obj = index.snapshot.objects.get(finding.address)
     name = printable(index.label(finding.address)) if obj else f"<{finding.address:#x}>"
-    # That it holds itself is said already; a cycle of several is more.
-    more = [one.text for one in with_it if one.kind != "cycle" or not one.text.startswith("1 ")]
-    sentences = [finding.text, *(text for text in more if text not in finding.text)]
+    sentences = [finding.text, *more_texts(finding, with_it)]
     sentences.append(f"observed {finding.observed}, expected {finding.expected}")
     left: LeftJson = {
         "address": hex(finding.address),

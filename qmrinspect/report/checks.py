@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ..audit import Report
-from ..audit.check import Finding
+from ..audit.check import Finding, told_once
 from ..audit.finding import Severity
 from ..ledger import RULES, Book
 from ..snapshot import Snapshot
@@ -17,7 +17,7 @@ from . import render, words
 from .policies import policy_json, policy_text
 from .render import Row
 
-__all__ = ["check_lines", "report_json", "unsearched_json"]
+__all__ = ["check_lines", "more_texts", "report_json", "unsearched_json"]
 
 _SEVERITIES = tuple(Severity)
 # So many rows of evidence are shown under a finding; qmr refs shows all.
@@ -97,10 +97,11 @@ def check_lines(report: Report) -> Iterator[str]:
         f"{report.by_rule} by rule; {verdict}"
     )
     yield policy_text(report.verdict)
+    told = told_once(report)
     for severity in _SEVERITIES:
-        for finding in report.findings:
+        for finding, with_it in told:
             if finding.severity == severity:
-                yield from _finding_lines(book, finding)
+                yield from _finding_lines(book, finding, with_it)
     if report.rules:
         yield "granted by a rule (QEMU's source says so, the holder is not visible here):"
         rows = [
@@ -112,7 +113,7 @@ def check_lines(report: Report) -> Iterator[str]:
         yield f"not known: {row.what}: {printable(row.why)}"
     yield from _unseen_lines(report)
     yield render.paint(_cost(snapshot), "dim")
-    counts = Counter(finding.severity for finding in report.findings)
+    counts = Counter(finding.severity for finding, _ in told)
     if not counts:
         yield render.paint("nothing found", "good")
     else:
@@ -137,7 +138,14 @@ def _unseen_lines(report: Report) -> Iterator[str]:
         yield f"not judged: {len(report.not_judged) - _EVIDENCE_MAX} more objects"
 
 
-def _finding_lines(book: Book, finding: Finding) -> Iterator[str]:
+def more_texts(finding: Finding, with_it: Iterable[Finding]) -> list[str]:
+    """Return what findings on the objects of an orphan say that its own sentence does not."""
+    # That it holds itself is said already; a cycle of several is more.
+    more = [one.text for one in with_it if one.kind != "cycle" or not one.text.startswith("1 ")]
+    return [text for text in more if text not in finding.text]
+
+
+def _finding_lines(book: Book, finding: Finding, with_it: Iterable[Finding]) -> Iterator[str]:
     tag = render.paint(f"{finding.severity}: {finding.kind}:", finding.severity)
     yield f"{tag} {printable(finding.text, 2000)}"
     rows = words.edge_rows(book, finding.references)
@@ -145,6 +153,8 @@ def _finding_lines(book: Book, finding: Finding) -> Iterator[str]:
     if len(rows) > _EVIDENCE_MAX:
         handle = book.index.handle(finding.address)
         yield f"    and {len(rows) - _EVIDENCE_MAX} more: qmr refs {handle}"
+    for text in more_texts(finding, with_it):
+        yield f"    {printable(text, 2000)}"
 
 
 def _cost(snapshot: Snapshot) -> str:
