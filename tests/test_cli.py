@@ -183,10 +183,13 @@ def test_an_idle_machine_has_no_orphans_and_no_lost_cycle(qmr: Qmr, stock_vm: Vm
     groups = [{obj["path"] for obj in cycle["objects"]} for cycle in own]
     # The strong link that makes qemu-xhci leak is seen before anything is unplugged.
     assert {"/machine/peripheral/xhci0", "/machine/peripheral/xhci0/xhci-core"} in groups
-    # Whether unrealize breaks a cycle is known of what leaked elsewhere, and not said of others.
+    # Whether unrealize breaks a cycle is known of what was hunted under this policy.
     unplug = {obj["path"]: cycle["unplug"] for cycle in own for obj in cycle["objects"]}
     assert unplug["/machine/peripheral/xhci0"] == "keeps"
-    assert unplug["/machine/peripheral/nic0"] == "open"
+    assert unplug["/machine/peripheral/nic0"] == "breaks"
+    said = " ".join(qmr("stock", "cycles").out.split())
+    keeps, _, breaks = said.partition("that unplugging breaks")
+    assert "xhci0" in keeps and "nic0" not in keeps and "nic0 (virtio-net-pci)" in breaks
 
 
 def test_graph_is_dot_with_the_cycle(qmr: Qmr, stock_vm: Vm) -> None:

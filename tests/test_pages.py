@@ -22,6 +22,8 @@ from qmrinspect.pages.checkpage import check_page
 from qmrinspect.pages.page import page
 from qmrinspect.pages.pictures import reference_graph
 from qmrinspect.report.checks import check_lines
+from qmrinspect.report.dot import reference_dot
+from qmrinspect.report.words import reference_table
 from qmrinspect.store import load
 
 unit = pytest.mark.unit
@@ -221,6 +223,18 @@ HELD = {
 }
 
 
+def test_a_picture_of_a_leak_names_its_container_and_regions() -> None:
+    book = check(load(GOLDEN / "stock-7.2-unplugged.jsonl.gz")).book
+    xhci = next(a for a, o in book.index.snapshot.objects.items() if o.type == "base-xhci")
+    dot = "\n".join(reference_dot(book, xhci, book.on[xhci]))
+    assert r"container \"xhci\" has \"capabilities\"" in dot
+    assert all(rf"\"usb{kind} port #{n}\"" in dot for kind in (2, 3) for n in (1, 2, 3, 4))
+    # And so does the table.
+    table = "\n".join(reference_table(book, book.on[xhci]))
+    assert '"usb2 port #4"' in table and " more" not in table + dot
+
+
+@unit
 def test_a_picture_has_both_ways_and_says_what_it_leaves_out() -> None:
     laid = reference_graph(HELD)
     assert "<rect" in laid and "xmlns" in laid

@@ -16,9 +16,13 @@ from ..ledger import RULES, Book, Edge
 from ..text import printable
 from .graph import TRANSIENT, forgotten, source
 
-__all__ = ["Cause", "causes", "descends", "describe", "unheld", "way_back"]
+__all__ = ["CYCLIC", "Cause", "causes", "descends", "describe", "unheld", "way_back"]
 
 _DEPTH_MAX = 64
+
+
+#: The causes that are cycles: the device, or a part of it, holds itself.
+CYCLIC = frozenset(("same-owner-subregions", "address-space-root", "link-cycle", "reference-cycle"))
 
 
 class Cause(NamedTuple):

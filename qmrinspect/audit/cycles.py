@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..index import Index
 from ..ledger import Book, Edge
 from .graph import TRANSIENT, adjacency, components, reachable, roots, source
-from .known import known_trouble
+from .known import breaks_its_cycles
 
 __all__ = ["Cycle", "fate", "find_cycles"]
 
@@ -62,9 +62,9 @@ def find_cycles(book: Book) -> list[Cycle]:
 def fate(book: Book, cycle: Cycle) -> str:
     """Return what an unplug makes of a cycle.
 
-    ``lost``: it did not break it; ``keeps``: devices of the type are known to leak under this
-    policy; ``breaks``: unparenting does; ``open``: the device's own unrealize has to, which no
-    reading shows; ``never``: what is in it is never unplugged.
+    ``lost``: it did not break it; ``breaks``: unparenting does, or the device's own unrealize,
+    as hunts under this policy saw of its type; ``keeps``: they saw that it does not; ``open``:
+    none was hunted, and no reading shows it; ``never``: what is in it is never unplugged.
     """
     if cycle.lost:
         return "lost"
@@ -75,7 +75,8 @@ def fate(book: Book, cycle: Cycle) -> str:
     if not devices:
         return "never"
     types = (index.snapshot.objects[device].type for device in devices)
-    return "keeps" if any(known_trouble(kind, book.policy.name) for kind in types) else "open"
+    broken = {breaks_its_cycles(kind, book.policy.name) for kind in types}
+    return "keeps" if False in broken else "open" if None in broken else "breaks"
 
 
 def _plugged(index: Index, address: int) -> int:

@@ -1,40 +1,30 @@
-"""Devices that are known to leak
-------------------------------
+"""What hunts found of a device type
+---------------------------------
 
-What hunts on released QEMUs (7.2 to 11.1) found.  Nobody asks here what a device does: it is for
-a word of warning before one is plugged into a VM that somebody uses.
+``known.json`` is made by ``tools/make_known.py`` from whole hunts, and names them.  Nobody asks
+here what a device does: it is for a word of warning before one is plugged into a VM that
+somebody uses, and for what no reading of a plugged device shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import json
+from pathlib import Path
 
-__all__ = ["known_trouble"]
+from .cause import CYCLIC
 
-#: The cause that a QEMU's policy may rule out; see docs/policies.md.
-SAME_OWNER = "same-owner-subregions"
-#: Policies under which a region of the same owner keeps nobody alive.
+__all__ = ["CPUS", "DATA", "breaks_its_cycles", "known_trouble"]
+
+#: The file, and the name in it that stands for all CPU models.
+DATA = Path(__file__).with_name("known.json")
+CPUS = "*-cpu"
+
+# The cause that a policy may rule out, and those under which a region of the same owner keeps
+# nobody alive; see docs/policies.md.
+_SAME_OWNER = "same-owner-subregions"
 _HARMLESS = frozenset(("owner-shared", "subregion-ref", "no-ref"))
-
-_LEAKS: Mapping[str, tuple[str, ...]] = {
-    "bochs-display": (SAME_OWNER,),
-    "cxl-downstream": (SAME_OWNER,),
-    "cxl-type3": (SAME_OWNER,),
-    "cxl-upstream": (SAME_OWNER,),
-    "i82801b11-bridge": ("foreign-container",),
-    "ich9-intel-hda": (SAME_OWNER,),
-    "intel-hda": (SAME_OWNER,),
-    "nec-usb-xhci": ("link-cycle", SAME_OWNER),
-    "qemu-xhci": ("link-cycle", SAME_OWNER),
-    "qxl": ("held-by-link",),
-    "ich9-ahci": ("unbalanced",),
-    "piix3-usb-uhci": ("unbalanced",),
-    "piix4-usb-uhci": ("unbalanced",),
-    "sdhci-pci": ("unbalanced",),
-    "x-pci-proxy-dev": ("unbalanced",),
-}
-_CPU = (SAME_OWNER, "address-space-root")
-_CRASHES = frozenset(("rocker", "object:colo-compare", "object:x-remote-object"))
+_NEAREST = {"strict": "owner-ref", "subregion-ref": "owner-shared", "no-ref": "owner-shared"}
 
 
 def known_trouble(driver: str, policy: str) -> str:
@@ -42,7 +32,29 @@ def known_trouble(driver: str, policy: str) -> str:
 
     :param policy: that the QEMU follows.
     """
-    if driver in _CRASHES:
-        return "crash"
-    causes = _CPU if driver.endswith("-cpu") else _LEAKS.get(driver, ())
-    return ", ".join(c for c in causes if c != SAME_OWNER or policy not in _HARMLESS)
+    return ", ".join(_found(policy).get(_name(driver), ()))
+
+
+def breaks_its_cycles(driver: str, policy: str) -> bool | None:
+    """Whether unplugging breaks the cycles of a device, None where none was hunted."""
+    causes = _found(policy).get(_name(driver))
+    if causes is None or "crash" in causes:
+        return None
+    return not set(causes) & CYCLIC
+
+
+def _name(driver: str) -> str:
+    return CPUS if driver.endswith("-cpu") else driver
+
+
+@functools.cache
+def _found(policy: str) -> dict[str, tuple[str, ...]]:
+    """Return the device types that were hunted, each with what came of it."""
+    found = json.loads(DATA.read_text(encoding="utf-8"))["found"]
+    out = {}
+    for key, names in found.get(policy, found.get(_NEAREST.get(policy, ""), {})).items():
+        causes = [c for c in key.split(", ") if c]
+        if policy in _HARMLESS:
+            causes = [c for c in causes if c != _SAME_OWNER]
+        out.update(dict.fromkeys(names.split(), tuple(causes)))
+    return out

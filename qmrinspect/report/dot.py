@@ -33,6 +33,8 @@ _LOOKS = {
     "initial": 'color="#555555" style=bold',
 }
 _FIELDS_SHOWN = 6
+# Of the names in one field so many are told, and so many in a line.
+_NAMES_SHOWN, _NAMES_A_LINE = 24, 3
 _TRANSIENT_LOOK = 'color="#999999" style=dotted'
 
 
@@ -121,17 +123,25 @@ def reference_dot(book: Book, address: int, edges: Sequence[Edge]) -> Iterator[s
 def _edge_label(book: Book, kind: str, edges: Sequence[Edge]) -> str:
     """Return the kind, and the fields: of subregions, the container and the regions in it."""
     lines = [kind + (f" x{len(edges)}" if len(edges) > 1 else "")]
-    groups = words.grouped(book, edges)
+    groups = words.grouped(book, edges, _NAMES_SHOWN)
     for group in groups[:_FIELDS_SHOWN]:
         container = book.index.snapshot.regions.get(group.address)
         field = group.field
         if kind == "subregion" and container is not None:
             regions = field.partition(" ")[2]
             field = f'container "{printable(container.name)}" has {regions}'
-        lines.append(field)
+        lines += _in_lines(field)
     if len(groups) > _FIELDS_SHOWN:
         lines.append(f"and {len(groups) - _FIELDS_SHOWN} more")
     return "\n".join(lines)
+
+
+def _in_lines(field: str) -> Iterator[str]:
+    """Break a field with many names behind some of them."""
+    names = field.split('", "')
+    for at in range(0, len(names), _NAMES_A_LINE):
+        lead, end = '"' if at else "", '",' if at + _NAMES_A_LINE < len(names) else ""
+        yield lead + '", "'.join(names[at : at + _NAMES_A_LINE]) + end
 
 
 def _ring(book: Book, address: int, edges: Sequence[Edge]) -> set[int]:

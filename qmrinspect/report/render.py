@@ -262,7 +262,7 @@ def _wrapped(text: str, width: int) -> list[str]:
         while len(lines[-1]) + len(part) > width:
             at = width - len(lines[-1])
             dash = max(part.rfind("-", len(lead) + 1, at), part.rfind("_", len(lead) + 1, at)) + 1
-            at = dash if dash > at // 2 else at
+            at = dash if dash > at // 4 else at
             lines[-1] += part[:at]
             lines.append("")
             part = lead + part[at:]

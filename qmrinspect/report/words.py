@@ -44,6 +44,8 @@ __all__ = [
 # A name or number inside a field, which many references of one kind differ in.
 _PART = re.compile(r'\[\d+\]|"(?:[^"]*)"')
 _PARTS_SHOWN = 6
+# However many are told, a field has no more characters.
+_FIELD_MAX = 8000
 
 
 def hex_text(address: int) -> str:
@@ -171,8 +173,11 @@ class Group(NamedTuple):
     address: int
 
 
-def grouped(book: Book, edges: Iterable[Edge]) -> list[Group]:
-    """Put references together that people read as one."""
+def grouped(book: Book, edges: Iterable[Edge], most: int = _PARTS_SHOWN) -> list[Group]:
+    """Put references together that people read as one.
+
+    :param most: of the names or numbers that differ, so many are told; 0 tells all.
+    """
     groups: dict[tuple[str, int, str], list[Edge]] = {}
     for edge in edges:
         pattern = _PART.sub("\0", edge.field, count=1)
@@ -182,28 +187,28 @@ def grouped(book: Book, edges: Iterable[Edge]) -> list[Group]:
             kind,
             len(same),
             holder_text(book, same[0]),
-            _fields(pattern, same),
+            _fields(pattern, same, most or len(same)),
             holder,
         )
         for (kind, holder, pattern), same in groups.items()
     ]
 
 
-def _fields(pattern: str, edges: Sequence[Edge]) -> str:
+def _fields(pattern: str, edges: Sequence[Edge], most: int) -> str:
     parts = [m.group(0) for m in (_PART.search(edge.field) for edge in edges) if m]
     if not parts:
         return printable(pattern)
-    more = f" and {len(parts) - _PARTS_SHOWN} more" if len(parts) > _PARTS_SHOWN else ""
-    shown = parts[:_PARTS_SHOWN]
+    more = f" and {len(parts) - most} more" if len(parts) > most else ""
+    shown = parts[:most]
     if shown[0].startswith("["):
         text = "[" + ", ".join(part[1:-1] for part in shown) + more + "]"
     else:
         text = ", ".join(shown) + more
-    return printable(pattern.replace("\0", text))
+    return printable(pattern.replace("\0", text), _FIELD_MAX)
 
 
-def edge_rows(book: Book, edges: Iterable[Edge]) -> list[Row]:
-    """Return the rows of a table of references."""
+def edge_rows(book: Book, edges: Iterable[Edge], most: int = _PARTS_SHOWN) -> list[Row]:
+    """Return the rows of a table of references; see :func:`grouped` for ``most``."""
     return [
         Row(
             (
@@ -215,7 +220,7 @@ def edge_rows(book: Book, edges: Iterable[Edge]) -> list[Row]:
             ),
             "dim" if group.kind in TRANSIENT else "",
         )
-        for group in grouped(book, edges)
+        for group in grouped(book, edges, most)
     ]
 
 
@@ -230,7 +235,7 @@ def reference_table(book: Book, edges: Sequence[Edge], indent: int = 2) -> Itera
     """Yield references as a table; those granted by a rule come apart, with their reason."""
     named = [edge for edge in edges if not edge.rule]
     head = ("kind", "count", "holder", "field", "address")
-    yield from edge_table(edge_rows(book, named), indent, head)
+    yield from edge_table(edge_rows(book, named, 0), indent, head)
     for edge in edges:
         if edge.rule:
             rule = RULES[edge.rule]

@@ -53,6 +53,10 @@ _TITLES = {
         "that unplugging does not break: devices of the type leaked in hunts under this policy",
         "warning",
     ),
+    "breaks": (
+        "that unplugging breaks: the device's own unrealize did in hunts under this policy",
+        "",
+    ),
     "open": (
         "that the device's own unrealize has to break: whether it does, qmr hunt finds out",
         "note",

@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""Write qmrinspect/audit/known.json, what hunts on QEMUs found, from what they printed.
+
+qmr hunt --json --qemu QEMU --machine MACHINE >FILE      for each QEMU
+tools/make_known.py FILE...
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from qmrinspect.audit.known import CPUS, DATA  # noqa: E402
+
+# What ends the device, whatever else it left.
+_GONE = ("clean", "delayed", "stale")
+_TROUBLE = ("leak", "partial-leak")
+
+
+def known(hunts: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return, by policy, the device types by what came of them, and what was hunted.
+
+    A type that did well on one QEMU and not on another counts as what is worse.
+    """
+    found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    hunted = []
+    for rows in hunts:
+        policy = next(row["policy"] for row in rows if row.get("policy"))
+        first = next(row for row in rows if row.get("policy") and row["device"] != "summary")
+        judged = 0
+        for row in rows:
+            words = _words(row)
+            if words is not None:
+                judged += 1
+                name = CPUS if row["device"].endswith("-cpu") else row["device"]
+                found[policy][name].update(words)
+        version = first["qemu_version"].split()[0]
+        hunted.append([version, first["machine"], policy, judged])
+    return {
+        "hunts": sorted(hunted),
+        "found": {policy: _by_cause(types) for policy, types in sorted(found.items())},
+    }
+
+
+def _words(row: Mapping[str, Any]) -> Iterable[str] | None:
+    """Return what came of a device: its causes, a crash, nothing bad; None: it was not judged."""
+    outcome = row.get("outcome")
+    if outcome in _GONE:
+        return ()
+    if outcome == "crash":
+        return ("crash",)
+    return row["causes"] if outcome in _TROUBLE else None
+
+
+def _by_cause(types: Mapping[str, set[str]]) -> dict[str, str]:
+    out = defaultdict(list)
+    for name, words in sorted(types.items()):
+        key = "crash" if "crash" in words else ", ".join(sorted(words))
+        out[key].append(name)
+    return {key: " ".join(names) for key, names in sorted(out.items())}
+
+
+def main() -> int:
+    hunts = []
+    for name in sys.argv[1:]:
+        rows = [json.loads(line) for line in Path(name).read_text().splitlines()]
+        hunts.append([row for row in rows if "device" in row])
+    if not hunts:
+        print(__doc__, file=sys.stderr)
+        return 2
+    DATA.write_text(json.dumps(known(hunts), indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
