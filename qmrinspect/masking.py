@@ -30,7 +30,24 @@ _IN_LINE = re.compile(r"(?<![\w.-])([\w.-]+)=(\"(?:\\.|[^\"\\])*\"|'[^']*'|(?:,,
 _IN_WORD = re.compile(r"(?<![\w.-])([\w.-]+)=((?:,,|[^,])+)")
 # A whole word in quotes: 'data=two words'.
 _IN_QUOTES = re.compile(r"(['\"])([\w.-]+)=((?:(?!\1).)*)\1")
-_JSON = re.compile(r"(\"([\w.-]+)\"\s*:\s*)\"(?:\\.|[^\"\\])*\"")
+# A member of JSON, in the quotes that QEMU takes, or of JSON in a string of JSON.
+_JSON = re.compile(
+    r"((?P<quote>(?<!\\)\\{0,15}[\"'])(?P<name>[\w.-]+)(?P=quote)\s*:\s*)"
+    r"(?P<open>\\{0,15})(?P<mark>[\"'])"
+    r"(?P<value>(?:(?!(?P=open)(?P=mark))(?:\\.|[^\\]))*)(?P=open)(?P=mark)",
+    re.S,
+)
+# A pair inside one value, as in rbd:pool/image:id=me:key=...
+_IN_VALUE = re.compile(rf"(:(?:[\w.-]*[-_.])?{_NAME}=)[^:,\s'\"]+", re.I)
+# Of {"property": "password", "value": ...}, the name stands in another member.
+_SET_BY_NAME = re.compile(
+    rf"\bproperty(?:=|[\"']\s*:\s*[\"'])(?:[^\s\"']*[-_.])?(?:{_NAME}|data)\b", re.I
+)
+_SET_TO = re.compile(
+    r"(\bvalue(?:=|[\"']\s*:\s*))(\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|[^\s,}]+)"
+)
+# All that follows is this command's own, spaces as well.
+_OBJECT_ADD = re.compile(r"\bobject_add\s+(?=[^\s])")
 _URLS = (
     re.compile(r"([a-z][a-z0-9+.-]{0,30}://[^/\s:@'\"]*:)[^@\s'\"]+(?=@)", re.I),
     re.compile(r"(iscsi://[^/\s:@%'\"]*%)[^@\s'\"]+(?=@)", re.I),
@@ -50,7 +67,14 @@ _COMMANDS = tuple(
 
 def masked(line: str) -> str:
     """Return a line that somebody typed, or that was printed, without its secrets."""
-    return _masked(line, _IN_LINE)
+    found = _OBJECT_ADD.search(line)
+    if found is None:
+        return _masked(line, _IN_LINE)
+    # What follows it may be quoted as a whole, or be part of a message.
+    rest = re.match(r"(?:[^\"'\n]|(?<==)[\"'])*", line[found.end() :])
+    end = found.end() + (rest.end() if rest else 0)
+    own = _masked(line[found.start() : end], _IN_WORD)
+    return _masked(line[: found.start()] + own + line[end:], _IN_LINE)
 
 
 def masked_words(words: Sequence[str]) -> list[str]:
@@ -72,16 +96,25 @@ def _masked(text: str, assignment: re.Pattern[str]) -> str:
         return f"{found[1]}={_value(found[1], found[2], data)}"
 
     def member(found: re.Match[str]) -> str:
-        return f'{found[1]}"{MASK}"' if _is_secret(found[2], data) else found[0]
+        # What is no secret may be JSON in a string.
+        value = MASK if _is_secret(found["name"], data) else _JSON.sub(member, found["value"])
+        mark = found["open"] + found["mark"]
+        return f"{found[1]}{mark}{value}{mark}"
 
     text = _JSON.sub(member, text)
     text = assignment.sub(assigned, _IN_QUOTES.sub(quoted, text))
-    # Of "property=password value=...", the name stands in another word.
-    if re.search(rf"\bproperty=(?:\S*[-_.])?(?:{_NAME}|data)\b", text):
-        text = re.sub(r"\b(value=)(\"[^\"]*\"|'[^']*'|\S+)", rf"\1{MASK}", text)
+    text = _IN_VALUE.sub(rf"\1{MASK}", text)
+    if _SET_BY_NAME.search(text):
+        text = _SET_TO.sub(lambda found: found[1] + _like(found[2]), text)
     for command in _COMMANDS:
         text = command.sub(rf"\1{MASK}", text)
     return text
+
+
+def _like(value: str) -> str:
+    """Return the mask in the quotes of a value."""
+    mark = value[0] if value[0] in "\"'" else ""
+    return f"{mark}{MASK}{mark}"
 
 
 def _value(name: str, value: str, data: bool) -> str:

@@ -208,7 +208,7 @@ def load(path: str | Path) -> Snapshot:
         with _reading(path) as file:
             return _parse(file, path)
     except FileNotFoundError:
-        raise TargetError(f"there is no snapshot {path}", "qmr save FILE makes one") from None
+        raise TargetError(f"there is no snapshot {path}", "qmr NAME save FILE makes one") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise TargetError(f"{path} cannot be read: {error}") from None
 
@@ -227,7 +227,7 @@ def _parse(file: IO[str], path: Path) -> Snapshot:
             if number == 1:
                 if data.get("format") != FORMAT:
                     raise TargetError(
-                        f"{path} is not a qmr snapshot ({FORMAT})", "qmr save FILE makes one"
+                        f"{path} is not a qmr snapshot ({FORMAT})", "qmr NAME save FILE makes one"
                     )
                 fields["target"] = _build(TargetInfo, data["target"])
                 fields["capture"] = _build(Capture, data["capture"])

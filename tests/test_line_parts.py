@@ -146,6 +146,14 @@ def test_a_progress_line_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
         "qom-set /objects/s0 data hunter2",
         "plug usb-u2f user=hunter1 key=hunter2",
         'human-monitor-command command-line="set_password vnc hunter2"',
+        "{'execute': 'object-add', 'arguments': {'qom-type': 'secret', 'data': 'hunter2'}}",
+        r'blockdev-add {"file": "json:{\"driver\":\"https\",\"password\": \"hunter2\"}"}',
+        "object_add secret,id=s0,data=two hunter2",
+        'hmp "object_add secret,id=s0,data=two hunter2"',
+        '{"command-line": "object_add secret,id=s0,data=two hunter2"}',
+        "drive_add 0 if=none,file=rbd:pool/image:id=me:key=hunter2",
+        'qom-set {"path": "/objects/s0", "property": "data", "value": "hunter2"}',
+        """qom-set {'path': '/objects/s0', 'property': 'tls-password', 'value': 'hunter2'}""",
     ],
 )
 def test_a_line_keeps_no_secret(line: str) -> None:
@@ -165,6 +173,9 @@ def test_a_line_keeps_no_secret(line: str) -> None:
         "hmp info mtree -f",
         "-vnc :1,password=on",
         "netdev_add user,id=n0,hostfwd=tcp::2222-:22",
+        "object_add rng-random,id=rng0,filename=/dev/urandom",
+        """qom-set {"path": "/machine/x", "property": "realized", "value": "true"}""",
+        'object_add secret,id=s0,file="/run/two words" | head',
     ],
 )
 def test_what_is_no_secret_stays(line: str) -> None:

@@ -266,7 +266,9 @@ def typed(monitor: Monitor, command: str, words: Sequence[str]) -> dict[str, Any
         near = difflib.get_close_matches(command, schema.commands, 3, 0.5)
         raise UsageError(
             f"the QMP command {printable(command)} has not been found",
-            "did you mean " + " or ".join(near) + "?" if near else "qmp query-commands lists them",
+            "did you mean " + " or ".join(near) + "?"
+            if near
+            else "qmr qmp query-commands lists them",
         )
 
     def properties(kind: str) -> Mapping[str, Property]:

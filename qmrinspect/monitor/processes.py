@@ -76,7 +76,9 @@ def find_by_name(name: str) -> int:
         )
     names = [process.name for process in here]
     near = difflib.get_close_matches(name, names, 3, 0.5)
-    if near:
+    if os.path.exists(name):
+        hint = "a file is read by --core FILE or --snapshot FILE; a target is what qmr ps shows"
+    elif near:
         hint = "did you mean " + " or ".join(near) + "?"
     elif names:
         hint = "these run: " + ", ".join(names)

@@ -35,7 +35,7 @@ def check_options(args: argparse.Namespace) -> None:
     """
     if not args.driver:
         raise UsageError(
-            "on a VM that runs, name the devices to hunt", "qmr TARGET hunt virtio-net-pci"
+            "on a VM that runs, name the devices to hunt", "virtio-net-pci, say, or 'virtio-*'"
         )
     for name in _OF_OWN_VMS:
         if getattr(args, name, None):
