@@ -163,12 +163,20 @@ def _in_colour(vm: Vm, tmp_path: Path) -> None:
     )
     try:
         child.expect_exact("(gdb) ")
+        # The first reading takes long, and says so in a line that gives way.
+        assert "\r\033[Kreading QEMU's memory\r\033[K" in child.before
         for switch, shown in (("on", "\033[32mnothing found"), ("off", "\nnothing found")):
             child.sendline(f"set style enabled {switch}")
             child.expect_exact("(gdb) ")
             child.sendline("qmr check")
             child.expect_exact(shown)
             child.expect_exact("(gdb) ")
+        child.sendline("qmr hunt usb-tablet virtio-rng-pci")
+        for progress in ("\r\033[K0 of 2: usb-tablet", "\r\033[K1 of 2: virtio-rng-pci"):
+            child.expect_exact(progress)
+        child.expect_exact("\r\033[K")
+        child.expect_exact("2 clean")
+        child.expect_exact("(gdb) ")
     finally:
         child.close(force=True)
 

@@ -17,6 +17,8 @@ import pytest
 from conftest import Qmr, Ran
 from terminal import Terminal
 
+from qmrinspect.fronts.shell.cli import main
+from qmrinspect.hotplug.acknowledge import Acknowledged
 from qmrinspect.hotplug.vm import Vm
 
 pytestmark = pytest.mark.timeout(240)
@@ -216,6 +218,21 @@ def test_a_hunt_that_was_only_refused_ends_with_2(qmr: Qmr) -> None:
     ran = qmr("hunt", "vfio-pci", "--json")
     assert ran.code == 2 and "refused" in ran.err
     assert json.loads(ran.out.splitlines()[0])["outcome"] == "refused"
+
+
+def test_an_unplug_that_nobody_acknowledges_ends_with_2(
+    qmr: Qmr, fresh_vm: Vm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The VM does not run, and qmr does not act in the guest's place: the device stays plugged.
+    monkeypatch.setattr(
+        "qmrinspect.hotplug.unplug.acknowledge", lambda *_: Acknowledged("nobody", 0)
+    )
+    assert main([str(fresh_vm.pid), "unplug", "nic0"]) == 2
+    assert "nic0 (virtio-net-pci): not-acked" in capsys.readouterr().out
+    assert main([str(fresh_vm.pid), "unplug", "nic0", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["outcome"] == "not-acked"
+    monkeypatch.undo()
+    assert qmr(fresh_vm.pid, "unplug", "nic0").code == 0
 
 
 # A hunt on somebody's VM -------------------------------------------------------------
