@@ -213,30 +213,65 @@ def test_the_page_on_ci_has_the_workflow() -> None:
     assert (ROOT / "examples" / "ci" / "expect.json").read_text() in text
 
 
-def test_the_workflow_hunts_and_reports(tmp_path: Path) -> None:
+#: What stands for programs of the runner: root's packages are those that are known to apt, and pipx
+#: installs into a directory of the test, without the packages that qmr needs, which are here.
+_STUBS = {
+    "sudo": 'exec "$@"',
+    "apt-get": """
+        for word; do
+            case $word in update | install | --yes) ;; *) apt-cache show "$word" >/dev/null;; esac
+        done
+        echo "$1" >>../apt-get.log""",
+    "pipx": f"""
+        test "$1" = install
+        {sys.executable} -m pip install --quiet --no-deps --prefix ../prefix "$2" """,
+}
+
+
+@pytest.mark.timeout(240)
+def test_the_workflow_installs_hunts_and_reports(tmp_path: Path) -> None:
     steps = _steps()
     assert list(steps) == ["Install", "Hunt", "Report"]
+    stubs = tmp_path / "bin"
+    stubs.mkdir()
+    for name, text in _STUBS.items():
+        (stubs / name).write_text(f"#!/bin/sh\nset -e\n{text}\n")
+        (stubs / name).chmod(0o755)
+    tmp_path = tmp_path / "checkout"
+    tmp_path.mkdir()
+    (tmp_path / "qmr").symlink_to(ROOT)
+    prefix = tmp_path.parent / "prefix"
     (tmp_path / "ci").mkdir()
     (tmp_path / "ci" / "expect.json").write_text(
         (ROOT / "examples" / "ci" / "expect.json").read_text()
     )
-    qmr = tmp_path / "qmr"
-    qmr.write_text(f'#!/bin/sh\nexec {sys.executable} -m qmrinspect "$@"\n')
-    qmr.chmod(0o755)
 
     commit = {"GITHUB_SHA": "abc1234"}
 
     def step(name: str, **env: str) -> int:
-        path = f"{tmp_path}:{os.environ['PATH']}"
+        path = f"{stubs}:{prefix}/bin:{os.environ['PATH']}"
+        sites = ":".join(map(str, prefix.glob("lib/python*/site-packages")))
         return subprocess.run(
             ["bash", "-e", "-o", "pipefail", "-c", steps[name]],
             cwd=tmp_path,
-            env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), **commit, **env},
+            env={**os.environ, "PATH": path, "PYTHONPATH": sites, **commit, **env},
             stdout=subprocess.DEVNULL,
-            timeout=50,
+            timeout=110,
             check=False,
         ).returncode
 
+    assert step("Install") == 0
+    assert (prefix.parent / "apt-get.log").read_text() == "update\ninstall\n"
+    # What was installed is what runs.
+    (site,) = prefix.glob("lib/python*/site-packages")
+    ran = subprocess.run(
+        [prefix / "bin" / "qmr", "gdb-script"],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.startswith(f"{site}/qmrinspect/")
     # What is expected does not fail; another leak does, unless the baseline has it.
     assert step("Hunt", DRIVERS="intel-hda edu") == 0
     assert step("Report") == 0
