@@ -136,7 +136,7 @@ profiles: setup-test ## make the layout profiles anew that ship with the package
 	$(VENV)/bin/python tools/make_profile.py
 
 clean: ## remove .venv and what tools left; the QEMUs outside stay
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup-test: packages-test $(VENV)/ready-test

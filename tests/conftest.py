@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from qmrinspect.fronts.shell import cli
 from qmrinspect.hotplug.vm import Vm
 
 # A test that needs a QEMU which is not built says so, and builds none.
@@ -126,6 +127,18 @@ def qmr() -> Qmr:
             check=False,
         )
         return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Qmr:
+    """Return a function that runs qmr in this process, which takes a tenth of the time."""
+
+    def run(*args: object) -> Ran:
+        capsys.readouterr()
+        code = cli.main([str(arg) for arg in args])
+        return Ran(code, *capsys.readouterr())
 
     return run
 

@@ -23,8 +23,8 @@ ROWS = {
 ORDER = ["strict", "owner-ref", "no-ref", "subregion-ref", "owner-shared"]
 
 
-def test_all_that_was_unplugged_is_foretold_from_one_snapshot(qmr: Qmr) -> None:
-    ran = qmr("--snapshot", GOLDEN / "stock-7.2-unplugged.jsonl.gz", "forecast", "--json")
+def test_all_that_was_unplugged_is_foretold_from_one_snapshot(here: Qmr) -> None:
+    ran = here("--snapshot", GOLDEN / "stock-7.2-unplugged.jsonl.gz", "forecast", "--json")
     assert ran.code == 0
     data = ran.json
     assert data["format"] == "qmr-forecast/1"
@@ -51,17 +51,17 @@ def test_all_that_was_unplugged_is_foretold_from_one_snapshot(qmr: Qmr) -> None:
         for policy in ("owner-ref", "owner-shared")
     ]
     assert "subregion" in kinds[0] and "subregion" not in kinds[1]
-    text = qmr("--snapshot", GOLDEN / "stock-7.2-unplugged.jsonl.gz", "forecast", "dut1").out
+    text = here("--snapshot", GOLDEN / "stock-7.2-unplugged.jsonl.gz", "forecast", "dut1").out
     assert "dut1 (bochs-display) was unplugged and is still there" in text
     assert "no-ref         crash: memory_region_finalize: !mr->container" in text
 
 
-def test_a_plugged_device_gets_no_answer_from_nothing(qmr: Qmr, tmp_path: Path) -> None:
+def test_a_plugged_device_gets_no_answer_from_nothing(here: Qmr, tmp_path: Path) -> None:
     machine = FakeMachine()
     same_owner(machine, False)
     file = tmp_path / "plugged.jsonl"
     save(machine.snapshot(), file)
-    (one,) = qmr("--snapshot", file, "forecast", "dut", "--json").json["objects"]
+    (one,) = here("--snapshot", file, "forecast", "dut", "--json").json["objects"]
     assert one["source"] == "plugged"
     assert [tie["kind"] for tie in one["decides"]] == ["subregion", "subregion"]
     by = {found["policy"]: found for found in one["policies"]}
@@ -73,24 +73,24 @@ def test_a_plugged_device_gets_no_answer_from_nothing(qmr: Qmr, tmp_path: Path) 
     row = {"device": "core", "forecast": {"source": "pinned", "outlived": []}}
     learned.write_text(json.dumps(row) + "\n" + json.dumps({"summary": {}}) + "\n")
     arguments = ("--snapshot", file, "forecast", "dut", "--learned", learned)
-    (one,) = qmr(*arguments, "--json").json["objects"]
+    (one,) = here(*arguments, "--json").json["objects"]
     assert {(f["outcome"], f["certainty"]) for f in one["policies"]} == {("clean", "learned")}
-    text = qmr("--snapshot", file, "forecast", "dut").out
+    text = here("--snapshot", file, "forecast", "dut").out
     assert "region vbe[0] in mmio[2]" in text
     learned.write_text("[1, 2]\nno JSON\n")
-    assert qmr(*arguments).code == 2
-    assert qmr("--snapshot", file, "forecast", "dut", "--boot").code == 2
-    assert qmr("--snapshot", file, "forecast", "/machine").code == 2
+    assert here(*arguments).code == 2
+    assert here("--snapshot", file, "forecast", "dut", "--boot").code == 2
+    assert here("--snapshot", file, "forecast", "/machine").code == 2
 
 
 def test_the_pairs_of_a_machine_are_listed_with_what_each_policy_makes_of_them(
-    qmr: Qmr, tmp_path: Path
+    here: Qmr, tmp_path: Path
 ) -> None:
     machine = FakeMachine(policy="owner-shared")
     cross_owner(machine, True)
     file = tmp_path / "boot.jsonl"
     save(machine.snapshot(), file)
-    data = qmr("--snapshot", file, "forecast", "--boot", "--json").json
+    data = here("--snapshot", file, "forecast", "--boot", "--json").json
     found = {(pairs["owner"]["id"], pairs["sort"]): pairs for pairs in data["pairs"]}
     # The card's region in the space of the bus, which belongs to the host bridge.
     foreign = found.pop(("", "foreign"))
@@ -108,15 +108,15 @@ def test_the_pairs_of_a_machine_are_listed_with_what_each_policy_makes_of_them(
     outcomes = {one["policy"]: one["outcome"] for one in own["policies"]}
     assert (outcomes["owner-ref"], outcomes["owner-shared"]) == ("leak", "clean")
     assert sum(item["regions"] for item in data["mapped"]) >= 1
-    text = qmr("--snapshot", file, "forecast", "--boot").out
+    text = here("--snapshot", file, "forecast", "--boot").out
     assert '"R_B" of /machine/peripheral/dut/b in "C_A"' in text
     assert "strict: crash: memory_region_finalize: QTAILQ_EMPTY(&mr->subregions)" in text
 
 
-def test_the_report_shows_what_would_remain(qmr: Qmr, tmp_path: Path) -> None:
+def test_the_report_shows_what_would_remain(here: Qmr, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     golden = GOLDEN / "stock-7.2-unplugged.jsonl.gz"
-    assert qmr("--snapshot", golden, "report", "-o", page).code == 1
+    assert here("--snapshot", golden, "report", "-o", page).code == 1
     text = page.read_text()
     section = text[text.index("Under each policy") :]
     assert section.count("<svg") >= 3
