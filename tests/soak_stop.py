@@ -1,16 +1,18 @@
 """What a stop must never do, again and again: ``make soak`` runs the long versions.
 
-tests/soak_stop.py storm [N]    readings under a storm of plugs, each compared with a copy of
-                                all memory that was made in the same stop
-tests/soak_stop.py busy [N]     readings of a guest at I/O: findings at one look, by pages and
-                                by a copy of everything, and after the second look
-tests/soak_stop.py kill [N]     checks, hunts and REPL sessions that are killed at any moment
+tests/soak_stop.py [storm] [busy] [kill] [--times N] [--seed N] [--out PAGE]
+
+``storm``  readings under a storm of plugs, each compared with a copy of all memory that was
+           made in the same stop
+``busy``   readings of a guest at I/O: findings at one look, by pages and by a copy of
+           everything, and what is left after the next looks
+``kill``   checks, hunts and REPL sessions that are killed at any moment
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import os
 import random
 import subprocess
 import sys
@@ -24,7 +26,9 @@ from typing import Any, Callable, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from qmrinspect.audit import check  # noqa: E402
+import chapter  # noqa: E402
+
+from qmrinspect.audit.check import Report  # noqa: E402
 from qmrinspect.errors import QmrError  # noqa: E402
 from qmrinspect.hotplug.vm import Vm  # noqa: E402
 from qmrinspect.reading import Reader  # noqa: E402
@@ -35,6 +39,8 @@ from qmrinspect.target.process import Process  # noqa: E402
 from qmrinspect.target.threads import Stopped  # noqa: E402
 from qmrinspect.walk import decode, program_of  # noqa: E402
 
+#: Begins a line that tells of what must not be.
+WRONG = "- wrong:"
 DEVICES = ("-device", "qemu-xhci,id=xhci0", "-device", "virtio-serial-pci,id=serial0")
 
 
@@ -101,6 +107,7 @@ class Stormy(NamedTuple):
     ways: Counter[str]
     stops: Counter[int]
     quiet: int
+    plugs: Counter[str]
 
 
 def difference(snapshot: Snapshot, truth: Snapshot) -> str:
@@ -127,7 +134,10 @@ def under_storm(readings: int) -> Stormy:
         program = program_of(target)
         info = program.info._replace(layout=layout.source)
         ended = threading.Event()
-        thread = threading.Thread(target=storm, args=(vm, 3600.0, ended))
+        plugs: Counter[str] = Counter()
+        thread = threading.Thread(
+            target=lambda: plugs.update(storm(vm, 3600.0, ended)),
+        )
         thread.start()
         different, ways, stops, quiet = [], Counter[str](), Counter[int](), 0
         try:
@@ -149,10 +159,22 @@ def under_storm(readings: int) -> Stormy:
         finally:
             ended.set()
             thread.join()
-    return Stormy(readings, different, ways, stops, quiet)
+    return Stormy(readings, different, ways, stops, quiet, plugs)
 
 
 # A guest at work --------------------------------------------------------------------
+
+
+class Looking(Reader):
+    """A reader that takes note of what each look found."""
+
+    looks: list[bool]
+
+    def audit(self, *args: Any) -> Report:
+        """Audit, and take note."""
+        report = super().audit(*args)
+        self.looks.append(report.failed)
+        return report
 
 
 def busy(readings: int) -> Iterator[str]:
@@ -163,32 +185,36 @@ def busy(readings: int) -> Iterator[str]:
     vm = Matrix("generic")._start(cell)
     try:
         process = Process(vm.vm.pid)
-        reader, whole = Reader(process), Reader(process)
+        reader, whole = Looking(process), Reader(process)
         reader.read()
         whole.read()
         found: Counter[str] = Counter()
         ways: Counter[str] = Counter()
         longest: dict[str, list[int]] = {"pages": [], "whole": []}
         for number in range(readings):
-            snapshot = reader.read()
-            ways[snapshot.capture.way] += 1
-            longest["pages"].append(snapshot.capture.stop_us)
-            found["pages, one look"] += check(snapshot).failed
+            reader.looks = []
+            report = reader.check()
+            capture = report.book.index.snapshot.capture
+            ways[capture.way] += 1
+            longest["pages"].append(capture.stop_us)
+            found["pages"] += reader.looks[0]
+            if report.failed:
+                found["later"] += 1
+                yield f"{WRONG} reading {number}: {[f.text for f in report.findings][:3]}"
             # Everything in one stop, as long as the looks go on.
             whole._instants = None
             snapshot = whole.read()
             longest["whole"].append(snapshot.capture.stop_us)
-            found["everything, one look"] += check(snapshot).failed
-            if number % 4 == 0:
-                report = reader.check()
-                found["pages, after the looks"] += report.failed
-                if report.failed:
-                    yield f"reading {number}: {[f.text for f in report.findings][:3]}"
-        yield f"{readings} readings, with findings: {dict(found)}; ways {dict(ways)}"
+            found["whole"] += whole.audit(snapshot).failed
+        yield (
+            f"- {readings} readings, findings at one look: {found['pages']} by pages, "
+            f"{found['whole']} by a copy of everything in one stop; after the next looks: "
+            f"{found['later']}; ways {dict(ways)}"
+        )
         for name, values in longest.items():
             values.sort()
             yield (
-                f"stops, {name}: p50 {values[len(values) // 2] / 1000:.2f} ms, "
+                f"- stops, {name}: p50 {values[len(values) // 2] / 1000:.2f} ms, "
                 f"p99 {values[len(values) * 99 // 100] / 1000:.2f} ms, "
                 f"most {values[-1] / 1000:.2f} ms"
             )
@@ -215,11 +241,16 @@ def runs(vm: Vm) -> str:
     return ""
 
 
+#: How long each of them is at work, seconds: what is killed later has mostly ended.
+SPANS = {"check": 0.5, "hunt": 1.5, "repl": 1.5}
+
+
 def kill(times: int, seed: int = 0) -> Iterator[str]:
     """Kill checks, hunts and sessions of one VM; yield what was wrong with it, if anything."""
     chance = random.Random(seed)
     qmr = [sys.executable, "-m", "qmrinspect"]
     killed: Counter[str] = Counter()
+    ended = 0
     with Vm(machine="pc", extra=DEVICES) as vm:
         pid = str(vm.pid)
         commands = {
@@ -227,7 +258,7 @@ def kill(times: int, seed: int = 0) -> Iterator[str]:
             "hunt": ([*qmr, pid, "hunt", "usb-mouse", "rng-builtin"], b""),
             "repl": ([*qmr, pid, "repl"], b"check\n" * 1000),
         }
-        for number in range(times):
+        while sum(killed.values()) < times:
             name = chance.choice(sorted(commands))
             command, words = commands[name]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
@@ -238,37 +269,60 @@ def kill(times: int, seed: int = 0) -> Iterator[str]:
                     process.stdin.write(words)
                     process.stdin.flush()
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(chance.uniform(0.1, 1.5))
+                    process.wait(chance.uniform(0.02, SPANS[name]))
                 killed[name] += process.returncode is None
+                ended += process.returncode is not None
                 process.kill()
                 with contextlib.suppress(BrokenPipeError):
                     process.stdin.close()
             wrong = runs(vm)
             if wrong:
-                yield f"after {number + 1} kills, of a {name}: {wrong}"
+                yield f"{WRONG} after {sum(killed.values())} kills, of a {name}: {wrong}"
                 return
-    yield f"killed {dict(killed)}; the rest had ended: the VM ran on, untraced, and answered"
+    yield (
+        f"- killed {dict(killed)} ({ended} more had ended before): the VM was alive, "
+        f"untraced, no thread of it stood, and its monitor answered {times} times"
+    )
+
+
+# Told -------------------------------------------------------------------------------
+
+
+def stormy(readings: int) -> Iterator[str]:
+    """Yield what readings under a storm of plugs come to."""
+    result = under_storm(readings)
+    yield (
+        f"- {result.readings} readings, {len(result.different)} different from all memory at the "
+        f"same instant; ways {dict(result.ways)}, stops {dict(result.stops)}, "
+        f"{result.quiet} of a quiet moment; {sum(result.plugs.values())} commands meanwhile"
+    )
+    yield from (f"{WRONG} {line}" for line in result.different)
 
 
 def main() -> int:
     """Run one of them, or all."""
-    words = sys.argv[1:] or ["storm", "busy", "kill"]
-    number = int(words.pop()) if words[-1].isdigit() else 0
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
-    ).stdout.strip()
-    print(f"{commit}, {time.strftime('%Y-%m-%d')}, load {os.getloadavg()[0]:.1f}", flush=True)
+    parser = argparse.ArgumentParser(description="See what a stop must never do.")
+    parser.add_argument("what", nargs="*", help="storm, busy, kill; all by default")
+    parser.add_argument("--times", type=int, default=0, help="instead of 300, 1000, 1000")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="the page whose chapters are written")
+    args = parser.parse_args()
+    what: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
+        "storm": ("Under a storm of plugs", lambda: stormy(args.times or 300)),
+        "busy": ("A guest at I/O", lambda: busy(args.times or 1000)),
+        "kill": ("Killed at any moment", lambda: kill(args.times or 1000, args.seed)),
+    }
     failed = False
-    for word in words:
-        if word == "storm":
-            result = under_storm(number or 300)
-            failed |= bool(result.different)
-            print(f"storm: {result._replace(different=len(result.different))}")  # type: ignore[arg-type]
-            print(*result.different, sep="\n", flush=True)
-        else:
-            lines = busy(number or 1000) if word == "busy" else kill(number or 1000)
-            for line in lines:
-                print(f"{word}: {line}", flush=True)
+    for word in args.what or what:
+        title, run = what[word]
+        lines = [f"`tests/soak_stop.py {word}` at {chapter.origin()}.", ""]
+        print(*lines, sep="\n", flush=True)
+        for line in run():
+            print(line, flush=True)
+            lines.append(line)
+        if args.out:
+            chapter.write(args.out, title, lines)
+        failed |= any(line.startswith(WRONG) for line in lines)
     return int(failed)
 
 
