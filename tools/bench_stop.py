@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How long a VM stands still for a reading.
 
-    tools/bench_stop.py [--stops N] [--machine NAME]... [--others] [--gap]
+    tools/bench_stop.py [--stops N] [--machine NAME]... [--others] [--gap] [--out PAGE]
 
 For each machine, all ways in one run, by turns, on the same process:
 
@@ -12,7 +12,8 @@ For each machine, all ways in one run, by turns, on the same process:
 ``hot``     those of them that change
 
 ``--others`` adds GDB's walk of the tree and ``py-spy dump``'s way to read a process, where
-they are installed; ``--gap`` what a guest sees of it (tools/guest_gap.py).
+they are installed; ``--gap`` what a guest sees of it (tools/guest_gap.py).  ``--out`` writes
+each machine's table to a page, as a chapter of its own.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 import bench_check  # noqa: E402
+import chapter  # noqa: E402
 import guest_gap  # noqa: E402
 from matrix import Cell, Matrix  # noqa: E402
 
@@ -213,16 +215,21 @@ def measured(pid: int, stops: int) -> Iterator[str]:
         # No way has the same one before it all the time.
         for way in WAYS[number % len(WAYS) :] + WAYS[: number % len(WAYS)]:
             times[way].append(bench.ways[way]())
-    floor = sorted(times["floor"])
+    floors = _percentiles(times["floor"])
     for way in WAYS:
         values = sorted(times[way])
-        p50, p99 = values[len(values) // 2], values[min(len(values) * 99 // 100, len(values) - 1)]
-        times_floor = f"{p50 / floor[len(floor) // 2]:.1f}"
+        p50, p99 = _percentiles(values)
+        times_floor = f"{p50 / floors[0]:.1f}, {p99 / floors[1]:.1f}"
         pages = bench.pages.get(way, 0)
         size = f"{pages * 4096 / 1e6:.1f}" if pages else ""
         numbers = (p50 / 1000, p99 / 1000, values[-1] / 1000)
         cells = (way, bench.objects, pages or "", size, *(f"{n:.2f}" for n in numbers), times_floor)
         yield "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _percentiles(values: list[int]) -> tuple[int, int]:
+    values = sorted(values)
+    return values[len(values) // 2], values[min(len(values) * 99 // 100, len(values) - 1)]
 
 
 def others(pid: int) -> Iterator[str]:
@@ -246,28 +253,46 @@ def main() -> None:
     parser.add_argument("--machine", action="append", choices=sorted(MACHINES))
     parser.add_argument("--others", action="store_true")
     parser.add_argument("--gap", action="store_true")
+    parser.add_argument("--out", type=Path, help="the page whose chapters are written")
     args = parser.parse_args()
-    commit = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    name = subprocess.run(commit, capture_output=True, text=True, check=False).stdout.strip()
-    print(f"{name}, {time.strftime('%Y-%m-%d')}, {os.cpu_count()} CPUs, {args.stops} stops a way")
-    for machine in args.machine or MACHINES:
-        print(f"\n{machine}, load {os.getloadavg()[0]:.1f}", flush=True)
-        try:
-            with MACHINES[machine]() as pid:
-                threads = len(os.listdir(f"/proc/{pid}/task"))
-                print(f"{threads} threads; milliseconds; the last column is p50 by the floor's\n")
-                print("| way | objects | pages | MB | p50 | p99 | most | floors |")
-                print("|---|---|---|---|---|---|---|---|")
-                for line in measured(pid, args.stops):
-                    print(line, flush=True)
-                if args.others:
-                    print("", *others(pid), sep="\n", flush=True)
-        except (QmrError, OSError, subprocess.CalledProcessError) as error:
-            print(f"cannot run here: {error}")
+    chapters = {machine: table(machine, args) for machine in args.machine or MACHINES}
     if args.gap:
-        for accel in ("tcg", "kvm"):
-            with contextlib.suppress(QmrError):
-                print("", *guest_gap.lines(60.0, accel), sep="\n", flush=True)
+        chapters["The longest gap that a guest sees"] = gaps()
+    for title, lines in chapters.items():
+        kept = [f"`tools/bench_stop.py` at {chapter.origin()}.", ""]
+        print(f"\n{title}: {kept[0]}", flush=True)
+        for line in lines:
+            print(line, flush=True)
+            kept.append(line)
+        if args.out:
+            chapter.write(args.out, title, kept)
+
+
+def table(machine: str, args: argparse.Namespace) -> Iterator[str]:
+    """Yield what was measured on one machine."""
+    try:
+        with MACHINES[machine]() as pid:
+            threads = len(os.listdir(f"/proc/{pid}/task"))
+            yield f"{threads} threads, {args.stops} stops a way; milliseconds; the last column is"
+            yield "p50 and p99 by the floor's."
+            yield ""
+            yield "| way | objects | pages | MB | p50 | p99 | most | floors |"
+            yield "|---|---|---|---|---|---|---|---|"
+            yield from measured(pid, args.stops)
+            if args.others:
+                yield ""
+                yield from (f"- {line}" for line in others(pid))
+    except (QmrError, OSError, subprocess.CalledProcessError) as error:
+        yield f"It cannot run here: {error}"
+
+
+def gaps() -> Iterator[str]:
+    """Yield what guests saw of readings, under each accelerator that this machine has."""
+    for accel in ("tcg", "kvm"):
+        try:
+            yield from (f"- {line}" for line in guest_gap.lines(60.0, accel))
+        except QmrError as error:
+            yield f"- {accel}: it cannot run here: {error}"
 
 
 if __name__ == "__main__":

@@ -114,12 +114,11 @@ def measure(seconds: float, accel: str = "tcg") -> dict[str, list[float]]:
 
 def lines(seconds: float, accel: str) -> list[str]:
     """Return what was measured as text."""
-    out = [f"the longest gap that a {accel} guest sees in a second, milliseconds"]
-    for name, gaps in measure(seconds, accel).items():
-        out.append(
-            f"  {name:<9} {len(gaps)} s: median {statistics.median(gaps):.2f}, most {max(gaps):.2f}"
-        )
-    return out
+    return [
+        f"{accel}, {name}, {len(gaps)} s: in a second, median {statistics.median(gaps):.2f} ms, "
+        f"most {max(gaps):.2f} ms"
+        for name, gaps in measure(seconds, accel).items()
+    ]
 
 
 def main() -> None:
