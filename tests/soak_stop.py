@@ -1,6 +1,6 @@
 """What a stop must never do, again and again: ``make soak`` runs the long versions.
 
-tests/soak_stop.py [storm] [busy] [kill] [--times N] [--seed N] [--out PAGE]
+tests/soak_stop.py [storm] [busy] [kill] [--times N] [--seconds N] [--out PAGE [--more]]
 
 ``storm``  readings under a storm of plugs, each compared with a copy of all memory that was
            made in the same stop
@@ -177,8 +177,8 @@ class Looking(Reader):
         return report
 
 
-def busy(readings: int) -> Iterator[str]:
-    """Yield what readings of a guest at I/O find."""
+def busy(readings: int, seconds: float) -> Iterator[str]:
+    """Yield what readings of a guest at I/O find; no new one begins after so many seconds."""
     from matrix import Cell, Matrix
 
     cell = Cell("stock", "qemu-system-x86_64", "q35", "mixed", "tcg", "linux")
@@ -191,7 +191,9 @@ def busy(readings: int) -> Iterator[str]:
         found: Counter[str] = Counter()
         ways: Counter[str] = Counter()
         longest: dict[str, list[int]] = {"pages": [], "whole": []}
-        for number in range(readings):
+        number, end = 0, time.monotonic() + seconds
+        while number < readings and time.monotonic() < end:
+            number += 1
             reader.looks = []
             report = reader.check()
             capture = report.book.index.snapshot.capture
@@ -207,7 +209,7 @@ def busy(readings: int) -> Iterator[str]:
             longest["whole"].append(snapshot.capture.stop_us)
             found["whole"] += whole.audit(snapshot).failed
         yield (
-            f"- {readings} readings, findings at one look: {found['pages']} by pages, "
+            f"- {number} readings, findings at one look: {found['pages']} by pages, "
             f"{found['whole']} by a copy of everything in one stop; after the next looks: "
             f"{found['later']}; ways {dict(ways)}"
         )
@@ -245,9 +247,10 @@ def runs(vm: Vm) -> str:
 SPANS = {"check": 0.5, "hunt": 1.5, "repl": 1.5}
 
 
-def kill(times: int, seed: int = 0) -> Iterator[str]:
+def kill(times: int, seconds: float) -> Iterator[str]:
     """Kill checks, hunts and sessions of one VM; yield what was wrong with it, if anything."""
-    chance = random.Random(seed)
+    chance = random.Random()
+    end = time.monotonic() + seconds
     qmr = [sys.executable, "-m", "qmrinspect"]
     killed: Counter[str] = Counter()
     ended = 0
@@ -258,7 +261,7 @@ def kill(times: int, seed: int = 0) -> Iterator[str]:
             "hunt": ([*qmr, pid, "hunt", "usb-mouse", "rng-builtin"], b""),
             "repl": ([*qmr, pid, "repl"], b"check\n" * 1000),
         }
-        while sum(killed.values()) < times:
+        while sum(killed.values()) < times and time.monotonic() < end:
             name = chance.choice(sorted(commands))
             command, words = commands[name]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL}
@@ -281,7 +284,7 @@ def kill(times: int, seed: int = 0) -> Iterator[str]:
                 return
     yield (
         f"- killed {dict(killed)} ({ended} more had ended before): the VM was alive, "
-        f"untraced, no thread of it stood, and its monitor answered {times} times"
+        f"untraced, no thread of it stood, and its monitor answered {sum(killed.values())} times"
     )
 
 
@@ -304,13 +307,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="See what a stop must never do.")
     parser.add_argument("what", nargs="*", help="storm, busy, kill; all by default")
     parser.add_argument("--times", type=int, default=0, help="instead of 300, 1000, 1000")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=1e6, help="begin nothing after them")
     parser.add_argument("--out", type=Path, help="the page whose chapters are written")
+    parser.add_argument("--more", action="store_true", help="behind what the page has of it")
     args = parser.parse_args()
     what: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
         "storm": ("Under a storm of plugs", lambda: stormy(args.times or 300)),
-        "busy": ("A guest at I/O", lambda: busy(args.times or 1000)),
-        "kill": ("Killed at any moment", lambda: kill(args.times or 1000, args.seed)),
+        "busy": ("A guest at I/O", lambda: busy(args.times or 1000, args.seconds)),
+        "kill": ("Killed at any moment", lambda: kill(args.times or 1000, args.seconds)),
     }
     failed = False
     for word in args.what or what:
@@ -321,7 +325,7 @@ def main() -> int:
             print(line, flush=True)
             lines.append(line)
         if args.out:
-            chapter.write(args.out, title, lines)
+            chapter.write(args.out, title, lines, args.more)
         failed |= any(line.startswith(WRONG) for line in lines)
     return int(failed)
 

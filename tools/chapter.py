@@ -20,8 +20,11 @@ def origin() -> str:
     return f"{commit}, {time.strftime('%Y-%m-%d %H:%M')}, {os.cpu_count()} CPUs, {load}"
 
 
-def write(page: Path, title: str, lines: Sequence[str]) -> None:
-    """Write a chapter, in place of an older one of that title or at the end."""
+def write(page: Path, title: str, lines: Sequence[str], more: bool = False) -> None:
+    """Write a chapter, in place of an older one of that title or at the end.
+
+    :param more: keeps what is there, and goes on behind it.
+    """
     text = page.read_text() if page.exists() else ""
     chapter = "\n".join((f"## {title}", "", *lines)).rstrip() + "\n"
     found = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", text, re.M | re.S)
@@ -29,5 +32,7 @@ def write(page: Path, title: str, lines: Sequence[str]) -> None:
         text = f"{text.rstrip()}\n\n{chapter}" if text else chapter
     else:
         rest = text[found.end() :]
+        if more:
+            chapter = found.group().rstrip() + "\n\n" + chapter.partition("\n\n")[2]
         text = text[: found.start()] + chapter + ("\n" + rest if rest else "")
     page.write_text(text)
