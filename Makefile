@@ -164,20 +164,23 @@ $(VENV)/python:
 	echo "qmr needs Python 3.9 or newer with venv" >&2; \
 	exit 2
 
+# Compiled now: where PYTHONDONTWRITEBYTECODE is set, each start would do it again.
+editable = $(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '$(1)' && \
+	$(VENV)/bin/python -m compileall -q qmrinspect
+comma := ,
+
 $(VENV)/ready: pyproject.toml hatch_build.py $(VENV)/python
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable .
+	$(call editable,.)
 	@touch $@
 
 $(VENV)/ready-hunt: pyproject.toml hatch_build.py $(VENV)/python
-	@test -e $(VENV)/ready-test || \
-		$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[peers]'
+	@test -e $(VENV)/ready-test || { $(call editable,.[peers]); }
 	@touch $@ $(VENV)/ready
 
 $(VENV)/ready-unit: pyproject.toml hatch_build.py $(VENV)/python
-	@test -e $(VENV)/ready-test || \
-		$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@test -e $(VENV)/ready-test || { $(call editable,.[dev]); }
 	@touch $@
 
 $(VENV)/ready-test: pyproject.toml hatch_build.py $(VENV)/python | packages-test
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev,libvirt,dask,peers]'
+	$(call editable,.[dev$(comma)libvirt$(comma)dask$(comma)peers])
 	@touch $@ $(VENV)/ready

@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from .errors import LayoutError, ReadingError, TargetError
-from .infer import infer, open_questions, recall, references, remember
 from .instants import ATTEMPTS, PAUSE_S, Instants, patiently
 from .layout import Layout
 from .layout.advice import no_layout
@@ -108,6 +107,8 @@ class Fitting:
             snapshot, reason = self._try(layout)
             if snapshot is not None:
                 if layout.source == "inferred" and self._fitting is not self._recalled:
+                    from .infer import remember
+
                     remember(self._fitting or layout, self._met, self._debug.user)
                 return snapshot
             wanted.tried.append(f"{layout.source} does not fit: {reason}")
@@ -189,6 +190,8 @@ class Fitting:
 
     def _inferred(self, wanted: Wanted) -> Iterable[Layout]:
         """Yield what was inferred for this build before, and what can be inferred now."""
+        from .infer import infer, recall, references
+
         before = recall(wanted.debug.elf.build_id(), wanted.debug.user)
         if before is not None:
             self._recalled, self._met = before.layout, set(before.met)
@@ -209,6 +212,8 @@ class Fitting:
         if not new or layout is None or context is None:
             return False
         if layout.source == "inferred":
+            from .infer import open_questions
+
             if not open_questions(layout, [context.chain(name) for name in new]):
                 return False
             return self._infer_again(layout)
@@ -220,6 +225,8 @@ class Fitting:
         return True
 
     def _infer_again(self, layout: Layout) -> bool:
+        from .infer import infer, references, remember
+
         try:
             better = infer(self.target, self._known_program().statics, references(), layout)
         except LayoutError:

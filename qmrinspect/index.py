@@ -6,7 +6,6 @@ Paths, names and type relations, derived once from the frozen graph.
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from bisect import bisect_right
 from collections import defaultdict
@@ -15,7 +14,7 @@ from copy import copy
 
 from .errors import ObjectNotFound
 from .snapshot import FieldReference, Obj, Prop, Snapshot, lineage
-from .text import plural, printable
+from .text import nearest, plural, printable
 
 __all__ = ["LEAKED", "Index"]
 
@@ -235,7 +234,7 @@ class Index:
         names = {d.id if self.in_tree(d.address) else d.id + LEAKED for d in devices if d.id}
         names |= {path for path in paths if path}
         names |= {path.rsplit("/", 1)[-1] for path in paths if path}
-        near = difflib.get_close_matches(text, names, 4, 0.5)
+        near = nearest(text, names, 4)
         if near:
             return "did you mean " + " or ".join(printable(n) for n in near) + "?"
         return "qmr tree lists them"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from .audit.check import Finding, Report, check
 from .audit.finding import Severity
@@ -19,11 +20,7 @@ from .index import Index
 from .instants import ATTEMPTS, GRACE_S, PAUSE_S, added
 from .layout import Layout
 from .layout.names import FieldNames, field_names
-from .search.blocks import Blocks
 from .search.functions import names_of
-from .search.named import Named, Names
-from .search.place import Place, find_place
-from .search.pointers import find_pointers, type_functions
 from .search.stale import Where, find_stale
 from .snapshot import Pointer, Snapshot, Stale, TypeInfo, Unknown
 from .strict import displaced
@@ -31,6 +28,12 @@ from .target.image import Capture, Target
 from .walk import settled
 from .walk.memory import lost_views
 from .walk.validate import SIZED_TYPES, Check, validate
+
+# What a check does without is imported by who needs it.
+if TYPE_CHECKING:
+    from .search.blocks import Blocks
+    from .search.named import Named
+    from .search.place import Place
 
 __all__ = ["Reader", "read"]
 
@@ -180,6 +183,8 @@ class Reader(Fitting):
         :param snapshot: that reading.
         :param targets: addresses of the objects.
         """
+        from .search.pointers import find_pointers, type_functions
+
         if self._context is None or not targets:
             return ()
         base = self.target.base()
@@ -229,6 +234,8 @@ class Reader(Fitting):
 
         :param snapshot: the last reading.
         """
+        from .search.place import find_place
+
         snapshot = self._with_heap(snapshot)
         assert self._context is not None
         return find_place(self._context, snapshot.objects, address, self._variables())
@@ -238,6 +245,8 @@ class Reader(Fitting):
 
         :param snapshot: the last reading.
         """
+        from .search.blocks import Blocks
+
         snapshot = self._with_heap(snapshot)
         if self._context is None or not self._context.live.heap.exact:
             return None
@@ -260,6 +269,8 @@ class Reader(Fitting):
         :param address: an object of that name, whose users that count nothing are found as well.
         :return: what was found, and why nothing can be, empty when it can.
         """
+        from .search.named import Names
+
         snapshot = self._with_heap(snapshot)
         assert self._context is not None
         if not self._context.live.heap.exact:

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-__all__ = ["an", "plural", "printable"]
+from collections.abc import Iterable
+
+__all__ = ["an", "nearest", "plural", "printable"]
 
 
 def printable(text: str, limit: int = 200) -> str:
@@ -23,6 +25,13 @@ def printable(text: str, limit: int = 200) -> str:
 def plural(count: int, noun: str, nouns: str = "") -> str:
     """Return ``1 object``, ``2 objects``."""
     return f"{count} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Return the names that are most like a word, the likest first; empty when none is."""
+    import difflib  # only who mistypes needs it
+
+    return difflib.get_close_matches(word, list(known), count, 0.5)
 
 
 def an(word: str) -> str:

@@ -102,8 +102,8 @@ def test_words_beside_others_are_found_where_memory_changes() -> None:
         image = Image([(low, bytes(memory[low:0x30000])), (0x30000, bytes(memory[0x30000:]))])
         if last is not None and chance.random() < 0.7:
             image.compare(last)
-        found = list(known.find(image, heap, code))
-        assert found == list(Beside().find(image, heap, code))
+        found = known.find(image, heap, code, heap)
+        assert found == Beside().find(image, heap, code, heap)
         total += len(found)
         last = image
     assert total > 1000

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """How long a VM stands still for a reading.
 
-    tools/bench_stop.py [--stops N] [--machine NAME]... [--others] [--gap] [--out PAGE]
+    tools/bench_stop.py [--stops N] [--machine NAME]... [--others] [--checks] [--gap]
+                        [--way WAY]... [--out PAGE]
 
 For each machine, all ways in one run, by turns, on the same process:
 
@@ -12,8 +13,8 @@ For each machine, all ways in one run, by turns, on the same process:
 ``hot``     those of them that change
 
 ``--others`` adds GDB's walk of the tree and ``py-spy dump``'s way to read a process, where
-they are installed; ``--gap`` what a guest sees of it (tools/guest_gap.py).  ``--out`` writes
-each machine's table to a page, as a chapter of its own.
+they are installed; ``--checks`` how long a check takes; ``--gap`` what a guest sees of a
+reading (tools/guest_gap.py).  ``--out`` writes each machine's table to a page, as a chapter.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ import contextlib
 import ctypes
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +53,7 @@ from qmrinspect.walk import chooser, program_of  # noqa: E402
 WAYS = ("floor", "today", "whole", "pages", "hot")
 _SEIZE, _INTERRUPT, _DETACH, _WALL = 0x4206, 0x4207, 17, 0x40000000
 _HEAP_MIB = 1024
+_CHECKS = 15
 
 # A gigabyte of heap in blocks of 100 KB that stay in use, each with a word that is no pointer.
 _GROW = """
@@ -207,16 +210,16 @@ class Bench:
             return (time.perf_counter_ns() - begin) // 1000
 
 
-def measured(pid: int, stops: int) -> Iterator[str]:
+def measured(pid: int, stops: int, ways: Sequence[str]) -> Iterator[str]:
     """Yield the rows of one machine."""
     bench = Bench(pid)
-    times: dict[str, list[int]] = {way: [] for way in WAYS}
+    times: dict[str, list[int]] = {way: [] for way in ways}
     for number in range(stops):
         # No way has the same one before it all the time.
-        for way in WAYS[number % len(WAYS) :] + WAYS[: number % len(WAYS)]:
+        for way in (*ways[number % len(ways) :], *ways[: number % len(ways)]):
             times[way].append(bench.ways[way]())
     floors = _percentiles(times["floor"])
-    for way in WAYS:
+    for way in ways:
         values = sorted(times[way])
         p50, p99 = _percentiles(values)
         times_floor = f"{p50 / floors[0]:.1f}, {p99 / floors[1]:.1f}"
@@ -230,6 +233,29 @@ def measured(pid: int, stops: int) -> Iterator[str]:
 def _percentiles(values: list[int]) -> tuple[int, int]:
     values = sorted(values)
     return values[len(values) // 2], values[min(len(values) * 99 // 100, len(values) - 1)]
+
+
+def checks(pid: int) -> Iterator[str]:
+    """Yield how long a check takes, by the clock and on the CPU."""
+    command = [sys.executable, "-m", "qmrinspect", str(pid), "check", "--json"]
+    reader = Reader(Process(pid))
+
+    def once() -> None:
+        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+
+    for _ in range(4):
+        reader.check()
+    for name, run in (("a check again", reader.check), ("the command", once)):
+        walls, cpus = [], []
+        for _ in range(_CHECKS):
+            begin, before = time.perf_counter(), sum(os.times()[:4])
+            run()
+            walls.append((time.perf_counter() - begin) * 1000)
+            cpus.append((sum(os.times()[:4]) - before) * 1000)
+        yield (
+            f"{name}, {_CHECKS} times: median {statistics.median(walls):.0f} ms (least "
+            f"{min(walls):.0f}), of the CPU {statistics.median(cpus):.0f} (least {min(cpus):.0f})"
+        )
 
 
 def others(pid: int) -> Iterator[str]:
@@ -252,6 +278,8 @@ def main() -> None:
     parser.add_argument("--stops", type=int, default=200)
     parser.add_argument("--machine", action="append", choices=sorted(MACHINES))
     parser.add_argument("--others", action="store_true")
+    parser.add_argument("--checks", action="store_true")
+    parser.add_argument("--way", action="append", choices=WAYS, help="all by default")
     parser.add_argument("--gap", action="store_true")
     parser.add_argument("--out", type=Path, help="the page whose chapters are written")
     args = parser.parse_args()
@@ -278,7 +306,10 @@ def table(machine: str, args: argparse.Namespace) -> Iterator[str]:
             yield ""
             yield "| way | objects | pages | MB | p50 | p99 | most | floors |"
             yield "|---|---|---|---|---|---|---|---|"
-            yield from measured(pid, args.stops)
+            yield from measured(pid, args.stops, args.way or WAYS)
+            if args.checks:
+                yield ""
+                yield from (f"- {line}" for line in checks(pid))
             if args.others:
                 yield ""
                 yield from (f"- {line}" for line in others(pid))

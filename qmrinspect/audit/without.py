@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ..index import Index
 from ..ledger import Book
 from .cause import descends
@@ -26,4 +24,4 @@ def without(book: Book, device: int) -> Book:
         if holders and holders <= gone:
             gone.add(address)
     kept = {a: obj for a, obj in snapshot.objects.items() if a not in gone}
-    return replace(book, index=Index(snapshot._replace(objects=kept)))
+    return Book(Index(snapshot._replace(objects=kept)), book.policy, book.edges, book.on)

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
-import subprocess
 from typing import Callable
 
 from .debugfiles import DebugFile, Note, open_file
@@ -99,6 +97,9 @@ def _find(build_id: str, name: str, report: Callable[[str], None]) -> str:
 
 
 def _run(build_id: str) -> str:
+    import shutil
+    import subprocess
+
     command = shutil.which(_COMMAND)
     if command is None:
         raise OSError(f"its client is not installed ({_LIBRARY}, {_COMMAND})")

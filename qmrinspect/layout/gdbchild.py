@@ -13,18 +13,19 @@ import contextlib
 import json
 import os
 import select
-import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Callable, NamedTuple, Optional
+from typing import IO, TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from ..errors import LayoutError
 from ..target import proc
 from .debugfiles import DebugFile
+
+# What only a GDB needs is imported when one is asked: a check mostly asks none.
+if TYPE_CHECKING:
+    import subprocess
 
 __all__ = ["Supplement", "User", "ask_gdb", "gdb_command", "rights", "use_gdb", "user_of"]
 
@@ -58,6 +59,8 @@ def use_gdb(command: Sequence[str]) -> None:
 
 def gdb_command() -> list[str]:
     """Return how GDB is started, empty when there is none."""
+    import shutil
+
     found = shutil.which("gdb")
     return _program or ([found] if found else [])
 
@@ -99,6 +102,8 @@ def ask_gdb(
     :param report: is given what takes long.
     :raises LayoutError: there is no GDB, or it could not read the file.
     """
+    import tempfile
+
     gdb = gdb_command()
     if not gdb:
         raise LayoutError("GDB is needed to read debug information", "apt-get install gdb")
@@ -146,6 +151,8 @@ def _tail(said: IO[bytes]) -> list[str]:
 def _start(
     command: Sequence[str], fds: Sequence[int], said: IO[bytes], user: User
 ) -> subprocess.Popen[bytes]:
+    import subprocess
+
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -193,6 +200,8 @@ def _answer(answer: IO[bytes], name: str, report: Callable[[str], None]) -> byte
 @contextmanager
 def _directory(supplement: Supplement) -> Iterator[str]:
     """Make the directory in which GDB finds what ``dwz`` took out, by its build id."""
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="qmr-") as directory:
         os.chmod(directory, 0o755)
         place = Path(directory) / ".build-id" / supplement.build_id[:2]

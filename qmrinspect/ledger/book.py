@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from ..index import Index
 from .edges import Edge
@@ -21,17 +20,20 @@ __all__ = ["Book", "open_book", "open_books"]
 _OVERRULING = 2
 
 
-@dataclass(frozen=True)
 class Book:
     """The references that are explained, under one policy.
 
     :param on: the references on each object, by its address.
     """
 
-    index: Index
-    policy: Policy
-    edges: Sequence[Edge]
-    on: Mapping[int, Sequence[Edge]]
+    def __init__(
+        self,
+        index: Index,
+        policy: Policy,
+        edges: Sequence[Edge],
+        on: Mapping[int, Sequence[Edge]],
+    ) -> None:
+        self.index, self.policy, self.edges, self.on = index, policy, edges, on
 
     def expected(self, address: int) -> int:
         """Return how many references on an object are accounted for."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import socket
 import threading
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from ..errors import MonitorError
 from ..target.proc import pids
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = ["connect_inside", "is_elsewhere", "namespace_of"]
 

@@ -7,7 +7,6 @@ A look at ``/proc`` only: nothing is stopped, and no memory is read.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from ..errors import QmrError, TargetError
 from ..target.elf import ElfFile
 from ..target.proc import command_line, pids, tracer
 from ..target.process import Process, map_file
-from ..text import printable
+from ..text import nearest, printable
 from .addresses import addresses_here
 
 __all__ = ["Running", "find_by_name", "running"]
@@ -75,7 +74,7 @@ def find_by_name(name: str) -> int:
             f"{len(found)} QEMUs go by the name {printable(name)}", f"name one by its pid: {pids}"
         )
     names = [process.name for process in here]
-    near = difflib.get_close_matches(name, names, 3, 0.5)
+    near = nearest(name, names)
     if os.path.exists(name):
         hint = "a file is read by --core FILE or --snapshot FILE; a target is what qmr ps shows"
     elif near:

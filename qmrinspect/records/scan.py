@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import sys
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain
 
 from ..target.image import PAGE, Image
 
@@ -25,6 +26,9 @@ Ranges = Sequence[tuple[int, int]]
 _ZEROS = bytes(_PIECE)
 _LANE_FULL = 128
 _NEAR = 7
+# A word and its address as one number, which sorts fast.
+_ADDRESS = 64
+_MASK = (1 << _ADDRESS) - 1
 # A word that was wanted in none of so many images is not searched for any more.
 _AGE_MAX = 8
 
@@ -159,13 +163,29 @@ class Beside:
     def __init__(self) -> None:
         self._number = 0  # of the image
         self._sought: tuple[Ranges, Ranges] = ((), ())
-        self._pieces: dict[int, tuple[memoryview, Sequence[tuple[int, int]]]] = {}
+        self._pieces: dict[int, tuple[memoryview, Sequence[int]]] = {}
+        self._sorted: Sequence[int] | None = None
 
-    def find(self, image: Image, ranges: Ranges, beside: Ranges) -> Iterator[tuple[int, int]]:
-        """Yield (address, word).
+    def find(
+        self, image: Image, ranges: Ranges, beside: Ranges, wanted: Ranges
+    ) -> list[tuple[int, int]]:
+        """Return (address, word), lowest first, of the words into what is wanted.
 
-        :param ranges: (start, end), sorted; they do not overlap, nor do those of ``beside``.
+        :param ranges: (start, end), sorted, that all of ``wanted`` is in; what is found for them
+            is kept.  They do not overlap, nor do those of ``beside`` and ``wanted``.
         """
+        self._update(image, ranges, beside)
+        if self._sorted is None:
+            self._sorted = sorted(chain.from_iterable(hits for _, hits in self._pieces.values()))
+        found, out = self._sorted, []
+        for start, end in wanted:
+            i = bisect_left(found, start << _ADDRESS)
+            while i < len(found) and found[i] >> _ADDRESS < end:
+                out.append((found[i] & _MASK, found[i] >> _ADDRESS))
+                i += 1
+        return sorted(out)
+
+    def _update(self, image: Image, ranges: Ranges, beside: Ranges) -> None:
         sought = tuple(ranges), tuple(beside)
         before = self._pieces if sought == self._sought else {}
         same = self._number == image.number
@@ -173,8 +193,10 @@ class Beside:
         # With what lies around the border, so that no pair is cut.
         changed = set() if same else set(_touched(image.changed))
         self._number, self._sought, self._pieces = image.number, sought, {}
+        unchanged = 0
         lanes = _into_lanes(ranges), _into_lanes(beside)
-        starts = [start for start, _ in ranges]
+        starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
+        find = bisect_right
         for base, segment in image.segments():
             for at in range(0, len(segment) - 7, _PIECE):
                 address = base + at
@@ -187,14 +209,17 @@ class Beside:
                     kept = bytes(last[0]) == bytes(view)
                 if last is not None and kept:
                     hits = last[1]
+                    unchanged += 1
                 else:
+                    first, end = (at - low) // 8, (at - low + _PIECE) // 8
                     hits = [
-                        (base + low + 8 * i, word)
+                        word << _ADDRESS | base + low + 8 * i
                         for i, word in _pairs(bytes(view), *lanes)
-                        if _is_in(ranges, starts, word) and at <= low + 8 * i < at + _PIECE
+                        if first <= i < end and (k := find(starts, word)) and word < ends[k - 1]
                     ]
                 self._pieces[address] = view, hits
-                yield from hits
+        if not unchanged == len(before) == len(self._pieces):
+            self._sorted = None
 
 
 def _touched(pages: Iterable[int]) -> Iterator[int]:
@@ -211,16 +236,19 @@ def _is_in(ranges: Ranges, starts: Sequence[int], word: int) -> bool:
 
 def _pairs(
     piece: bytes, lanes: Sequence[tuple[int, bytes]], beside: Sequence[tuple[int, bytes]]
-) -> Iterator[tuple[int, int]]:
-    """Yield (number, word) for each word that passes, and has one beside it that does."""
+) -> Iterable[tuple[int, int]]:
+    """Return (number, word) for each word that passes, and has one beside it that does."""
     if piece == _ZEROS[: len(piece)]:
-        return
-    wanted, near = _mask(piece, lanes), _mask(piece, beside)
-    if wanted and near:
+        return ()
+    # Few pieces have addresses of code.
+    near = _mask(piece, beside)
+    wanted = _mask(piece, lanes) if near else 0
+    if wanted:
         around = near >> 8
         for k in range(1, _NEAR + 1):
             around |= near << 8 * k
-        yield from _marked(piece, wanted & around)
+        return _marked(piece, wanted & around)
+    return ()
 
 
 def _lanes(words: Collection[int]) -> list[tuple[int, bytes]]:
@@ -255,8 +283,8 @@ def _matches(
     return [(address + 8 * i, word) for i, word in _candidates(piece, lanes) if word in wanted]
 
 
-def _candidates(piece: bytes, lanes: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, int]]:
-    """Yield (number, word) for each word that passes in every lane."""
+def _candidates(piece: bytes, lanes: Sequence[tuple[int, bytes]]) -> Iterable[tuple[int, int]]:
+    """Return (number, word) for each word that passes in every lane."""
     return _marked(piece, _mask(piece, lanes))
 
 
@@ -270,15 +298,17 @@ def _mask(piece: bytes, lanes: Sequence[tuple[int, bytes]]) -> int:
     return mask
 
 
-def _marked(piece: bytes, mask: int) -> Iterator[tuple[int, int]]:
+def _marked(piece: bytes, mask: int) -> Iterable[tuple[int, int]]:
     if not mask:
-        return
+        return ()
     count = len(piece) // 8
     find = mask.to_bytes(count, "little").find
     words = array("Q", piece[: count * 8])
     if sys.byteorder == "big":
         words.byteswap()
+    out = []
     at = find(1)
     while at >= 0:
-        yield at, words[at]
+        out.append((at, words[at]))
         at = find(1, at + 1)
+    return out

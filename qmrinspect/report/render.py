@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -80,7 +79,13 @@ def style() -> Style:
     if os.environ.get("NO_COLOR"):
         color = False
     fits = terminal and not _this.wide
-    return Style(color, shutil.get_terminal_size().columns if fits else 0)
+    return Style(color, _columns() if fits else 0)
+
+
+def _columns() -> int:
+    import shutil  # only a terminal has a size
+
+    return shutil.get_terminal_size().columns
 
 
 def _is_terminal() -> bool:

@@ -86,11 +86,7 @@ def _hits(context: Context, where: Where, code: Code) -> Iterator[tuple[int, int
     if wanted:
         # All that points into heaps stays as it is; what is free changes all the time.
         ranges = _merged([*heap.places(), *where.outside])
-        starts = [start for start, _ in wanted]
-        for word, target in context.known.beside.find(context.image, ranges, code.all):
-            k = bisect_right(starts, target) - 1
-            if k >= 0 and target < wanted[k][1]:
-                yield word, target
+        yield from context.known.beside.find(context.image, ranges, code.all, wanted)
 
 
 def _callbacks(

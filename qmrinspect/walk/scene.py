@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Callable
 
 from ..records.context import Context
@@ -19,18 +18,21 @@ __all__ = ["Objects", "ReaderFunction", "Scene", "WordsFunction", "attempt", "of
 Objects = Mapping[int, Obj]
 
 
-@dataclass
 class Scene:
     """What was read before the declared holders are.
 
     :param lists: the scatter lists in use, (address, device), once they were looked for.
     """
 
-    objects: Objects
-    spaces: Mapping[int, Space]
-    listeners: Mapping[int, Listener]
-    ram: RamMap
-    lists: Sequence[tuple[int, int]] | None = None
+    def __init__(
+        self,
+        objects: Objects,
+        spaces: Mapping[int, Space],
+        listeners: Mapping[int, Listener],
+        ram: RamMap,
+    ) -> None:
+        self.objects, self.spaces, self.listeners, self.ram = objects, spaces, listeners, ram
+        self.lists: Sequence[tuple[int, int]] | None = None
 
 
 ReaderFunction = Callable[[Context, Scene], Iterator[Found]]

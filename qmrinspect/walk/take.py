@@ -106,7 +106,8 @@ def statics_of(target: Target, debug: DebugInfo | None = None) -> Statics:
 @lru_cache(maxsize=4)
 def version_of(elf: ElfFile) -> str:
     """Return the version text that the program prints, empty when it has none."""
-    match = _VERSION.search(elf.data)
+    # It is a constant; only where no section has that name all of the file is searched.
+    match = _VERSION.search(elf.section(".rodata")) or _VERSION.search(elf.data)
     return match.group(1).decode("ascii", "replace") if match else ""
 
 

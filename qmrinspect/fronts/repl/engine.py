@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import json
 import time
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,7 @@ from typing import Callable
 
 from ...errors import QmrError, TargetError, UsageError
 from ...report import render
-from ...text import printable
+from ...text import nearest, printable
 from ...verbs.properties import json_arguments
 from ...verbs.verb import Outcome, Verb
 from .. import line as words_of
@@ -242,7 +241,7 @@ class Engine:
 
     def _unknown(self, word: str, commands: Iterable[str]) -> UsageError:
         known = [*REPL_VERBS, *self.session.aliases, *commands]
-        near = difflib.get_close_matches(word, known, 3, 0.5)
+        near = nearest(word, known)
         hint = "did you mean " + " or ".join(near) + "?" if near else "help lists the verbs"
         return UsageError(f"there is no verb and no QMP command {printable(word)}", hint)
 

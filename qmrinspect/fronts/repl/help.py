@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ...errors import UsageError
 from ...report import render
 from ...report.render import Row
-from ...text import printable
+from ...text import nearest, printable
 from ...verbs.verb import parser_for
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def _command(session: ReplSession, name: str) -> Iterator[str]:
     schema = session.knowledge.schema()
     if schema is None or name not in schema.commands:
         known = [*session.verbs, *(schema.commands if schema else ())]
-        near = difflib.get_close_matches(name, known, 3, 0.5)
+        near = nearest(name, known)
         raise UsageError(
             f"there is no help on {printable(name)}",
             "did you mean " + " or ".join(near) + "?" if near else "help alone lists the verbs",

@@ -8,6 +8,7 @@ it answers.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     _prepare_streams()
+    # What is read is kept until the end, and looking for garbage in it costs a tenth.
+    gc.set_threshold(100_000, 50, 20)
     if not words and sys.stdin.isatty() and sys.stdout.isatty() and _one_runs():
         words = ["repl"]
     try:

@@ -6,10 +6,8 @@ Those of the table, those of the REPL, and the one that opens it.
 
 from __future__ import annotations
 
-import difflib
-
 from ...errors import UsageError
-from ...text import printable
+from ...text import nearest, printable
 from ...verbs.table import VERBS
 from ...verbs.verb import Argument, Verb, later
 from ..repl.table import REPL_VERBS
@@ -62,7 +60,7 @@ def find_verb(name: str) -> Verb:
     """
     if name in EVERY:
         return EVERY[name]
-    near = difflib.get_close_matches(name, EVERY, 2, 0.5)
+    near = nearest(name, EVERY, 2)
     raise UsageError(
         f"there is no verb {printable(name)}",
         "did you mean " + " or ".join(near) + "?" if near else "qmr --help lists them",
