@@ -21,12 +21,13 @@ from qmrinspect.target.debugger import (
     parse_signal,
     read_ranges,
 )
-from qmrinspect.target.image import Mapping
+from qmrinspect.target.image import PAGE, Mapping
+from qmrinspect.target.malloc import Malloc
+from qmrinspect.target.standing import worth_reading
 from qmrinspect.verbs.table import VERBS
 
 pytestmark = pytest.mark.unit
 
-PAGE = 4096
 ASKED = Stop("signal", "SIGINT", "")
 
 
@@ -211,3 +212,20 @@ def test_a_range_that_is_all_holes_is_given_up() -> None:
 
     assert read_ranges(read, [(PAGE, 1 << 40)])[0] == []
     assert len(asked) < 100_000
+
+
+def test_of_a_stack_what_was_used_is_read() -> None:
+    top = 0x7F0000800000
+    guard = Mapping(top - (8 << 20) - PAGE, top - (8 << 20), "---p", 0, "")
+    stack = Mapping(guard.end, top, "rw-p", 0, "")
+    used = 600 << 10
+
+    def peek(address: int, size: int) -> bytes:
+        return bytes(int(address + i >= top - used) for i in range(size))
+
+    whole = [(stack.start, stack.end - stack.start)]
+    ((start, size),) = worth_reading(whole, [guard, stack], peek, Malloc())
+    assert start + size == top
+    assert used <= size < used + (512 << 10)
+    # What has something at its far end is no stack that is used from the other.
+    assert worth_reading(whole, [guard, stack], lambda _, size: b"\1" * size, Malloc()) == whole

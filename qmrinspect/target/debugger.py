@@ -22,7 +22,9 @@ from ..errors import TargetError
 from .elf import ElfFile
 from .image import PAGE, Capture, Image, Mapping, Peek
 from .instant import Choose
+from .malloc import Malloc
 from .process import Process, map_file
+from .standing import worth_reading
 
 __all__ = [
     "Attached",
@@ -46,15 +48,18 @@ Read = Callable[[int, int], "bytes | memoryview | None"]
 
 
 def read_ranges(
-    read: Read, ranges: Iterable[tuple[int, int]]
+    read: Read,
+    ranges: Iterable[tuple[int, int]],
+    tell: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[tuple[int, bytes | memoryview]], int]:
     """Read (address, size) ranges in large pieces; leave out what cannot be read.
 
     :param read: returns exactly the bytes asked for, or None.
+    :param tell: is told how many bytes are behind it.
     :return: the (address, bytes) segments, and how many reads it took.
     """
     segments: list[tuple[int, bytes | memoryview]] = []
-    reads = misses = 0
+    reads = misses = done = 0
     todo = [
         (at, min(_PIECE, start + size - at))
         for start, size in ranges
@@ -67,6 +72,8 @@ def read_ranges(
         reads += 1
         if data is not None:
             segments.append((at, data))
+            done += size
+            tell(done)
             continue
         misses += 1
         if size > PAGE and misses < _MISSES_MAX:
@@ -130,6 +137,9 @@ class Debugged:
         self.pid = pid
         self._run = run
         self._read = read
+        self._malloc = Malloc()
+        #: Is told how far a long reading has come, and an empty text at its end.
+        self.progress: Callable[[str], None] = lambda text: None
         self._fetched: tempfile.TemporaryDirectory[str] | None = None
         named = re.search(r"exe = '(.*)'", self._ask("info proc exe"))
         line = re.search(r"cmdline = '(.*)'", self._ask("info proc cmdline"), re.DOTALL)
@@ -202,7 +212,14 @@ class Debugged:
     def capture(self, ranges: list[tuple[int, int]]) -> tuple[Image, Capture]:
         """Copy ``ranges``; the debugger keeps the threads stopped meanwhile."""
         begin = time.perf_counter_ns()
-        segments, reads = read_ranges(self._read, ranges)
+        wanted = worth_reading(ranges, self.mappings(), self.peek, self._malloc)
+        total = sum(size for _, size in wanted)
+
+        def tell(done: int) -> None:
+            self.progress(f"reading memory: {done >> 20} of {total >> 20} MB")
+
+        segments, reads = read_ranges(self._read, wanted, tell)
+        self.progress("")
         image = Image(segments, static=self.peek)
         wall_us = (time.perf_counter_ns() - begin) // 1000
         return image, Capture(wall_us, wall_us, reads, image.size, 0, True)

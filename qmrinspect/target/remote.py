@@ -21,9 +21,10 @@ from typing import Callable
 
 from ..errors import TargetError
 from .elf import ElfFile
-from .image import PAGE, Capture, Image, Mapping, Ranges, without
+from .image import PAGE, Capture, Image, Mapping, Ranges
 from .malloc import Malloc
 from .process import map_file, parse_maps
+from .standing import worth_reading
 
 __all__ = ["Remote"]
 
@@ -34,8 +35,6 @@ _AT_ENTRY = 9
 _WINDOW = 32
 _CHUNK_MAX = 64 * 1024
 _FILE_MAX = 1 << 30
-# Stacks of threads are larger than this, and looked at from their end in such steps.
-_STACK_MIN, _STACK_STEP = 1 << 20, 256 << 10
 _TELL = 1 << 20  # bytes between two words about how far it is
 
 
@@ -142,10 +141,7 @@ class Remote:
     def capture(self, ranges: list[tuple[int, int]]) -> tuple[Image, Capture]:
         """Copy ``ranges``; the process stands since the connection was made."""
         begin, calls = time.perf_counter_ns(), self._packets.calls
-        mappings = self.mappings()
-        # A process at rest: what malloc calls free is free.
-        ranges = without(ranges, self._malloc.free(self.peek, mappings))
-        ranges = without(ranges, self._untouched(mappings))
+        ranges = worth_reading(ranges, self.mappings(), self.peek, self._malloc)
         image = Image(_joined(self._reporting(ranges)), static=self.peek)
         end = time.perf_counter_ns()
         cost = Capture(
@@ -157,28 +153,6 @@ class Remote:
             True,
         )
         return image, cost
-
-    def _untouched(self, mappings: list[Mapping]) -> Ranges:
-        """Return what of the threads' stacks is below all that they ever used.
-
-        A stack is used from its end on, and has pages that cannot be accessed in front.
-        """
-        out: Ranges = []
-        for guard, stack in zip(mappings, mappings[1:]):
-            size = stack.end - stack.start
-            if guard.perms[:3] != "---" or guard.end != stack.start or stack.path:
-                continue
-            if stack.perms != "rw-p" or size < _STACK_MIN or any(self.peek(stack.start, 16) or b""):
-                continue
-            used = _STACK_STEP
-            while used < size:
-                step = self.peek(stack.end - used, _STACK_STEP)
-                if step is None or not any(step):
-                    break
-                used += _STACK_STEP
-            if used < size:
-                out.append((stack.start, size - used))
-        return out
 
     def _reporting(self, ranges: Ranges) -> Iterator[tuple[int, bytes]]:
         """Read memory, and say how far it has come."""

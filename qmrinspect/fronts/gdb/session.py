@@ -23,6 +23,7 @@ from ...search.named import Named
 from ...search.place import Place
 from ...search.stale import Where
 from ...snapshot import Obj, Pointer, Snapshot, Stale, TypeInfo
+from ...target.debugger import Debugged
 from ...target.image import Target
 from ...walk import version_of
 from .inferior import Inferior
@@ -105,6 +106,8 @@ class Session:
         if key != self._key or self._target is None:
             self._forget_target()
             self._target, self._key = open_target(), key
+            if isinstance(self._target, Debugged):
+                self._target.progress = self.progress
         return self._target
 
     def _forget_target(self) -> None:
