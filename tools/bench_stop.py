@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """How long a VM stands still for a reading.
 
-    tools/bench_stop.py [--stops N] [--machine NAME]... [--others] [--checks] [--gap]
-                        [--way WAY]... [--out PAGE]
+    tools/bench_stop.py [--stops N] [--seconds N] [--machine NAME]... [--way WAY]...
+                        [--others] [--checks] [--gap] [--out PAGE]
 
 For each machine, all ways in one run, by turns, on the same process:
 
@@ -210,11 +210,14 @@ class Bench:
             return (time.perf_counter_ns() - begin) // 1000
 
 
-def measured(pid: int, stops: int, ways: Sequence[str]) -> Iterator[str]:
-    """Yield the rows of one machine."""
+def measured(pid: int, stops: int, seconds: float, ways: Sequence[str]) -> Iterator[str]:
+    """Yield the rows of one machine; no new round begins after so many seconds."""
+    end = time.monotonic() + seconds
     bench = Bench(pid)
     times: dict[str, list[int]] = {way: [] for way in ways}
     for number in range(stops):
+        if time.monotonic() > end:
+            break
         # No way has the same one before it all the time.
         for way in (*ways[number % len(ways) :], *ways[: number % len(ways)]):
             times[way].append(bench.ways[way]())
@@ -226,8 +229,9 @@ def measured(pid: int, stops: int, ways: Sequence[str]) -> Iterator[str]:
         pages = bench.pages.get(way, 0)
         size = f"{pages * 4096 / 1e6:.1f}" if pages else ""
         numbers = (p50 / 1000, p99 / 1000, values[-1] / 1000)
-        cells = (way, bench.objects, pages or "", size, *(f"{n:.2f}" for n in numbers), times_floor)
-        yield "| " + " | ".join(map(str, cells)) + " |"
+        cells = (way, bench.objects, len(values), pages or "", size)
+        measured_ = tuple(f"{n:.2f}" for n in numbers)
+        yield "| " + " | ".join(map(str, (*cells, *measured_, times_floor))) + " |"
 
 
 def _percentiles(values: list[int]) -> tuple[int, int]:
@@ -276,6 +280,7 @@ def others(pid: int) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--stops", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=1e6, help="of a machine's stops")
     parser.add_argument("--machine", action="append", choices=sorted(MACHINES))
     parser.add_argument("--others", action="store_true")
     parser.add_argument("--checks", action="store_true")
@@ -301,12 +306,11 @@ def table(machine: str, args: argparse.Namespace) -> Iterator[str]:
     try:
         with MACHINES[machine]() as pid:
             threads = len(os.listdir(f"/proc/{pid}/task"))
-            yield f"{threads} threads, {args.stops} stops a way; milliseconds; the last column is"
-            yield "p50 and p99 by the floor's."
+            yield f"{threads} threads; milliseconds; the last column is p50 and p99 by the floor's."
             yield ""
-            yield "| way | objects | pages | MB | p50 | p99 | most | floors |"
-            yield "|---|---|---|---|---|---|---|---|"
-            yield from measured(pid, args.stops, args.way or WAYS)
+            yield "| way | objects | stops | pages | MB | p50 | p99 | most | floors |"
+            yield "|---|---|---|---|---|---|---|---|---|"
+            yield from measured(pid, args.stops, args.seconds, args.way or WAYS)
             if args.checks:
                 yield ""
                 yield from (f"- {line}" for line in checks(pid))
