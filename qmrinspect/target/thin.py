@@ -3,7 +3,8 @@
 
 A heap of gigabytes is mostly contents, not structures.  Pages of one and the same word all
 over (zeros, a pattern), which is no pointer, hold nothing that a search would find, and
-take no room in a copy.
+take no room in a copy; nor do pages that have no word below 2^48 (text, pictures, what is
+compressed): pointers are, and the sizes of malloc's blocks.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def copied(pid: int, ranges: Ranges, buffers: Buffers) -> tuple[Segments, int, i
 
 
 class _Thin:
-    """Copies without the pages that are all alike within."""
+    """Copies without the pages that hold nothing that anybody looks for."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -77,14 +78,21 @@ class _Thin:
 
 
 def _runs(data: memoryview) -> Iterator[tuple[int, int]]:
-    """Yield (first, count) of the pages that are not alike within."""
+    """Yield (first, count) of the pages that may hold a pointer, or a block's size."""
+    raw = bytes(data)
+    high = int.from_bytes(raw[6::8], "little") | int.from_bytes(raw[7::8], "little")
+    low = high.to_bytes(len(raw) // 8, "little")  # a zero for each word below 2^48
     words = data.cast("Q")
     ends = zip(words[::_WORDS].tolist(), words[_WORDS - 1 :: _WORDS].tolist())
     first = count = 0
     for page, (head, tail) in enumerate(ends):
-        raw = data[page * PAGE : (page + 1) * PAGE]
         pointer = 0 < head >> 16 < 1 << 31
-        if head == tail and not pointer and bytes(raw) == head.to_bytes(8, "little") * _WORDS:
+        alike = head == tail and not pointer
+        if alike and raw[page * PAGE : (page + 1) * PAGE] == head.to_bytes(8, "little") * _WORDS:
+            useless = True
+        else:
+            useless = 0 not in low[page * _WORDS : (page + 1) * _WORDS]
+        if useless:
             if count:
                 yield first, count
             count = 0
