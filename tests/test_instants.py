@@ -249,3 +249,47 @@ def test_pages_that_were_never_touched_are_zeros_and_not_read() -> None:
     assert image.u64(0x11008) == 0
     assert image.read(0x11FFF, 2) == b"\0\2"
     assert image.given == {0x10, 0x12} and not image.missing
+
+
+class Ending(Running):
+    """A fake of which each stop sees a request in flight, and each copy that it has ended."""
+
+    def __init__(self, busy: FakeTarget, idle: FakeTarget) -> None:
+        self._busy, self._idle = busy, idle
+        self._next = idle
+        super().__init__(iter(lambda: self._next, None))
+
+    def freeze(self, ranges: Ranges, quiet: Callable[[Peek], bool] | None = None) -> Frozen:
+        self._next = self._busy
+        try:
+            return super().freeze(ranges, quiet)
+        finally:
+            self._next = self._idle
+
+
+def test_a_request_that_ends_before_the_copy_is_found_by_its_queue() -> None:
+    machine = FakeMachine()
+    layout = machine.layout
+    machine.define("nvme", "pci-device", layout.size("NvmeCtrl"))
+    nvme = machine.device("nvme0", "nvme")
+    queue = machine.make("NvmeSQueue", ctrl=nvme.address)
+    machine.poke("NvmeCtrl", nvme.address, sq=machine.array(0, queue))
+    params = nvme.address + layout.offset("NvmeCtrl", "params")
+    machine.poke("NvmeParams", params, max_ioqpairs=1)
+    # On a page that nobody else needs.
+    machine.allocate(8 * PAGE)
+    request = machine.make("NvmeRequest", sq=queue)
+    machine.allocate(8 * PAGE)
+    idle = machine.build()
+    nvme.ref += 1
+    machine.poke("NvmeSQueue", queue, out_req_list=request)
+    qsg = request + layout.offset("NvmeRequest", "sg") + layout.offset("NvmeSg", "qsg")
+    fields = {"dev": nvme.address, "as": machine.spaces[0].address, "nsg": 1, "nalloc": 5}
+    machine.poke("QEMUSGList", qsg, sg=machine.array(0, 0), **fields)
+    machine.allocate(8 * PAGE)
+    target = Ending(machine.build(), idle)
+    reader = Reader(target, [layout])
+    for _ in range(3):
+        snapshot = reader.read()
+        same(snapshot, target.frozen, machine)
+        assert [f.holder for f in snapshot.fields if f.kind == "scatter-list"] == [qsg]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .record import Holder, Kind, Reader
 
-__all__ = ["HOLDERS", "KINDS"]
+__all__ = ["HOLDERS", "KINDS", "NVME"]
 
 KINDS = (
     Kind(
@@ -41,6 +41,13 @@ _REQUEST = (
 )
 _POPPED = "hw/virtio/virtio.c virtqueue_pop, virtqueue_map_desc"
 _LIST = "QEMUSGList.sg QEMUSGList.nsg QEMUSGList.nalloc QEMUSGList.dev QEMUSGList.as"
+#: By which the requests of an NVMe controller are found.
+NVME = (
+    "NvmeCtrl.sq NvmeCtrl.params NvmeParams.max_ioqpairs NvmeSQueue.ctrl "
+    "NvmeSQueue.out_req_list NvmeRequest.sq NvmeRequest.aiocb NvmeRequest.sg NvmeRequest.entry "
+    "NvmeSg.qsg"
+)
+_NVME = " ".join(f"{field}?" for field in NVME.split())
 _VECTOR = "QEMUIOVector.iov QEMUIOVector.niov iovec.iov_base"
 
 HOLDERS = (
@@ -78,7 +85,7 @@ HOLDERS = (
         "",
         "device",
         "system/dma-helpers.c qemu_sglist_init",
-        needs=_LIST,
+        needs=f"{_LIST} {_NVME}",
     ),
     Holder(
         "request-map",

@@ -15,6 +15,7 @@ from ..records.context import Context
 from ..records.route import place_of
 from ..records.scan import find_words
 from ..records.ways import Found, follow, used
+from ..references.requests import NVME
 from ..target.image import Unreadable
 from .scene import Objects, ReaderFunction, Scene, WordsFunction, attempt, of_type
 
@@ -26,6 +27,9 @@ _ELEMENT_MAX = 64 << 10  # of memory that an element and its vectors take
 _PIECES_MAX = 1 << 16  # of one scatter list
 _ENTRY = 16  # bytes of a ScatterGatherEntry, include/system/dma.h
 _REFS_MAX = 1000  # of one request
+_NVME_QUEUES_MAX = 0xFFFF  # NVME_MAX_IOQPAIRS
+_NVME_REQUESTS_MAX = 4096  # on one queue
+_ENTRY_OF = "NvmeRequest", "entry"
 _VECTOR = "QEMUIOVector.iov ->[QEMUIOVector.niov iovec] + iovec.iov_base"
 
 
@@ -89,20 +93,61 @@ def _find_lists(context: Context, scene: Scene) -> Iterator[tuple[int, int]]:
     qemu_sglist_destroy clears all of it.
     """
     layout, image = context.layout, context.image
-    at_as, at_dev = layout.offset("QEMUSGList", "as"), layout.offset("QEMUSGList", "dev")
-    for word, _space in find_words(image, scene.spaces, context.known.words):
-        address = word - at_as
+    at_as, at_qsg = layout.offset("QEMUSGList", "as"), 0
+    found = [word - at_as for word, _ in find_words(image, scene.spaces, context.known.words)]
+    scene.requests = list(_nvme_requests(context, scene))
+    if scene.requests:
+        at_qsg = layout.offset("NvmeRequest", "sg") + layout.offset("NvmeSg", "qsg")
+    for address in dict.fromkeys((*found, *(request + at_qsg for request in scene.requests))):
+        device = _device_of(context, scene, address)
+        if device:
+            yield address, device
+
+
+def _device_of(context: Context, scene: Scene, address: int) -> int:
+    """Return the device that a scatter list is of, 0 where there is no list in use."""
+    try:
+        row = context.record("QEMUSGList", address)
+        obj = scene.objects.get(row["dev"])
+    except Unreadable:
+        return 0
+    if obj is None or not context.is_a(obj.type, "device") or row["as"] not in scene.spaces:
+        return 0
+    used, room = row.signed("nsg"), row.signed("nalloc")
+    good = 0 <= used <= room and 0 < room <= _PIECES_MAX and _has_room(context, row["sg"], room)
+    return row["dev"] if good else 0
+
+
+def _nvme_requests(context: Context, scene: Scene) -> Iterator[int]:
+    """Yield the requests that NVMe controllers have on their lists (hw/nvme/ctrl.c).
+
+    They are in arrays that are used round and round, so that a word elsewhere may have been
+    copied too late to find the one that was in flight.
+    """
+    layout, image = context.layout, context.image
+    fits = "NvmeCtrl" in layout.structs and "nvme" in context.types
+    if not fits or layout.size("NvmeCtrl") != context.types["nvme"].size:
+        return
+    if not all(layout.has(*field.split(".")) for field in NVME.split()):
+        return
+    at_first, at_next = layout.offset("NvmeSQueue", "out_req_list"), layout.offset(*_ENTRY_OF)
+    at_params = layout.offset("NvmeCtrl", "params")
+    at_owner, at_queue = layout.offset("NvmeSQueue", "ctrl"), layout.offset("NvmeRequest", "sq")
+    for controller in of_type(context, scene.objects, "nvme"):
         try:
-            device = image.u64(address + at_dev)
-            obj = scene.objects.get(device)
-            if obj is None or not context.is_a(obj.type, "device"):
-                continue
-            row = context.record("QEMUSGList", address)
+            array = image.u64(controller + layout.offset("NvmeCtrl", "sq"))
+            pairs = context.record("NvmeParams", controller + at_params)["max_ioqpairs"]
+            # One more is for administration.
+            for i in range(min(pairs, _NVME_QUEUES_MAX) + 1 if array else 0):
+                queue = image.u64(array + 8 * i)
+                if not queue or image.u64(queue + at_owner) != controller:
+                    continue
+                request, left = image.u64(queue + at_first), _NVME_REQUESTS_MAX
+                while request and left and image.u64(request + at_queue) == queue:
+                    yield request
+                    request, left = image.u64(request + at_next), left - 1
         except Unreadable:
             continue
-        used, room = row.signed("nsg"), row.signed("nalloc")
-        if 0 <= used <= room and 0 < room <= _PIECES_MAX and _has_room(context, row["sg"], room):
-            yield address, device
 
 
 def _has_room(context: Context, entries: int, count: int) -> bool:
@@ -130,7 +175,14 @@ def _block_requests(context: Context, scene: Scene) -> Iterator[Found]:
         yield from follow(context, request, f"DMAAIOCB.iov + {_VECTOR}")
 
     requests = [word - at_sg for word, _ in find_words(context.image, lists, context.known.words)]
-    yield from attempt(context, requests, read)
+    for request in scene.requests:
+        try:
+            block = context.image.u64(request + context.layout.offset("NvmeRequest", "aiocb"))
+            if block and context.image.u64(block + at_sg) in lists:
+                requests.append(block)
+        except Unreadable:
+            continue
+    yield from attempt(context, dict.fromkeys(requests), read)
 
 
 def _usb_packets(context: Context, scene: Scene) -> Iterator[Found]:

@@ -22,6 +22,7 @@ class Scene:
     """What was read before the declared holders are.
 
     :param lists: the scatter lists in use, (address, device), once they were looked for.
+    :param requests: of NVMe controllers, found on the way.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Scene:
     ) -> None:
         self.objects, self.spaces, self.listeners, self.ram = objects, spaces, listeners, ram
         self.lists: Sequence[tuple[int, int]] | None = None
+        self.requests: Sequence[int] = ()
 
 
 ReaderFunction = Callable[[Context, Scene], Iterator[Found]]
