@@ -285,6 +285,20 @@ def test_a_profile_is_made_from_one_build_and_fits_another(
     assert source_of(stock_vm) == "profile:mine"
 
 
+def test_check_and_layout_say_what_was_not_searched_for(
+    clean: Path, qmr: Qmr, stock_vm: Vm
+) -> None:
+    path = next(path for path in sources.profiles() if "7.2" in path.name)
+    layout = json.loads(path.read_text())
+    del layout["structs"]["NBDClient"]["fields"]["next"]
+    (clean / "less.json").write_text(json.dumps(layout))
+    said = qmr(stock_vm.pid, "check", "--layout", clean / "less.json").out
+    (line,) = (line for line in said.splitlines() if "not searched for in this QEMU: " in line)
+    assert "nbd-client" in line and "layout says why)" in line
+    said = qmr(stock_vm.pid, "layout", "--layout", clean / "less.json").out
+    assert "was not searched for" in said and "the layout lacks NBDClient.next" in said
+
+
 def test_a_layout_that_does_not_fit_is_refused_with_its_reason(
     clean: Path, qmr: Qmr, stock_vm: Vm
 ) -> None:
