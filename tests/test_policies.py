@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import pytest
 from conftest import Qmr
 
 from qmrinspect.audit.agreement import agreement
+from qmrinspect.errors import UsageError
 from qmrinspect.hotplug.vm import Vm
+from qmrinspect.verbs import policies
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,6 +85,26 @@ def test_what_is_foretold_on_each_build_is_what_each_build_does() -> None:
     page = "\n".join(tool().lines([{**row, "machine": "pc"} for row in rows], "0"))
     assert page.count("| 6/6 | 6/6 | 6/6 | 6/6 | 6/6 |") == 5
     assert "Where they differ" not in page and "| 10.0.13 no-ref | `no-ref` | 6 |" in page
+
+
+@pytest.mark.unit
+def test_builds_that_nobody_names_are_those_of_the_tool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UsageError, match="takes two builds or more"):
+        policies._builds("")
+    places = ("10.0.13+ds-1-abc/no-ref-12", "10.0.13+ds-1-abc/subregion-ref-v7-3")
+    places += ("10.0.13+ds-1-def/no-ref-45", "10.2.2+ds-1-abc/owner-ref-as-is")
+    for age, place in enumerate(places):
+        program = tmp_path / "qmr" / "qemu" / "bin" / place / "qemu-system-x86_64"
+        program.parent.mkdir(parents=True)
+        program.touch()
+        os.utime(program, (age, age))
+    found = {name: program for name, program in policies._builds("")}
+    # The newest of each policy; v7 is none, and dies of every unplug.
+    assert list(found) == ["10.0.13 no-ref", "10.2.2"]
+    assert places[2] in found["10.0.13 no-ref"]
 
 
 @pytest.mark.unit

@@ -29,11 +29,10 @@ from qmrinspect.documents import HuntRow  # noqa: E402
 
 PATH = ROOT / "docs" / "agreement.md"
 
-# Arguments of tools/build_qemu.py.
+# Arguments of tools/build_qemu.py; its subregion-ref-v7 is no rule, and dies of every unplug.
 BUILDS = (
     *(("10.0", "--policy", name) for name in ("strict", "owner-ref", "no-ref")),
     ("10.0", "--policy", "subregion-ref"),
-    ("10.0", "--policy", "subregion-ref-v7"),
     ("10.0", "--policy", "owner-shared"),
     ("10.2",),
     ("11.1",),
