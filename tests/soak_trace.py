@@ -1,17 +1,19 @@
 #!/usr/bin/env python3
 """Traces, again and again: what the tests do a few times, done until it would have failed.
 
-    tests/soak_trace.py [--kills N] [--rounds N] [--qemu PROGRAM]... [--out FILE]
+    tests/soak_trace.py [--kills N] [--rounds N] [--qemu PROGRAM]... [--keep FILE] [--out FILE]
 
 Kills a tracer N times at random moments of a plug; plugs every PCI, USB, SCSI and virtio device
 that the QEMU has under a trace from birth, and adds up; repeats the table of takers.  Writes a
-page of Markdown.
+page of Markdown.  What it found of each device goes into the file of ``--keep``; devices that are
+in there are not plugged again.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import signal
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -72,15 +74,17 @@ def kills(qemu: str, count: int) -> tuple[int, int]:
     return done, answered
 
 
-def plugged(qemu: str) -> Iterator[tuple[str, Counter[str]]]:
-    """Plug each device under a trace; yield its name and what its objects add up to."""
+def plugged(qemu: str, done: Collection[str]) -> Iterator[tuple[str, Counter[str]]]:
+    """Plug each device under a trace; yield its name and what its objects add up to.
 
+    :param done: devices to leave out.
+    """
     vm, number = OwnVm([Recipe("", "PCI")], qemu), 0
     try:
         known = vm.drive(drivers)
         for name in sorted(known):
             recipe = recipe_for(name, known)
-            if recipe.bus not in _BUSES:
+            if recipe.bus not in _BUSES or name in done:
                 continue
             if number == _DEVICES_IN_ONE_VM or not vm.vm.alive():
                 vm.renew()
@@ -146,12 +150,12 @@ def report(qemu: str, args: argparse.Namespace) -> Iterator[str]:
         yield f"- {done} tracers killed with -9 at random moments of a plug: the VM was alive and"
         yield f"  its monitor answered {answered} times."
     if args.devices:
-        total: Counter[str] = Counter()
-        names = 0
-        for name, counts in plugged(qemu):
+        kept = dict(read_kept(args.keep, qemu))
+        for name, counts in plugged(qemu, kept):
             print(name, dict(counts), file=sys.stderr)
-            names += 1
-            total += counts
+            kept[name] = counts
+            keep(args.keep, qemu, name, counts)
+        names, total = len(kept), sum(kept.values(), Counter())
         held = sum(total[how] for how in ("site+witness", "witness", "site", "last"))
         share = 100 * held / max(1, held + total["unnamed"])
         yield f"- {names} devices plugged under a trace from birth: {total['objects']} objects,"
@@ -165,6 +169,22 @@ def report(qemu: str, args: argparse.Namespace) -> Iterator[str]:
     yield ""
 
 
+def read_kept(file: str, qemu: str) -> Iterator[tuple[str, Counter[str]]]:
+    """Yield the devices of a QEMU that an earlier run kept."""
+    with contextlib.suppress(FileNotFoundError):
+        for line in Path(file).read_text().splitlines() if file else ():
+            row = json.loads(line)
+            if row["qemu"] == version(qemu):
+                yield row["device"], Counter(row["counts"])
+
+
+def keep(file: str, qemu: str, device: str, counts: Counter[str]) -> None:
+    """Keep what was found of a device."""
+    if file:
+        with open(file, "a") as out:
+            print(json.dumps({"qemu": version(qemu), "device": device, "counts": counts}), file=out)
+
+
 def version(qemu: str) -> str:
     done = subprocess.run([qemu, "--version"], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[0]
@@ -176,6 +196,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--devices", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--qemu", action="append", default=[])
+    parser.add_argument("--keep", default="")
     parser.add_argument("--out", default=str(HERE.parent / "docs" / "trace-campaign.md"))
     args = parser.parse_args()
     commit = subprocess.run(

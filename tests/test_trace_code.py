@@ -7,6 +7,7 @@ import re
 import struct
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +19,7 @@ from qmrinspect.trace.expression import NoRule, evaluate, leb
 from qmrinspect.trace.kinds import kinds_of
 from qmrinspect.trace.lines import Line, find_lines, parse_addr2line, relative, source_root
 from qmrinspect.trace.names import Frame
+from qmrinspect.trace.tree import balance_tree, folded, tree_json, tree_lines
 from qmrinspect.trace.x86 import Change, find_writes
 
 #: QEMU's two functions, and users that compilers put copies of them into.
@@ -255,3 +257,33 @@ def test_what_a_call_site_says() -> None:
     assert kinds_of([frame("qemu+0x10"), frame("flatview_new")]) == {"flatview-root"}
     # What a device does while it is made is no making of its own.
     assert kinds_of([frame("my_init", False), frame("object_initialize_with_type")]) == set()
+
+
+# Trees -------------------------------------------------------------------------------
+
+
+def change(by: int, *stack: str) -> SimpleNamespace:
+    frames = [Frame(name, "", 0, f"qemu+{name}", 1, "symbol", False) for name in stack[::-1]]
+    return SimpleNamespace(event=SimpleNamespace(by=by), frames=frames)
+
+
+@pytest.mark.unit
+def test_what_balances_is_folded_away_and_shown_on_request() -> None:
+    steps = [
+        change(1, "plug", "realize", "add_subregion"),
+        change(1, "plug", "set_parent"),
+        change(1, "plug", "borrow"),
+        change(-1, "plug", "borrow"),
+        change(-1, "unplug", "unparent"),
+    ]
+    lines = [line.strip() for line in tree_lines(balance_tree(steps))]
+    assert lines[0] == "+2 plug (3 taken, 1 dropped)"
+    assert set(lines[1:3]) == {"+1 realize > add_subregion", "+1 set_parent"}
+    assert lines[3:] == ["-1 unplug > unparent", "1 places that balance are not shown"]
+    every = [line.strip() for line in tree_lines(balance_tree(steps, True), True)]
+    assert "+0 borrow (1 taken, 1 dropped)" in every and len(every) == len(lines)
+    names = [
+        [below["function"] for below in node["below"]] for node in tree_json(balance_tree(steps))
+    ]
+    assert names == [["realize", "set_parent"], ["unparent"]]
+    assert list(folded(steps))[:2] == ["plug;borrow;drop 1", "plug;borrow;take 1"]
