@@ -22,6 +22,7 @@ from ..walk.declared import missing, read_declared, structure_around
 __all__ = ["displaced"]
 
 _STEPS = (8, -8)
+_ALIGNED = 16
 
 
 def displaced(context: Context, snapshot: Snapshot, targets: Collection[int]) -> set[str]:
@@ -35,7 +36,14 @@ def displaced(context: Context, snapshot: Snapshot, targets: Collection[int]) ->
     owned = {r.address: r.owner for r in snapshot.regions.values() if r.owner in wanted}
     around = [holder for holder in HOLDERS if isinstance(holder.start, Around)]
     before = {(row.kind, row.holder, row.field) for row in snapshot.fields}
-    words = list(find_words(context.image, wanted)) if wanted else []
+    # A word that is known to hold one reference is no other's.
+    taken = {
+        row.holder + context.layout.offset(*row.field.split("."))
+        for row in snapshot.fields
+        if row.field in {holder.way for holder in around}
+    }
+    found_words = find_words(context.image, wanted) if wanted else ()
+    words = [(word, target) for word, target in found_words if word not in taken]
     out: set[str] = set()
     for holder in HOLDERS:
         regions = holder.target in ("ram", "memory-region")
@@ -49,10 +57,7 @@ def displaced(context: Context, snapshot: Snapshot, targets: Collection[int]) ->
                 continue
             moved = context.under(layout)
             if isinstance(holder.start, Around):
-                found = any(
-                    (holder.kind, start, holder.way) not in before
-                    for start in _starts(moved, objects, holder, around, words)
-                )
+                found = any(_starts(moved, objects, holder, around, words))
             else:
                 found = _is_held(moved, snapshot, holder, wanted.keys() | owned.keys(), before)
             if found:
@@ -98,7 +103,8 @@ def _starts(
                 start = structure_around(context, objects, holder, usable, word)
             except Unreadable:
                 continue
-            if start:
+            # Where malloc puts nothing there is no event source.
+            if start and not (holder.start == Around("source") and start % _ALIGNED):
                 yield start
 
 
