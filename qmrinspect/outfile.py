@@ -32,13 +32,13 @@ def unwritable(path: str | Path, error: OSError) -> TargetError:
     return TargetError(f"{path} cannot be written: {error.strerror or error}")
 
 
-def probe(*paths: str | Path) -> None:
+def probe(*paths: str | Path | None) -> None:
     """Find out, before the work begins, whether files can be written when it is done.
 
-    :param paths: empty ones are left out.
+    :param paths: None is left out.
     :raises TargetError: one cannot.
     """
-    for path in filter(None, map(str, paths)):
+    for path in map(str, filter(None, paths)):
         there = os.path.lexists(path)
         try:
             os.close(open_private(path, os.O_WRONLY | os.O_CREAT))

@@ -54,8 +54,8 @@ class Expectations:
         self._rules: list[dict[str, object]] = rules
         self.hits = [0] * len(rules)
 
-    def match(self, row: Row) -> str:
-        """Return the reason why a finding is expected, and count it; "" when it is not."""
+    def match(self, row: Row) -> str | None:
+        """Return the reason why a finding is expected, and count it; None when it is not."""
         values: dict[str, object] = dict(row.get("error_path") or {})
         values.update(row)
         for number, rule in enumerate(self._rules):
@@ -66,7 +66,7 @@ class Expectations:
             ):
                 self.hits[number] += 1
                 return str(rule["reason"])
-        return ""
+        return None
 
     def summary(self) -> list[dict[str, object]]:
         """Return the rules with their hits."""

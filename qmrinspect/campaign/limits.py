@@ -21,7 +21,7 @@ _GUEST_BYTES = 1 << 30
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def workers_for(settings: Settings, wanted: int = 0) -> int:
+def workers_for(settings: Settings, wanted: int | None = None) -> int:
     """Return how many workers a campaign gets: ``wanted``, or two a core, one with a guest;
     never more than there is memory for, and always one.
     """
@@ -34,7 +34,7 @@ def workers_for(settings: Settings, wanted: int = 0) -> int:
 def cores() -> int:
     """Return how many processors this process may use; at least 1."""
     allowed = len(os.sched_getaffinity(0))
-    quota, _, period = _limit("cpu.max").partition(" ")
+    quota, _, period = (_limit("cpu.max") or "").partition(" ")
     if quota.isdigit() and period.isdigit():
         allowed = min(allowed, int(quota) // int(period))
     return max(1, allowed)
@@ -44,7 +44,7 @@ def free_bytes() -> int:
     """Return how much memory this process may take without swapping, in bytes."""
     free = _available()
     most, used = _limit("memory.max"), _limit("memory.current")
-    if most.isdigit() and used.isdigit():
+    if most and used and most.isdigit() and used.isdigit():
         free = min(free, int(most) - int(used))
     return max(0, free)
 
@@ -58,10 +58,10 @@ def _available() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _limit(name: str) -> str:
-    """Return a setting of our control group (cgroup v2), "" where there is none."""
+def _limit(name: str) -> str | None:
+    """Return a setting of our control group (cgroup v2), None where there is none."""
     try:
         own = Path("/proc/self/cgroup").read_text(encoding="utf-8").rpartition("0::/")[2].strip()
         return (_CGROUP / own / name).read_text(encoding="ascii").strip()
     except OSError:
-        return ""
+        return None

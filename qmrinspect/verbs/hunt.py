@@ -38,7 +38,7 @@ def _on_own_vms(
     from ..campaign.jobs import run
     from ..campaign.limits import workers_for
 
-    workers = workers_for(plan.settings, args.jobs or (1 if args.driver else 0))
+    workers = workers_for(plan.settings, args.jobs or (1 if args.driver else None))
     jobs = list(enumerate(plan.jobs))
     if store is not None:
         jobs = store.begin(plan)
@@ -134,7 +134,7 @@ def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Ou
     return _outcome(verdicts, _on_own_vms(planned, args, session, store))
 
 
-def _store(campaign: str) -> Store | None:
+def _store(campaign: str | None) -> Store | None:
     if not campaign:
         return None
     from ..campaign.store import Store
@@ -146,6 +146,7 @@ def run_demo(session: Session, args: argparse.Namespace) -> Outcome:
     """Do the main job on a QEMU that is started for it."""
     for argument in CAMPAIGN[1:]:
         name = argument.names[-1].lstrip("-").replace("-", "_")
-        setattr(args, name, argument.options.get("default", False))
+        options = argument.options
+        setattr(args, name, options.get("default", False if "action" in options else None))
     args.driver = list(_DEMO)
     return _own(session, args, _DEMO)

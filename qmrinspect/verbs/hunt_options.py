@@ -23,17 +23,15 @@ __all__ = [
 PROGRAM = "qemu-system-x86_64"
 QEMU = Argument(
     ("--qemu",),
-    {"default": "", "metavar": "PROGRAM", "help": f"QEMU to start (default: {PROGRAM})"},
+    {"metavar": "PROGRAM", "help": f"QEMU to start (default: {PROGRAM})"},
 )
 DEFAULT_MACHINE = "pc"
 DEFAULT_ACCEL = "tcg"
-MACHINE = Argument(
-    ("--machine",), {"default": "", "help": f"its machine type (default: {DEFAULT_MACHINE})"}
-)
+MACHINE = Argument(("--machine",), {"help": f"its machine type (default: {DEFAULT_MACHINE})"})
 
 
 def _file(name: str, help: str) -> Argument:
-    return Argument((name,), {"default": "", "metavar": "FILE", "help": help}, "file")
+    return Argument((name,), {"metavar": "FILE", "help": help}, "file")
 
 
 TRACE = Argument(
@@ -73,7 +71,7 @@ CAMPAIGN = (
             "for good",
         },
     ),
-    Argument(("--accel",), {"default": "", "help": f"its accelerator (default: {DEFAULT_ACCEL})"}),
+    Argument(("--accel",), {"help": f"its accelerator (default: {DEFAULT_ACCEL})"}),
     Argument(
         ("--guest",),
         {
@@ -87,7 +85,6 @@ CAMPAIGN = (
         ("--cpus",),
         {
             "choices": ("all", "own"),
-            "default": "",
             "help": "the CPU models: all, each in a VM of its own (default without a guest), or "
             "the machine's own",
         },
@@ -96,7 +93,6 @@ CAMPAIGN = (
         ("--jobs",),
         {
             "type": at_least_1,
-            "default": 0,
             "metavar": "N",
             "help": "VMs at once, if there is memory for them (default: two a core, or one with a "
             "guest)",
@@ -104,7 +100,7 @@ CAMPAIGN = (
     ),
     Argument(
         ("--dask",),
-        {"default": "", "metavar": "ADDRESS", "help": "hunt on a cluster: tcp://SCHEDULER"},
+        {"metavar": "ADDRESS", "help": "hunt on a cluster: tcp://SCHEDULER"},
     ),
     _file("--campaign", "keep the results in FILE, or go on with what it has"),
     _file("--baseline", "compare with an earlier campaign: only new findings fail"),
@@ -112,7 +108,7 @@ CAMPAIGN = (
     _file("--junit", "write a JUnit report"),
     Argument(
         ("--bundle",),
-        {"default": "", "metavar": "DIR", "help": "put the evidence of each finding there"},
+        {"metavar": "DIR", "help": "put the evidence of each finding there"},
         "file",
     ),
 )
@@ -138,7 +134,6 @@ MANY = (
     Argument(
         ("--builds",),
         {
-            "default": "",
             "metavar": "PROGRAM,...",
             "help": "for --policies (default: what tools/build_qemu.py has made)",
         },

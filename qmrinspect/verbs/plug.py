@@ -89,7 +89,7 @@ def check_leaked(book: Book, recipe: Recipe, id: str) -> None:
         raise UsageError(still_there(recipe), "or say --force")
 
 
-def wanted(driver: Driver, name: str, properties: Sequence[str]) -> tuple[Recipe, str]:
+def wanted(driver: Driver, name: str, properties: Sequence[str]) -> tuple[Recipe, str | None]:
     """Return how to plug a device that a user names, and the id that it was given.
 
     :param properties: ``k=v`` words.
@@ -103,7 +103,8 @@ def wanted(driver: Driver, name: str, properties: Sequence[str]) -> tuple[Recipe
         words_given = [f"driver={name}", *properties]
         given = driver.drive(lambda monitor: typed(monitor, "device_add", words_given))
     given.pop("driver", None)
-    return _recipe(recipe_for(name, known), given), str(given.get("id", ""))
+    id = given.get("id")
+    return _recipe(recipe_for(name, known), given), None if id is None else str(id)
 
 
 def _recipe(recipe: Recipe, properties: dict[str, object]) -> Recipe:

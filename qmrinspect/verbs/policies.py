@@ -84,7 +84,7 @@ def _rows(
             session.progress("")
 
 
-def _builds(given: str) -> list[tuple[str, str]]:
+def _builds(given: str | None) -> list[tuple[str, str]]:
     """Return name and program of each build.
 
     :param given: programs, with commas between; empty for those that tools/build_qemu.py made.

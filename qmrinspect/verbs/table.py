@@ -180,7 +180,6 @@ VERBS: dict[str, Verb] = {
                     ("object",),
                     {
                         "nargs": "?",
-                        "default": "",
                         "metavar": "OBJ",
                         "help": "a device, plugged or unplugged; without one, all that was "
                         "unplugged and is still there",
@@ -198,7 +197,6 @@ VERBS: dict[str, Verb] = {
                 Argument(
                     ("--learned",),
                     {
-                        "default": "",
                         "metavar": "FILE",
                         "help": "what qmr hunt --forecast --json saw devices leave, on any QEMU",
                     },
@@ -294,7 +292,6 @@ VERBS: dict[str, Verb] = {
                     ("campaign",),
                     {
                         "nargs": "?",
-                        "default": "",
                         "metavar": "CAMPAIGN",
                         "help": "what qmr hunt --campaign kept, or qmr hunt --json printed",
                     },
@@ -308,13 +305,12 @@ VERBS: dict[str, Verb] = {
                 Argument(
                     ("--baseline",),
                     {
-                        "default": "",
                         "metavar": "FILE",
                         "help": "an earlier campaign to compare with",
                     },
                     "file",
                 ),
-                Argument(("--title",), {"default": "", "help": "of the page"}),
+                Argument(("--title",), {"help": "of the page"}),
             ),
             _run("campaign", "run_report"),
             fronts=frozenset(("shell", "repl")),
@@ -330,7 +326,7 @@ VERBS: dict[str, Verb] = {
                 ),
                 Argument(
                     ("--qemu",),
-                    {"default": "", "metavar": "PROGRAM", "help": "another QEMU than the bundle's"},
+                    {"metavar": "PROGRAM", "help": "another QEMU than the bundle's"},
                     "file",
                 ),
             ),
