@@ -93,6 +93,25 @@ def test_nothing_is_judged_twice(tmp_path: Path) -> None:
         assert [job.driver for _, job in store.begin(PLAN)] == [n for n in SOME if n != "edu"]
 
 
+@pytest.mark.unit
+def test_a_full_disk_in_the_middle_is_told_and_what_is_done_stays(tmp_path: Path) -> None:
+    row = {"device": "edu", "outcome": "leak", "text": "x" * 5000}
+    with Store(str(tmp_path / "s.sqlite")) as store:
+        store.begin(PLAN)
+        assert store.add(Done(4, Job("edu"), [row]))
+        # No page more: to SQLite that is a full disk.
+        pages = store._base.execute("pragma page_count").fetchone()[0]
+        store._base.execute(f"pragma max_page_count = {pages}")
+        with pytest.raises(
+            TargetError, match="cannot be written: database or disk is full"
+        ) as full:
+            store.add(Done(0, Job("usb-kbd"), [row] * 9))
+        assert full.value.exit_code == 2 and "same command goes on" in full.value.hint
+        assert len(list(store.rows())) == 1
+        store._base.execute("pragma max_page_count = 1000000")
+        assert store.add(Done(0, Job("usb-kbd"), [row] * 9))
+
+
 @pytest.mark.parametrize("content", [b"", b"no database at all, and longer than a header" * 9])
 def test_what_is_no_campaign_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "x"

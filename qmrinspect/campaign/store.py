@@ -7,6 +7,7 @@ of the process and goes on where it was.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -88,8 +89,7 @@ class Store(Closing):
                 "give the same ones to go on with it, or name another file",
             )
         if not known:
-            with self._base:
-                self._base.execute("begin immediate")
+            with self._writing():
                 self._base.execute("insert into meta values ('format', ?)", (FORMAT,))
                 self._base.execute("insert into meta values ('plan', ?)", (wanted,))
                 self._base.executemany(
@@ -103,14 +103,16 @@ class Store(Closing):
         """Keep what came of a job; say whether it is new.
 
         A job that could not be done stays to be done.
+
+        :raises TargetError: the file cannot be written; what it has is whole.
         """
         if done.error is not None:
-            self._base.execute(
-                "update jobs set error = ? where number = ?", (str(done.error), done.number)
-            )
+            with self._writing():
+                self._base.execute(
+                    "update jobs set error = ? where number = ?", (str(done.error), done.number)
+                )
             return True
-        with self._base:
-            self._base.execute("begin immediate")
+        with self._writing():
             changed = self._base.execute(
                 "update jobs set done = 1, error = '' where number = ? and not done",
                 (done.number,),
@@ -122,6 +124,19 @@ class Store(Closing):
                 [(done.number, place, json.dumps(row)) for place, row in enumerate(done.rows)],
             )
         return True
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Write all of what follows, or nothing."""
+        try:
+            with self._base:
+                self._base.execute("begin immediate")
+                yield
+        except sqlite3.Error as error:
+            raise TargetError(
+                f"{self.path} cannot be written: {error}",
+                "make room, and the same command goes on with what is done",
+            ) from None
 
     def rows(self) -> Iterator[HuntRow]:
         """Yield all rows, in the order of the plan."""
