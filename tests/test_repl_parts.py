@@ -15,11 +15,13 @@ from qmrinspect.errors import MonitorError, UsageError
 from qmrinspect.fronts.events import EventLog, SharedMonitor
 from qmrinspect.fronts.repl.completion import LineCompleter
 from qmrinspect.fronts.repl.engine import logical_lines
+from qmrinspect.fronts.repl.history import open_history
 from qmrinspect.fronts.repl.knowledge import Knowledge
 from qmrinspect.fronts.repl.line import Command, expand, parse_command, unfinished
 from qmrinspect.fronts.repl.session import ReplSession
 from qmrinspect.fronts.repl.table import REPL_VERBS
 from qmrinspect.hotplug.vm import Vm
+from qmrinspect.masking import MASK
 from qmrinspect.monitor.arguments import Property, Schema, typed_property
 from qmrinspect.monitor.base import Event, EventQueue, Monitor, Wanted
 from qmrinspect.monitor.qtree import parse_qtree
@@ -328,3 +330,15 @@ def test_verbs_of_the_session_say_where_they_belong() -> None:
     assert ran.stderr == (
         "qmr: mark makes no sense on the command line: use it in the REPL (qmr repl)\n"
     )
+
+
+@pytest.mark.unit
+def test_a_history_on_a_full_disk_lasts_as_long_as_the_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    history = open_history()
+    (tmp_path / "qmr" / "history").unlink()
+    (tmp_path / "qmr" / "history").symlink_to("/dev/full")
+    history.append_string("set_password vnc hunter2")
+    assert history.get_strings() == [f"set_password vnc {MASK}"]

@@ -165,6 +165,10 @@ def test_a_driver_says_what_it_takes_and_takes_json(fresh_vm: Vm) -> None:
     assert any(line.startswith("those to come are shown as they come") for line in lines)
     shell = run("", str(fresh_vm.pid), "plug", "e1000e", '{"id": "j1"}')
     assert shell.stdout.startswith("j1 (e1000e) is plugged")
+    shell = run("", str(fresh_vm.pid), "plug", '{"driver": "e1000e", "id": "j2"}')
+    assert shell.stdout.startswith("j2 (e1000e) is plugged")
+    wrong = run("", str(fresh_vm.pid), "plug", '{"id": "j3"}')
+    assert (wrong.returncode, wrong.stdout) == (2, "") and "no driver" in wrong.stderr
     wrong = run("", str(fresh_vm.pid), "qmp", "qom-get", '{"path": }')
     assert (wrong.returncode, wrong.stdout) == (2, "") and "no JSON" in wrong.stderr
 
@@ -267,3 +271,7 @@ def test_events_says_what_it_waits_for() -> None:
     assert "1 so far" in said[2]
     assert said[-1] == ""
     assert waited(count=1)[0] == "waiting for 1 event of QEMU, Ctrl-C ends it"
+    session, nothing = Waiting(), argparse.Namespace(seconds=0.1, count=None)
+    session.asked = 1
+    lines = list(run_events(session, nothing).lines)  # type: ignore[arg-type]
+    assert lines == ["no event came in 0.1 s"]

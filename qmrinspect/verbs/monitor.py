@@ -91,7 +91,15 @@ def run_events(session: Session, args: argparse.Namespace) -> Outcome:
         }
         for event in found
     )
-    return Outcome(data, (event_line(event) for event in found), stream=True, raw=True)
+    return Outcome(data, _event_lines(found, args.seconds), stream=True, raw=True)
+
+
+def _event_lines(found: Iterator[Event], seconds: float | None) -> Iterator[str]:
+    event = None
+    for event in found:
+        yield event_line(event)
+    if event is None and seconds is not None:
+        yield f"no event came in {seconds:g} s"
 
 
 def _arriving(session: Session, seconds: float | None, count: int | None) -> Iterator[Event]:

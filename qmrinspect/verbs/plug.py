@@ -92,10 +92,17 @@ def check_leaked(book: Book, recipe: Recipe, id: str) -> None:
 def wanted(driver: Driver, name: str, properties: Sequence[str]) -> tuple[Recipe, str | None]:
     """Return how to plug a device that a user names, and the id that it was given.
 
-    :param properties: ``k=v`` words.
+    :param name: of the driver, or JSON that names it.
+    :param properties: ``k=v`` words, or JSON.
     :raises UsageError: this QEMU has no such device, or a word is no assignment.
     """
     known = driver.drive(drivers)
+    if name.startswith("{"):
+        # As device_add takes it: the driver among the arguments.
+        properties = [name, *properties]
+        name = str(json_arguments(" ".join(properties)).get("driver", ""))
+        if not name:
+            raise UsageError("these arguments name no driver", 'plug {"driver": "e1000e", ...}')
     known_driver(name, known)
     if properties and properties[0].startswith("{"):
         given = json_arguments(" ".join(properties))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -30,7 +31,11 @@ def open_history() -> History:
 
 
 class _History(FileHistory):
-    """A history that keeps no secrets."""
+    """A history that keeps no secrets, and ends with the session where the disk is full."""
 
     def append_string(self, string: str) -> None:
         super().append_string(masked(string))
+
+    def store_string(self, string: str) -> None:
+        with contextlib.suppress(OSError):
+            super().store_string(string)
