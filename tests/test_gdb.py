@@ -141,6 +141,15 @@ def test_without_a_process_it_says_what_to_do() -> None:
         assert "attach PID" in refusal(gdb, "qmr hunt e1000e")
 
 
+@pytest.mark.parametrize("debug", ["", " --debug"])
+def test_a_wrong_line_shows_no_stack_whatever_the_users_settings(debug: str) -> None:
+    lines = ["set python print-stack full", f"source {SCRIPT}", f"qmr check{debug}", "qmr chekc"]
+    words = [word for line in lines for word in ("-ex", line)]
+    done = subprocess.run(["gdb", "-nx", "-batch", *words], capture_output=True, text=True)
+    assert "attach PID" in done.stderr and "did you mean check" in done.stderr
+    assert ("Traceback" in done.stderr) == bool(debug)
+
+
 def test_another_program_is_no_qemu() -> None:
     with Gdb("/bin/true") as gdb:
         gdb.run("starti")

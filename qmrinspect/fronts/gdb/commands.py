@@ -156,7 +156,11 @@ def _write(text: str) -> None:
 
 @contextlib.contextmanager
 def errors(debug: bool) -> Iterator[None]:
-    """Turn every failure into one sentence of GDB's."""
+    """Turn every failure into one sentence of GDB's.
+
+    A user of pwndbg or GEF has full stacks as a setting: what is wrong with a line shows none.
+    """
+    shown = debug
     try:
         yield
     except SystemExit:
@@ -173,9 +177,10 @@ def errors(debug: bool) -> Iterator[None]:
         text = "the inferior runs: stop it first (interrupt)"
     except Exception as error:
         text = f"qmr failed ({error!r}): set python print-stack full shows where"
+        shown = debug or gdb.parameter("python print-stack") == "full"
     else:
         return
-    if debug or gdb.parameter("python print-stack") == "full":
+    if shown:
         gdb.write(masked(traceback.format_exc()), gdb.STDERR)
     raise gdb.GdbError(text) from None
 
