@@ -52,6 +52,43 @@ sys.exit(status)
 endef
 export QMR
 
+# The command in the environment, in place of pip's: a Ctrl-C while Python finds its packages, the
+# first tenth of a second, ends in a sentence.  Python without site (-S) gets here at once.
+define LAUNCHER
+import _signal, posix
+
+
+def at_once(*_):
+    begin = b"\n" if posix.isatty(2) else b""
+    posix.write(2, begin + b"qmr: interrupted before anything was done\n")
+    posix._exit(130)
+
+
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, at_once)
+
+import site
+import sys
+
+site.main()
+
+from qmrinspect.fronts.shell.entry import main
+
+sys.exit(main())
+endef
+export LAUNCHER
+
+# Puts it there, where it works: not in a place whose name is too long, or has a space.
+define launch
+	printf '#!%s -S\n%s\n' "$(CURDIR)/$(VENV)/bin/python3" "$$LAUNCHER" >$(VENV)/bin/qmr.new; \
+	chmod 755 $(VENV)/bin/qmr.new; \
+	if $(VENV)/bin/qmr.new --version >/dev/null 2>&1; then \
+		mv $(VENV)/bin/qmr.new $(VENV)/bin/qmr; \
+	else \
+		rm $(VENV)/bin/qmr.new; \
+	fi
+endef
+
 # Runs a verb that finds leaks, as it should.
 define find
 	status=0; $(VENV)/bin/python -I -c "$$QMR" $(1) || status=$$?; \
@@ -166,7 +203,7 @@ $(VENV)/python:
 
 # Compiled now: where PYTHONDONTWRITEBYTECODE is set, each start would do it again.
 editable = $(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '$(1)' && \
-	$(VENV)/bin/python -m compileall -q qmrinspect
+	$(VENV)/bin/python -m compileall -q qmrinspect && { $(launch); }
 comma := ,
 
 $(VENV)/ready: pyproject.toml hatch_build.py $(VENV)/python

@@ -341,6 +341,27 @@ def test_an_interrupt_at_the_start_ends_in_a_sentence(moment: str) -> None:
     assert done.returncode == 130 and done.stderr.startswith("qmr: interrupted")
 
 
+def test_an_interrupt_while_python_starts_ends_in_a_sentence(tmp_path: Path) -> None:
+    # The command as make setup leaves it, and a Ctrl-C while Python looks for packages.
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "sitecustomize.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    makefile = Path(__file__).resolve().parent.parent / "Makefile"
+    launcher = re.search(r"^define LAUNCHER\n(.*?)^endef$", makefile.read_text(), re.M | re.S)
+    assert launcher is not None
+    command = tmp_path / "qmr"
+    command.write_text(f"#!{sys.executable} -S\n{launcher[1]}")
+    command.chmod(0o755)
+    words, env = [command, "--version"], {**os.environ, "PYTHONPATH": str(packages)}
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "qmr: interrupted before anything was done\n"
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("qmr ")
+
+
 def test_an_interrupted_hunt_says_what_is_done_and_how_to_go_on(tmp_path: Path) -> None:
     file = tmp_path / "c.sqlite"
     words = [*QMR, "hunt", "usb-tablet", "e1000e", "--campaign", str(file), "--cycles", "2"]

@@ -18,7 +18,7 @@ _INTERRUPTED = 130
 def main() -> int:
     """Run qmr and return its exit code."""
     # Who started it in the background, or under nohup, wants no Ctrl-C to end it.
-    heeded = signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    heeded = signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL, None)
     if heeded:
         signal.signal(signal.SIGINT, _at_once)
     from .cli import main as run
