@@ -13,11 +13,11 @@ from pathlib import Path
 
 from .errors import LayoutError, ReadingError, TargetError
 from .instants import ATTEMPTS, PAUSE_S, Instants, patiently
-from .layout import Layout
+from .layout import Layout, load
 from .layout.advice import no_layout
 from .layout.debugfiles import Origin, open_file
 from .layout.dwarf import DebugInfo, debug_info
-from .layout.find import Wanted, candidates, given
+from .layout.find import Wanted, candidates, given, profiles
 from .records.context import Context
 from .snapshot import Snapshot
 from .strict import doubted, relations
@@ -26,7 +26,7 @@ from .target.instant import Stoppable
 from .walk import Program, capture, decode, program_of, version_of
 from .walk.validate import fits, validate
 
-__all__ = ["Fitting", "program_layout", "types_of"]
+__all__ = ["Fitting", "program_layout", "shipped_layout", "types_of"]
 
 
 class Fitting:
@@ -245,6 +245,16 @@ class Fitting:
 def types_of(snapshot: Snapshot) -> set[str]:
     """Return the QOM types that have instances."""
     return {obj.type for obj in snapshot.objects.values()}
+
+
+def shipped_layout(path: str) -> Layout | None:
+    """Return the profile of a program's version, None where none ships.
+
+    It may be wrong for this build: only a QEMU that runs can be tested by it.
+    """
+    version = version_of(open_file(path).elf).split()
+    found = (profile for profile in profiles() if [profile.stem] == version[:1])
+    return next((load(profile, f"profile:{profile.stem}") for profile in found), None)
 
 
 def program_layout(path: str) -> Layout:

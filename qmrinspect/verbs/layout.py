@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import LayoutError, UsageError
 from ..layout import Layout, save
 from ..outfile import probe
 from ..report import render, words
@@ -22,12 +22,20 @@ __all__ = ["run_layout"]
 
 def run_layout(session: Session, args: argparse.Namespace) -> Outcome:
     """Say where the layout comes from and how well it fits (``qmr-layout/1``), or save it."""
-    from ..fitting import program_layout
+    from ..fitting import program_layout, shipped_layout
 
     probe(args.save)
     if not args.program:
         return _of_target(session, args.save)
-    layout = program_layout(args.program)
+    where = "its DWARF"
+    try:
+        layout = program_layout(args.program)
+    except LayoutError:
+        shipped = None if args.save else shipped_layout(args.program)
+        if shipped is None:
+            raise
+        layout = shipped
+        where = f"the {layout.source.replace(':', ' ')} of qmr, which is tested when it runs"
     data = {
         "format": "qmr-layout/1",
         "source": layout.source,
@@ -37,7 +45,7 @@ def run_layout(session: Session, args: argparse.Namespace) -> Outcome:
         "structs": len(layout.structs),
     }
     count = render.plural(len(layout.structs), "structure")
-    lines = [f"{printable(args.program)}, QEMU {printable(layout.version)}: {count} from its DWARF"]
+    lines = [f"{printable(args.program)}, QEMU {printable(layout.version)}: {count} from {where}"]
     return Outcome(data, [*lines, *_save(layout, args.save)])
 
 
