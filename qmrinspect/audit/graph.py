@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 from ..ledger import KINDS, RULES, Book, Edge
 
@@ -168,12 +169,22 @@ class Orphans(NamedTuple):
     used: bool = False
 
 
+#: What was found for a book: a check asks three times.
+_found: WeakKeyDictionary[Book, list[Orphans]] = WeakKeyDictionary()
+
+
 def orphan_groups(book: Book) -> list[Orphans]:
     """Find what is alive in memory and was taken out of the QOM tree.
 
     Each group is named after the object that has no parent although its type
     belongs in the tree, with what is below it and what only that holds.
     """
+    if book not in _found:
+        _found[book] = _orphan_groups(book)
+    return _found[book]
+
+
+def _orphan_groups(book: Book) -> list[Orphans]:
     objects = book.index.snapshot.objects
     # What has no reference left is on its way out, not forgotten.
     roots = {a for a in objects if objects[a].ref and _top(book, a) == a}

@@ -79,7 +79,9 @@ def choose(index: Index) -> tuple[Verdict, Book]:
 
 
 def _imbalance(book: Book) -> int:
-    return sum(abs(book.residual(address)) for address in book.index.snapshot.objects)
+    # Of each book and object: this is as much as the rest of a verdict.
+    on, objects = book.on, book.index.snapshot.objects
+    return sum(abs(obj.ref - len(on.get(address, ()))) for address, obj in objects.items())
 
 
 def _evidence(index: Index, books: Mapping[str, Book]) -> Counter[str]:
