@@ -141,3 +141,12 @@ def test_a_word_that_holds_one_reference_is_no_others() -> None:
     report = bench.read(machine.layout).report
     assert report is not None
     assert [f.kind for f in report.findings if f.address == channel.address] == ["unexplained"]
+
+
+def test_a_list_that_a_reader_follows_closes() -> None:
+    machine = FakeMachine()
+    manager = SOLE["ram-discard"](machine)
+    # What the guest may discard at once lies before the list.
+    machine.pokes.append((manager.address + 56, 8, 0x20_0000))
+    found, off = _found(machine, "RamDiscardManager.rdl_list", -8)
+    assert found == [] and "RamDiscardManager.rdl_list" in off

@@ -44,6 +44,7 @@ _LISTS = (
     Linked("memory-region", ("MemoryRegion.subregions",), "MemoryRegion.subregions_link"),
     Linked("throttle-group", ("ThrottleGroup.head",), "ThrottleGroupMember.round_robin"),
     Linked("scsi-device", ("SCSIDevice.requests",), "SCSIRequest.next"),
+    Linked("ram-discard-manager", ("RamDiscardManager.rdl_list",), "RamDiscardListener.next"),
 )
 
 
