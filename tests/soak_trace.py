@@ -33,7 +33,7 @@ import test_trace_takers as takers  # noqa: E402
 from qmrinspect.audit import choose  # noqa: E402
 from qmrinspect.errors import QmrError  # noqa: E402
 from qmrinspect.hotplug.plugging import plug  # noqa: E402
-from qmrinspect.hotplug.recipes import Recipe, recipe_for  # noqa: E402
+from qmrinspect.hotplug.recipes import START_OPTIONS, Recipe, recipe_for  # noqa: E402
 from qmrinspect.hotplug.unplug import drivers  # noqa: E402
 from qmrinspect.hotplug.vm import Vm  # noqa: E402
 from qmrinspect.hunt.own_vm import OwnVm  # noqa: E402
@@ -45,7 +45,10 @@ from qmrinspect.trace.tracing import tracing_of  # noqa: E402
 # A machine has some 28 slots for PCI devices.
 _IN_ONE_VM = 20
 _DEVICES_IN_ONE_VM = 8
-_BUSES = ("PCI", "usb-bus", "SCSI", "virtio-bus", "USB")
+_BUSES = ("PCI", "usb-bus", "SCSI", "virtio-bus", "virtio-serial-bus", "ccid-bus", "nvme-bus")
+_EXCLUSIVE = {option.name for option in START_OPTIONS if option.exclusive}
+# What needs a VM that has all buses, and all that goes together.
+_ANYTHING = Recipe("", "PCI", start_options=tuple({o.name for o in START_OPTIONS} - _EXCLUSIVE))
 
 
 def kills(qemu: str, count: int) -> tuple[int, int]:
@@ -79,19 +82,26 @@ def plugged(qemu: str, done: Collection[str]) -> Iterator[tuple[str, Counter[str
 
     :param done: devices to leave out.
     """
-    vm, number = OwnVm([Recipe("", "PCI")], qemu), 0
+    vm, number = OwnVm([_ANYTHING], qemu), 0
     try:
         known = vm.drive(drivers)
         for name in sorted(known):
             recipe = recipe_for(name, known)
             if recipe.bus not in _BUSES or name in done:
                 continue
-            if number == _DEVICES_IN_ONE_VM or not vm.vm.alive():
-                vm.renew()
-                number = 0
-            number += 1
-            with contextlib.suppress(QmrError):
+            try:
+                if recipe.machine or recipe.accel or _EXCLUSIVE & set(recipe.start_options):
+                    machine, accel = recipe.machine or "pc", recipe.accel or "tcg"
+                    with OwnVm([recipe], qemu, machine, accel=accel) as own:
+                        yield name, one(own, recipe, "d1")
+                    continue
+                if number == _DEVICES_IN_ONE_VM or not vm.vm.alive():
+                    vm.renew()
+                    number = 0
+                number += 1
                 yield name, one(vm, recipe, f"d{number}")
+            except QmrError as error:
+                print(f"{name}: {error}", file=sys.stderr)
     finally:
         vm.close()
 
