@@ -41,7 +41,6 @@ LONG = {
     "tests/fakes.py": "one class: a machine and what QEMU does with references",
     "tests/scenarios.py": "one table: each kind of reference as the only explanation",
     "tests/test_layout_sources.py": "where a layout comes from, each source once",
-    "tests/test_trace.py": "traces of a real QEMU",
 }
 
 
