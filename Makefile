@@ -150,9 +150,9 @@ format: setup-test ## let ruff rewrite the sources
 check: setup-test qemus
 	$(VENV)/bin/pytest
 
-soak: setup-test qemus ## do for hours what the tests do a few times; writes docs/agreement.md and docs/moved-fields.md
+soak: setup-test qemus ## do for hours what the tests do a few times; writes docs/agreement.md, docs/moved-fields.md and docs/stop.md
 	QMR_READINGS=1000 $(VENV)/bin/pytest tests/test_busy.py
-	$(VENV)/bin/python tests/soak_stop.py
+	$(VENV)/bin/python tests/soak_stop.py --out docs/stop.md
 	$(VENV)/bin/python tests/soak_irqs.py
 	$(VENV)/bin/python tests/soak_infer.py
 	$(VENV)/bin/python tools/agreement.py
