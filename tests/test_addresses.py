@@ -9,6 +9,7 @@ import pytest
 from qmrinspect.errors import MonitorError, UsageError
 from qmrinspect.monitor.addresses import monitor_addresses, parse_address
 from qmrinspect.monitor.plain import PlainMonitor
+from qmrinspect.monitor.qemuopts import qemu_options
 
 pytestmark = pytest.mark.unit
 
@@ -68,6 +69,26 @@ def test_bad_addresses_are_refused(text: str) -> None:
 def test_monitors_are_found_on_a_command_line(arguments: str, addresses: list[str]) -> None:
     argv = ["qemu-system-x86_64", *arguments.split(" ")]
     assert monitor_addresses(argv, cwd="/cwd") == addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "found"),
+    [
+        ("vm", "guest", {"guest": "vm"}),
+        ("noisy,process=q", "guest", {"guest": "noisy", "process": "q"}),
+        ("guest=a,,b,debug-threads=on", "guest", {"guest": "a,b", "debug-threads": "on"}),
+        ("a,,b", "guest", {"guest": "a,b"}),
+        ("q35,accel=kvm:tcg", "type", {"type": "q35", "accel": "kvm:tcg"}),
+        ("server,nowait,nodelay", None, {"server": "on", "wait": "off", "nodelay": "on"}),
+        ("", "guest", {}),
+        ('{"id": "m", "wait": false}', None, {"id": "m", "wait": "off"}),
+        ('{"id"', None, {}),
+    ],
+)
+def test_options_are_taken_apart_as_qemu_does(
+    text: str, first: str | None, found: dict[str, str]
+) -> None:
+    assert qemu_options(text, first) == found
 
 
 def test_monitors_in_json_are_found() -> None:

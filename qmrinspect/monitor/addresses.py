@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import NamedTuple, Union
@@ -12,6 +11,7 @@ from typing import NamedTuple, Union
 from ..errors import MonitorError, UsageError
 from ..target.rooted import open_in_root
 from .netns import is_elsewhere
+from .qemuopts import qemu_options
 
 __all__ = [
     "Address",
@@ -152,21 +152,21 @@ def monitor_addresses(argv: list[str], cwd: str = "") -> list[str]:
             continue
         value = next(words, "")
         if option == "-chardev":
-            options = _options(value, "backend")
+            options = qemu_options(value, "backend")
             if options.get("backend") == "socket" and "id" in options:
                 chardevs[options["id"]] = options
         elif option == "-mon":
-            options = _options(value, "chardev")
+            options = qemu_options(value, "chardev")
             if options.get("mode") == "control" and "chardev" in options:
                 monitors.append(options["chardev"])
         elif value.startswith("chardev:"):
             monitors.append(value[len("chardev:") :])
         elif value.startswith("unix:"):
-            monitors.append(_options(value[len("unix:") :], "path"))
+            monitors.append(qemu_options(value[len("unix:") :], "path"))
         elif value.startswith("tcp:"):
             place, _, rest = value[len("tcp:") :].partition(",")
             host, _, port = place.rpartition(":")
-            monitors.append({**_options(rest, ""), "host": host, "port": port})
+            monitors.append({**qemu_options(rest), "host": host, "port": port})
     addresses = []
     for monitor in monitors:
         options = chardevs.get(monitor, {}) if isinstance(monitor, str) else monitor
@@ -174,46 +174,6 @@ def monitor_addresses(argv: list[str], cwd: str = "") -> list[str]:
         if address and address not in addresses:
             addresses.append(address)
     return addresses
-
-
-def _options(text: str, first: str) -> dict[str, str]:
-    """Split QemuOpts (``k=v,flag,noflag``; a comma in a value is doubled) or JSON."""
-    if text.startswith("{"):
-        try:
-            found: dict[str, str] = {}
-            _flatten(json.loads(text), found)
-            return found
-        except ValueError:
-            return {}
-    options: dict[str, str] = {}
-    parts = text.replace(",,", "\0").split(",") if text else []
-    for index, part in enumerate(part.replace("\0", ",") for part in parts):
-        key, equals, value = part.partition("=")
-        if equals:
-            options[key] = value
-        elif index == 0 and first:
-            options[first] = part
-        elif part.startswith("no") and part != "nodelay":
-            options[part[2:]] = "off"
-        else:
-            options[part] = "on"
-    return options
-
-
-def _flatten(value: object, found: dict[str, str]) -> None:
-    # ChardevBackend nests {"backend": {"type": "socket", "data": {"addr": {"data": ..}}}}.
-    if not isinstance(value, dict):
-        return
-    for key, item in value.items():
-        if key == "backend" and isinstance(item, dict):
-            found["backend"] = str(item.get("type", ""))
-            _flatten(item.get("data"), found)
-        elif isinstance(item, dict):
-            _flatten(item, found)
-        elif isinstance(item, bool):
-            found[key] = "on" if item else "off"
-        elif isinstance(item, (str, int)) and key != "type":
-            found[key] = str(item)
 
 
 def _listening_address(options: Mapping[str, str], cwd: str) -> str:

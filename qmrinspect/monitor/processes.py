@@ -17,6 +17,7 @@ from ..target.proc import command_line, pids, tracer
 from ..target.process import Process, map_file
 from ..text import nearest, printable
 from .addresses import addresses_here
+from .qemuopts import qemu_options
 
 __all__ = ["Running", "find_by_name", "running"]
 
@@ -154,13 +155,10 @@ class _Options:
         self.name = ""
         self.machine = "default"
         for option, value in _pairs(argv):
-            parts = value.replace(",,", "\0").split(",")
-            fields = dict(part.partition("=")[::2] for part in parts if "=" in part)
-            first = parts[0] if "=" not in parts[0] else ""
             if option == "-name":
-                self.name = printable((fields.get("guest") or first).replace("\0", ","))
+                self.name = printable(qemu_options(value, "guest").get("guest", ""))
             elif option in ("-machine", "-M"):
-                kind = fields.get("type") or first
+                kind = qemu_options(value, "type").get("type")
                 self.machine = printable(kind) if kind else self.machine
 
 

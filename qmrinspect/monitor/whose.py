@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from ..errors import MonitorError
 from ..target.proc import command_line, status, threads
 from .base import CommandError, Monitor
+from .qemuopts import qemu_options
 
 __all__ = ["checked"]
 
@@ -94,7 +95,4 @@ def _given(argv: Sequence[str], option: str) -> str:
     values = [
         v for o, v in zip(argv, argv[1:]) if o.startswith("-") and o.lstrip("-") == option[1:]
     ]
-    parts = values[-1].replace(",,", "\0").split(",") if values else [""]
-    guest = next((part[len("guest=") :] for part in parts if part.startswith("guest=")), "")
-    first = parts[0] if "=" not in parts[0] else ""
-    return (guest or first).replace("\0", ",")
+    return qemu_options(values[-1], "guest").get("guest", "") if values else ""
