@@ -53,7 +53,7 @@ def chromium(*words: str) -> str:
             capture_output=True,
             text=True,
             check=False,
-            timeout=50,
+            timeout=200,
         )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -6,11 +6,15 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from browser import MEASURE, chromium
 from campaigns import SOME, found
 from conftest import Qmr
 
 from qmrinspect.pages.page import page
+
+# A browser takes its time where others compute.
+pytestmark = pytest.mark.timeout(240)
 
 
 def test_the_page_works_in_a_browser_without_a_network(campaign: Path, qmr: Qmr) -> None:

@@ -28,6 +28,9 @@ from qmrinspect.store import load
 
 unit = pytest.mark.unit
 
+# A browser takes its time where others compute.
+pytestmark = pytest.mark.timeout(240)
+
 
 def checked(name: str) -> str:
     return check_page(check(load(GOLDEN / f"{name}.jsonl.gz")))
