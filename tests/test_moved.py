@@ -150,3 +150,14 @@ def test_a_list_that_a_reader_follows_closes() -> None:
     machine.pokes.append((manager.address + 56, 8, 0x20_0000))
     found, off = _found(machine, "RamDiscardManager.rdl_list", -8)
     assert found == [] and "RamDiscardManager.rdl_list" in off
+
+
+def test_a_region_that_gives_its_functions_itself_is_no_block_of_registers() -> None:
+    machine = FakeMachine()
+    machine.define("qemu-register", "device")
+    machine.device("register0", "qemu-register")
+    layout, region = machine.layout, machine.ram.address
+    block = region - layout.offset("RegisterInfoArray", "mem")
+    machine.poke("MemoryRegion", region, opaque=block)
+    machine.pokes.append((block + layout.offset("RegisterInfoArray", "num_elements"), 4, 1 << 30))
+    assert not machine.snapshot().notes

@@ -197,13 +197,24 @@ def _register_blocks(context: Context, scene: Scene) -> Iterator[Found]:
     at_opaque = layout.offset("MemoryRegion", "opaque")
     way = "RegisterInfoArray.r ->[RegisterInfoArray.num_elements]"
 
-    def read(region: int) -> Iterator[Found]:
-        block = region - at_mem
-        if context.image.u64(region + at_opaque) == block:
-            yield from follow(context, block, way)
+    registers = set(of_type(context, scene.objects, "qemu-register"))
 
-    if any(True for _ in of_type(context, scene.objects, "qemu-register")):
-        yield from attempt(context, of_type(context, scene.objects, "memory-region"), read)
+    def is_block(region: int) -> bool:
+        # Others give their functions themselves, which looks like a block until 7.2.
+        block = region - at_mem
+        try:
+            if context.image.u64(region + at_opaque) != block:
+                return False
+            row = context.record("RegisterInfoArray", block)
+            return row["num_elements"] > 0 and context.image.u64(row["r"]) in registers
+        except Unreadable:
+            return False
+
+    def read(region: int) -> Iterator[Found]:
+        yield from follow(context, region - at_mem, way)
+
+    regions = of_type(context, scene.objects, "memory-region") if registers else ()
+    yield from attempt(context, [region for region in regions if is_block(region)], read)
 
 
 def _discard_listeners(context: Context, scene: Scene) -> Iterator[Found]:
