@@ -114,10 +114,25 @@ class Forecaster:
         teardown = Teardown(self.ground, policy, family or self.family(object))
         return self.result(teardown, object, "pinned" if pins else "after", pins)
 
+    def rest(self, policy: Policy, family: Collection[int], name: str) -> Forecast:
+        """Foretell what becomes of what is left of something that was finalized itself.
+
+        :param name: what to call that.
+        """
+        return self.result(Teardown(self.ground, policy, family), 0, "after", name=name)
+
     def result(
-        self, teardown: Teardown, object: int, made_from: str, pins: Sequence[Prop] = ()
+        self,
+        teardown: Teardown,
+        object: int,
+        made_from: str,
+        pins: Sequence[Prop] = (),
+        name: str = "",
     ) -> Forecast:
-        """Run a teardown, and say what it came to."""
+        """Run a teardown, and say what it came to.
+
+        :param name: what to call the object; its type by default.
+        """
         policy = teardown.policy
         try:
             teardown.run(object, pins)
@@ -126,7 +141,7 @@ class Forecaster:
             return Forecast(policy, made_from, outcome, abort, (), self.book)
         after = self._after(teardown)
         left = self._lost(teardown, after)
-        name = self.book.index.snapshot.objects[object].type
+        name = name or self.book.index.snapshot.objects[object].type
         outcome = outcome_of(after, object, left, name)
         return Forecast(policy, made_from, outcome, None, tuple(sorted(left)), after)
 

@@ -72,6 +72,9 @@ NOT_PLUGGABLE = re.compile(
 # event which comes while it is read is soon enough.
 _EVENT_S = 0.1
 
+# The device itself was finalized.
+_GONE = ("clean", "partial-leak", "stale")
+
 # Readings of a cycle of which it is remembered when they were.
 _READINGS = 16
 
@@ -252,9 +255,8 @@ class Hunt:
             held = driver.drive(lambda monitor: release(monitor, plugged))
         except MonitorError as error:
             return _early(driver, recipe, machine, ended(cycle, "release", error))
-        finalized_us = None
-        if looked.judgement.outcome in ("clean", "partial-leak", "stale") or looked.ended:
-            finalized_us = cycle.event_us or seen_us
+        gone = looked.judgement.outcome in _GONE or looked.ended
+        finalized_us = cycle.event_us or seen_us if gone else None
         if looked.judgement.outcome == "clean" and not recipe.backends:
             # Nothing was taken away since: what is there now is there before the next.
             self._last = looked.after
@@ -265,10 +267,11 @@ class Hunt:
             after = foretell_after(looked.after, device, left)
             foretold = foretold._replace(left=after.forecasts) if foretold else after
         under = _under(foretold)
-        if foretold is None and device and looked.judgement.outcome in ("clean", "stale"):
+        if foretold is None and device and looked.judgement.outcome in _GONE:
             assert self._verdict is not None
             came = came_with(before, with_it)
-            under = implied(self._verdict.candidates, with_it, device, came)
+            rest = left if looked.judgement.outcome == "partial-leak" else ()
+            under = implied(self._verdict.candidates, with_it, device, came, looked.after, rest)
         return Hunted(
             recipe,
             machine,

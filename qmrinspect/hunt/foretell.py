@@ -28,8 +28,10 @@ __all__ = [
     "UNKNOWN",
     "Foretold",
     "Pins",
+    "also_gone",
     "foretell_after",
     "foretell_pinned",
+    "foretell_rest",
     "held_by",
     "implied",
     "read_outlived",
@@ -88,6 +90,17 @@ def foretell_after(after: Book, device: int, left: Collection[int]) -> Foretold:
     return Foretold("after", forecasts, learn(after, device, left))
 
 
+def foretell_rest(after: Book, left: Collection[int], name: str, gone: Collection[str]) -> Foretold:
+    """Foretell from what is left of something that was finalized itself.
+
+    :param name: what to call that.
+    :param gone: the policies under which it is finalized, see :func:`also_gone`.
+    """
+    forecaster = Forecaster(after)
+    policies = [policy for policy in all_policies() if policy.name in gone]
+    return Foretold("after", tuple(forecaster.rest(p, left, name) for p in policies), ())
+
+
 def foretell_pinned(
     pinned: Book, device: int, came: Collection[int], pins: Sequence[Prop], with_it: Book
 ) -> Foretold:
@@ -104,19 +117,38 @@ def foretell_pinned(
 
 
 def implied(
-    candidates: Iterable[Policy], with_it: Book, device: int, came: Collection[int]
+    candidates: Iterable[Policy],
+    with_it: Book,
+    device: int,
+    came: Collection[int],
+    after: Book,
+    left: Collection[int],
 ) -> dict[str, str]:
-    """Say under which other policies a device would be gone as well that is gone here.
+    """Say what other policies make of a device that is gone here.
 
     :param candidates: the policies that this QEMU may follow.
     :param with_it: while it was plugged.
+    :param left: what came with it and is left.
     """
+    gone = also_gone(candidates)
     if not any(tie.region for tie in ties(with_it, device, came)):
         # No region was in a container of the device, and no policy does anything else.
-        return dict.fromkeys((policy.name for policy in all_policies()), "clean")
+        gone = {policy.name for policy in all_policies()}
+    words = dict.fromkeys(gone, "clean")
+    if left:
+        name = with_it.index.snapshot.objects[device].type
+        for one in foretell_rest(after, left, name, gone).forecasts:
+            words[one.policy.name] = str(one.outcome.outcome)
+    return {policy.name: words.get(policy.name, UNKNOWN) for policy in all_policies()}
+
+
+def also_gone(candidates: Iterable[Policy]) -> set[str]:
+    """Return the policies under which all is finalized that is finalized here.
+
+    :param candidates: the policies that this QEMU may follow.
+    """
     sets = [set(_SAME_OR_LESS[policy.name]) for policy in candidates]
-    gone = set.intersection(*sets) if sets else set()
-    return {p.name: "clean" if p.name in gone else UNKNOWN for p in all_policies()}
+    return set.intersection(*sets) if sets else set()
 
 
 class Pins:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from ..audit.forecast import all_policies
 from ..audit.graph import Orphans, orphan_groups
 from ..audit.outcome import Outcome, outcome_of
 from ..audit.policy import Verdict, choose
@@ -26,7 +27,7 @@ from ..monitor.base import CommandError, Monitor
 from ..reading import Reader
 from ..target.process import Process
 from .cycle import Hunted
-from .foretell import foretell_after
+from .foretell import UNKNOWN, also_gone, foretell_after, foretell_rest
 from .judge import Judgement, rows_left
 from .rows import row_of
 
@@ -94,7 +95,7 @@ class _Emulator(Closing):
         self._process = Process(self._vm.pid)
         self._reader = Reader(self._process)
         self._before = self._after = self._book()
-        self._known = {group.root for group in orphan_groups(self._before)}
+        self._known = {a for group in orphan_groups(self._before) for a in group.members}
 
     def _book(self) -> Book:
         index = Index(self._reader.read())
@@ -151,8 +152,10 @@ class _Emulator(Closing):
 
     def _new(self) -> list[Orphans]:
         self._after = self._book()
+        # What was a member of a group, a later reading may take for the root of another.
         groups = [g for g in orphan_groups(self._after) if g.root not in self._known]
-        self._known |= {group.root for group in groups}
+        for group in groups:
+            self._known.update(group.members)
         return groups
 
     def _type(self, group: Orphans) -> str:
@@ -169,12 +172,17 @@ class _Emulator(Closing):
 
     def _row(self, name: str, judgement: Judgement, head: int | None) -> HuntRow:
         foretold, after = None, None
+        under: dict[str, str] = {}
         if head is not None:
-            after = self._after
+            after, verdict = self._after, self._verdict
+            left = [row.address for row in judgement.left]
             if head:
-                left = [row.address for row in judgement.left]
                 foretold = foretell_after(after, head, left)
-        under = {f.policy.name: f.outcome.outcome for f in foretold.forecasts} if foretold else {}
+            else:
+                gone = also_gone(verdict.candidates if verdict is not None else ())
+                foretold = foretell_rest(after, left, name, gone)
+            under = {policy.name: UNKNOWN for policy in all_policies()}
+            under.update({f.policy.name: str(f.outcome.outcome) for f in foretold.forecasts})
         cycle = Cycle(name, step="introspect")
         hunted = Hunted(
             Recipe(name, None), "none", judgement.outcome, judgement, cycle, 0, 0, 0, after

@@ -154,7 +154,7 @@ def under_line(row: HuntRow) -> str:
     foretold = {found["policy"]: found for found in forecast["policies"]} if forecast else {}
     for policy, outcome in under.items():
         words.setdefault(gist(foretold.get(policy)) or outcome, []).append(policy)
-    if len(words) < 2:
+    if len(words.keys() - {"unknown"}) < 2:
         return ""
     return "; ".join(f"under {listed(names)}: {word}" for word, names in words.items())
 
