@@ -156,8 +156,9 @@ def test_a_region_that_gives_its_functions_itself_is_no_block_of_registers() -> 
     machine = FakeMachine()
     machine.define("qemu-register", "device")
     machine.device("register0", "qemu-register")
-    layout, region = machine.layout, machine.ram.address
+    layout, region = machine.layout, machine.region("bar", machine.nic).address
     block = region - layout.offset("RegisterInfoArray", "mem")
     machine.poke("MemoryRegion", region, opaque=block)
-    machine.pokes.append((block + layout.offset("RegisterInfoArray", "num_elements"), 4, 1 << 30))
+    at_count, at_r = (layout.offset("RegisterInfoArray", f) for f in ("num_elements", "r"))
+    machine.pokes += [(block + at_count, 4, 1 << 30), (block + at_r, 8, machine.nic.address)]
     assert not machine.snapshot().notes
