@@ -80,12 +80,44 @@ SOURCES = (
         "nothing takes back",
     ),
     Source(
-        *("*", "savevm-entry", "*"),
+        *("i82*", "savevm-entry", "*"),
         "hw/nvram/eeprom93xx.c eeprom93xx_new: vmstate_register() without an unregister",
     ),
     Source(
         *("*xhci*", "link-cycle", "*"),
         "hw/usb/hcd-xhci.c: the link host is strong, from a child to its parent",
+    ),
+    Source(
+        *("*-cpu", "notifier", "*"),
+        "target/i386/tcg/system/tcg-cpu.c: qemu_add_machine_init_done_notifier() without a removal",
+    ),
+    Source(
+        *("chardev:braille", "fd-handler", "*"),
+        "chardev/baum.c: qemu_set_fd_handler() for the display, never taken back",
+    ),
+    Source(
+        *("chardev:qemu-vdagent", "savevm-entry", "*"),
+        "ui/vdagent.c: vmstate_register_any() without an unregister",
+    ),
+    Source(
+        *("object:cryptodev-backend-lkcf", "fd-handler", "*"),
+        "backends/cryptodev-lkcf.c: qemu_set_fd_handler() for the event, never taken back",
+    ),
+    Source(
+        *("i82801b11-bridge", "foreign-container", "*"),
+        "hw/pci-bridge/i82801b11.c: the device has no exit function",
+    ),
+    Source(
+        *("object:x-remote-object", "*", "*SIGSEGV*"),
+        "hw/remote/remote-obj.c remote_object_machine_done: qdev_find_recursive() without a device",
+    ),
+    Source(
+        *("object:tls-creds-anon", "*", "*SIGSEGV*"),
+        "crypto/tlscredsanon.c qcrypto_tls_creds_anon_load: gnutls is given a pointer to nothing",
+    ),
+    Source(
+        *("netdev:passt", "*", "*signal 15*"),
+        "net/passt.c net_passt_cleanup: kill() of pid 0, its own group, where passt never started",
     ),
 )
 
