@@ -152,7 +152,7 @@ class Reader(Fitting):
                 report = check(snapshot)
         groups = orphan_groups(report.book)
         outside = outside_of(report.book, [m for group in groups for m in group.members])
-        stale = self.stale(snapshot, Where(freed, outside))
+        stale = self.stale(snapshot, Where(freed, outside, candidates=True))
         unknown = snapshot.unknown
         why = self._context.live.heap.reason
         if why and not unknown:

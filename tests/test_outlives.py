@@ -95,6 +95,21 @@ def test_a_vm_change_handler_outlives_a_device_that_leaked(fresh_vm: Vm, qmr: Qm
     assert [f["object"]["type"] for f in findings if f["kind"] == "stale"] == ["qxl"]
 
 
+def test_a_bus_outlives_its_bridge_on_its_parents_list(fresh_vm: Vm, qmr: Qmr) -> None:
+    """The bridge has no exit: the next unplug that is acknowledged by ACPI may die of its bus."""
+    pid = fresh_vm.pid
+    assert qmr(pid, "plug", "i82801b11-bridge", "id=b").code == 0
+    assert qmr(pid, "check", "--json").json["candidates"] == []
+    unplugged = qmr(pid, "unplug", "b", "--json").json
+    assert (unplugged["outcome"], unplugged["cause"]) == ("leak", "foreign-container")
+    (stale,) = unplugged["stale"]
+    assert (stale["kind"], stale["freed"]) == ("bus-list", False)
+    assert stale["address"] == qmr(pid, "show", "pci.0", "--json").json["object"]["address"]
+    findings = qmr(pid, "check", "--json").json["findings"]
+    (told,) = [f["text"] for f in findings if f["kind"] == "stale"]
+    assert told.startswith(f"the list of buses <{stale['address']}> leads to i82801b11-bridge")
+
+
 def test_a_flat_view_that_counts_too_much_explains_what_it_keeps(fresh_vm: Vm, qmr: Qmr) -> None:
     """``info mtree -f`` takes a reference for each address space, and drops one for each view."""
     pid = fresh_vm.pid

@@ -45,6 +45,11 @@ SOURCES = (
         "own realize, and only virtio_pci_exit() destroys it (since 55fa4be6f76a, 9.2)",
     ),
     Source(
+        *("i82801b11-bridge", "*", "*list of buses*"),
+        "hw/pci-bridge/i82801b11.c: the bridge has no exit: its windows stay in its parent's, and "
+        "PCIBus.child leads to its bus, of which acpi_pcihp_get_bsel() dies now and then",
+    ),
+    Source(
         *("*", "same-owner-subregions", "*"),
         "system/memory.c memory_region_add_subregion: a reference on the owner, also within one "
         "(mended by ac7a892fd3, 10.2)",

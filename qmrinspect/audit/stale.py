@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..documents import StaleJson
+from ..index import Index
 from ..ledger import Book
 from ..snapshot import Stale
 from ..text import printable
 from .finding import Finding, Severity
 
-__all__ = ["outside_of", "stale_findings", "stale_text"]
+__all__ = ["outside_of", "stale_findings", "stale_json", "stale_text"]
 
 #: By kind: what it is called, what it does with what it has, and when.
 _CALLS = {
@@ -26,9 +28,23 @@ _CALLS = {
     "notifier": ("a list of notifiers", "when it is next notified"),
     "irq-handler": ("an irq", "when it is raised"),
     "memory-listener": ("the list of memory listeners", "when the memory topology changes"),
+    "request": ("a request that is queued or in flight", "when it is completed"),
+    "packet": ("a queued packet", "when the queue is flushed"),
+    "chardev-handler": ("a character device", "when it has input or an event"),
+    "drive-handler": ("a block backend", "when its medium changes or it is drained"),
+    "input-handler": ("a handler of input events", "at the next key or movement"),
+    "eventfd": ("an eventfd's registration", "when the memory topology or a route changes"),
+    "iommu-notifier": ("an IOMMU's list of notifiers", "when a mapping changes"),
+    "migration-blocker": ("the list of migration blockers", "at the next query-migrate or migrate"),
+    "bus-list": ("the list of buses", "when the buses are next walked"),
+    "list": ("a list", "when it is next walked"),
     "candidate": ("a structure that is not known", "if it is used as it looks"),
     "address-space": ("the list of address spaces", "when the memory topology changes"),
 }
+#: Lists, which lead to what they have.
+_LEADS = (
+    "memory-listener address-space notifier eventfd iommu-notifier migration-blocker bus-list list"
+).split()
 
 
 def stale_text(stale: Stale, was: str = "") -> str:
@@ -43,16 +59,18 @@ def stale_text(stale: Stale, was: str = "") -> str:
     size = f" of {stale.size} bytes" if stale.size else ""
     what = printable(was) or (f"the freed block{size}" if stale.freed else "an object")
     state = "which was freed" if stale.freed else "which is no longer in the QOM tree"
-    if stale.kind in ("memory-listener", "address-space", "notifier") and stale.freed:
+    if stale.kind in _LEADS and (stale.freed or not stale.function):
         does = "leads to"
     at = f" <{stale.target:#x}>" if f"{stale.target:#x}" not in what else ""
     return f"{holder} <{stale.address:#x}> {does} {what}{at}, {state}, {when}"
 
 
 def stale_findings(book: Book) -> Iterator[Finding]:
-    """Yield a finding for each stale callback of the snapshot."""
+    """Yield a finding for each stale callback of the snapshot that is certain."""
     index = book.index
     for stale in index.snapshot.stale:
+        if not stale.certain:
+            continue
         home = 0 if stale.freed else index.enclosing(stale.target)
         was = index.label(home) if home else ""
         address = home or stale.block or stale.target
@@ -69,3 +87,20 @@ def outside_of(book: Book, members: list[int]) -> list[tuple[int, int]]:
         if info is not None and (not rows or address >= rows[-1][1]):
             rows.append((address, address + max(info.size, 1)))
     return rows
+
+
+def stale_json(stale: Stale, index: Index) -> StaleJson:
+    """Return a stale callback as rows and answers have it.
+
+    :param index: of the snapshot with what it leads to.
+    """
+    home = index.enclosing(stale.target)
+    text = stale_text(stale, index.label(home) if home else "")
+    return {
+        "kind": stale.kind,
+        "address": hex(stale.address),
+        "function": stale.name,
+        "target": hex(stale.target),
+        "freed": stale.freed,
+        "text": text,
+    }

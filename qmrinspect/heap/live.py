@@ -43,6 +43,7 @@ class Live:
         self._mappings = mappings
         self._starts = [mapping.start for mapping in mappings]
         self._stacks = stacks
+        self._unguarded = self._without_guard()
 
     def alive(self, address: int) -> bool | None:
         """Return whether the memory at an address is in use; None when that is not known."""
@@ -67,11 +68,28 @@ class Live:
         mapping = self._mappings[i]
         if mapping.path.startswith("[stack"):
             return True
-        if mapping.path or not i:
+        if mapping.path:
+            return False
+        if mapping.end - mapping.start in self._unguarded and mapping.perms.startswith("rw"):
+            return True
+        if not i:
             return False
         below = self._mappings[i - 1]
         guard = not below.path and below.perms.startswith("---") and below.end == mapping.start
         return guard and below.end - below.start <= _GUARD_MAX
+
+    def _without_guard(self) -> set[int]:
+        """Return the sizes of threads' stacks whose guard is no mapping.
+
+        glibc has one in the stack itself since 2.42 (``MADV_GUARD_INSTALL``).  A thread that has
+        ended leaves its stack for another, as large as any.
+        """
+        sizes = set()
+        for at in self._stacks or ():
+            i = bisect_right(self._starts, at) - 1
+            if i >= 0 and at < self._mappings[i].end and not self._mappings[i].path:
+                sizes.add(self._mappings[i].end - self._mappings[i].start)
+        return sizes
 
     def _in_use(self, mapping: Mapping, address: int) -> bool | None:
         if self._stacks is None:

@@ -15,7 +15,7 @@ from .. import __version__
 from ..audit.cause import Cause, way_back
 from ..audit.forecast import Forecast
 from ..audit.outcome import BAD
-from ..audit.stale import stale_text
+from ..audit.stale import stale_json
 from ..documents import (
     EdgeJson,
     ForecastJson,
@@ -23,12 +23,10 @@ from ..documents import (
     HuntRow,
     ReadJson,
     RegionJson,
-    StaleJson,
 )
 from ..index import Index
 from ..ledger import Book, Edge
 from ..ledger.documents import edge_json
-from ..snapshot import Stale
 from .cycle import NOT_PLUGGABLE, Hunted
 from .foretell import Foretold
 
@@ -241,20 +239,3 @@ _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 def stable(text: str) -> str:
     """Return QEMU's last message without what differs from run to run."""
     return _ADDRESS.sub("0x..", text).replace(os.sep + os.sep, os.sep)
-
-
-def stale_json(stale: Stale, index: Index) -> StaleJson:
-    """Return a stale callback as rows and answers have it.
-
-    :param index: of the snapshot with what it leads to.
-    """
-    home = index.enclosing(stale.target)
-    text = stale_text(stale, index.label(home) if home else "")
-    return {
-        "kind": stale.kind,
-        "address": hex(stale.address),
-        "function": stale.name,
-        "target": hex(stale.target),
-        "freed": stale.freed,
-        "text": text,
-    }

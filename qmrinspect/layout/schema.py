@@ -44,8 +44,9 @@ _CORE: dict[str, str] = {
     "MemoryRegion": (
         "owner container mapped_via_alias size addr enabled alias alias_offset priority "
         "subregions subregions_link name ram rom_device readonly subpage terminates ram_block "
-        "opaque dev"
+        "opaque dev ioeventfds ioeventfd_nb"
     ),
+    "MemoryRegionIoeventfd": "e",
     "AddressSpace": "name root current_map listeners address_spaces_link",
     "FlatView": "rcu ref ranges nr nr_allocated dispatch root",
     "FlatRange": "mr offset_in_region addr",
@@ -77,6 +78,11 @@ _CORE: dict[str, str] = {
     "BdrvChild": "bs name opaque next_parent",
     "BlockBackend": "name root dev",
     "Job": "id",
+    # what counts nothing and is followed: include/hw/pci/pci_bus.h, include/system/rng.h,
+    # include/system/memory.h
+    "PCIBus": "child sibling",
+    "RngBackend": "requests",
+    "IOMMUMemoryRegion": "iommu_notify",
     "NetClientState": "info peer model name",
     "NICState": "ncs peer_deleted",
     "Chardev": "be fe label",

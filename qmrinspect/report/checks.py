@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from ..audit import Report
 from ..audit.check import Finding, told_once
 from ..audit.finding import Severity
+from ..audit.stale import stale_json
 from ..ledger import RULES, Book
-from ..snapshot import Snapshot
+from ..snapshot import Snapshot, Stale
 from ..text import printable
 from . import render, words
 from .policies import policy_json, policy_text
@@ -55,8 +56,14 @@ def report_json(report: Report) -> dict[str, object]:
             for row in report.not_judged
         ],
         "findings": [_finding_json(book, finding) for finding in report.findings],
+        "candidates": [stale_json(row, book.index) for row in _candidates(book)],
         "unknown": [row._asdict() for row in book.index.snapshot.unknown],
     }
+
+
+def _candidates(book: Book) -> list[Stale]:
+    """Return what looks like a stale callback, and is in no known structure."""
+    return [row for row in book.index.snapshot.stale if not row.certain]
 
 
 def unsearched_json(snapshot: Snapshot) -> list[dict[str, object]]:
@@ -109,6 +116,8 @@ def check_lines(report: Report) -> Iterator[str]:
             for rule, count in sorted(report.rules.items())
         ]
         yield from render.table((), rows, right=(0,))
+    for stale in _candidates(book)[:_EVIDENCE_MAX]:
+        yield f"not certain: {printable(stale_json(stale, book.index)['text'], 2000)}"
     for row in snapshot.unknown:
         yield f"not known: {row.what}: {printable(row.why)}"
     yield from _unseen_lines(report)

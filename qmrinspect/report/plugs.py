@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ..audit.outcome import BAD
+from ..audit.stale import stale_json
 from ..hotplug.unplug import Cycle, Plugged
 from ..hunt.judge import Judgement
-from ..hunt.rows import stale_json
 from ..ledger import Book
 from ..text import printable
 from . import render, words

@@ -10,13 +10,12 @@ what is tried, not what is believed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Callable, NamedTuple
+from typing import Callable
 
-from ..records.context import LIST_MAX, Context
-from ..target.image import Unreadable
-from .functions import Code
+from . import queued
+from .words import Callback, Words
 
-__all__ = ["SHAPES", "Callback"]
+__all__ = ["SHAPES"]
 
 # QEMUTimerList.active_timers comes behind a clock and a mutex, with or without debugging.
 _ACTIVE_TIMERS = range(48, 104, 8)
@@ -31,67 +30,6 @@ _FD_DELETED = 48
 # SaveStateEntry (migration/savevm.c): a link, idstr, six numbers, ops and vmsd before opaque.
 _IDSTR, _IDSTR_SIZE, _SAVE_OPAQUE = 16, 256, 312
 _NO_DEADLINE = (1 << 64) - 1
-# The words before an argument, in bytes, and how many in all the shapes words at most often.
-_BEFORE, _AROUND = 64, 16
-
-
-class Callback(NamedTuple):
-    """A structure that will be called with a pointer.
-
-    :param kind: see :data:`SHAPES`.
-    :param address: of the structure.
-    :param function: what will be called; 0 for a description (``VMStateDescription``).
-    """
-
-    kind: str
-    address: int
-    function: int
-
-
-class Words:
-    """Reads single words; what cannot be read is 0."""
-
-    def __init__(self, context: Context, code: Code) -> None:
-        self._context, self.code = context, code
-        self._near: dict[int, int] = {}
-
-    def around(self, word: int) -> None:
-        """Read the words around one at once, of which most will be asked for."""
-        start = word - _BEFORE
-        try:
-            words = self._context.image.words(start, _AROUND)
-        except Unreadable:
-            words = ()
-        self._near = {start + 8 * i: value for i, value in enumerate(words)}
-
-    def __call__(self, address: int) -> int:
-        near = self._near.get(address)
-        if near is not None:
-            return near
-        try:
-            return self._context.image.u64(address) if address else 0
-        except Unreadable:
-            return 0
-
-    def in_data(self, address: int) -> bool:
-        """Whether an address is a variable of the program."""
-        low, high = self._context.statics.data
-        return low <= address < high
-
-    def constant(self, address: int) -> bool:
-        """Whether an address is in the program or in a module."""
-        return any(low <= address < high for low, high in self.code.all)
-
-    def ends(self, link: int) -> bool:
-        """Whether a QTAILQ's links lead back from ``link`` to a head in a variable."""
-        for _ in range(LIST_MAX):
-            before = self(link + 8)
-            if self.in_data(before):
-                return True
-            if not before:
-                return False
-            link = before
-        return False
 
 
 def _reset(words: Words, word: int) -> Callback | None:
@@ -202,13 +140,21 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
     "fd-handler": (_fd,),
     "savevm-entry": (_saved,),
     "notifier": (_notifier, _first_notifier),
+    **queued.SHAPES,
 }
+# What leads to an element or to what QEMU keeps, and calls nobody.
+_FREED = ("list", "eventfd", "migration-blocker")
 
 
-def recognised(words: Words, word: int) -> Iterator[Callback]:
-    """Yield the structures of which a word is the argument, or the link."""
+def recognised(words: Words, word: int, freed: bool = True) -> Iterator[Callback]:
+    """Yield the structures of which a word is the argument, or the link.
+
+    :param freed: whether it leads to freed memory: what is alive is on lists rightly.
+    """
     words.around(word)
-    for shapes in SHAPES.values():
+    for kind, shapes in SHAPES.items():
+        if not freed and kind in _FREED:
+            continue
         for shape in shapes:
             found = shape(words, word)
             if found is not None:

@@ -42,8 +42,8 @@ class Code:
 
 
 def _is_module(path: str) -> bool:
-    name = os.path.basename(path)
-    return "qemu" in os.path.dirname(path) and ".so" in name
+    directory, name = os.path.split(path)
+    return "qemu" in os.path.basename(directory) and ".so" in name
 
 
 def names_of(target: Target, mappings: Sequence[Mapping], addresses: Sequence[int]) -> list[str]:

@@ -15,8 +15,10 @@ from ..heap import Live
 from ..records.context import Context
 from ..records.scan import find_into
 from ..snapshot import Snapshot, Stale
-from .callbacks import Callback, Words, recognised
+from .callbacks import recognised
 from .functions import Code
+from .pointed import pointers
+from .words import Callback, Words
 
 __all__ = ["Where", "find_stale"]
 
@@ -47,12 +49,12 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
     """Return every stale callback that is certain; none where liveness is not known."""
     live = context.live
     code = Code(context.image.mappings, context.statics.program)
-    words = Words(context, code)
+    words = Words(context, code, snapshot.objects)
     starts = sorted(a for a, o in snapshot.objects.items() if o.type in ("irq", "legacy-reset"))
     out: dict[tuple[str, int], Stale] = {}
     free = live.heap.freed
     known = {(s.word, s.target): Callback(s.kind, s.address, s.function) for s in where.known}
-    for word, target in _hits(context, where, code):
+    for word, target in _hits(context, where, code, words):
         freed = not where.outside or not _within(where.outside, target)
         # Most of what is searched points to live blocks.
         state = free(target) if freed else None
@@ -62,7 +64,7 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
         if free(word) or live.alive(word) is not True or _within(where.outside, word):
             continue
         same = known.get((word, target)) if words.in_data(word) else None
-        there = [same] if same else list(_callbacks(context, snapshot, starts, words, word))
+        there = [same] if same else [*_callbacks(context, snapshot, starts, words, word, freed)]
         if not there and where.candidates and freed and not live.is_stack(word):
             there = _candidates(words, word)
         for found in there:
@@ -71,11 +73,13 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
             out[found.kind, found.address] = Stale(
                 found.kind, found.address, word, target, found.function, "", freed, start, size
             )._replace(certain=found.kind != _CANDIDATE)
-    out.update({(s.kind, s.address): s for s in _listed(snapshot, live, where)})
+    told = {row.target for row in out.values() if row.certain}
+    pointed = [row for row in _pointed(context, snapshot, where) if row.target not in told]
+    out.update({(s.kind, s.address): s for s in (*_listed(snapshot, live, where), *pointed)})
     return sorted(out.values())
 
 
-def _hits(context: Context, where: Where, code: Code) -> Iterator[tuple[int, int]]:
+def _hits(context: Context, where: Where, code: Code, words: Words) -> Iterator[tuple[int, int]]:
     """Yield (address, word) of the words that may be arguments of callbacks."""
     if where.freed is not None:
         ranges = _merged([*where.freed, *where.outside])
@@ -87,10 +91,20 @@ def _hits(context: Context, where: Where, code: Code) -> Iterator[tuple[int, int
         # All that points into heaps stays as it is; what is free changes all the time.
         ranges = _merged([*heap.places(), *where.outside])
         yield from context.known.beside.find(context.image, ranges, code.all, wanted)
+        # Heads of lists are variables, and few have the address of code beside them.
+        listed = ((node, words(node)) for node in words.listed())
+        for word, target in (*words.variables(), *listed):
+            if heap.freed(target):
+                yield word, target
 
 
 def _callbacks(
-    context: Context, snapshot: Snapshot, starts: Sequence[int], words: Words, word: int
+    context: Context,
+    snapshot: Snapshot,
+    starts: Sequence[int],
+    words: Words,
+    word: int,
+    freed: bool,
 ) -> Iterator[Callback]:
     i = bisect_right(starts, word) - 1
     home = starts[i] if i >= 0 else 0
@@ -106,7 +120,7 @@ def _callbacks(
         if snapshot.objects[home].parent:
             yield Callback("irq-handler", home, function)
     else:
-        yield from recognised(words, word)
+        yield from recognised(words, word, freed)
 
 
 def _candidates(words: Words, word: int) -> list[Callback]:
@@ -127,6 +141,20 @@ def _listed(snapshot: Snapshot, live: Live, where: Where) -> Iterator[Stale]:
                 continue
             if free(address) or (live.heap.exact and _is_gone(live, address)):
                 yield Stale(kind, address, address, address, 0, "", True, address, 0)
+
+
+def _pointed(context: Context, snapshot: Snapshot, where: Where) -> Iterator[Stale]:
+    """Declared fields of live objects that lead to freed memory, or to what left the tree."""
+    heap = context.live.heap
+    for row, home, holder, target in pointers(context, snapshot.objects):
+        if heap.freed(home) or _within(where.outside, home):
+            continue
+        block = heap.at(target) if heap.freed(target) else None
+        wanted = where.freed is None or _within(where.freed, target)
+        if block is not None and wanted:
+            yield Stale(row.kind, holder, holder, target, 0, "", True, block.start, block.size)
+        elif block is None and _within(where.outside, target):
+            yield Stale(row.kind, holder, holder, target, 0, "", False, target, 0)
 
 
 def _is_gone(live: Live, address: int) -> bool:

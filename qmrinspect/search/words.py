@@ -1,0 +1,160 @@
+"""Words of one image
+------------------
+
+What shapes are told by: single words, the blocks of malloc around them, and what is code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import NamedTuple
+
+from ..heap.model import LIVE, Block
+from ..records.context import LIST_MAX, Context
+from ..records.scan import find_words
+from ..snapshot import Obj
+from ..target.image import Unreadable
+from ..walk.enclosing import Enclosing
+from .functions import Code
+
+__all__ = ["Callback", "Words"]
+
+# The words before an argument, in bytes, and how many in all the shapes words at most often.
+_BEFORE, _AROUND = 64, 16
+# The block of a GSList.
+_GSLIST = 24
+
+
+class Callback(NamedTuple):
+    """A structure that will be called with a pointer.
+
+    :param kind: see :data:`SHAPES`.
+    :param address: of the structure.
+    :param function: what will be called; 0 for a description (``VMStateDescription``).
+    """
+
+    kind: str
+    address: int
+    function: int
+
+
+class Words:
+    """Reads single words; what cannot be read is 0."""
+
+    def __init__(self, context: Context, code: Code, objects: Mapping[int, Obj]) -> None:
+        self._context, self.code, self._objects = context, code, objects
+        self._home = Enclosing(context, objects)
+        self._near: dict[int, int] = {}
+        self._lists: set[int] | None = None
+        self._variables: list[tuple[int, int]] | None = None
+
+    def around(self, word: int) -> None:
+        """Read the words around one at once, of which most will be asked for."""
+        start = word - _BEFORE
+        try:
+            words = self._context.image.words(start, _AROUND)
+        except Unreadable:
+            words = ()
+        self._near = {start + 8 * i: value for i, value in enumerate(words)}
+
+    def __call__(self, address: int) -> int:
+        near = self._near.get(address)
+        if near is not None:
+            return near
+        try:
+            return self._context.image.u64(address) if address else 0
+        except Unreadable:
+            return 0
+
+    def in_data(self, address: int) -> bool:
+        """Whether an address is a variable of the program."""
+        low, high = self._context.statics.data
+        return low <= address < high
+
+    def constant(self, address: int) -> bool:
+        """Whether an address is in the program or in a module."""
+        return any(low <= address < high for low, high in self.code.all)
+
+    def ends(self, link: int) -> bool:
+        """Whether a QTAILQ's links lead back from ``link`` to a head in a variable."""
+        for _ in range(LIST_MAX):
+            before = self(link + 8)
+            if self.in_data(before):
+                return True
+            if not before:
+                return False
+            link = before
+        return False
+
+    # Blocks ------------------------------------------------------------------------
+
+    def block(self, address: int) -> Block | None:
+        """Return the block that has an address, None where none does or that is not known."""
+        block = self._context.live.heap.at(address) if address else None
+        return block if block is not None and block.start else None
+
+    def start(self, address: int) -> int:
+        """Return where the block begins that has an address, 0 for none."""
+        block = self.block(address)
+        return block.start if block is not None else 0
+
+    def end(self, address: int) -> int:
+        """Return where that block ends, 0 for none."""
+        block = self.block(address)
+        return block.start + block.size if block is not None else 0
+
+    def size(self, start: int) -> int:
+        """Return the size of the live block that begins there, 0 for none."""
+        block = self.block(start)
+        live = block is not None and block.start == start and block.state == LIVE
+        return block.size if block is not None and live else 0
+
+    def fits(self, struct: str, start: int, rounded: int) -> bool:
+        """Whether a block is as large as a structure, which the layout knows."""
+        row = self._context.layout.structs.get(struct)
+        return row is not None and row.size <= self.size(start) <= row.size + rounded
+
+    def is_object(self, address: int) -> bool:
+        """Whether an address is in an object."""
+        return bool(self._home(address))
+
+    def is_of(self, type: str, address: int) -> bool:
+        """Whether an object of a type points to an address."""
+        homes = [self._home(word) for word, _ in find_words(self._context.image, [address])]
+        return any(home and self._context.is_a(self._objects[home].type, type) for home in homes)
+
+    def variables(self) -> list[tuple[int, int]]:
+        """Return (address, word) of the program's variables that lead to heaps."""
+        if self._variables is None:
+            self._variables = []
+            spans = self._context.live.heap.spans()
+            low, high = (spans[0][0], spans[-1][1]) if spans else (0, 0)
+            for start, end in self._writable():
+                words = self._many(start, end)
+                pairs = enumerate(words)
+                self._variables += [(start + 8 * i, at) for i, at in pairs if low <= at < high]
+        return self._variables
+
+    def _writable(self) -> Iterator[tuple[int, int]]:
+        low, high = self._context.statics.data
+        for mapping in self._context.image.mappings:
+            if "w" in mapping.perms and mapping.start < high and low < mapping.end:
+                yield max(low, mapping.start) & ~7, min(high, mapping.end) & ~7
+
+    def _many(self, start: int, end: int) -> Sequence[int]:
+        try:
+            return self._context.image.words(start, (end - start) // 8)
+        except Unreadable:
+            return ()
+
+    def listed(self) -> Set[int]:
+        """Return the nodes of each GSList that begins in a variable."""
+        if self._lists is None:
+            self._lists = set()
+            for _, at in self.variables():
+                for _ in range(LIST_MAX):
+                    if at in self._lists or self.size(at) != _GSLIST:
+                        break
+                    self._lists.add(at)
+                    at = self(at + 8)
+        return self._lists
