@@ -16,7 +16,6 @@ from .audit.graph import orphan_groups
 from .audit.stale import outside_of
 from .errors import ReadingError
 from .fitting import Fitting
-from .index import Index
 from .instants import ATTEMPTS, GRACE_S, PAUSE_S, added
 from .layout import Layout
 from .layout.names import FieldNames, field_names
@@ -240,6 +239,10 @@ class Reader(Fitting):
         assert self._context is not None
         return find_place(self._context, snapshot.objects, address, self._variables())
 
+    def count(self) -> int:
+        """Return how many blocks of malloc were live in the last reading, 0 for not known."""
+        return self._context.live.heap.count() if self._context is not None else 0
+
     def blocks(self, snapshot: Snapshot) -> Blocks | None:
         """Return the live blocks of malloc, None where they are not known.
 
@@ -253,8 +256,8 @@ class Reader(Fitting):
         mappings = self._context.image.mappings
         return Blocks(
             self._context,
-            Index(snapshot),
-            self._variables(),
+            snapshot,
+            self._variables,
             lambda code: names_of(self.target, mappings, code),
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import compress
 from typing import NamedTuple
 
 from ..target.arenas import areas, find_arenas, libc_data
@@ -91,6 +92,16 @@ class Heap:
         """Return all blocks, lowest first; none when they are not known."""
         chunks = self._known()
         return [self._block(chunks, i) for i in range(len(chunks.starts))]
+
+    def count(self) -> int:
+        """Return how many blocks are live, 0 when that is not known."""
+        return self._known().live.count(1)
+
+    def sizes(self) -> dict[int, int]:
+        """Return the size of each live block by where it begins; none when they are not known."""
+        chunks = self._known()
+        rows = zip(chunks.starts, chunks.sizes)
+        return {start + HEADER: size - 8 for start, size in compress(rows, chunks.live)}
 
     def places(self) -> list[tuple[int, int]]:
         """Return (start, end) of the mappings that heaps are in, lowest first."""

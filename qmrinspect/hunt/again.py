@@ -7,6 +7,7 @@ A finding must hold in a second reading, and what is transient gets the time to 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Callable
 
@@ -17,7 +18,7 @@ from ..hotplug.kinds import Recipe
 from ..index import Index
 from ..ledger import Book
 from ..monitor.base import Monitor
-from ..search.stale import Where
+from ..search.stale import Where, merged, within
 from ..text import an
 from .driver import Driver
 from .judge import Judgement, judge, memory_of, waits, with_stale
@@ -57,18 +58,23 @@ def judge_again(
     device: int,
     read: Callable[[], Book] | None = None,
     name: str = "",
+    came: Sequence[tuple[int, int]] = (),
 ) -> tuple[Book, Judgement]:
     """Judge, and judge again while what is left is transient.
 
     :param read: makes a book of the driver's VM.
+    :param came: (start, end) of memory that came with the device, besides its objects.
     """
     take = read or (lambda: choose(Index(driver.read()))[1])
-    memory = memory_of(before, plugged)
+    objects = memory_of(before, plugged)
+    memory = merged([*objects, *came])
 
     def stale_now() -> tuple[Where, list[Stale]]:
         left = outside_of(after, [row.address for row in judgement.left])
         where = Where(memory, left, candidates=True)
-        return where, list(driver.stale(after.index.snapshot, where))
+        found = driver.stale(after.index.snapshot, where)
+        # A block that was made and freed meanwhile need not be the device's.
+        return where, [row for row in found if row.certain or within(objects, row.target)]
 
     after = take()
     judgement = judge(before, plugged, after, device, name)

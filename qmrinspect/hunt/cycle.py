@@ -8,12 +8,10 @@ for the other.
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
 
 from ..audit.outcome import Outcome
@@ -37,13 +35,14 @@ from ..ledger import Book, open_book
 from ..monitor.base import MonitorLost
 from ..search.stale import Where
 from .again import judge_again, leaked, still_there
+from .came import Came
 from .driver import Driver
 from .foretell import Foretold, Pins, foretell_after, foretell_pinned, held_by, implied
+from .hunted import NOT_PLUGGABLE, Hunted
 from .judge import Judgement, came_with, same, with_stale
 
 if TYPE_CHECKING:
     from ..snapshot import Snapshot, Stale
-    from ..trace.tracing import Trace
 
 __all__ = [
     "NOT_PLUGGABLE",
@@ -54,19 +53,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-#: QEMU's own words for what it does not mark hotpluggable, or has no bus for
-#: (qdev_device_add_from_qdict(), softmmu/qdev-monitor.c), or only knows by name
-#: (bdrv_open_inherit(), block.c); said before anything is made.
-NOT_PLUGGABLE = re.compile(
-    r"expects a (?:pluggable|dynamic sysbus) device type|does not support hotplugging"
-    r"|can not be hotplugged on this machine|^No '.*' bus found for device"
-    # The only device of such a bus is the one that came with it.
-    r"|^A 'virtio-bus' bus was found but is full"
-    r"|invalid object type|does not accept value|is not a valid (char|net|block)"
-    r"|'.*' is not a valid device model name|^Unknown driver '"
-)
-
 
 # A finalized device has said so by then, mostly.  The memory is the proof, so that an
 # event which comes while it is read is soon enough.
@@ -79,35 +65,6 @@ _GONE = ("clean", "partial-leak", "stale")
 _READINGS = 16
 
 
-class Hunted(NamedTuple):
-    """What came of one cycle; durations in microseconds.  What did not happen is None.
-
-    :param finalized_us: when the device was seen to be no more, since 1970.
-    :param books: before the plug, with the device, and after the unplug, as far as
-        they were made.
-    :param used: links and disks that the guest used while it was plugged.
-    :param foretold: what the unplug would have done under each policy, where that is known.
-    :param under: the outcome by policy, as far as it is foretold or implied.
-    :param trace: who took what is still held, where that was recorded.
-    """
-
-    recipe: Recipe
-    machine: str
-    outcome: Outcome
-    judgement: Judgement
-    cycle: Cycle
-    plug_us: int
-    unplug_us: int
-    judge_us: int
-    after: Book | None
-    finalized_us: int | None = None
-    books: tuple[Book, ...] = ()
-    used: tuple[str, ...] = ()
-    foretold: Foretold | None = None
-    under: Mapping[str, str] = MappingProxyType({})
-    trace: Trace | None = None
-
-
 class Hunt:
     """Cycles on one VM; what is known of it is kept from one to the next.
 
@@ -116,6 +73,8 @@ class Hunt:
     :param pinned: hold each device by a link for a reading between its unplug and its end, so
         that what it would do under each policy is known exactly.
     :param trace: record who takes and drops references meanwhile.
+    :param deep: look for callbacks that lead to any block which came with a device, not only to
+        its objects.
     """
 
     def __init__(
@@ -125,13 +84,15 @@ class Hunt:
         use: Callable[[Plugged], tuple[str, ...]] | None = None,
         pinned: bool = False,
         trace: bool = False,
+        deep: bool = False,
     ) -> None:
-        self._driver = driver
+        self._driver, self._deep = driver, deep
         self._guest = guest
         self._use = use
         self._pins = Pins(driver) if pinned else None
         self._verdict: Verdict | None = None
         self._last: Book | None = None
+        self._came = Came(driver)
         self._leaked_slots: set[int] = set()
         self._tracing = driver.tracing() if trace else None
         self._spans: deque[tuple[Snapshot, tuple[int, int]]] = deque(maxlen=_READINGS)
@@ -160,9 +121,18 @@ class Hunt:
         trace = tracing.explain(recording, hunted.after, left, span)
         return hunted._replace(judgement=with_takers(hunted.judgement, trace), trace=trace)
 
+    def look(self) -> Book:
+        """Take a reading: the VM was driven since the last one."""
+        self._last = self._book()
+        return self._last
+
     def _one(self, recipe: Recipe, id: str) -> Hunted:
         driver = self._driver
+        self._came = Came(driver, self._deep or recipe.non_device is not None)
+        if self._came.wanted:
+            self._last = None  # its blocks are those of the last reading
         before, self._last = self._last or self._book(), None
+        self._came.begin(before)
         machine = before.index.snapshot.target.machine
         cycle = Cycle(driver=recipe.driver, id=id)
         # Migration state is named after the slot as well.
@@ -220,6 +190,7 @@ class Hunt:
             with_it = self._book()
         except (ReadingError, TargetError) as error:
             return self._died(recipe, machine, cycle._replace(step="device_add"), error)
+        self._came.end(with_it)
         device = with_it.index.resolve(plugged.path).address if plugged.path else 0
         pins, pin, foretold = self._pins, None, None
         try:
@@ -306,13 +277,19 @@ class Hunt:
             raise error
         return _early(self._driver, recipe, machine, cycle._replace(crash=error.text))
 
+    def _judged(
+        self, before: Book, with_it: Book, device: int, name: str
+    ) -> tuple[Book, Judgement]:
+        came = self._came.ranges
+        return judge_again(self._driver, before, with_it, device, self._book, name, came)
+
     def _look(self, before: Book, with_it: Book, device: int, name: str) -> _Looked:
-        after, judgement = judge_again(self._driver, before, with_it, device, self._book, name)
+        after, judgement = self._judged(before, with_it, device, name)
         if judgement.outcome != "delayed":
             return _Looked(after, judgement, False)
         # What only a cached flat view holds goes with the next change of the topology.
         forced = self._driver.drive(force_topology)
-        last, verdict = judge_again(self._driver, before, with_it, device, self._book, name)
+        last, verdict = self._judged(before, with_it, device, name)
         if verdict.outcome == "clean" and judgement.stale:
             verdict = with_stale(verdict, with_it, self._still_led_to(judgement.stale))
         if verdict.outcome == "clean":

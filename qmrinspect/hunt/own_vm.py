@@ -109,6 +109,10 @@ class OwnVm(Closing):
         """Return the live blocks of the last reading, None where they are not known."""
         return self._reader.blocks(snapshot)
 
+    def count(self) -> int:
+        """Return how many blocks were live in the last reading, 0 for not known."""
+        return self._reader.count()
+
     def drive(self, step: Callable[[Monitor], T]) -> T:
         """Run ``step``; the VM runs anyway."""
         return step(self.monitor)

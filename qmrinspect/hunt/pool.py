@@ -23,7 +23,7 @@ from ..hotplug.kinds import Driver, Recipe
 from ..hotplug.recipes import START_OPTIONS, recipe_for
 from ..hotplug.unplug import drivers, more_cycles
 from ..layout.find import given
-from ..search.memory import CYCLES, MORE, Memory, MemoryLeak
+from ..search.memory import CYCLES, MORE, UNREACHABLE, Memory, MemoryLeak
 from .backtrace import backtrace, stacks
 from .bundle import write_bundle
 from .cycle import Hunt, Hunted, not_begun
@@ -32,6 +32,7 @@ from .guest import GUEST_PATIENCE_S, GUEST_START_OPTIONS, Guest
 from .own_vm import OwnVm
 from .rows import pluggable, row_of
 from .settings import Job, Settings
+from .sure import Sure
 
 __all__ = ["Job", "Settings", "VmPool"]
 
@@ -73,6 +74,7 @@ class VmPool(Closing):
         self._number = 0
         self._layout = given(Path(settings.layout)) if settings.layout else None
         self._met: Collection[str] = ()
+        self._sure = Sure()
 
     def do(self, job: Job) -> Iterator[HuntRow]:
         """Run the cycles of a job and yield the rows of those that say something new.
@@ -88,6 +90,9 @@ class VmPool(Closing):
         while number < cycles:
             number += 1
             hunted = self._cycle(job)
+            if number == cycles == 1 and self._doubts(hunted.recipe, hunted):
+                cycles, number = CYCLES + 1, 0
+                continue
             # What the row of a cycle does to the VM comes after it.
             if cycles > 1 and hunted.after is not None:
                 memory.add(self._vm.blocks(hunted.after.index.snapshot) if self._vm else None)
@@ -95,7 +100,7 @@ class VmPool(Closing):
                 if more and memory.undecided() and number <= 2 * CYCLES:
                     cycles = max(cycles + 1, CYCLES + 1)
             row = self._row(job, hunted, number)
-            if self._settings.cycles > 1 and hunted.books:
+            if hunted.books:
                 if number == 1:
                     growth.begin(hunted.books[0])
                 if hunted.after is not None:
@@ -121,9 +126,16 @@ class VmPool(Closing):
             text = f"{job.driver} was finalized, and {grown}"
             last["outcome"], last["cause"] = str(Outcome.PARTIAL_LEAK), GROWS
             last["causes"], last["text"] = [GROWS], text
-        if self._settings.cycles > 1 and last["outcome"] in BAD:
+        if cycles > 1 and last["outcome"] in BAD:
             self._drop()
         yield last
+
+    def _doubts(self, recipe: Recipe, hunted: Hunted) -> bool:
+        """Whether one cycle is not enough to be sure of a device."""
+        vm, hunt, settings = self._vm, self._hunt, self._settings
+        if vm is None or hunt is None or settings.guest != "none":
+            return False
+        return self._sure.doubts(hunted, hunt, vm, recipe)
 
     def _leak(self, recipe: Recipe, memory: Memory, row: HuntRow) -> MemoryLeak | None:
         """Tell what memory stays with every cycle; many more cycles tell it from a pool."""
@@ -131,6 +143,8 @@ class VmPool(Closing):
         vm = self._vm
         if leak is None or row["outcome"] != Outcome.CLEAN or vm is None:
             return leak
+        if leak.cause == UNREACHABLE:
+            return leak  # no pool has what nothing leads to
         try:
             done = vm.drive(lambda monitor: more_cycles(monitor, recipe, "more", MORE))
         except MonitorError as error:
@@ -275,7 +289,7 @@ class VmPool(Closing):
         if self._vm is None:
             self._kind = kind
             self._vm = self._start_special(recipe) or self._start()
-            more = self._settings.forecast, self._settings.trace
+            more = self._settings.forecast, self._settings.trace, self._settings.cycles > 1
             self._hunt = Hunt(self._vm, 0.0, None, *more)
             if self._guest is not None:
                 self._hunt = Hunt(self._vm, GUEST_PATIENCE_S, self._guest.use, *more)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
 from typing import Callable, NamedTuple
 
 from ..index import Index
 from ..records.context import Context
 from ..records.scan import find_into
+from ..snapshot import Snapshot
 from ..target.image import Unreadable
 from ..text import printable
 from ..walk.enclosing import Enclosing
@@ -25,6 +27,7 @@ __all__ = ["Blocks", "Group", "Kind"]
 #: Size in bytes, and what the first words are.
 Kind = tuple[int, ...]
 
+#: (address, size in bytes, name) of the program's, sorted.
 Variables = Sequence[tuple[int, int, str]]
 NameOf = Callable[[Sequence[int]], Sequence[str]]
 
@@ -35,6 +38,8 @@ _LEVELS, _WIDTH = 6, 64
 _WORDS_MAX = 4096
 # QEMUBH: its sizes, the word with its flags, and BH_PENDING | BH_DELETED.
 _HALF, _FLAGS, _GONE = (40, 56, 72), 5, 1 | 4
+# Sizes of a coroutine, and of its stack (include/qemu/coroutine_int.h COROUTINE_STACK_SIZE).
+_COROUTINE, _STACK, _PAGE = (240, 480), 1 << 20, 4096
 # So many first words tell one sort of blocks from another.
 _TELLING = 6
 
@@ -66,36 +71,77 @@ class Group(NamedTuple):
 class Blocks:
     """The live blocks of one reading.
 
-    :param index: of its snapshot.
-    :param variables: (address, size in bytes, name) of the program's, sorted.
+    :param snapshot: what was read.
+    :param variables: gives them where one is met.
     :param name_of: names functions.
     """
 
     def __init__(
-        self, context: Context, index: Index, variables: Variables, name_of: NameOf
+        self,
+        context: Context,
+        snapshot: Snapshot,
+        variables: Callable[[], Variables],
+        name_of: NameOf,
     ) -> None:
-        self._context, self._index, self._variables = context, index, variables
+        self._context, self._snapshot, self._variables = context, snapshot, variables
         self._name_of = name_of
-        self._starts = sorted(index.snapshot.objects)
-        self._home = Enclosing(context, index.snapshot.objects)
         self._code = Code(context.image.mappings, context.statics.program)
-        #: Size in bytes by where each live block begins; empty when that is not known.
-        self.live = {b.start: b.size for b in context.live.heap.blocks() if b.state == "live"}
+
+    @cached_property
+    def live(self) -> dict[int, int]:
+        """Size in bytes by where each live block begins; empty when that is not known."""
+        live = {b.start: b.size for b in self._context.live.heap.blocks() if b.state == "live"}
         # Of the size of a bottom half there are many; what ends by itself counts as gone.
-        halves = [at for at, size in self.live.items() if size in _HALF and self._ends(at)]
+        halves = [at for at, size in live.items() if size in _HALF and self._ends(at)]
         for start in halves:
-            del self.live[start]
+            del live[start]
+        return live
+
+    def sizes(self) -> dict[int, int]:
+        """Return the size of each live block, those included that end by themselves."""
+        return self._context.live.heap.sizes()
+
+    @cached_property
+    def _index(self) -> Index:
+        return Index(self._snapshot)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return sorted(self._snapshot.objects)
+
+    @cached_property
+    def _home(self) -> Enclosing:
+        return Enclosing(self._context, self._snapshot.objects)
 
     def _ends(self, start: int) -> bool:
         """Whether a block is a bottom half (util/async.c) that was deleted.
 
         It is freed when the main loop polls, which nothing makes it do on an idle machine.
         """
-        words = self._words(start, _FLAGS + 1)
-        if len(words) <= _FLAGS or words[_FLAGS] & _GONE != _GONE or words[_FLAGS] & 0xFFE0:
+        try:
+            words = self._context.image.words(start, _FLAGS + 1)
+        except Unreadable:
+            return False
+        if words[_FLAGS] & _GONE != _GONE or words[_FLAGS] & 0xFFE0:
             return False
         constant = any(low <= words[1] < high for low, high in self._code.all)
         return constant and self._code.has(words[2])
+
+    def coroutines(self) -> int:
+        """Return how many blocks are coroutines, of which QEMU keeps what it has used.
+
+        CoroutineUContext (util/coroutine-ucontext.c): a stack, and how large it is.
+        """
+        found = 0
+        for start, size in self.live.items():
+            if _COROUTINE[0] <= size <= _COROUTINE[1]:
+                words = self._words(start, _COROUTINE[0] // 8)
+                found += any(self._is_stack(*pair) for pair in zip(words, words[1:]))
+        return found
+
+    def _is_stack(self, start: int, size: int) -> bool:
+        # Its first page is the guard (util/oslib-posix.c qemu_alloc_stack).
+        return _STACK <= size <= _STACK + _PAGE and self._context.live.is_stack(start + _PAGE)
 
     def kinds(self) -> dict[int, Kind]:
         """Return what sort each live block is of, by where it begins.
@@ -105,17 +151,24 @@ class Blocks:
         """
         spans = self._context.live.heap.spans()
         low, high = (spans[0][0], spans[-1][1]) if spans else (0, 0)
+        main, end = spans[0] if spans else (0, 0)
         constant = self._code.all
+        least = min((low, *(first for first, _ in constant)))
         out: dict[int, Kind] = {}
         for start, size in self.live.items():
             words: list[int] = []
             for word in self._words(start, _TELLING):
-                if any(first <= word < last for first, last in constant):
+                # Most words are numbers, or lead to the main heap.
+                if word < least:
+                    words.append(2 if word else 0)
+                elif main <= word < end:
+                    words.append(1)
+                elif any(first <= word < last for first, last in constant):
                     words.append(word)
                 elif low <= word < high:
                     words.append(1)
                 else:
-                    words.append(2 if word else 0)
+                    words.append(2)
             out[start] = (size, *words)
         return out
 
@@ -240,7 +293,7 @@ class Blocks:
     def _place(self, word: int, above: set[int], seen: set[int]) -> str:
         low, high = self._context.statics.data
         if low <= word < high:
-            name = variable_at(self._variables, word)[2]
+            name = variable_at(self._variables(), word)[2]
             return printable(name) if name else "a variable of QEMU"
         block = self._context.live.heap.at(word)
         if block is None or block.state != "live" or block.start in seen:

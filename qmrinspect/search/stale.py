@@ -20,7 +20,7 @@ from .functions import Code
 from .pointed import pointers
 from .words import Callback, Words
 
-__all__ = ["Where", "find_stale"]
+__all__ = ["Where", "find_stale", "merged", "within"]
 
 _CANDIDATE = "candidate"
 
@@ -55,13 +55,13 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
     free = live.heap.freed
     known = {(s.word, s.target): Callback(s.kind, s.address, s.function) for s in where.known}
     for word, target in _hits(context, where, code, words):
-        freed = not where.outside or not _within(where.outside, target)
+        freed = not where.outside or not within(where.outside, target)
         # Most of what is searched points to live blocks.
         state = free(target) if freed else None
         if state is False or (freed and state is None and not _is_gone(live, target)):
             continue
         # And most of what points to freed memory is freed itself.
-        if free(word) or live.alive(word) is not True or _within(where.outside, word):
+        if free(word) or live.alive(word) is not True or within(where.outside, word):
             continue
         same = known.get((word, target)) if words.in_data(word) else None
         there = [same] if same else [*_callbacks(context, snapshot, starts, words, word, freed)]
@@ -82,14 +82,14 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
 def _hits(context: Context, where: Where, code: Code, words: Words) -> Iterator[tuple[int, int]]:
     """Yield (address, word) of the words that may be arguments of callbacks."""
     if where.freed is not None:
-        ranges = _merged([*where.freed, *where.outside])
+        ranges = merged([*where.freed, *where.outside])
         yield from find_into(context.image, ranges) if ranges else ()
         return
     heap = context.live.heap
-    wanted = _merged([*heap.free(), *where.outside])
+    wanted = merged([*heap.free(), *where.outside])
     if wanted:
         # All that points into heaps stays as it is; what is free changes all the time.
-        ranges = _merged([*heap.places(), *where.outside])
+        ranges = merged([*heap.places(), *where.outside])
         yield from context.known.beside.find(context.image, ranges, code.all, wanted)
         # Heads of lists are variables, and few have the address of code beside them.
         listed = ((node, words(node)) for node in words.listed())
@@ -137,7 +137,7 @@ def _listed(snapshot: Snapshot, live: Live, where: Where) -> Iterator[Stale]:
         ("memory-listener", snapshot.listeners.keys()),
     ):
         for address in addresses:
-            if where.freed is not None and not _within(where.freed, address):
+            if where.freed is not None and not within(where.freed, address):
                 continue
             if free(address) or (live.heap.exact and _is_gone(live, address)):
                 yield Stale(kind, address, address, address, 0, "", True, address, 0)
@@ -147,13 +147,13 @@ def _pointed(context: Context, snapshot: Snapshot, where: Where) -> Iterator[Sta
     """Declared fields of live objects that lead to freed memory, or to what left the tree."""
     heap = context.live.heap
     for row, home, holder, target in pointers(context, snapshot.objects):
-        if heap.freed(home) or _within(where.outside, home):
+        if heap.freed(home) or within(where.outside, home):
             continue
         block = heap.at(target) if heap.freed(target) else None
-        wanted = where.freed is None or _within(where.freed, target)
+        wanted = where.freed is None or within(where.freed, target)
         if block is not None and wanted:
             yield Stale(row.kind, holder, holder, target, 0, "", True, block.start, block.size)
-        elif block is None and _within(where.outside, target):
+        elif block is None and within(where.outside, target):
             yield Stale(row.kind, holder, holder, target, 0, "", False, target, 0)
 
 
@@ -164,12 +164,14 @@ def _is_gone(live: Live, address: int) -> bool:
     return live.heap.exact and live.alive(address) is False and not live.is_stack(address)
 
 
-def _within(ranges: Ranges, address: int) -> bool:
+def within(ranges: Ranges, address: int) -> bool:
+    """Whether an address is in one of sorted ranges that do not overlap."""
     i = bisect_right(ranges, (address, 1 << 64)) - 1
     return i >= 0 and address < ranges[i][1]
 
 
-def _merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def merged(ranges: Ranges) -> list[tuple[int, int]]:
+    """Return ranges sorted, and those that overlap or touch as one."""
     out: list[tuple[int, int]] = []
     for start, end in sorted(ranges):
         if out and start <= out[-1][1]:
