@@ -85,6 +85,40 @@ SOURCES = (
         "nothing takes back",
     ),
     Source(
+        *("chardev:qemu-vdagent", "savevm-entry", "*"),
+        "ui/vdagent.c vdagent_chr_open: vmstate_register_any() without an unregister",
+    ),
+    Source(
+        *("*-x86_64-cpu", "notifier", "*"),
+        "target/i386/tcg/system/tcg-cpu.c tcg_cpu_realizefn: a machine-done notifier in the CPU "
+        "that nothing removes",
+    ),
+    Source(
+        *("chardev:pty", "unreachable-memory", "*/dev/pts/*"),
+        "chardev/char-pty.c char_pty_finalize: pty_name is not freed",
+    ),
+    Source(
+        *("chardev:vc", "grows-in-tree", "*"),
+        "ui/console-vc.c: a text console stays in /backend for good",
+    ),
+    Source(
+        *("virtio-9p*", "unreachable-memory", "* 344 bytes*"),
+        "hw/9pfs/9p-synth.c synth_init: new nodes for . and .. of the root with every device",
+    ),
+    Source(
+        *("virtio-9p*", "unreachable-memory", "* 688 bytes*"),
+        "hw/9pfs/9p-synth.c synth_init: new nodes for . and .. of the root with every device",
+    ),
+    Source(
+        *("cxl-switch-mailbox-cci", "unreachable-memory", "*"),
+        "hw/cxl/switch-mailbox-cci.c cswmbcci_exit: no cxl_destroy_cci(), which frees the timer",
+    ),
+    Source(
+        *("cxl-upstream", "unreachable-memory", "* 1048584 bytes*"),
+        "hw/pci-bridge/cxl_upstream.c cxl_usp_exitfn: no pcie_doe_fini(), which frees the mail "
+        "boxes that pcie_doe_init() made",
+    ),
+    Source(
         *("i82*", "savevm-entry", "*"),
         "hw/nvram/eeprom93xx.c eeprom93xx_new: vmstate_register() without an unregister",
     ),
