@@ -37,6 +37,14 @@ def pytest_report_header() -> str:
     return "KVM: no /dev/kvm here that may be opened, so that no test tries what is KVM's alone"
 
 
+def stock_qemu(version: str) -> str:
+    """Return a QEMU of tools/stock_qemu.py."""
+    tool = Path(__file__).resolve().parent.parent / "tools" / "stock_qemu.py"
+    command = ["/usr/bin/python3", str(tool), version]
+    made = subprocess.run(command, check=True, capture_output=True, text=True)
+    return made.stdout.split()[-1]
+
+
 @pytest.fixture
 def no_layout_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No layout cache of the user's, no debuginfod."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import stock_qemu
 
 from qmrinspect.audit.outcome import Outcome
 from qmrinspect.audit.stale import stale_text
@@ -28,13 +28,6 @@ from qmrinspect.search.memory import CYCLES, Memory
 from qmrinspect.snapshot import Stale
 
 TOOLS = Path(__file__).parent.parent / "tools"
-
-
-def stock(version: str) -> str:
-    """Return a QEMU of tools/stock_qemu.py."""
-    tool = ["/usr/bin/python3", str(TOOLS / "stock_qemu.py"), version]
-    made = subprocess.run(tool, check=True, capture_output=True, text=True)
-    return made.stdout.split()[-1]
 
 
 # Ways to fail -----------------------------------------------------------------------
@@ -301,7 +294,7 @@ def test_a_candidate_is_told_as_one() -> None:
 @pytest.mark.timeout(240)
 def test_a_realize_that_fails_leaves_everything_behind_since_9_2() -> None:
     """virtio-pci makes an address space before it realizes, and destroys it in exit alone."""
-    with VmPool(Settings(start_options=(), error_paths=True, qemu=stock("11.1"))) as pool:
+    with VmPool(Settings(start_options=(), error_paths=True, qemu=stock_qemu("11.1"))) as pool:
         rows = list(pool.do(Job("virtio-rng-pci")))
         (sound,) = pool.do(Job("edu"))
     assert {(row["outcome"], row["cause"]) for row in rows} == {("leak", "address-space-root")}
@@ -318,12 +311,12 @@ def test_a_realize_that_fails_leaves_everything_behind_since_9_2() -> None:
 
 
 @pytest.mark.timeout(240)
-def test_memory_that_stays_with_every_cycle_is_a_leak() -> None:
+def test_memory_that_stays_with_every_cycle_is_a_leak(tmp_path: Path) -> None:
     """A console that is used again gets a timer that nobody frees (ui/console.c)."""
     with VmPool(Settings(start_options=(), cycles=2)) as pool:
         sound = list(pool.do(Job("virtio-net-pci")))[-1]
     # One cycle is enough where it left as much as it found; it is not of this one.
-    with VmPool(Settings(hosts=())) as pool:
+    with VmPool(Settings(start_options=(), bundle=str(tmp_path))) as pool:
         (first,) = pool.do(Job("virtio-net-pci"))
         assert (first["outcome"], first["cycle"]) == ("clean", 1)
         (row,) = pool.do(Job("secondary-vga"))
@@ -332,3 +325,5 @@ def test_memory_that_stays_with_every_cycle_is_a_leak() -> None:
     (group,) = row["memory"]["groups"]
     assert (group["blocks"], group["reached"]) == (1, "")
     assert row["text"].startswith("secondary-vga was finalized, and memory stays: 1 block, ")
+    kept = json.loads(Path(row["bundle"], "verdict.json").read_text())["row"]
+    assert (kept["outcome"], kept["memory"]) == (row["outcome"], row["memory"])

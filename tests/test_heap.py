@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from conftest import stock_qemu
 
 from qmrinspect.heap import Block, Heap, Live, Walked
 from qmrinspect.heap.chunks import Chunks
@@ -132,9 +133,15 @@ def _settled(pid: int) -> tuple[Image, Heap]:
     raise AssertionError(heap.reason)
 
 
-def test_every_block_of_a_qemu_is_known(recorder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", ["", "10.0", "11.1"])
+def test_every_block_of_a_qemu_is_known(
+    recorder: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """glibc 2.36, 2.41 and 2.43: the newest has other caches, and no fast bins."""
+    qemu = stock_qemu(version) if version else "qemu-system-x86_64"
     monkeypatch.setenv("LD_PRELOAD", str(recorder))
-    with Vm(machine="pc", extra=("-device", "virtio-net-pci", "-device", "qemu-xhci")) as vm:
+    extra = ("-device", "virtio-net-pci", "-device", "qemu-xhci")
+    with Vm(qemu, "pc", extra=extra) as vm:
         monkeypatch.delenv("LD_PRELOAD")
         image, heap = _settled(vm.pid)
         compared = _compared(image, heap)

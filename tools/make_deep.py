@@ -115,8 +115,8 @@ SOURCES = (
     ),
     Source(
         *("cxl-upstream", "unreachable-memory", "* 1048584 bytes*"),
-        "hw/pci-bridge/cxl_upstream.c cxl_usp_exitfn: no pcie_doe_fini(), which frees the mail "
-        "boxes that pcie_doe_init() made",
+        "hw/pci-bridge/cxl_upstream.c cxl_usp_exitfn: no pcie_doe_fini(), which frees the "
+        "mailboxes that pcie_doe_init() made",
     ),
     Source(
         *("i82*", "savevm-entry", "*"),

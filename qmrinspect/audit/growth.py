@@ -12,8 +12,10 @@ from collections import Counter
 from ..documents import GrownJson, GrowthJson
 from ..ledger import Book
 
-__all__ = ["SURE", "Growth"]
+__all__ = ["GROWS", "SURE", "Growth"]
 
+#: The cause of a leak that balances.
+GROWS = "grows-in-tree"
 #: Cycles from which on growth with every one of them is a verdict.
 SURE = 3
 _PATHS_SHOWN = 3

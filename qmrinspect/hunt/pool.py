@@ -32,6 +32,7 @@ from .guest import GUEST_PATIENCE_S, GUEST_START_OPTIONS, Guest
 from .own_vm import OwnVm
 from .rows import pluggable, row_of
 from .settings import Job, Settings
+from .stays import with_what_stays
 from .sure import Sure
 
 __all__ = ["Job", "Settings", "VmPool"]
@@ -44,10 +45,6 @@ _GROWS = (Outcome.LEAK, Outcome.PARTIAL_LEAK, Outcome.STALE, Outcome.DELAYED)
 _SUSPECTS = 2
 # Of the last ones so many are searched, by halves, when it was none of those.
 _HALVED = 16
-
-
-#: The cause of a leak that balances.
-GROWS = "grows-in-tree"
 
 
 class _Kind(NamedTuple):
@@ -111,21 +108,14 @@ class VmPool(Closing):
             last = row
             if hunted.outcome in ("crash", "hang", "refused", "not-acked"):
                 break
+        transcript = list(self._vm.transcript) if self._vm is not None else []
         if growth.cycles > 1:
             last["growth"] = growth.summary()
         grown = growth.in_tree() if last["outcome"] == Outcome.CLEAN else ""
         leak = self._leak(hunted.recipe, memory, last) if not grown else None
-        if leak is not None:
-            last["memory"] = leak.json()
-        if leak is not None and last["outcome"] == Outcome.CLEAN:
-            text = f"{job.driver} was finalized, and memory stays: {leak.text}"
-            last = {**last, "outcome": Outcome.PARTIAL_LEAK, "text": text}
-            last["cause"], last["causes"] = leak.cause, [leak.cause]
-        if grown:
-            # It balances, and nobody will ever take it back.
-            text = f"{job.driver} was finalized, and {grown}"
-            last["outcome"], last["cause"] = str(Outcome.PARTIAL_LEAK), GROWS
-            last["causes"], last["text"] = [GROWS], text
+        last = with_what_stays(job.driver, last, leak, grown)
+        if self._settings.bundle and last["outcome"] in BAD and "bundle" not in last:
+            last["bundle"] = self._bundle(job, hunted, last, transcript)
         if cycles > 1 and last["outcome"] in BAD:
             self._drop()
         yield last
@@ -232,11 +222,18 @@ class VmPool(Closing):
             row["bundle"] = self._bundle(job, hunted, row)
         return row
 
-    def _bundle(self, job: Job, hunted: Hunted, row: HuntRow) -> str:
+    def _bundle(
+        self,
+        job: Job,
+        hunted: Hunted,
+        row: HuntRow,
+        transcript: Sequence[Mapping[str, object]] | None = None,
+    ) -> str:
         vm, settings = self._vm, self._settings
-        argv, transcript = (vm.vm.argv, vm.transcript) if vm is not None else ([], [])
+        argv, said = (vm.vm.argv, vm.transcript) if vm is not None else ([], [])
         assert settings.bundle is not None
-        return write_bundle(settings.bundle, settings, job, row, hunted, argv, transcript)
+        done = said if transcript is None else transcript
+        return write_bundle(settings.bundle, settings, job, row, hunted, argv, done)
 
     def _alone(self, job: Job) -> HuntRow:
         """Hunt a driver in a VM where nothing was before."""
