@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from conftest import stock_qemu
 
+from qmrinspect.audit.agreement import agrees
 from qmrinspect.audit.outcome import Outcome
 from qmrinspect.audit.stale import stale_text
 from qmrinspect.campaign.expect import Expectations
@@ -139,6 +140,15 @@ def test_what_one_cycle_spoils_more_cycles_tell() -> None:
 
 
 @pytest.mark.unit
+def test_no_policy_decides_over_memory_that_is_no_object() -> None:
+    foretold: Any = {"outcome": "clean", "cause": ""}
+    row: Any = {"outcome": "partial-leak", "text": ""}
+    assert agrees(foretold, {**row, "cause": "growing-memory"})
+    assert agrees(foretold, {**row, "cause": "grows-in-tree"})
+    assert not agrees(foretold, {**row, "cause": "unbalanced"})
+
+
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("raw", "exact", "doubts", "looks"),
     [
@@ -245,7 +255,10 @@ def test_the_page_of_campaigns_tells_each_finding_once() -> None:
         {**row, "device": "odd", "error_path": way, "qemu_version": "11.1.3"},
         {**row, "outcome": "clean", "device": "edu", "qemu_version": "11.1.3"},
     ]
-    page = [line for line in tool.lines(rows) if line.startswith("| `")]
+    campaign = tool.Campaign("--cycles", "2026-11-26 abc", rows)
+    text = list(tool.lines([campaign]))
+    assert "| 11.1.3 | `--cycles` | 2026-11-26 abc | 3 | 3 | 1 |" in text
+    page = [line for line in text if line.startswith("| `")]
     assert len(page) == 2
     assert "| 11.1.3, 7.2.22 | stale | reset-handler | plug, unplug | hw/net/eepro100.c" in page[0]
     assert page[1].endswith("`rombar`: no \\| here | it |")

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Write docs/deep-hunts.md from campaigns of several QEMUs.
 
-    tools/make_deep.py CAMPAIGN...
+    tools/make_deep.py CAMPAIGN[@COMMIT]...
 
 Each campaign is what ``qmr hunt --campaign FILE`` kept, mostly with ``--cycles`` or
-``--error-paths``.  A finding is told once, with the QEMUs that have it, its cause, and the line of
-QEMU's source that explains it where it is known here.
+``--error-paths``, by the qmr of a commit.  A finding is told once, with the QEMUs that have it,
+its cause, and the line of QEMU's source that explains it where it is known here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from __future__ import annotations
 import fnmatch
 import re
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -172,14 +174,18 @@ def explained(row: HuntRow) -> str:
     return ""
 
 
-def lines(rows: Sequence[HuntRow]) -> Iterator[str]:
+class Campaign(NamedTuple):
+    """What one hunt found; ``how`` are its options, ``made`` its date and commit."""
+
+    how: str
+    made: str
+    rows: Sequence[HuntRow]
+
+
+def lines(campaigns: Sequence[Campaign]) -> Iterator[str]:
     """Yield the page."""
     found: dict[tuple[str, str, str, str], list[HuntRow]] = {}
-    hunted: dict[str, int] = {}
-    for row in rows:
-        version = version_of(row)
-        if version:
-            hunted[version] = hunted.get(version, 0) + 1
+    for row in [row for campaign in campaigns for row in campaign.rows]:
         if is_bad(row):
             where = explained(row) or cell(_ADDRESS.sub("", row.get("text", "")))
             name = (row["device"], row["outcome"], " ".join(_causes(row)), where)
@@ -190,8 +196,14 @@ def lines(rows: Sequence[HuntRow]) -> Iterator[str]:
     yield "device many times (`--cycles`) and in the ways that make its realize fail"
     yield "(`--error-paths`)."
     yield ""
-    counts = ", ".join(f"{version} ({n} rows)" for version, n in sorted(hunted.items()))
-    yield f"Hunted: {counts}."
+    yield "| QEMU | hunt | made | devices | findings | clean |"
+    yield "|---|---|---|---|---|---|"
+    for options, made, rows in campaigns:
+        devices = {row["device"] for row in rows if row.get("hotpluggable", True)}
+        clean = devices - {row["device"] for row in rows if row["outcome"] != "clean"}
+        bad = sum(map(is_bad, rows))
+        version = _most(version_of(row) for row in rows)
+        yield f"| {version} | `{options}` | {made} | {len(devices)} | {bad} | {len(clean)} |"
     yield ""
     yield "| device | QEMU | outcome | cause | how | explained by |"
     yield "|---|---|---|---|---|---|"
@@ -220,18 +232,33 @@ def cell(text: str, most: int = 160) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def rows_of(paths: Sequence[str]) -> list[HuntRow]:
-    """Return the rows of campaigns."""
-    out: list[HuntRow] = []
-    for path in paths:
-        store = Store(path, create=False)
-        out += store.rows()
-        store.close()
-    return out
+def _most(values: Iterable[str]) -> str:
+    counts = Counter(value for value in values if value)
+    return counts.most_common(1)[0][0] if counts else ""
+
+
+def read(text: str) -> Campaign:
+    """Read a campaign, ``FILE`` or ``FILE@COMMIT``."""
+    path, _, commit = text.partition("@")
+    store = Store(path, create=False)
+    rows = list(store.rows())
+    store.close()
+    version = _most(row.get("qemu_version", "") for row in rows)
+    for row in rows:
+        # One that died was not read.
+        row["qemu_version"] = row.get("qemu_version") or version
+    cycles = max((row["cycle"] for row in rows), default=1)
+    deep = any("error_path" in row for row in rows)
+    last = max((row["read"].get("at_us", 0) for row in rows if "read" in row), default=0)
+    day = time.strftime("%Y-%m-%d", time.gmtime(last / 1e6)) if last else ""
+    how = "--error-paths" if deep else "--cycles" if cycles > 1 else "hunt"
+    return Campaign(how, f"{day} {commit}".strip(), rows)
 
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    PAGE.write_text("\n".join(lines(rows_of(sys.argv[1:]))) + "\n", encoding="utf-8")
+    PAGE.write_text(
+        "\n".join(lines([read(text) for text in sys.argv[1:]])) + "\n", encoding="utf-8"
+    )
     print(PAGE)

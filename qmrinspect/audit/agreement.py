@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from ..documents import ForecastJson, HuntRow
 from ..ledger.policies import POLICIES, by_name
+from ..search.memory import GROWING, UNREACHABLE
+from .growth import GROWS
 
 __all__ = ["Agreement", "Cell", "agreement", "agrees"]
 
@@ -20,6 +22,7 @@ _MESSAGE = re.compile(r"(\w+): [Aa]ssertion (?:`(.*?)' failed|failed: \((.*?)\))
 # What is seen to end when it is made to end was finalized, only later; a callback that outlives
 # a device that was finalized is the device's own fault, and no policy's.
 _ENDED = ("clean", "delayed", "stale")
+_NO_OBJECTS = (GROWING, UNREACHABLE, GROWS)
 
 
 class Cell(NamedTuple):
@@ -63,8 +66,13 @@ def agrees(foretold: ForecastJson, row: HuntRow) -> bool:
             said[1] == assertion["function"] and (said[2] or said[3]) == assertion["expression"]
         )
     if foretold["outcome"] == "clean":
-        return row["outcome"] in _ENDED
+        return _has_ended(row)
     return bool(foretold["outcome"] == row["outcome"] and foretold["cause"] == row["cause"])
+
+
+def _has_ended(row: HuntRow) -> bool:
+    """Whether the device and its objects went: no policy decides over what is none."""
+    return row["outcome"] in _ENDED or row["cause"] in _NO_OBJECTS
 
 
 def agreement(rows: Iterable[HuntRow]) -> Agreement:
@@ -164,7 +172,7 @@ def _sure(by: Mapping[str, Mapping[str, HuntRow]], build: str, policy: str) -> C
             if fact["outcome"] in ("refused", "not-acked"):
                 continue
             total += 1
-            did = "clean" if fact["outcome"] in _ENDED else fact["outcome"]
+            did = "clean" if _has_ended(fact) else fact["outcome"]
             if found[0]["outcome"] == did:
                 right += 1
             else:
