@@ -329,7 +329,7 @@ def test_memory_that_stays_with_every_cycle_is_a_leak(tmp_path: Path) -> None:
     with VmPool(Settings(start_options=(), cycles=2)) as pool:
         sound = list(pool.do(Job("virtio-net-pci")))[-1]
     # One cycle is enough where it left as much as it found; it is not of this one.
-    with VmPool(Settings(start_options=(), bundle=str(tmp_path))) as pool:
+    with VmPool(Settings(start_options=(), bundle=str(tmp_path), sure=True)) as pool:
         (first,) = pool.do(Job("virtio-net-pci"))
         assert (first["outcome"], first["cycle"]) == ("clean", 1)
         (row,) = pool.do(Job("secondary-vga"))

@@ -7,7 +7,10 @@ import json
 import pytest
 from conftest import Qmr, stock_qemu
 
+from qmrinspect.hotplug.kinds import Recipe
 from qmrinspect.hotplug.vm import Vm
+from qmrinspect.hunt.cycle import Hunt
+from qmrinspect.hunt.own_vm import OwnVm
 from qmrinspect.hunt.pool import Job, Settings, VmPool
 
 pytestmark = pytest.mark.timeout(150)
@@ -125,7 +128,7 @@ def test_a_flat_view_that_counts_too_much_explains_what_it_keeps(fresh_vm: Vm, q
 def test_each_release_is_told_by_one_hunt(version: str) -> None:
     """What people have reported of each, by the hunt that has no options."""
     qemu = "qemu-system-x86_64" if version == "7.2" else stock_qemu(version)
-    with VmPool(Settings(start_options=(), qemu=qemu)) as pool:
+    with VmPool(Settings(start_options=(), qemu=qemu, sure=True)) as pool:
         rows = {
             name: list(pool.do(Job(name)))[-1]
             for name in ("virtio-net-pci", "nvme", "piix3-usb-uhci", "i82559a", "qxl")
@@ -146,3 +149,9 @@ def test_each_release_is_told_by_one_hunt(version: str) -> None:
         assert told["nvme"] == ("partial-leak", "grows-in-tree")
         assert "1 nvme-subsys more is in the tree after every cycle" in rows["nvme"]["text"]
         assert "/machine/unattached/device[" in rows["nvme"]["text"]
+    # A realize that fails leaves everything behind, since 9.2.
+    with OwnVm([], qemu) as vm:
+        failed = Hunt(vm).one(Recipe("virtio-rng-pci", "PCI", {"period": 0}), "dut")
+    assert "expects a positive integer" in (failed.cycle.refused or "")
+    left = ("refused", "") if version == "7.2" else ("leak", "address-space-root")
+    assert (failed.outcome, failed.judgement.cause) == left

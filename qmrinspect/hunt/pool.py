@@ -123,7 +123,7 @@ class VmPool(Closing):
     def _doubts(self, recipe: Recipe, hunted: Hunted) -> bool:
         """Whether one cycle is not enough to be sure of a device."""
         vm, hunt, settings = self._vm, self._hunt, self._settings
-        if vm is None or hunt is None or settings.guest != "none":
+        if not settings.sure or vm is None or hunt is None or settings.guest != "none":
             return False
         return self._sure.doubts(hunted, hunt, vm, recipe)
 

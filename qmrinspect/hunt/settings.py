@@ -23,6 +23,7 @@ class Settings(NamedTuple):
     :param layout: the user's own layout file, None for none.
     :param trace: whether to record who takes and drops references.
     :param error_paths: plug each device in the ways that make its realize fail.
+    :param sure: run more cycles than ``cycles`` where blocks of memory grow in these.
     """
 
     qemu: str = "qemu-system-x86_64"
@@ -36,6 +37,7 @@ class Settings(NamedTuple):
     layout: str | None = None
     trace: bool = False
     error_paths: bool = False
+    sure: bool = False
 
     def json(self) -> dict[str, object]:
         """Return what campaigns and bundles keep."""
