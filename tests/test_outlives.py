@@ -98,7 +98,10 @@ def test_a_bus_outlives_its_bridge_on_its_parents_list(fresh_vm: Vm, qmr: Qmr) -
     """The bridge has no exit: the next unplug that is acknowledged by ACPI may die of its bus."""
     pid = fresh_vm.pid
     assert qmr(pid, "plug", "i82801b11-bridge", "id=b").code == 0
-    assert qmr(pid, "check", "--json").json["candidates"] == []
+    sound = qmr(pid, "check", "--json")
+    # What only looks stale is told apart, and fails nothing.
+    assert sound.code == 0 and not sound.json["findings"]
+    assert {row["kind"] for row in sound.json["candidates"]} <= {"candidate"}
     unplugged = qmr(pid, "unplug", "b", "--json").json
     assert (unplugged["outcome"], unplugged["cause"]) == ("leak", "foreign-container")
     (stale,) = unplugged["stale"]
@@ -141,7 +144,9 @@ def test_each_release_is_told_by_one_hunt(version: str) -> None:
     # Its handler is an object since 9.1, and leads to freed memory all the same.
     assert told["i82559a"] == ("stale", "reset-handler")
     assert told["qxl"] == ("leak", "held-by-link")
-    assert "vm-change-handler" in {row["kind"] for row in rows["qxl"]["stale"]}
+    # Since 10.0 it takes its handler back, and the console holds it still.
+    handlers = {row["kind"] for row in rows["qxl"]["stale"]}
+    assert ("vm-change-handler" in handlers) is (version == "7.2")
     # NVMe makes a subsystem that nobody drops, since 10.0; it balances, and none is an orphan.
     if version == "7.2":
         assert told["nvme"] == ("clean", "")
@@ -153,5 +158,5 @@ def test_each_release_is_told_by_one_hunt(version: str) -> None:
     with OwnVm([], qemu) as vm:
         failed = Hunt(vm).one(Recipe("virtio-rng-pci", "PCI", {"period": 0}), "dut")
     assert "expects a positive integer" in (failed.cycle.refused or "")
-    left = ("refused", "") if version == "7.2" else ("leak", "address-space-root")
+    left = ("refused", None) if version == "7.2" else ("leak", "address-space-root")
     assert (failed.outcome, failed.judgement.cause) == left
