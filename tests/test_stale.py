@@ -191,3 +191,33 @@ def test_a_library_of_a_qemu_in_a_directory_of_its_own_is_no_module() -> None:
     code = Code(mappings, (PROGRAM, DATA))
     assert not code.has(0x7F00_0000_0010)
     assert code.has(0x7F00_0002_0010) and code.has(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("words", "size", "offset", "alive"),
+    [
+        # "size": as found on 11.1.3, behind it two pointers of an earlier block.
+        ((0x7F00657A6973, GONE, GONE), 24, 16, False),
+        ((0x7F00657A6973, GONE, GONE), 24, 8, False),
+        ((0x7F00657A6973, GONE, GONE), 24, 0, True),
+        # A larger block than such a text needs is no text's.
+        ((0x7F00657A6973, GONE, GONE, GONE, GONE), 40, 16, True),
+        # Nor is what begins with an address.
+        ((PROGRAM + 0x61626364, GONE, GONE), 24, 16, True),
+        ((0, GONE, GONE), 24, 16, True),
+        # Sixteen letters and an end leave no word of 24 bytes.
+        ((0x6162636465666768, 0x6162636465666768, 0), 24, 16, True),
+    ],
+)
+def test_what_lies_behind_a_text_is_left_over(
+    words: tuple[int, ...], size: int, offset: int, alive: bool
+) -> None:
+    data = b"".join(word.to_bytes(8, "little") for word in words)
+    mappings = [
+        Mapped(PROGRAM, PROGRAM + (1 << 31), "r-xp", 0, "/usr/bin/qemu-system-x86_64"),
+        Mapped(HEAP, HEAP + 4096, "rw-p", 0, "[heap]"),
+    ]
+    live = Live(Image([(A, data)]), mappings, [])
+    heap: Any = SimpleNamespace(at=lambda address: Block(A, size, LIVE))
+    live.heap = heap
+    assert live.alive(A + offset) is alive

@@ -10,9 +10,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from ..target.image import Image, Mapping
+from ..target.image import Image, Mapping, Unreadable
 from .chunks import Walked
-from .model import LIVE, NOT_KNOWN, Heap
+from .model import LIVE, NOT_KNOWN, Block, Heap
 
 __all__ = ["Live"]
 
@@ -20,6 +20,8 @@ __all__ = ["Live"]
 _RED_ZONE = 128
 # In front of a stack lie pages that cannot be accessed, far fewer than a heap reserves.
 _GUARD_MAX = 1 << 20
+# Of larger blocks no text is looked for, bytes.
+_TEXT_MAX = 120
 
 
 class Live:
@@ -40,6 +42,7 @@ class Live:
         walked: Walked | None = None,
     ) -> None:
         self.heap = Heap(image, mappings, walked)
+        self._image = image
         self._mappings = mappings
         self._starts = [mapping.start for mapping in mappings]
         self._stacks = stacks
@@ -49,7 +52,7 @@ class Live:
         """Return whether the memory at an address is in use; None when that is not known."""
         block = self.heap.at(address)
         if block is not None and block.state != NOT_KNOWN:
-            return block.state == LIVE
+            return block.state == LIVE and not self._behind_text(block, address)
         i = bisect_right(self._starts, address) - 1
         if i < 0 or address >= self._mappings[i].end:
             return False if self._mappings else None
@@ -58,6 +61,29 @@ class Live:
         if block is not None and self._may_be_heap(self._mappings[i]):
             return None
         return True
+
+    def _behind_text(self, block: Block, address: int) -> bool:
+        """Whether an address is in what malloc rounded a text's block up by.
+
+        A text is told by its end, by a block that is as large as one of its length is, and by a
+        beginning that is no address.
+        """
+        if block.size > _TEXT_MAX or address < block.start + 8:
+            return False
+        try:
+            data = self._image.read(block.start, block.size)
+        except Unreadable:
+            return False
+        text = data.partition(b"\0")[0]
+        rounded = max(24, (len(text) + 1 + 23 & ~15) - 8)
+        if not text or rounded != block.size or address < block.start + len(text) + 1:
+            return False
+        return all(32 <= byte < 127 for byte in text) and not self._is_mapped(data[:8])
+
+    def _is_mapped(self, word: bytes) -> bool:
+        address = int.from_bytes(word, "little")
+        i = bisect_right(self._starts, address) - 1
+        return i >= 0 and address < self._mappings[i].end
 
     def is_stack(self, address: int) -> bool:
         """Whether an address is in the stack of a thread or coroutine, used or not."""
