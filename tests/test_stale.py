@@ -15,6 +15,7 @@ from qmrinspect.search import pointed
 from qmrinspect.search.callbacks import SHAPES, recognised
 from qmrinspect.search.functions import Code
 from qmrinspect.search.pointed import POINTED, pointers
+from qmrinspect.search.stale import _without_nameless
 from qmrinspect.search.words import Words
 from qmrinspect.snapshot import Stale
 from qmrinspect.target.image import Image
@@ -221,3 +222,13 @@ def test_what_lies_behind_a_text_is_left_over(
     heap: Any = SimpleNamespace(at=lambda address: Block(A, size, LIVE))
     live.heap = heap
     assert live.alive(A + offset) is alive
+
+
+def test_a_list_of_which_only_the_shape_is_known_gives_way_to_a_known_one() -> None:
+    heap = SimpleNamespace(at=lambda at: Block(GONE, 4096, FREED) if at >= GONE else None)
+    live: Any = SimpleNamespace(heap=heap)
+    known = Stale("memory-listener", A, A, GONE + 8, 0, "", True, GONE + 8, 0)
+    nameless = Stale("list", B, B, GONE + 16, 0, "", True, GONE, 4096)
+    other = Stale("list", B, B, A, 0, "", True, A, 64)
+    assert _without_nameless(live, [nameless, known, other]) == [known, other]
+    assert _without_nameless(live, [nameless]) == [nameless]

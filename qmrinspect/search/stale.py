@@ -68,15 +68,30 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
         if not there and where.candidates and freed and not live.is_stack(word):
             there = _candidates(words, word)
         for found in there:
+            # A library's list, which may never be walked, has the same shape as QEMU's.
+            certain = found.kind != _CANDIDATE and (found.kind != "list" or words.in_data(word))
+            if not certain and not where.candidates:
+                continue
             block = live.heap.at(target) if freed else None
             start, size = (block.start, block.size) if block is not None else (target, 0)
             out[found.kind, found.address] = Stale(
                 found.kind, found.address, word, target, found.function, "", freed, start, size
-            )._replace(certain=found.kind != _CANDIDATE)
+            )._replace(certain=certain)
     told = {row.target for row in out.values() if row.certain}
     pointed = [row for row in _pointed(context, snapshot, where) if row.target not in told]
     out.update({(s.kind, s.address): s for s in (*_listed(snapshot, live, where), *pointed)})
-    return sorted(out.values())
+    return _without_nameless(live, sorted(out.values()))
+
+
+def _without_nameless(live: Live, found: list[Stale]) -> list[Stale]:
+    """Leave out a list of which only the shape is known where a known one leads to the block."""
+
+    def block(row: Stale) -> int:
+        there = live.heap.at(row.target)
+        return there.start if there is not None else row.target
+
+    named = {block(row) for row in found if row.certain and row.kind != "list"}
+    return [row for row in found if row.kind != "list" or block(row) not in named]
 
 
 def _hits(context: Context, where: Where, code: Code, words: Words) -> Iterator[tuple[int, int]]:
