@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import errno
 import os
 import struct
@@ -23,6 +22,7 @@ from qmrinspect.audit import choose
 from qmrinspect.errors import TargetError
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.index import Index
+from qmrinspect.ledger.book import Book
 from qmrinspect.reading import Reader
 from qmrinspect.report import traces
 from qmrinspect.target.process import Process
@@ -132,7 +132,7 @@ def test_what_the_ledger_denies_is_told_and_explains_nothing() -> None:
     assert not whole.denied and not whole.unexplained
     # A ledger that does not know of subregions: three takes of them remain all the same.
     known = {**book.on, device: [e for e in book.on[device] if e.kind != "subregion"]}
-    blind = dataclasses.replace(book, on=known)
+    blind = Book(book.index, book.policy, book.edges, known)
     short = balance(blind, whole.life)
     assert [kind for kind, _ in short.denied] == ["subregion"] * 3
     assert len(short.unexplained) == 3 and len(short.held) == len(known[device])

@@ -69,12 +69,14 @@ def _rows(
             forecast=True,
         )
         planned = plan(settings, args.driver)
+        # What a policy decides shows in one cycle; memory that is no object does not depend on it.
+        settings = planned.settings._replace(sure=False)
         # Only what is a device, and of the machine's own CPU model, is unplugged by a policy.
         jobs = [job for job in planned.jobs if ":" not in job.driver and not job.cpu]
         done = 0
         try:
-            workers = workers_for(planned.settings, args.jobs or 1)
-            for one in run(planned.settings, list(enumerate(jobs)), workers):
+            workers = workers_for(settings, args.jobs or 1)
+            for one in run(settings, list(enumerate(jobs)), workers):
                 done += 1
                 session.progress(f"{name}: {done} of {len(jobs)}: {one.job.driver}")
                 for row in one.rows:
