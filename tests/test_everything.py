@@ -41,6 +41,8 @@ STALE = {
     # backends/vhost-user.c vhost_user_backend_finalize() does not call vhost_dev_cleanup().
     "vhost-user-input-pci": "memory-listener",
     "chardev:braille": "fd-handler",
+    # ui/vdagent.c vdagent_chr_fini() only deactivates its input handler.
+    "chardev:qemu-vdagent": "input-handler",
 }
 CRASHES = {"rocker", "object:colo-compare", "object:x-remote-object"}
 
