@@ -33,7 +33,7 @@ from .own_vm import OwnVm
 from .rows import pluggable, row_of
 from .settings import Job, Settings
 from .stays import with_what_stays
-from .sure import Sure
+from .sure import is_sure
 
 __all__ = ["Job", "Settings", "VmPool"]
 
@@ -71,7 +71,6 @@ class VmPool(Closing):
         self._number = 0
         self._layout = given(Path(settings.layout)) if settings.layout else None
         self._met: Collection[str] = ()
-        self._sure = Sure()
 
     def do(self, job: Job) -> Iterator[HuntRow]:
         """Run the cycles of a job and yield the rows of those that say something new.
@@ -87,7 +86,8 @@ class VmPool(Closing):
         while number < cycles:
             number += 1
             hunted = self._cycle(job)
-            if number == cycles == 1 and self._doubts(hunted.recipe, hunted):
+            sure = self._is_sure(hunted) if cycles == 1 else True
+            if sure is False:
                 cycles, number = CYCLES + 1, 0
                 continue
             # What the row of a cycle does to the VM comes after it.
@@ -97,6 +97,8 @@ class VmPool(Closing):
                 if more and memory.undecided() and number <= 2 * CYCLES:
                     cycles = max(cycles + 1, CYCLES + 1)
             row = self._row(job, hunted, number)
+            if sure is None:
+                row["note"] = "its memory was not counted: the heap of this QEMU is not known"
             if hunted.books:
                 if number == 1:
                     growth.begin(hunted.books[0])
@@ -120,12 +122,14 @@ class VmPool(Closing):
             self._drop()
         yield last
 
-    def _doubts(self, recipe: Recipe, hunted: Hunted) -> bool:
-        """Whether one cycle is not enough to be sure of a device."""
+    def _is_sure(self, hunted: Hunted) -> bool | None:
+        """Whether one cycle is enough, as of :func:`is_sure`."""
         vm, hunt, settings = self._vm, self._hunt, self._settings
         if not settings.sure or vm is None or hunt is None or settings.guest != "none":
-            return False
-        return self._sure.doubts(hunted, hunt, vm, recipe)
+            return True
+        if hunted.outcome != Outcome.CLEAN or hunted.cycle.not_released:
+            return True
+        return is_sure(hunt, vm, hunted.recipe)
 
     def _leak(self, recipe: Recipe, memory: Memory, row: HuntRow) -> MemoryLeak | None:
         """Tell what memory stays with every cycle; many more cycles tell it from a pool."""

@@ -120,12 +120,24 @@ class Memory:
             born.append(new)
         if not born or not born[-1]:
             return None
-        groups = self._kept[-1].groups(born[-1], set().union(*born[:-1]))
-        groups.sort(key=lambda group: (bool(group.reached), -group.bytes))
-        lost = any(not group.reached for group in groups)
+        # A word that is left over may lead to what one cycle left: then another cycle tells.
+        found = [self._left_by(born, k) for k in reversed(range(len(born))) if born[k]]
+        groups = next((groups for groups in found if _lost(groups)), found[0])
         blocks = sum(group.blocks for group in groups)
         size = sum(group.bytes for group in groups)
-        return MemoryLeak(UNREACHABLE if lost else GROWING, blocks, size, tuple(groups))
+        cause = UNREACHABLE if _lost(groups) else GROWING
+        return MemoryLeak(cause, blocks, size, tuple(groups))
+
+    def _left_by(self, born: Sequence[set[int]], k: int) -> list[Group]:
+        """Return what one of the cycles left, what nothing leads to first."""
+        others = set().union(*born[:k], *born[k + 1 :])
+        groups = self._kept[-1].groups(born[k], others)
+        return sorted(groups, key=lambda group: (bool(group.reached), -group.bytes))
+
+
+def _lost(groups: Sequence[Group]) -> bool:
+    """Whether nothing leads to some of the blocks."""
+    return any(not group.reached for group in groups)
 
 
 def _growing(counts: Sequence[Mapping[Kind, int]]) -> set[Kind]:
