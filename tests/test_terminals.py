@@ -111,6 +111,8 @@ def test_no_table_of_a_live_vm_loses_anything(leaky: Vm, tmp_path: Path, columns
         ["plug", leaky.pid, "bochs-display", f"id={device}"],
         ["forecast", leaky.pid, device],
         ["unplug", leaky.pid, device],
+        ["trace", leaky.pid, "--plug", "e1000", f"id=traced{columns}", "--tree"],
+        ["unplug", leaky.pid, f"traced{columns}"],
     ]
     script = tmp_path / "live.py"
     script.write_text(
@@ -125,6 +127,7 @@ def test_no_table_of_a_live_vm_loses_anything(leaky: Vm, tmp_path: Path, columns
     words = " ".join(shown.split())
     assert "same-owner-subregions" in words and "subregion 3" in words
     assert "bochs-display-mmio[0]" in words and '"bochs' in words
+    assert "bus-child" in words and "qdev_set_parent_bus" in words  # who took it
     assert str(leaky.pid) in words and Path(leaky.qmp).name in words
 
 
