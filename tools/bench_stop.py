@@ -42,6 +42,7 @@ from matrix import Cell, Matrix  # noqa: E402
 
 from qmrinspect.errors import QmrError  # noqa: E402
 from qmrinspect.hotplug.vm import Vm  # noqa: E402
+from qmrinspect.instants import patiently  # noqa: E402
 from qmrinspect.reading import Reader  # noqa: E402
 from qmrinspect.target.image import Ranges  # noqa: E402
 from qmrinspect.target.memory import BatchReader, Buffer  # noqa: E402
@@ -220,7 +221,7 @@ def measured(pid: int, stops: int, seconds: float, ways: Sequence[str]) -> Itera
             break
         # No way has the same one before it all the time.
         for way in (*ways[number % len(ways) :], *ways[: number % len(ways)]):
-            times[way].append(bench.ways[way]())
+            times[way].append(patiently(bench.ways[way]))
     floors = _percentiles(times["floor"])
     for way in ways:
         values = sorted(times[way])
