@@ -102,3 +102,43 @@ def test_consoles_hold_each_other() -> None:
     assert [field for _, field in holders] == ["consoles", "QemuConsole.next"]
     assert holders[1][0] == machine.consoles[0].address
     assert CONSOLES > BSS
+
+
+def _board() -> FakeMachine:
+    """A machine that is none of x86."""
+    machine = FakeMachine()
+    machine.define("virt-machine", "machine", machine.machine.size)
+    machine.machine.type = "virt-machine"
+    return machine
+
+
+def _found(machine: FakeMachine) -> list[tuple[str, int]]:
+    return [(f.kind, f.address) for f in check(machine.snapshot()).findings]
+
+
+def test_a_board_keeps_a_container_that_it_made() -> None:
+    machine = _board()
+    soc = machine.add_child(machine.machine, "soc", machine.new("container"))
+    soc.ref += 1
+    report = check(machine.snapshot())
+    assert not report.findings
+    assert report.rules["board-object"] == 1
+
+
+def test_no_rule_speaks_for_the_containers_of_every_machine() -> None:
+    machine = _board()
+    for container in (machine.peripheral, machine.objects_container):
+        container.ref += 1
+        assert _found(machine) == [("unexplained", container.address)]
+        container.ref -= 1
+
+
+@pytest.mark.parametrize("x86", (False, True))
+def test_a_card_that_a_board_hid_from_the_tree_is_no_orphan(x86: bool) -> None:
+    machine = FakeMachine() if x86 else _board()
+    machine.define("sd-card", "device")
+    card = machine.new("sd-card")
+    card.ref += 1
+    machine.poke("DeviceState", card.address, realized=0)
+    found = _found(machine)
+    assert found == ([("unexplained", card.address), ("orphan", card.address)] if x86 else [])

@@ -16,6 +16,7 @@ __all__ = [
     "adjacency",
     "alive",
     "components",
+    "hidden",
     "is_transient",
     "orphan_groups",
     "reachable",
@@ -238,7 +239,12 @@ def _outside(book: Book, address: int) -> bool:
     if not index.snapshot.objects[address].heap and index.part_of_tree(address):
         return True
     chain = index.chain(index.snapshot.objects[address].type)
-    return not chain.isdisjoint(NEVER_IN_TREE)
+    return not chain.isdisjoint(NEVER_IN_TREE) or hidden(book, address)
+
+
+def hidden(book: Book, address: int) -> bool:
+    """Whether QEMU itself took an object out of the tree, to go on using it."""
+    return any(edge.rule == "hidden-card" for edge in book.on.get(address, ()))
 
 
 def _root_of(book: Book, address: int, roots: set[int], reached: set[int]) -> int:

@@ -14,6 +14,7 @@ from ..ledger import Book
 from ..snapshot import Stale
 from ..text import printable
 from .finding import Finding, Severity
+from .graph import hidden
 
 __all__ = ["outside_of", "stale_findings", "stale_json", "stale_text"]
 
@@ -72,6 +73,8 @@ def stale_findings(book: Book) -> Iterator[Finding]:
         if not stale.certain:
             continue
         home = 0 if stale.freed else index.enclosing(stale.target)
+        if home and hidden(book, home):
+            continue
         was = index.label(home) if home else ""
         address = home or stale.block or stale.target
         yield Finding("stale", Severity.ERROR, address, 0, 0, (), stale_text(stale, was))

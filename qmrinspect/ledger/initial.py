@@ -67,7 +67,13 @@ RULES = (
         "a board keeps what it made with object_new or qdev_new and gave a parent: nothing drops "
         "the first reference",
         "hw/arm/mcimx7d-sabre.c mcimx7d_sabre_init, hw/arm/mps2.c mps2_common_init, "
-        "hw/arm/versatilepb.c versatile_init (7.2)",
+        "hw/arm/versatilepb.c versatile_init (7.2), hw/arm/stellaris.c stellaris_init (10.0)",
+    ),
+    Rule(
+        "hidden-card",
+        "a controller that is no object keeps both references of the SD card that it hid from the "
+        "tree",
+        "hw/sd/sd.c sd_init (until 10.0)",
     ),
     Rule(
         "dns-resolver",
@@ -89,6 +95,8 @@ _SINGLETONS = {
 # qdev_init_clock_out), in 7.2 it dropped it; the structure is the same.
 _OUTPUTS = "a device keeps the first reference of its output clocks"
 _CONNECTED = "non-qdev-gpio["
+# What every machine is given, and QEMU takes references on (system/vl.c create_default_containers).
+_OF_EVERY_MACHINE = ("unattached", "peripheral", "peripheral-anon")
 
 
 def _named(index: Index) -> Iterator[Edge]:
@@ -146,6 +154,10 @@ def _initial(index: Index, policy: Policy) -> Iterator[Edge]:
     for address in snapshot.objects:
         if address in kept:
             continue
+        if _hidden(index, address):
+            grants = RULES_BY_NAME["hidden-card"].grants
+            yield from [Edge("initial", address, 0, 0, grants, rule="hidden-card")] * 2
+            continue
         rule = _rule(index, address)
         question = ""
         if not rule and _of_board(index, address):
@@ -157,20 +169,38 @@ def _initial(index: Index, policy: Policy) -> Iterator[Edge]:
 
 
 def _of_board(index: Index, address: int) -> bool:
-    """Whether an object is a device that a board made for itself.
+    """Whether an object is a device, or a container for some, that a board made for itself.
 
-    One that is embedded got its first parent when it was realized (hw/core/qdev.c
+    A device that is embedded got its first parent when it was realized (hw/core/qdev.c
     device_set_realized).  The boards of x86 drop what they do not hand on, or have a field
     for it.
     """
     snapshot = index.snapshot
     obj, device = snapshot.objects[address], snapshot.devices.get(address)
-    if device is None or not obj.parent or device.hotplugged or device.id:
-        return False
     named = index.name_of.get(address)
-    if not obj.heap and (named is None or not named.name.startswith("device[")):
+    if not obj.parent or index.is_a(index.machine, "x86-machine"):
         return False
-    return not index.is_a(index.machine, "x86-machine")
+    if device is None:
+        return (
+            obj.type == "container"
+            and obj.parent != index.root
+            and named is not None
+            and named.name not in _OF_EVERY_MACHINE
+        )
+    if device.hotplugged or device.id:
+        return False
+    return obj.heap or (named is not None and named.name.startswith("device["))
+
+
+def _hidden(index: Index, address: int) -> bool:
+    """Whether an object is a card of sd_init, which takes it out of the tree."""
+    obj, device = index.snapshot.objects[address], index.snapshot.devices.get(address)
+    return (
+        obj.type == "sd-card"
+        and device is not None
+        and not (obj.parent or device.parent_bus or device.realized)
+        and not index.is_a(index.machine, "x86-machine")
+    )
 
 
 def _rule(index: Index, address: int) -> str:

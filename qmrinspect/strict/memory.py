@@ -17,6 +17,8 @@ _FLAGS = ("enabled", "ram", "rom_device", "readonly", "subpage", "terminates")
 _OFFSET_MAX = 1 << 40  # bytes; an address in QEMU's memory is larger
 _PRIORITY_MAX = 1 << 20
 _PAGE = 4096
+# The pages of guests and hosts that QEMU rounds up to, whichever is larger.
+_PAGES = (_PAGE, 8192, 16384, 65536)
 _VIEW_REF_MAX = 1 << 16
 _SECTIONS = 64
 # A view of fewer regions says little about its dispatch table.
@@ -133,7 +135,8 @@ def _blocks(tally: Tally, snapshot: Snapshot) -> None:
         if block is None:
             continue
         if used:
-            used(block["used_length"] == -(-region.size // _PAGE) * _PAGE)
+            # qemu_ram_alloc_internal rounds it up to a page.
+            used(block["used_length"] in {-(-region.size // page) * page for page in _PAGES})
         if most:
             most(0 < block["used_length"] <= block["max_length"])
         if host:
