@@ -40,8 +40,7 @@ __all__ = ["Job", "Settings", "VmPool"]
 # Outcomes after which more cycles in the same VM say how much comes with each.
 _GROWS = (Outcome.LEAK, Outcome.PARTIAL_LEAK, Outcome.STALE, Outcome.DELAYED)
 
-# So many of the devices before a victim, the last ones and its relatives, are suspected of
-# having harmed its VM.
+# So many of the devices before a victim, the last ones and its relatives, may have harmed its VM.
 _SUSPECTS = 2
 # Of the last ones so many are searched, by halves, when it was none of those.
 _HALVED = 16
