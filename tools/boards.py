@@ -3,6 +3,7 @@
 
 Starts each machine type that an emulator names, without firmware and with its CPUs stopped,
 audits it, and writes a chapter of docs/boards.md: what the board shows, or why it does not start.
+A board that does not start without a kernel or a ROM is given a file of zeros.
 
     tools/boards.py 11.1=PATH                      # every board of one emulator
     tools/boards.py --board raspi3b 11.1=PATH      # one board
@@ -16,8 +17,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,6 +41,9 @@ from qmrinspect.target.process import Process  # noqa: E402
 
 # A version at the end of a machine's name.
 VERSION = re.compile(r"-v?\d+\.\d+(?:-\w+)?$")
+OPTIONS = ("-serial", "none", "-nic", "user")
+# Bytes of a flash, as the boards that need one have it.
+FLASH = 32 << 20
 # Seconds for a board to come up.
 UP = 60.0
 
@@ -57,6 +63,7 @@ class Row(NamedTuple):
     policy: str = ""
     layout: str = ""
     seconds: float = 0.0
+    given: str = ""
 
 
 def boards_of(program: str, versions: bool) -> list[str]:
@@ -113,12 +120,36 @@ def row_of(program: str, board: str, report: Report, seconds: float) -> Row:
 
 
 def read(program: str, board: str) -> Row:
-    """Start a board, read it, end it."""
+    """Start a board with as little as it takes, read it, end it."""
+    with tempfile.TemporaryDirectory() as place:
+        zeros = Path(place) / "zeros"
+        zeros.write_bytes(bytes(1 << 16))
+        flash = Path(place) / "flash"
+        with flash.open("wb") as file:
+            file.truncate(FLASH)
+        ways: list[tuple[str, ...]] = [()]
+        ways += [(option, str(zeros)) for option in ("-kernel", "-bios")]
+        ways += [("-drive", f"if=pflash,format=raw,file={flash}"), ("-L", place)]
+        first = Row(program, board)
+        for way in ways:
+            row = _read(program, board, way)
+            if not row.reason:
+                return row
+            first = first if first.reason else row
+            # The ROM that it looks for by name.
+            for name in re.findall(r"'([\w.-]+\.\w+)'", first.reason):
+                shutil.copy(zeros, Path(place) / name)
+        return first
+
+
+def _read(program: str, board: str, way: Sequence[str]) -> Row:
     name = Path(program).name.replace("qemu-system-", "")
     begun = time.monotonic()
     try:
-        with Vm(program, board, extra=("-serial", "none", "-nic", "user"), timeout=UP) as vm:
-            return row_of(name, board, Reader(Process(vm.pid)).check(), time.monotonic() - begun)
+        with Vm(program, board, extra=(*OPTIONS, *way), timeout=UP) as vm:
+            report = Reader(Process(vm.pid)).check()
+            row = row_of(name, board, report, time.monotonic() - begun)
+            return row._replace(given=way[0] if way else "")
     except QmrError as error:
         return Row(name, board, error.text)
 
@@ -136,11 +167,10 @@ def lines_of(rows: Sequence[Row]) -> Iterator[str]:
     yield "| emulator | board | objects | exact | by rule | findings | not searched for |"
     yield "|---|---|---|---|---|---|---|"
     for row in good:
-        yield (
-            f"| {row.program} | `{row.board}` | {row.objects} | {row.exact} | "
-            f"{', '.join(row.rules) or '-'} | {', '.join(row.findings) or '-'} | "
-            f"{', '.join(row.unsearched) or '-'} |"
-        )
+        given = f" with `{row.given}`" if row.given else ""
+        cells = (row.rules, row.findings, row.unsearched)
+        lists = " | ".join(", ".join(cell) or "-" for cell in cells)
+        yield (f"| {row.program} | `{row.board}`{given} | {row.objects} | {row.exact} | {lists} |")
     reasons: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         if row.reason:
