@@ -164,11 +164,16 @@ def lines_of(rows: Sequence[Row]) -> Iterator[str]:
         f"{sum(row.exact for row in good)} exact."
     )
     yield ""
+    everywhere = set.intersection(*(set(row.rules) for row in good)) if good else set()
+    if everywhere:
+        yield f"On each of them by rule: {', '.join(sorted(everywhere))}."
+        yield ""
     yield "| emulator | board | objects | exact | by rule | findings | not searched for |"
     yield "|---|---|---|---|---|---|---|"
     for row in good:
         given = f" with `{row.given}`" if row.given else ""
-        cells = (row.rules, row.findings, row.unsearched)
+        rules = [rule for rule in row.rules if rule not in everywhere]
+        cells = (rules, row.findings, row.unsearched)
         lists = " | ".join(", ".join(cell) or "-" for cell in cells)
         yield (f"| {row.program} | `{row.board}`{given} | {row.objects} | {row.exact} | {lists} |")
     reasons: dict[str, list[str]] = defaultdict(list)
