@@ -175,7 +175,7 @@ def lines_of(rows: Sequence[Row]) -> Iterator[str]:
         rules = [rule for rule in row.rules if rule not in everywhere]
         cells = (rules, row.findings, row.unsearched)
         lists = " | ".join(", ".join(cell) or "-" for cell in cells)
-        yield (f"| {row.program} | `{row.board}`{given} | {row.objects} | {row.exact} | {lists} |")
+        yield f"| {row.program} | `{row.board}`{given} | {row.objects} | {row.exact} | {lists} |"
     reasons: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         if row.reason:
