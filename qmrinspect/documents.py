@@ -69,13 +69,17 @@ class ObjectJson(TypedDict):
 
 
 class LeftJson(TypedDict, total=False):
-    """An object that remains; ``was`` is its path while the device was plugged."""
+    """An object that remains; ``was`` is its path while the device was plugged.
+
+    ``undropped`` has the references that the device held on it and did not drop as it went.
+    """
 
     address: str
     type: str
     was: str
     observed: int
     references: list[EdgeJson]
+    undropped: list[EdgeJson]
     way_back: list[EdgeJson]
 
 

@@ -335,11 +335,13 @@ class Unplugging(NamedTuple):
     :param way: how the guest was asked: ``acpi-pci``, ``pcie-button``, ``shpc``, ``dimm`` or
         ``cpu``.
     :param by: the object that asked it, 0 when that is not known.
+    :param reset: an entry of the container of resets that is the device's, 0 when none is known.
     """
 
     device: Address
     way: str
     by: Address
+    reset: Address = 0
 
 
 class TargetInfo(NamedTuple):

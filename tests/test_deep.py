@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import stock_qemu
+from conftest import release
 
 from qmrinspect.audit.agreement import agrees
 from qmrinspect.audit.outcome import Outcome
@@ -326,11 +326,17 @@ def test_a_candidate_is_told_as_one() -> None:
 
 
 @pytest.mark.timeout(240)
-def test_a_realize_that_fails_leaves_everything_behind_since_9_2() -> None:
+@pytest.mark.parametrize("version", ["7.2", "11.1"])
+def test_a_realize_that_fails_leaves_everything_behind_since_9_2(version: str) -> None:
     """virtio-pci makes an address space before it realizes, and destroys it in exit alone."""
-    with VmPool(Settings(start_options=(), error_paths=True, qemu=stock_qemu("11.1"))) as pool:
+    leaks = version != "7.2"
+    with VmPool(Settings(start_options=(), error_paths=True, qemu=release(version))) as pool:
         rows = list(pool.do(Job("virtio-rng-pci")))
-        (sound,) = pool.do(Job("edu"))
+        (sound,) = pool.do(Job("edu")) if leaks else rows
+    assert (sound["outcome"], sound["error_path"]) == ("clean", None)
+    assert sound["tried"] > 3 and "nothing stays of any" in sound["text"]
+    if not leaks:
+        return
     assert {(row["outcome"], row["cause"]) for row in rows} == {("leak", "address-space-root")}
     ways = {row["error_path"]["property"]: row for row in rows}
     assert ways["period"]["error_path"]["value"] == 0
@@ -340,8 +346,6 @@ def test_a_realize_that_fails_leaves_everything_behind_since_9_2() -> None:
     assert ways["period"]["objects_left"]
     # What is refused before realize leaves nothing.
     assert "rng" not in ways and "disable-legacy" not in ways
-    assert (sound["outcome"], sound["error_path"]) == ("clean", None)
-    assert sound["tried"] > 3 and "nothing stays of any" in sound["text"]
 
 
 @pytest.mark.timeout(240)

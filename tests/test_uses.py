@@ -1,4 +1,4 @@
-"""Unplugs that wait for the guest, and who uses what QEMU calls busy, on two QEMUs."""
+"""Unplugs that wait for the guest, and who uses what QEMU calls busy, on each release."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from conftest import Qmr
+from conftest import RELEASES, Qmr, release
 from test_policies import built
 
 from qmrinspect.hotplug.vm import Vm
@@ -19,13 +19,13 @@ from qmrinspect.target.process import Process
 
 pytestmark = pytest.mark.timeout(120)
 
-STOCK, DEBUG = "qemu-system-x86_64", "11.1"
+DEBUG = "11.1"
 
 
-@pytest.fixture(scope="module", params=[STOCK, DEBUG])
+@pytest.fixture(scope="module", params=[*RELEASES, "symbols"])
 def qemu(request: pytest.FixtureRequest) -> str:
-    """Return the distribution's, which is stripped, and one with symbols."""
-    return STOCK if request.param == STOCK else built(request.param)
+    """Return those of distributions, which are stripped, and one with symbols."""
+    return built(DEBUG) if request.param == "symbols" else release(request.param)
 
 
 # What waits for the guest -----------------------------------------------------------
@@ -76,22 +76,38 @@ def waiting(qemu: str, way: str) -> Iterator[Vm]:
         yield vm
 
 
+@pytest.mark.parametrize("version", RELEASES)
 @pytest.mark.parametrize("way", WAYS)
-def test_an_unplug_that_waits_says_for_what(way: str, qmr: Qmr) -> None:
+def test_an_unplug_that_waits_says_for_what(way: str, version: str, here: Qmr) -> None:
     _, _, asked, ours = WAYS[way]
-    with waiting(STOCK, way) as vm:
-        shown = qmr(vm.pid, "show", "dut", "--json").json["device"]["unplugging"]
+    with waiting(release(version), way) as vm:
+        shown = here(vm.pid, "show", "dut", "--json").json["device"]["unplugging"]
         assert shown["way"] == way
         assert asked in shown["text"] and "waits for the guest: no leak" in shown["text"]
         assert ("qmr unplug dut" in shown["text"]) == ours
         # For people each command names the VM.
         said = shown["text"].replace("qmr unplug", f"qmr {vm.pid} unplug")
-        assert said in qmr(vm.pid, "why", "dut").out
-        tree = qmr(vm.pid, "tree", "/machine/peripheral", "--json").json["objects"]
+        assert said in here(vm.pid, "why", "dut").out
+        tree = here(vm.pid, "tree", "/machine/peripheral", "--json").json["objects"]
         assert {row["id"]: row["unplugging"] for row in tree if row["unplugging"]} == {"dut": shown}
         if ours:
-            assert qmr(vm.pid, "unplug", "dut", "--json").json["outcome"] in ("clean", "leak")
-            assert "dut" not in qmr(vm.pid, "tree", "/machine/peripheral").out
+            outcome = here(vm.pid, "unplug", "dut", "--json").json["outcome"]
+            assert outcome in ("clean", "leak", "delayed")
+            assert "dut" not in here(vm.pid, "tree", "/machine/peripheral").out
+
+
+@pytest.mark.parametrize("version", RELEASES)
+def test_an_unplug_that_nobody_answers_is_no_leak(version: str, here: Qmr) -> None:
+    with waiting(release(version), "acpi-pci") as vm:
+        with vm.monitor() as monitor, pytest.raises(CommandError, match="process of unplug"):
+            monitor.execute("device_del", {"id": "dut"})
+        shown = here(vm.pid, "show", "dut", "--json").json["device"]["unplugging"]["text"]
+        assert "or system_reset" in shown
+        for verb in ("refs", "why"):
+            assert here(vm.pid, verb, "dut", "--json").json["unplugging"]["text"] == shown
+        assert here(vm.pid, "check").code == 0
+        assert here(vm.pid, "qmp", "system_reset").code == 0
+        assert "dut" not in here(vm.pid, "tree", "/machine/peripheral").out
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -199,22 +215,22 @@ def test_who_uses_what_is_busy_is_named(used: tuple[Vm, dict[str, str]]) -> None
         assert {row.name for row in rows} == {id}
 
 
-def test_what_counts_is_told_as_counted(used: tuple[Vm, dict[str, str]], qmr: Qmr) -> None:
+def test_what_counts_is_told_as_counted(used: tuple[Vm, dict[str, str]], here: Qmr) -> None:
     vm, said = used
     assert "in use" in said["m1"] or "mapped" in said["m1"]
-    (user,) = qmr(vm.pid, "why", "m1", "--json").json["used_by"]
+    (user,) = here(vm.pid, "why", "m1", "--json").json["used_by"]
     assert (user["kind"], user["holder_path"]) == ("link", "/machine/peripheral/iv0")
-    assert "in use: /machine/peripheral/iv0 points to /objects/m1" in qmr(vm.pid, "why", "m1").out
-    busy = qmr(vm.pid, "why", "c0")
+    assert "in use: /machine/peripheral/iv0 points to /objects/m1" in here(vm.pid, "why", "m1").out
+    busy = here(vm.pid, "why", "c0")
     assert "/chardevs/c0 (chardev-null) is used by c0 (virtconsole)" in busy.out
-    free = qmr(vm.pid, "why", "idle")
+    free = here(vm.pid, "why", "idle")
     assert free.out.startswith("nothing known uses block node idle <0x")
-    missing = qmr(vm.pid, "why", "nobody")
+    missing = here(vm.pid, "why", "nobody")
     assert missing.code == 2 and "no object nobody" in missing.err
 
 
 def test_what_is_deleted_while_it_is_used_is_no_leak(
-    used: tuple[Vm, dict[str, str]], qmr: Qmr
+    used: tuple[Vm, dict[str, str]], here: Qmr
 ) -> None:
     vm, _ = used
     with vm.monitor() as monitor:
@@ -222,20 +238,20 @@ def test_what_is_deleted_while_it_is_used_is_no_leak(
         monitor.execute("netdev_del", {"id": "net0"})
         for id in ("io0", "rng0"):
             monitor.execute("object-del", {"id": id})
-    (netdev,) = qmr(vm.pid, "why", "net0", "--json").json["named"]
+    (netdev,) = here(vm.pid, "why", "net0", "--json").json["named"]
     assert netdev["deleted"] and "was deleted by netdev_del" in netdev["text"]
     assert _users([netdev]) == ["object /machine/peripheral/nic0/virtio-backend"]
-    lost = qmr(vm.pid, "orphans", "--json")
+    lost = here(vm.pid, "orphans", "--json")
     assert lost.code == 0
     assert {row["object"]["type"] for row in lost.json["orphans"] if row["used"]} == {
         "iothread",
         "rng-random",
     }
-    checked = qmr(vm.pid, "check", "--json")
+    checked = here(vm.pid, "check", "--json")
     assert checked.code == 0
     notes = [f for f in checked.json["findings"] if f["kind"] == "orphan"]
     assert {f["severity"] for f in notes} == {"note"}
     for note in notes:
         assert "was deleted, and is still used by /machine/peripheral/" in note["text"]
-    assert notes[0]["text"] in qmr(vm.pid, "why", notes[0]["object"]["address"]).out
-    assert notes[0]["text"] in qmr(vm.pid, "orphans").out
+    assert notes[0]["text"] in here(vm.pid, "why", notes[0]["object"]["address"]).out
+    assert notes[0]["text"] in here(vm.pid, "orphans").out

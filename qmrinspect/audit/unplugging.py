@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..index import Index
 from ..snapshot import Unplugging
 
-__all__ = ["WAYS", "unplugging_json", "unplugging_of", "unplugging_text"]
+__all__ = ["WAYS", "death_by_reset", "unplugging_json", "unplugging_of", "unplugging_text"]
 
 
 class Way(NamedTuple):
@@ -63,11 +63,32 @@ def unplugging_text(index: Index, row: Unplugging) -> str:
     """Return in a sentence what a device waits for, and what would end it."""
     way = WAYS[row.way]
     by = f" of {index.label(row.by)}" if row.by else ""
-    reset = ", or system_reset" if way.reset else ""
-    device = index.snapshot.devices.get(row.device)
-    name = device.id if device is not None and device.id else ""
+    death = death_by_reset(index, row)
+    reset = ", or system_reset" if way.reset and not death else ""
+    name = _id(index, row)
     ours = f", or qmr unplug {name} in its place" if name and way.ours else ""
-    return (
+    text = (
         f"its unplug was requested {way.asked}{by}, and waits for the guest: no leak; it goes "
         f"when the guest {way.does}{reset}{ours}"
     )
+    return f"{text}; system_reset would kill QEMU: {death}" if death else text
+
+
+def death_by_reset(index: Index, row: Unplugging) -> str:
+    """Say why a reset that takes the device out kills QEMU; empty where none is known to.
+
+    An entry of the container of resets goes with the device, and the reset that walks the
+    container asserts that none does (hw/core/resetcontainer.c, since 9.1).
+    """
+    if not WAYS[row.way].reset or not row.reset:
+        return ""
+    name = _id(index, row) or index.label(row.device)
+    return (
+        f"the reset ejects {name}, whose reset handler <{row.reset:#x}> is on the list that the "
+        "reset walks, and that must not change meanwhile (resettable_container_child_foreach)"
+    )
+
+
+def _id(index: Index, row: Unplugging) -> str:
+    device = index.snapshot.devices.get(row.device)
+    return device.id if device is not None and device.id else ""

@@ -36,6 +36,8 @@ class Left(NamedTuple):
     """An object that came with the device and remained.
 
     :param was: its path while the device was plugged.
+    :param undropped: of what nothing known holds: the references of before, whose holder is gone
+        and did not drop them.
     """
 
     address: int
@@ -44,6 +46,7 @@ class Left(NamedTuple):
     observed: int
     expected: int
     references: Sequence[Edge]
+    undropped: Sequence[Edge] = ()
 
 
 class Judgement(NamedTuple):
@@ -135,9 +138,20 @@ def rows_left(plugged: Book, after: Book, addresses: Sequence[int]) -> tuple[Lef
             objects[address].ref,
             after.expected(address),
             tuple(after.on.get(address, ())),
+            _undropped(plugged, after, address),
         )
         for address in addresses
     )
+
+
+def _undropped(plugged: Book, after: Book, address: int) -> tuple[Edge, ...]:
+    held = after.on.get(address, ())
+    if after.residual(address) <= 0 and not any(edge.rule for edge in held):
+        return ()
+    now = {(edge.kind, edge.holder, edge.field) for edge in held}
+    # A parent that goes drops its children.
+    then = [e for e in plugged.on.get(address, ()) if not e.rule and e.kind != "child"]
+    return tuple(e for e in then if (e.kind, e.holder, e.field) not in now)
 
 
 def waits(judgement: Judgement) -> bool:

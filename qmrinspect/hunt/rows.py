@@ -79,6 +79,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
     judgement, cycle = hunted.judgement, hunted.cycle
     index = hunted.after.index if hunted.after else None
     target = hunted.books[0].index.snapshot.target if hunted.books else None
+    with_it = hunted.books[1].index if hunted.books[1:] else None
     row: HuntRow = {
         "format": FORMAT,
         "device": hunted.recipe.driver,
@@ -95,6 +96,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
                 "was": left.was,
                 "observed": left.observed,
                 "references": _edges(index, left.references),
+                "undropped": _edges(with_it, left.undropped),
             }
             for left in judgement.left
         ],

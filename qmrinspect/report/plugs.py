@@ -69,6 +69,7 @@ def unplug_json(
                 "observed": left.observed,
                 "expected": left.expected,
                 "references": words.references(after.index, left.references) if after else [],
+                "undropped": words.references(with_it.index, left.undropped),
             }
             for left in verdict.left
         ],
@@ -105,9 +106,9 @@ def unplug_lines(
     yield from _candidate_lines(with_it, verdict)
     for left in verdict.left[:_TYPES_SHOWN]:
         count = render.plural(left.observed, "reference")
-        yield render.paint(
-            f"  {printable(left.was)} ({printable(left.type)}): {count} {left.address:#x}", "dim"
-        )
+        what = f"{printable(left.was)} ({printable(left.type)}): {count} {left.address:#x}"
+        by = words.undropped_text(words.references(with_it.index, left.undropped))
+        yield render.paint(f"  {what}{by}", "dim")
     if stays > _TYPES_SHOWN:
         yield render.paint(f"  and {stays - _TYPES_SHOWN} more", "dim")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from ..documents import EdgeJson, GrowthJson
+from ..documents import CaseJson, EdgeJson, GrowthJson
 from ..hunt.introspect import Total
 from ..hunt.rows import Row
 from ..text import printable
@@ -39,6 +39,7 @@ def verdict_lines(row: Row) -> Iterator[str]:
         for found in case:
             yield f"    {found['text']}"
             yield from _edges(found["references"])
+            yield from _undropped(row, found)
         if case:
             for stale in row.get("stale") or ():
                 yield f"    {printable(stale['text'], _TEXT_MAX)}"
@@ -59,6 +60,14 @@ def verdict_lines(row: Row) -> Iterator[str]:
     yield from growth_lines(row.get("growth"))
     if row.get("bundle"):
         yield f"    evidence: {printable(row['bundle'], _TEXT_MAX)}"
+
+
+def _undropped(row: Row, found: CaseJson) -> Iterator[str]:
+    for left in row["objects_left"]:
+        if found["cause"] == "unbalanced" and left["address"] == found["object"]:
+            for edge in left.get("undropped") or ():
+                holder = edge.get("holder_label") or "a variable"
+                yield f"        not dropped: {holder}  {printable(edge['field'])}"
 
 
 def _edges(edges: list[EdgeJson]) -> Iterator[str]:

@@ -264,6 +264,12 @@ def references(index: Index, edges: Iterable[Edge]) -> list[EdgeJson]:
     return [edge_json(index, edge) for edge in edges]
 
 
+def undropped_text(edges: Sequence[EdgeJson]) -> str:
+    """Say which fields held an object that nothing known holds now; empty when none is known."""
+    held = [f"{edge['field']} of {edge['holder_path'] or 'QEMU'}" for edge in edges]
+    return f", was held by {printable(', '.join(held))}, which did not drop it" if held else ""
+
+
 def head_json(form: str, snapshot: Snapshot) -> dict[str, object]:
     """Return the beginning of a document: format, target and capture."""
     return {

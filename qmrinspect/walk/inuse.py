@@ -13,7 +13,28 @@ from ..records.context import Context
 from ..snapshot import Obj, Unknown
 from .enclosing import Enclosing
 
-__all__ = ["Pointed"]
+__all__ = ["Pointed", "leave_out_freed"]
+
+
+def leave_out_freed(context: Context, objects: dict[int, Obj]) -> None:
+    """Leave out irqs that went with the memory they were embedded in, and look as they did.
+
+    Nothing finalizes what qemu_init_irq made (hw/core/irq.c, 10.0), so that it keeps a count and
+    a property table.
+    """
+    home = Enclosing(context, objects)
+    gone = []
+    for address, obj in objects.items():
+        if obj.type == "irq" and not obj.heap and not obj.parent:
+            outer = address
+            # They come in arrays, too.
+            while outer and objects[outer].type == "irq":
+                outer = home(outer - 1)
+            # What is in an object is as live as that, so that the heap need not be walked for it.
+            if not outer and context.live.heap.freed(address):
+                gone.append(address)
+    for address in gone:
+        del objects[address]
 
 
 class Pointed:

@@ -24,6 +24,7 @@ from ..target.image import Capture, Image, Mapping, Ranges, Target, Unreadable
 from ..target.instant import Choose, Stoppable
 from . import declared, memory, plan, qdev, qom, quiet, rcu
 from .classes import read_classes
+from .inuse import leave_out_freed
 from .unplugging import read_unplugging
 from .validate import SIZED_TYPES, check_sizes
 
@@ -198,6 +199,7 @@ def decode(
             f"the QOM tree leads out of memory at {error.args[0]:#x}", "see qmr layout"
         ) from None
     objects = qom.read_objects(context, classes)
+    leave_out_freed(context, objects)
     props = tuple(qom.read_props(context, classes, objects))
     devices = qdev.read_devices(context, objects)
     gpios = tuple(qdev.read_gpios(context, devices))
@@ -220,7 +222,7 @@ def decode(
     complete = bool(layout.build_id) and layout.build_id == info.build_id
     unsearched = declared.unsearched(context, complete and layout.source != "inferred")
     is_quiet = quiet.state_of(context).settled and not pending
-    unplugging = tuple(read_unplugging(context, objects, devices, buses, regions, props))
+    unplugging = tuple(read_unplugging(context, objects, devices, buses, regions, props, fields))
     used = {obj.type for obj in objects.values()} | SIZED_TYPES.keys() & context.types.keys()
     for name in list(used):
         while name in context.types and context.types[name].parent not in used | {""}:

@@ -11,13 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..records.context import LIST_MAX, Context
-from ..snapshot import Bus, Device, Obj, Prop, Region, Unplugging
+from ..snapshot import Bus, Device, FieldReference, Obj, Prop, Region, Unplugging
 from ..target.image import Unreadable
 
 __all__ = ["ARRAYS", "read_unplugging"]
 
 # SHPC_SLOT_EVENT_LATCH, SHPC_SLOT_EVENT_BUTTON, SHPC_PCI_TO_IDX (hw/pci/shpc.c).
 _LATCHES, _LATCH_SIZE, _BUTTON, _FIRST_SLOT = 0x26, 4, 0x04, 1
+
+# What qemu_register_reset() makes since 9.1 (hw/core/reset.c), and how many words of one count.
+_LEGACY_RESET, _WORDS_MAX = "legacy-reset", 32
+# How deep in a device a part of it may be.
+_DEEP_MAX = 32
 
 # By the name of a region: the structure around it, its field for that, what its array is
 # of, and who is in each (hw/acpi/memory_hotplug.c, hw/acpi/cpu.c).
@@ -34,6 +39,7 @@ def read_unplugging(
     buses: Mapping[int, Bus],
     regions: Mapping[int, Region],
     props: Sequence[Prop],
+    fields: Sequence[FieldReference],
 ) -> Iterator[Unplugging]:
     """Yield the devices that wait for the guest, one row for each."""
     handlers = {p.holder: p.target for p in props if p.name == "hotplug-handler"}
@@ -54,7 +60,38 @@ def read_unplugging(
         if bus.children and bridge is not None and context.is_a(bridge.type, "pci-device"):
             for row in _attempted(context, _by_button(context, bus)):
                 found.setdefault(row.device, row)
-    yield from (row for row in found.values() if row.device in devices)
+    resets = [field.target for field in fields if field.kind == "reset"] if found else []
+    for row in found.values():
+        if row.device in devices:
+            try:
+                yield row._replace(reset=_reset_of(context, objects, resets, row.device))
+            except Unreadable as error:
+                context.note(error.args[0], "an entry of the container of resets cannot be read")
+                yield row
+
+
+def _reset_of(
+    context: Context, objects: Mapping[int, Obj], resets: Sequence[int], device: int
+) -> int:
+    """Return which entry of the container of resets is the device's or a part's of it."""
+    parts: dict[int, int] = {}
+    for address, obj in objects.items():
+        line = [address]
+        while line[-1] != device and line[-1] in objects and len(line) < _DEEP_MAX:
+            line.append(objects[line[-1]].parent)
+        if line[-1] == device:
+            parts[address] = address + context.types[obj.type].size
+    for entry in resets:
+        if entry in parts:
+            return entry
+        if entry not in objects or objects[entry].type != _LEGACY_RESET:
+            continue
+        # func and opaque end the object (hw/core/reset.c); its first word is its class.
+        count = min(context.types[_LEGACY_RESET].size // 8, _WORDS_MAX)
+        words = context.image.words(entry, count)[1:]
+        if any(part <= word < end for word in words for part, end in parts.items()):
+            return entry
+    return 0
 
 
 def _attempted(context: Context, rows: Iterator[Unplugging]) -> Iterator[Unplugging]:
