@@ -147,6 +147,31 @@ def test_a_thread_that_does_not_stop_at_once_is_tried_again(
     assert runs(fresh_vm)
 
 
+def test_a_thread_that_stops_late_is_let_go_by_the_next_reading(tmp_path: Path) -> None:
+    # Whoever waits for the child of a vfork() cannot be stopped.
+    source, program = tmp_path / "late.c", tmp_path / "late"
+    source.write_text(
+        "#include <unistd.h>\n"
+        "int main(void) { char c; read(0, &c, 1); "
+        "if (vfork() == 0) { write(1, &c, 1); read(0, &c, 1); _exit(0); } "
+        "for (;;) pause(); }\n"
+    )
+    subprocess.run(["cc", "-w", "-o", program, source], check=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([program], bufsize=0, **pipes) as late:  # type: ignore[call-overload]
+        late.stdin.write(b"1")
+        assert late.stdout.read(1) == b"1"
+        process = Process(late.pid)
+        for _ in range(2):
+            with pytest.raises(NotStopping, match=f"thread {late.pid} of process {late.pid}"):
+                process.capture([])
+        late.stdin.write(b"2")
+        process.capture([])
+        assert not states(late.pid) & {"t", "T"}
+        assert "TracerPid:\t0" in Path(f"/proc/{late.pid}/status").read_text()
+        late.kill()
+
+
 def test_who_debugs_it_is_named(fresh_vm: Vm) -> None:
     command = [sys.executable, "-c", STOP_FOREVER, str(fresh_vm.pid)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

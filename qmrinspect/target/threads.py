@@ -14,12 +14,13 @@ import ctypes
 import errno
 import gc
 import os
+import threading
 import time
 from collections.abc import Iterator
 
 from ..errors import NotStopping
 from .denied import denied, ended
-from .proc import stat, threads
+from .proc import stat, threads, tracer
 
 __all__ = ["Stopped", "undisturbed"]
 
@@ -37,6 +38,9 @@ _STOP_DEADLINE_S = 0.25
 # spins keeps the one that it waits for off its CPU.
 _NAP_S, _NAP_MAX_S = 20e-6, 1e-3
 _PRIORITY = 10
+
+# By process: threads that were asked to stop and did not, and are traced until they do.
+_hanging: dict[int, list[int]] = {}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
@@ -86,6 +90,8 @@ class Stopped:
         :meth:`resume` has to be called in any case.
         """
         deadline = time.monotonic() + _STOP_DEADLINE_S
+        me, late = threading.get_native_id(), _hanging.pop(self._pid, ())
+        self._seized += [tid for tid in late if tracer(tid) == me]
         self._seize_new()
         self._begin = time.perf_counter_ns()
         while True:
@@ -172,7 +178,8 @@ class Stopped:
             self._detach(tid)
         stop_us = (time.perf_counter_ns() - self._begin) // 1000 if self._begin else 0
         # Detaching needs a stopped thread; one that was asked to stop and did not yet
-        # gets its chance.  What still hangs in the kernel is released when qmr ends.
+        # gets its chance.  What still hangs in the kernel is released by the next one of its
+        # process, or when qmr ends.
         deadline = time.monotonic() + _STOP_DEADLINE_S
         for tid in [t for t in self._seized if t not in self._halted]:
             _libc.ptrace(_PTRACE_INTERRUPT, tid, None, None)
@@ -186,6 +193,9 @@ class Stopped:
                     self._detach(tid)
                 else:
                     time.sleep(0.001)
+        left = [tid for tid in self._seized if tid not in self._halted]
+        if left:
+            _hanging[self._pid] = left
         # The first thread ends when all others have.
         for tid in sorted(self._lost, key=lambda tid: tid == self._pid):
             self._bury(tid, deadline)
