@@ -219,7 +219,9 @@ def test_what_lies_behind_a_text_is_left_over(
         Mapped(HEAP, HEAP + 4096, "rw-p", 0, "[heap]"),
     ]
     live = Live(Image([(A, data)]), mappings, [])
-    heap: Any = SimpleNamespace(at=lambda address: Block(A, size, LIVE))
+    heap: Any = SimpleNamespace(
+        at=lambda address: Block(A, size, LIVE), in_arena=lambda address: False
+    )
     live.heap = heap
     assert live.alive(A + offset) is alive
 
@@ -232,3 +234,34 @@ def test_a_list_of_which_only_the_shape_is_known_gives_way_to_a_known_one() -> N
     other = Stale("list", B, B, A, 0, "", True, A, 64)
     assert _without_nameless(live, [nameless, known, other]) == [known, other]
     assert _without_nameless(live, [nameless]) == [nameless]
+
+
+ARENA = 0x7F00_0010_0000
+
+
+@pytest.mark.parametrize(
+    ("words", "offset", "alive"),
+    [
+        # As found on 11.1.3: a buffer with the end of a free chunk, which had other ones in it.
+        ((1, 0xE1, A, ARENA + 0x98, 0x20, 0x30, GONE), 48, False),
+        ((1, 0xE5, ARENA, A, GONE), 32, False),
+        # Behind its end, in front of it, or without a pointer that only malloc has.
+        ((1, 0x21, A, ARENA, 0, GONE), 40, True),
+        ((GONE, 0xE1, A, ARENA, 0), 0, True),
+        ((1, 0xE1, A, A, GONE), 32, True),
+        # No size of a chunk, or not where one may begin.
+        ((1, 0xE8, A, ARENA, GONE), 32, True),
+        ((1, 0, 0xE1, A, ARENA, GONE), 40, True),
+    ],
+)
+def test_what_a_free_chunk_left_in_a_live_block_is_left_over(
+    words: tuple[int, ...], offset: int, alive: bool
+) -> None:
+    data = b"".join(word.to_bytes(8, "little") for word in words)
+    live = Live(Image([(A, data)]), [Mapped(HEAP, HEAP + 4096, "rw-p", 0, "[heap]")], [])
+    heap: Any = SimpleNamespace(
+        at=lambda address: Block(A, len(data), LIVE),
+        in_arena=lambda address: ARENA <= address < ARENA + 0x898,
+    )
+    live.heap = heap
+    assert live.alive(A + offset) is alive

@@ -22,6 +22,8 @@ _RED_ZONE = 128
 _GUARD_MAX = 1 << 20
 # Of larger blocks no text is looked for, bytes.
 _TEXT_MAX = 120
+# So far in front of an address a free chunk of earlier is looked for, bytes.
+_CHUNK_MAX = 512
 
 
 class Live:
@@ -52,7 +54,7 @@ class Live:
         """Return whether the memory at an address is in use; None when that is not known."""
         block = self.heap.at(address)
         if block is not None and block.state != NOT_KNOWN:
-            return block.state == LIVE and not self._behind_text(block, address)
+            return block.state == LIVE and not self._left_over(block, address)
         i = bisect_right(self._starts, address) - 1
         if i < 0 or address >= self._mappings[i].end:
             return False if self._mappings else None
@@ -61,6 +63,28 @@ class Live:
         if block is not None and self._may_be_heap(self._mappings[i]):
             return None
         return True
+
+    def _left_over(self, block: Block, address: int) -> bool:
+        return self._behind_text(block, address) or self._in_old_chunk(block, address)
+
+    def _in_old_chunk(self, block: Block, address: int) -> bool:
+        """Whether an address is in what a live block still has of a free chunk of earlier.
+
+        That begins with its size and two pointers, one of them to the list of an arena, which
+        no program has; nothing was written there since.
+        """
+        start = max(block.start, address - _CHUNK_MAX & ~7)
+        try:
+            words = self._image.words(start, (address - start) // 8)
+        except Unreadable:
+            return False
+        for i, (size, *links) in enumerate(zip(words, words[1:], words[2:])):
+            # Chunks begin at multiples of 16, a word before their size and its flags.
+            at = start + 8 * i - 8
+            is_size = at % 16 == 0 and size & 10 == 0 and size >= 32 and address < at + size
+            if is_size and any(map(self.heap.in_arena, links)):
+                return True
+        return False
 
     def _behind_text(self, block: Block, address: int) -> bool:
         """Whether an address is in what malloc rounded a text's block up by.

@@ -50,6 +50,7 @@ class Heap:
         self._mappings = mappings
         self._chunks: Chunks | None = None
         self._spans: list[tuple[int, int]] = []
+        self._arenas: list[tuple[int, int]] = []
         self._reason = ""
 
     @property
@@ -117,6 +118,11 @@ class Heap:
         self._known()
         return list(self._spans)
 
+    def in_arena(self, address: int) -> bool:
+        """Whether an address is in what malloc itself knows its free chunks by."""
+        self._known()
+        return any(start <= address < end for start, end in self._arenas)
+
     def free(self) -> list[tuple[int, int]]:
         """Return (start, end) of the free memory of the heaps, lowest first, headers included.
 
@@ -175,6 +181,7 @@ class Heap:
             except NotKnown as error:
                 refused = error
                 continue
+            self._arenas = [(at, at + arenas.size) for at in arenas.all]
             self._spans = [(a.start, max(a.top, a.end) + 1) for a in runs]
             return chunks
         raise refused
