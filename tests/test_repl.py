@@ -81,7 +81,7 @@ def test_commands_arguments_drivers_and_values_are_completed(terminal: Terminal)
 def test_completion_reads_no_memory(terminal: Terminal) -> None:
     terminal.type("refs \t")
     terminal.wait("xhci0")
-    assert "no reading yet" in terminal.bar
+    terminal.wait(lambda terminal: "no reading yet" in terminal.bar, "the bar says so")
 
 
 def test_long_json_is_pasted_over_lines(terminal: Terminal) -> None:
