@@ -219,9 +219,7 @@ def test_what_lies_behind_a_text_is_left_over(
         Mapped(HEAP, HEAP + 4096, "rw-p", 0, "[heap]"),
     ]
     live = Live(Image([(A, data)]), mappings, [])
-    heap: Any = SimpleNamespace(
-        at=lambda address: Block(A, size, LIVE), in_arena=lambda address: False
-    )
+    heap: Any = SimpleNamespace(at=lambda address: Block(A, size, LIVE))
     live.heap = heap
     assert live.alive(A + offset) is alive
 
@@ -264,4 +262,4 @@ def test_what_a_free_chunk_left_in_a_live_block_is_left_over(
         in_arena=lambda address: ARENA <= address < ARENA + 0x898,
     )
     live.heap = heap
-    assert live.alive(A + offset) is alive
+    assert live.in_old_chunk(A + offset) is not alive

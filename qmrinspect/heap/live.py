@@ -54,7 +54,7 @@ class Live:
         """Return whether the memory at an address is in use; None when that is not known."""
         block = self.heap.at(address)
         if block is not None and block.state != NOT_KNOWN:
-            return block.state == LIVE and not self._left_over(block, address)
+            return block.state == LIVE and not self._behind_text(block, address)
         i = bisect_right(self._starts, address) - 1
         if i < 0 or address >= self._mappings[i].end:
             return False if self._mappings else None
@@ -64,15 +64,15 @@ class Live:
             return None
         return True
 
-    def _left_over(self, block: Block, address: int) -> bool:
-        return self._behind_text(block, address) or self._in_old_chunk(block, address)
-
-    def _in_old_chunk(self, block: Block, address: int) -> bool:
+    def in_old_chunk(self, address: int) -> bool:
         """Whether an address is in what a live block still has of a free chunk of earlier.
 
         That begins with its size and two pointers, one of them to the list of an arena, which
-        no program has; nothing was written there since.
+        no program has; nothing was written there since.  Too slow for every word.
         """
+        block = self.heap.at(address)
+        if block is None or block.state != LIVE:
+            return False
         start = max(block.start, address - _CHUNK_MAX & ~7)
         try:
             words = self._image.words(start, (address - start) // 8)

@@ -80,4 +80,4 @@ class Pointed:
             unknown = Unknown("liveness", why)
             if unknown not in context.unknown:
                 context.unknown.append(unknown)
-        return alive is not False
+        return alive is not False and not context.live.in_old_chunk(word)
