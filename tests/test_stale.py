@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,6 +41,9 @@ class FakeWords(Words):
 
     def __call__(self, address: int) -> int:
         return self._memory.get(address, 0)
+
+    def many(self, start: int, end: int) -> Sequence[int]:
+        return [self(at) for at in range(start, end, 8)]
 
     def around(self, word: int) -> None:
         """Nothing is read ahead."""

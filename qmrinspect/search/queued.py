@@ -133,9 +133,10 @@ def _element(words: Words, word: int) -> Callback | None:
     if start == word and not words.is_object(word):
         return None  # the first of two structures that know each other looks the same
     end = words.end(element)
-    for at in range(element, min(element + _LINK_MAX, end - 8), 8):
-        if words(at + 8) != word:
+    for i, back in enumerate(words.many(element + 8, min(element + _LINK_MAX + 8, end))):
+        if back != word:
             continue
+        at = element + 8 * i
         after = words(at)
         # What malloc writes into what was freed hides the next element.
         hidden = at < words.start(element) + _OVERWRITTEN

@@ -130,7 +130,7 @@ class Words:
             spans = self._context.live.heap.spans()
             low, high = (spans[0][0], spans[-1][1]) if spans else (0, 0)
             for start, end in self._writable():
-                words = self._many(start, end)
+                words = self.many(start, end)
                 pairs = enumerate(words)
                 self._variables += [(start + 8 * i, at) for i, at in pairs if low <= at < high]
         return self._variables
@@ -141,7 +141,8 @@ class Words:
             if "w" in mapping.perms and mapping.start < high and low < mapping.end:
                 yield max(low, mapping.start) & ~7, min(high, mapping.end) & ~7
 
-    def _many(self, start: int, end: int) -> Sequence[int]:
+    def many(self, start: int, end: int) -> Sequence[int]:
+        """Return the words from ``start`` to ``end``, none where one cannot be read."""
         try:
             return self._context.image.words(start, (end - start) // 8)
         except Unreadable:
