@@ -174,6 +174,7 @@ def test_no_policy_decides_over_memory_that_is_no_object() -> None:
         ([0, 0], [], None, 1),  # another allocator's heap
         ([103, 103], [], True, 1),
         ([0, 103, 103], [], True, 2),  # not known this once
+        ([103, 0, 0], [], None, 2),  # nor any more
         ([103, 105, 106, 106], [105, 107], True, 3),
         ([103, 105, 107, 109], [105, 105], True, 2),  # what goes by itself, and pools
         ([103, 105, 107, 109], [105, 107, 109], False, 3),

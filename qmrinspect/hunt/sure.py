@@ -37,12 +37,17 @@ def is_sure(hunt: Hunt, vm: OwnVm, recipe: Recipe) -> bool | None:
         except MonitorError:
             return False  # what comes of a second cycle is a result as well
         book = hunt.look()
+        count = _count(hunt, vm)
+        if not count:
+            return None
         # What came once is none of what comes with every cycle.
-        if done < _CYCLES or not _grows(first, _count(hunt, vm), number):
+        if done < _CYCLES or not _grows(first, count, number):
             return True
         # Some go by themselves, and a pool keeps others: counted exactly, which takes longer.
         blocks = vm.blocks(book.index.snapshot)
-        exact.append(len(blocks.live) - blocks.coroutines() if blocks is not None else 0)
+        if blocks is None:
+            return None
+        exact.append(len(blocks.live) - blocks.coroutines())
         if not _grows(exact[0], exact[-1], number - 1):
             return True
     return False
