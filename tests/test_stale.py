@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence, Set
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -141,6 +143,48 @@ def test_what_is_alive_is_on_lists_rightly() -> None:
     assert not _kinds(mutual, {A: 88}, A)
     # No variable leads to the list that has the error.
     assert not _kinds(ERROR, {A: 24}, A)
+
+
+class Garbage:
+    """A heap of blocks of 16 to 112 bytes, some freed, in which nothing means anything."""
+
+    def __init__(self, chance: Random) -> None:
+        self._starts, sizes = [HEAP], []
+        while self._starts[-1] < HEAP + 0x4000:
+            sizes.append(16 * chance.randrange(1, 8))
+            self._starts.append(self._starts[-1] + sizes[-1])
+        states = [chance.choice((LIVE, FREED)) for _ in sizes]
+        self._blocks = [*map(Block, self._starts, sizes, states)]
+        near = [block.start + chance.randrange(-9, 120) for block in self._blocks]
+        words = [0, 1, 96, TEXT, DATA, (1 << 64) - 1, *near]
+        self.data = b"".join(chance.choice(words).to_bytes(8, "little") for _ in range(0x800))
+
+    def at(self, address: int) -> Block | None:
+        inside = HEAP <= address < self._starts[-1]
+        return self._blocks[bisect_right(self._starts, address) - 1] if inside else None
+
+    def spans(self) -> list[tuple[int, int]]:
+        return [(HEAP, self._starts[-1])]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_means_nothing_stops_no_search(seed: int) -> None:
+    heap = Garbage(Random(seed))
+    context: Any = SimpleNamespace(
+        image=Image([(HEAP, heap.data)], []),
+        live=SimpleNamespace(heap=heap),
+        statics=SimpleNamespace(data=(DATA, HEAP)),
+        layout=SimpleNamespace(structs={}),
+        is_a=lambda kind, other: False,
+    )
+    words = Words.__new__(Words)
+    words.__dict__.update(_context=context, _objects={}, _near={}, _lists=None, _variables=None)
+    words.__dict__.update(_home=lambda word: 0)
+    words.code = FakeWords({}, {}).code
+    words.code.all = [(PROGRAM, DATA)]
+    for word in range(HEAP, HEAP + len(heap.data), 8):
+        for freed in (False, True):
+            assert all(found.kind in SHAPES for found in recognised(words, word, freed))
 
 
 def test_every_kind_has_its_sentence() -> None:

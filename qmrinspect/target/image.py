@@ -267,7 +267,13 @@ class Image:
         return int(_U32.unpack(self.read(address, 4))[0])
 
     def words(self, address: int, count: int) -> tuple[int, ...]:
-        """Return ``count`` consecutive 64-bit words."""
+        """Return ``count`` consecutive 64-bit words.
+
+        :raises Unreadable: when one of them is not there, or the count is negative: it is
+            often the difference of two words of the VM.
+        """
+        if count < 0:
+            raise Unreadable(address, 8 * count)
         return struct.unpack(f"<{count}Q", self.read(address, 8 * count))
 
     def string(self, address: int, limit: int = _STRING_MAX) -> str:
