@@ -21,7 +21,7 @@ from qmrinspect.campaign.jobs import Done, Plan, plan, run
 from qmrinspect.campaign.limits import workers_for
 from qmrinspect.campaign.store import Store, baseline_rows
 from qmrinspect.campaign.worker import Worker, WorkerDied
-from qmrinspect.errors import TargetError
+from qmrinspect.errors import QmrError, TargetError
 from qmrinspect.hunt.settings import Job, Settings
 from qmrinspect.monitor.connecting import peer_pid
 from qmrinspect.monitor.recording import RecordingMonitor
@@ -198,6 +198,18 @@ def test_of_cpu_models_that_end_alike_the_first_is_told() -> None:
     assert "a-cpu" in lines and "c-cpu" in lines
     assert "b-cpu" not in lines and "d-cpu" not in lines
     assert "2 more CPU models as a-cpu\n4 cycles: 1 clean, 3 leak" in lines
+
+
+def test_what_to_do_about_a_job_that_failed_is_said_once() -> None:
+    lost = QmrError("a worker of the hunt ended with status 1", "run it again")
+    for campaign, advice in (("", "run it again"), ("c.sqlite", "what is left")):
+        args = argparse.Namespace(driver=[], expect="", baseline="", junit="", campaign=campaign)
+        verdicts = Verdicts(args, Plan(Settings(), [Job("a", None)]))
+        assert "a was not done: " in "\n".join(verdicts.lines(iter([Result([], True, lost, "a")])))
+        with pytest.raises(QmrError) as told:
+            verdicts.failed()
+        assert str(told.value).endswith(advice)
+        assert str(told.value).count("run it again") == 1
 
 
 def test_the_machine_limits_the_jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class Verdicts:
         self._alike: dict[tuple[str, ...], list[str]] = {}
         self._counts: Counter[str] = Counter()
         self._rows: list[HuntRow] = []
-        self._failed: list[Result] = []
+        self._failed: list[tuple[str | None, QmrError]] = []
         self._unpluggable = 0
         self._compared: dict[str, list[HuntRow]] | None = None
         self._expect: Expectations | None = None
@@ -101,7 +101,7 @@ class Verdicts:
     def _take(self, results: Iterator[Result]) -> Iterator[HuntRow]:
         for result in results:
             if result.error is not None:
-                self._failed.append(result)
+                self._failed.append((result.driver, result.error))
             self._done += 1
             self._before += 0 if result.fresh else len(result.rows)
             for row in result.rows:
@@ -149,8 +149,7 @@ class Verdicts:
             summary["expectations"] = self._expect.summary()
         if self._failed:
             summary["not_done"] = [
-                {"device": result.driver or "", "error": str(result.error)}
-                for result in self._failed
+                {"device": driver or "", "error": str(error)} for driver, error in self._failed
             ]
         yield summary
 
@@ -183,8 +182,8 @@ class Verdicts:
         if self._left_out:
             yield f"{len(self._left_out)} CPU models that need a VM of their own: see --cpus"
         yield from self._comparison()
-        for result in self._failed[:_FAILED_SHOWN]:
-            yield f"{printable(result.driver or '?')} was not done: {result.error}"
+        for driver, error in self._failed[:_FAILED_SHOWN]:
+            yield f"{printable(driver or '?')} was not done: {error}"
 
     def _was_shown(self, row: HuntRow) -> bool:
         """Whether a row is of a CPU model, and one that ended alike was shown."""
@@ -212,10 +211,12 @@ class Verdicts:
         :raises QmrError: not all could be done.
         """
         if self._failed:
+            _, first = self._failed[0]
             raise QmrError(
-                f"{render.plural(len(self._failed), 'job')} could not be done: "
-                f"{self._failed[0].error}",
-                "run it again; a campaign goes on with what is left" if self._args.campaign else "",
+                f"{render.plural(len(self._failed), 'job')} could not be done: {first.text}",
+                "run it again; a campaign goes on with what is left"
+                if self._args.campaign
+                else first.hint,
             )
         if self._rows and not any(row["outcome"] not in _UNJUDGED for row in self._rows):
             raise UsageError(
