@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from qmrinspect.hotplug.recipes import recipe_for  # noqa: E402
-from qmrinspect.hunt.cycle import hunt_one  # noqa: E402
+from qmrinspect.hunt.cycle import Hunt  # noqa: E402
 from qmrinspect.hunt.own_vm import OwnVm  # noqa: E402
 from qmrinspect.snapshot import Snapshot  # noqa: E402
 from qmrinspect.store import save  # noqa: E402
@@ -60,7 +60,7 @@ def make(name: str) -> None:
     with OwnVm(recipes, program(name)) as vm:
         store(vm.read(), f"{name}-idle")
         for number, one in enumerate(recipes):
-            hunted = hunt_one(vm, one, f"dut{number}")
+            hunted = Hunt(vm).one(one, f"dut{number}")
             print(f"  {one.driver}: {hunted.outcome} {hunted.judgement.cause}")
         store(vm.read(), f"{name}-unplugged")
 

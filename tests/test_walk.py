@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from fakeimage import LINK_DIRECT, LINK_STRONG
 from fakes import LAYOUTS, FakeMachine
@@ -10,7 +12,11 @@ from faketarget import GUEST, FakeTarget
 from qmrinspect.audit import check
 from qmrinspect.index import Index
 from qmrinspect.layout import Layout
+from qmrinspect.records.enclosing import Enclosing
 from qmrinspect.records.glib import HASH_VARIANTS, HashVariant, entries, open_table, probe
+from qmrinspect.search.pointers import find_pointers
+from qmrinspect.snapshot import Obj, TypeInfo
+from qmrinspect.walk import take
 
 pytestmark = pytest.mark.unit
 
@@ -35,6 +41,27 @@ def test_every_object_is_found_and_every_reference_explained(
     assert report.exact == report.objects == len(machine.objects)
     assert report.observed == sum(o.ref for o in machine.objects)
     assert report.explained + report.by_rule == report.observed
+
+
+def test_what_encloses_an_address_is_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Counted(Enclosing):
+        def __init__(self, types: Mapping[str, TypeInfo], objects: Mapping[int, Obj]) -> None:
+            made.append(len(objects))
+            super().__init__(types, objects)
+
+    monkeypatch.setattr("qmrinspect.records.context.Enclosing", Counted)
+    machine = FakeMachine()
+    snapshot, context = take(machine.build(), machine.layout)
+    find_pointers(context, snapshot.objects, {machine.nic.address}, ())
+    assert made == [len(snapshot.objects)]
+    # What was left out since encloses nothing any more.
+    inside = machine.nic.address + 8
+    objects = dict(snapshot.objects)
+    assert context.enclosing(objects)(inside) == machine.nic.address
+    del objects[machine.nic.address]
+    assert context.enclosing(objects)(inside) != machine.nic.address
 
 
 def test_structures_are_decoded() -> None:

@@ -7,7 +7,7 @@ balance, and why an object is alive.
 
 from .check import Finding, Report, check
 from .graph import Orphans, components, orphan_groups
-from .policy import Verdict, choose
+from .policy import Verdict, book_of, choose
 from .why import Why, why
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Report",
     "Verdict",
     "Why",
+    "book_of",
     "check",
     "choose",
     "components",

@@ -244,7 +244,7 @@ def _outside(book: Book, address: int) -> bool:
 
 def hidden(book: Book, address: int) -> bool:
     """Whether QEMU itself took an object out of the tree, to go on using it."""
-    return any(edge.rule == "hidden-card" for edge in book.on.get(address, ()))
+    return any(edge.rule and RULES[edge.rule].hides for edge in book.on.get(address, ()))
 
 
 def _root_of(book: Book, address: int, roots: set[int], reached: set[int]) -> int:

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from ..index import Index
 from ..ledger import POLICIES, Book, Policy, open_books
+from ..snapshot import Snapshot
 
-__all__ = ["Verdict", "choose"]
+__all__ = ["Verdict", "book_of", "choose"]
 
 # The policies that take the same references, by the first of them, which counts for all.
 _ALIKE = {
@@ -57,6 +58,11 @@ class Verdict(NamedTuple):
     def decided(self) -> bool:
         """Whether the counts leave no policy that counts otherwise."""
         return all(policy.counts_like(self.policy) for policy in self.candidates)
+
+
+def book_of(snapshot: Snapshot) -> Book:
+    """Open the book of a snapshot, under the policy that :func:`choose` finds."""
+    return choose(Index(snapshot))[1]
 
 
 def choose(index: Index) -> tuple[Verdict, Book]:

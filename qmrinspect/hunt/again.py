@@ -12,10 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Callable
 
 from ..audit.graph import orphan_groups
-from ..audit.policy import choose
+from ..audit.policy import book_of
 from ..audit.stale import outside_of
 from ..hotplug.kinds import Recipe
-from ..index import Index
 from ..ledger import Book
 from ..monitor.base import Monitor
 from ..search.stale import Where, merged, within
@@ -65,7 +64,7 @@ def judge_again(
     :param read: makes a book of the driver's VM.
     :param came: (start, end) of memory that came with the device, besides its objects.
     """
-    take = read or (lambda: choose(Index(driver.read()))[1])
+    take = read or (lambda: book_of(driver.read()))
     objects = memory_of(before, plugged)
     memory = merged([*objects, *came])
 

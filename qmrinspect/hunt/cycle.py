@@ -48,7 +48,6 @@ __all__ = [
     "NOT_PLUGGABLE",
     "Hunt",
     "Hunted",
-    "hunt_one",
     "not_begun",
 ]
 
@@ -340,11 +339,6 @@ class _Looked(NamedTuple):
     after: Book
     judgement: Judgement
     ended: bool
-
-
-def hunt_one(driver: Driver, recipe: Recipe, id: str) -> Hunted:
-    """Run one cycle on a VM of which nothing is known yet; see :meth:`Hunt.one`."""
-    return Hunt(driver).one(recipe, id)
 
 
 def not_begun(recipe: Recipe, machine: str, reason: str) -> Hunted:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Callable, NamedTuple
 
 from ..audit.outcome import BAD, Outcome
-from ..audit.policy import choose
+from ..audit.policy import book_of
 from ..audit.stale import outside_of
 from ..documents import HuntRow
 from ..errors import MonitorError, PeerMissing
@@ -22,7 +22,6 @@ from ..hotplug.failing import FULL, Trial, more_trials, properties_of, trials
 from ..hotplug.kinds import Recipe
 from ..hotplug.recipes import recipe_for
 from ..hotplug.unplug import Cycle, ended, plug, run_cycle
-from ..index import Index
 from ..ledger import Book
 from ..search.memory import CYCLES, Memory, MemoryLeak
 from ..search.stale import Where
@@ -163,7 +162,7 @@ class ErrorPaths:
             return
         vm = self._fresh()
         for group in alike:
-            vm.forget()
+            vm.monitor.forget()
             hunted = self._one(vm, [group[0].trial])
             leak = None
             if hunted.outcome not in BAD:
@@ -176,7 +175,7 @@ class ErrorPaths:
 
     def _one(self, vm: OwnVm, ways: Sequence[Trial]) -> Hunted:
         """Try ways, and judge what stays of all of them."""
-        before = self._book(vm)
+        before = book_of(vm.read())
         known = {(row.kind, row.address) for row in vm.stale(before.index.snapshot, Where())}
         cycle = Cycle(self._driver)
         for trial in ways:
@@ -185,10 +184,10 @@ class ErrorPaths:
                 text = _end_of(vm, cycle)
                 judgement = Judgement(_END[bool(cycle.crash)], None, (), (), text)
                 return self._hunted(judgement, cycle, None, (before,))
-        made = self._book(vm)
+        made = book_of(vm.read())
         devices = made.index.snapshot.devices.values()
         head = next((d.address for d in devices if d.id == cycle.id), 0)
-        after, judgement = judge_again(vm, before, made, head, lambda: self._book(vm), self._driver)
+        after, judgement = judge_again(vm, before, made, head, name=self._driver)
         if not judgement.stale:
             outside = outside_of(after, [row.address for row in judgement.left])
             stale = vm.stale(after.index.snapshot, Where(None, outside))
@@ -219,14 +218,11 @@ class ErrorPaths:
             cycle = ended(Cycle(self._driver), "device_add", error)
             if not cycle.refused:
                 return
-        vm.forget()
+        vm.monitor.forget()
         hunted = self._one(vm, [self._full])
         if hunted.outcome in BAD:
             message = hunted.cycle.refused or hunted.judgement.text
             yield self._found(hunted, [Failed(self._full, hunted.cycle, message)], None)
-
-    def _book(self, vm: OwnVm) -> Book:
-        return choose(Index(vm.read()))[1]
 
     # Rows --------------------------------------------------------------------------
 

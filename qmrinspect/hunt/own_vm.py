@@ -66,7 +66,9 @@ class OwnVm(Closing):
         try:
             if self._ready is not None:
                 self._ready(self.vm)
-            self.monitor = self.vm.monitor(RecordingMonitor)
+            monitor = self.vm.monitor(RecordingMonitor)
+            assert isinstance(monitor, RecordingMonitor)
+            self.monitor = monitor
             self._process = Process(self.vm.pid)
         except BaseException:
             self.vm.close()
@@ -74,17 +76,6 @@ class OwnVm(Closing):
         # Where a guest runs, it is measured by nobody, but a long stop may time it out.
         layouts = [self.layout] if self.layout else []
         self._reader = Reader(self._process, layouts, own=stopped, met=self.met)
-
-    @property
-    def transcript(self) -> list[dict[str, object]]:
-        """What went over the monitor since :meth:`forget`."""
-        assert isinstance(self.monitor, RecordingMonitor)
-        return self.monitor.transcript
-
-    def forget(self) -> None:
-        """Begin the transcript anew."""
-        assert isinstance(self.monitor, RecordingMonitor)
-        self.monitor.forget()
 
     def renew(self) -> None:
         """Start the VM again: it has died, or something leaked in it.

@@ -109,7 +109,7 @@ class VmPool(Closing):
             last = row
             if hunted.outcome in ("crash", "hang", "refused", "not-acked"):
                 break
-        transcript = list(self._vm.transcript) if self._vm is not None else []
+        transcript = self._vm.monitor.transcript if self._vm is not None else []
         if growth.cycles > 1:
             last["growth"] = growth.summary()
         grown = growth.in_tree() if last["outcome"] == Outcome.CLEAN else ""
@@ -151,18 +151,14 @@ class VmPool(Closing):
         return leak if memory.is_steady(blocks.live, done) else None
 
     def _error_paths(self, job: Job) -> Iterator[HuntRow]:
-        by_name = recipe_for(job.driver)
-
         def ready() -> OwnVm:
-            return self._ready(by_name, job.cpu)
+            return self._ready(job)[0]
 
         def fresh() -> OwnVm:
             self._drop()
             return ready()
 
-        ready()
-        recipe = recipe_for(job.driver, self._known)
-        paths = ErrorPaths(recipe, self._settings.machine, ready, fresh)
+        paths = ErrorPaths(self._ready(job)[1], self._settings.machine, ready, fresh)
         for hunted, row in paths.run():
             if row["outcome"] in BAD and self._settings.bundle:
                 row["bundle"] = self._bundle(job, hunted, row)
@@ -171,18 +167,17 @@ class VmPool(Closing):
             self._drop()
 
     def _cycle(self, job: Job) -> Hunted:
-        by_name = recipe_for(job.driver)
         for attempt in (1, 2):
             try:
-                vm = self._ready(by_name, job.cpu)
+                vm, recipe = self._ready(job)
             except TargetError as error:
+                by_name = recipe_for(job.driver)
                 if not job.cpu or not by_name.missing:
                     raise
                 reason = f"{by_name.missing} ({error.text})"
                 return not_begun(by_name, self._settings.machine, reason)
-            recipe = recipe_for(job.driver, self._known)
             self._number += 1
-            vm.forget()
+            vm.monitor.forget()
             assert self._hunt is not None
             try:
                 return self._hunt.one(recipe, f"dut{self._number}")
@@ -233,7 +228,7 @@ class VmPool(Closing):
         transcript: Sequence[Mapping[str, object]] | None = None,
     ) -> str:
         vm, settings = self._vm, self._settings
-        argv, said = (vm.vm.argv, vm.transcript) if vm is not None else ([], [])
+        argv, said = (vm.vm.argv, vm.monitor.transcript) if vm is not None else ([], [])
         assert settings.bundle is not None
         done = said if transcript is None else transcript
         return write_bundle(settings.bundle, settings, job, row, hunted, argv, done)
@@ -274,16 +269,15 @@ class VmPool(Closing):
         finally:
             self._drop()
 
-    def _ready(self, recipe: Recipe, cpu: str | None) -> OwnVm:
-        """Return a VM in which a driver can be plugged, with a CPU model of its own maybe.
-
-        :param recipe: by its name alone: what this QEMU has is known when there is a VM.
-        """
+    def _ready(self, job: Job) -> tuple[OwnVm, Recipe]:
+        """Return a VM in which a job can be done, and the recipe for it there."""
+        # By its name alone: what this QEMU has is known when there is a VM.
+        recipe = recipe_for(job.driver)
         needed = set(recipe.start_options)
         if self._settings.guest != "none":
             needed.difference_update(GUEST_START_OPTIONS)
         own = tuple(o.name for o in START_OPTIONS if o.exclusive and o.name in needed)
-        kind = _Kind(cpu, recipe.machine, recipe.accel, own)
+        kind = _Kind(job.cpu, recipe.machine, recipe.accel, own)
         if self._vm is not None and self._kind != kind:
             self._drop()
         if self._vm is None:
@@ -300,7 +294,7 @@ class VmPool(Closing):
             self._known = self._drivers[of_kind]
             self._before = []
             self._number = 0
-        return self._vm
+        return self._vm, recipe_for(job.driver, self._known)
 
     def _start_special(self, recipe: Recipe) -> OwnVm | None:
         """Start a VM for what needs a machine type, an accelerator or a start option of its own.

@@ -64,9 +64,11 @@ class Rule(NamedTuple):
 
     :param forever: whether a variable of the program holds it, so that the object
         is reachable from a root.
+    :param hides: whether QEMU took the object out of the tree, to go on using it.
     """
 
     name: str
     grants: str
     source: str
     forever: bool = True
+    hides: bool = False

@@ -74,6 +74,7 @@ RULES = (
         "a controller that is no object keeps both references of the SD card that it hid from the "
         "tree",
         "hw/sd/sd.c sd_init (until 10.0)",
+        hides=True,
     ),
     Rule(
         "dns-resolver",

@@ -9,8 +9,9 @@ from typing import Callable, NamedTuple, TypeVar, cast
 
 from ..heap import Live, Walked
 from ..layout import Layout
-from ..snapshot import Note, TypeInfo, Unknown, lineage
+from ..snapshot import Note, Obj, TypeInfo, Unknown, lineage
 from ..target.image import Image, Unreadable
+from .enclosing import Enclosing
 from .glib import HashTable, HashVariant, entries, open_table
 from .route import Op
 from .scan import Beside, Found
@@ -158,6 +159,7 @@ class Context:
         self._chains: dict[str, tuple[str, ...]] = {}
         self._facts: dict[Hashable, object] = {}
         self._data: list[tuple[int, bytes]] | None = None
+        self._enclosing: Enclosing | None = None
         self.handles = Handles(0, 0, 0, 0)
 
     def under(self, layout: Layout) -> Context:
@@ -166,7 +168,7 @@ class Context:
         known.types, known.words = self.known.types, self.known.words
         out = Context(self.image, layout, self.statics, self.variant, known)
         out.types, out.handles, out._data = self.types, self.handles, self._data
-        out.live = self.live
+        out.live, out._enclosing = self.live, self._enclosing
         return out
 
     def in_data(self, value: int) -> bool:
@@ -233,6 +235,12 @@ class Context:
         if key not in self._facts:
             self._facts[key] = make()
         return cast("T", self._facts[key])
+
+    def enclosing(self, objects: Mapping[int, Obj]) -> Enclosing:
+        """Return what finds the object that has an address; it is made once for the same ones."""
+        if self._enclosing is None or not self._enclosing.fits(objects):
+            self._enclosing = Enclosing(self.types, objects)
+        return self._enclosing
 
     def types_of(self, *ancestors: str) -> frozenset[str]:
         """Return the types that are, or derive from, one of some."""

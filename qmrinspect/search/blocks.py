@@ -14,11 +14,11 @@ from typing import Callable, NamedTuple
 
 from ..index import Index
 from ..records.context import Context
+from ..records.enclosing import Enclosing
 from ..records.scan import find_into
 from ..snapshot import Snapshot
 from ..target.image import Unreadable
 from ..text import printable
-from ..walk.enclosing import Enclosing
 from .functions import Code
 from .pointers import variable_at
 
@@ -111,7 +111,7 @@ class Blocks:
 
     @cached_property
     def _home(self) -> Enclosing:
-        return Enclosing(self._context, self._snapshot.objects)
+        return self._context.enclosing(self._snapshot.objects)
 
     def _ends(self, start: int) -> bool:
         """Whether a block is a bottom half (util/async.c) that was deleted.

@@ -16,7 +16,6 @@ from ..records.context import Context
 from ..records.scan import find_into
 from ..snapshot import Obj
 from ..target.image import Unreadable
-from ..walk.enclosing import Enclosing
 from .functions import Code
 from .pointers import field_of
 
@@ -68,7 +67,7 @@ class Names:
 
     def __init__(self, context: Context, objects: Mapping[int, Obj]) -> None:
         self._context, self._objects = context, objects
-        self._home = Enclosing(context, objects)
+        self._home = context.enclosing(objects)
         self._heap = context.live.heap
         self._program = Code(context.image.mappings, context.statics.program).all
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..records.context import Context
+from ..records.enclosing import Enclosing
 from ..records.scan import find_into
 from ..snapshot import Obj
-from ..walk.enclosing import Enclosing
 from .pointers import field_of, variable_at
 
 __all__ = ["Place", "Word", "find_place"]
@@ -76,7 +76,7 @@ def find_place(
     :param variables: (address, size in bytes, name) of the program's, sorted.
     """
     place = _of(context, address, variables)
-    enclosing = Enclosing(context, objects)
+    enclosing = context.enclosing(objects)
     home = enclosing(address)
     if home and place.state == "freed":
         home = 0  # only a freed object

@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping, Sequence
 from ..records.context import Context
 from ..records.scan import find_words
 from ..snapshot import Obj, Pointer
-from ..walk.enclosing import Enclosing
 from ..walk.validate import SIZED_TYPES
 
 __all__ = ["field_of", "find_pointers", "type_functions", "variable_at"]
@@ -35,7 +34,7 @@ def find_pointers(
 
     :param variables: (address, size in bytes, name) of the program's, sorted.
     """
-    enclosing = Enclosing(context, objects)
+    enclosing = context.enclosing(objects)
     low, high = context.statics.data
     out = []
     for word, target in find_words(context.image, targets):

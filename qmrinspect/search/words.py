@@ -14,7 +14,6 @@ from ..records.context import LIST_MAX, Context
 from ..records.scan import find_words
 from ..snapshot import Obj
 from ..target.image import Unreadable
-from ..walk.enclosing import Enclosing
 from .functions import Code
 
 __all__ = ["Callback", "Words"]
@@ -43,7 +42,7 @@ class Words:
 
     def __init__(self, context: Context, code: Code, objects: Mapping[int, Obj]) -> None:
         self._context, self.code, self._objects = context, code, objects
-        self._home = Enclosing(context, objects)
+        self._home = context.enclosing(objects)
         self._near: dict[int, int] = {}
         self._lists: set[int] | None = None
         self._variables: list[tuple[int, int]] | None = None

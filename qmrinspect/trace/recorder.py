@@ -105,10 +105,11 @@ class Recorder:
     ) -> None:
         self.arch: Arch = arch_of(target.elf())
         self.code = Code(target)
-        self._target = target
+        self.target = target
+        self.layout = layout
         self._offset, self._size = layout.structs["Object"].fields["ref"]
-        self._names = list(self.arch.sampled.values())
-        self._flags = self._names.index(self.arch.flags)
+        self._registers = list(self.arch.sampled.values())
+        self._flags = self._registers.index(self.arch.flags)
         self._only = frozenset(only)
         self._on_events = on_events
         self.sites: Sequence[Site] = ()
@@ -170,7 +171,7 @@ class Recorder:
             ) from None
 
     def _watch(self, method: str, sites: Sequence[Site], probes: Sequence[Probe]) -> Tracer:
-        tracer = Tracer(self._target.pid, self.arch, probes)
+        tracer = Tracer(self.target.pid, self.arch, probes)
         self._watched, self._method = sites, method
         self._behind = {site.behind: number for number, site in enumerate(sites)}
         return tracer
@@ -280,7 +281,7 @@ class Recorder:
             number = self._behind.get(sample.ip, -1)
         else:
             after = self._watched[number].watch == self._watched[number].behind
-        registers = dict(zip(self._names, sample.registers))
+        registers = dict(zip(self._registers, sample.registers))
         zero = bool(registers[self.arch.flags] & self.arch.zero)
         by, old = 0, None
         if number >= 0:

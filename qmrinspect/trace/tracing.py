@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 from ..errors import TargetError
-from ..layout import Layout
 from ..ledger import Book
 from ..reading import Reader
-from ..target.image import Target
 from ..target.proc import dead
 from .life import Life, Reading, Step, life_of, steps_of
 from .match import Balance, balance, learn_sites
@@ -35,58 +34,37 @@ class Trace(NamedTuple):
     balances: Mapping[int, Balance]
 
 
-class Tracing:
+class Tracing(Recorder):
     """Traces one process, once or again and again; names that were found are kept.
 
-    :param target: the process.
-    :param layout: of its structures.
-    :param only: objects to follow; by default all that are born meanwhile.
-    :param on_events: is given the changes of ``only`` as they come.
-    :raises TargetError: it cannot be traced: its processor, or a second tracer.
+    Its parameters are those of :class:`Recorder`.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        layout: Layout,
-        only: Collection[int] = (),
-        on_events: OnEvents | None = None,
-    ) -> None:
-        self._target = target
-        self._ref = layout.structs["Object"].fields["ref"]
-        self._recorder = Recorder(target, layout, only, on_events)
-        self._sampled = list(self._recorder.arch.sampled.values())
-        self.unwinder = Unwinder(self._recorder.arch, self._recorder.code)
-        self.names = Names(target, layout, self._recorder.code)
+    @cached_property
+    def names(self) -> Names:
+        """What names functions and lines."""
+        return Names(self.target, self.layout, self.code)
 
-    def start(self) -> None:
-        """Begin; raises as :meth:`Recorder.start` does."""
-        self._recorder.start()
+    @cached_property
+    def unwinder(self) -> Unwinder:
+        """What finds callers."""
+        return Unwinder(self.arch, self.code)
 
     def alive(self) -> bool:
         """Whether the process still runs."""
-        return not dead(self._target.pid)
+        return not dead(self.target.pid)
 
     def count(self, address: int) -> Reading | None:
         """Read an object's count as it is now, None when it cannot be read."""
-        offset, size = self._ref
         begin = time.monotonic_ns()
-        data = self._target.peek(address + offset, size)
+        data = self.target.peek(address + self._offset, self._size)
         if data is None:
             return None
         return Reading(int.from_bytes(data, "little"), begin, time.monotonic_ns())
 
     def steps(self, events: Iterable[Event]) -> list[Step]:
         """Return changes with their call stacks."""
-        return steps_of(events, self.unwinder, self.names, self._sampled)
-
-    def stop(self) -> Recording:
-        """End, and return what was recorded; raises as :meth:`Recorder.stop` does."""
-        return self._recorder.stop()
-
-    def close(self) -> None:
-        """Take the breakpoints away; harmless when repeated."""
-        self._recorder.close()
+        return steps_of(events, self.unwinder, self.names, self._registers)
 
     def explain(
         self, recording: Recording, book: Book, objects: Iterable[int], span: tuple[int, int]
@@ -113,7 +91,7 @@ class Tracing:
     ) -> Life:
         """Put together what was recorded of an object; as :func:`life_of`."""
         return life_of(
-            recording, self.unwinder, self.names, self._sampled, address, reading, before
+            recording, self.unwinder, self.names, self._registers, address, reading, before
         )
 
 

@@ -10,10 +10,10 @@ import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ..audit import Orphans, choose, orphan_groups
+from ..audit import Orphans, book_of, orphan_groups
 from ..audit.cause import causes
 from ..audit.uses import used_text
-from ..index import LEAKED, Index
+from ..index import LEAKED
 from ..ledger import Book
 from ..report import render, words
 from ..report.checks import check_lines, report_json
@@ -45,7 +45,7 @@ def run_orphans(session: Session, args: argparse.Namespace) -> Outcome:
     The exit code is 1 when one of them does not end by itself.
     """
     snapshot = session.snapshot()
-    book = choose(Index(snapshot))[1]
+    book = book_of(snapshot)
     groups = orphan_groups(book)
     data = {
         **words.head_json("qmr-orphans/1", snapshot),

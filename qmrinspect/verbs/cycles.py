@@ -10,10 +10,9 @@ import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ..audit import choose
+from ..audit import book_of
 from ..audit.cycles import Cycle, fate, find_cycles
 from ..audit.finding import Severity
-from ..index import Index
 from ..ledger import Book
 from ..report import render, words
 from .verb import Outcome, Session
@@ -27,7 +26,7 @@ def run_cycles(session: Session, args: argparse.Namespace) -> Outcome:
     The exit code is 1 when nothing else holds one of them.
     """
     snapshot = session.snapshot()
-    book = choose(Index(snapshot))[1]
+    book = book_of(snapshot)
     cycles = find_cycles(book)
     data = {
         **words.head_json("qmr-cycles/1", snapshot),

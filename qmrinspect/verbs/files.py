@@ -8,10 +8,9 @@ import argparse
 import os
 from pathlib import Path
 
-from ..audit import choose
+from ..audit import book_of
 from ..audit.diff import diff
 from ..errors import TargetError
-from ..index import Index
 from ..outfile import probe
 from ..report import render, words
 from ..report.differences import difference_json, difference_lines
@@ -27,7 +26,7 @@ def run_save(session: Session, args: argparse.Namespace) -> Outcome:
 
     probe(args.file)
     # What does not balance is saved with the words that point to it.
-    book = choose(Index(session.snapshot()))[1]
+    book = book_of(session.snapshot())
     snapshot = book.index.snapshot
     odd = {address for address in snapshot.objects if book.residual(address)}
     snapshot = snapshot._replace(pointers=tuple(session.pointers(snapshot, odd)))
@@ -67,7 +66,7 @@ def compared(before: Snapshot, after: Snapshot) -> Outcome:
             f"{after.target.pid}), so that they cannot be compared",
             "compare two instants of one VM",
         )
-    old, new = choose(Index(before))[1], choose(Index(after))[1]
+    old, new = book_of(before), book_of(after)
     found = diff(old, new)
     differ = bool(found.appeared or found.gone or found.changed)
     code = FINDINGS if differ else CLEAN

@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 
-from ..audit import choose
+from ..audit import book_of
 from ..audit.known import known_trouble
 from ..campaign.candidates import expanded
 from ..errors import UsageError
 from ..hotplug.recipes import recipe_for
 from ..hunt.driver import Driver
 from ..hunt.on_target import cycles_on
-from ..index import Index
 from ..report.verdicts import Result
 from .verb import Session
 
@@ -54,7 +53,7 @@ def on_target(
     :raises UsageError: there is no such device, or one is known to leak and nobody said yes.
     """
     names, known = driver.drive(lambda monitor: expanded(monitor, args.driver))
-    policy = choose(Index(driver.read()))[1].policy.name
+    policy = book_of(driver.read()).policy.name
     _warn(session, names, policy, args.yes)
     recipes = [recipe_for(name, known) for name in names]
     rows = cycles_on(driver, recipes, args, session.progress)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import argparse
 import difflib
 
-from ..audit import choose
+from ..audit import book_of
 from ..errors import UsageError
-from ..index import Index
 from ..report.regions import flat_json, flat_lines, region_json, region_lines
 from ..snapshot import Snapshot, Space
 from ..text import printable
@@ -27,7 +26,7 @@ def run_mtree(session: Session, args: argparse.Namespace) -> Outcome:
     Those are ``qmr-mtree-flat/1``.
     """
     snapshot = session.snapshot()
-    book = choose(Index(snapshot))[1]
+    book = book_of(snapshot)
     spaces = _spaces(snapshot, args.space)
     if args.flat:
         return Outcome(flat_json(book, spaces), flat_lines(book, spaces))

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ..audit import choose
+from ..audit import book_of
 from ..audit.diff import diff
 from ..audit.outcome import BAD
 from ..audit.outcome import Outcome as Ending
@@ -52,12 +52,12 @@ def run_plug(session: Session, args: argparse.Namespace) -> Outcome:
         return plug_help(session.monitor(), name)
     driver = session.driver()
     recipe, id = wanted(driver, args.driver, args.property)
-    before = choose(Index(driver.read()))[1]
+    before = book_of(driver.read())
     id = id or free_id(before.index)
     if not args.force:
         check_leaked(before, recipe, id)
     plugged = driver.drive(lambda monitor: plug(monitor, recipe, id, force=args.force))
-    after = choose(Index(driver.read()))[1]
+    after = book_of(driver.read())
     found = diff(before, after)
     data = {
         **difference_json(before, after, found),
@@ -136,7 +136,7 @@ def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
     :raises MonitorError: QEMU refused.
     """
     driver = session.driver()
-    with_it = choose(Index(driver.read()))[1]
+    with_it = book_of(driver.read())
     device = _plugged_device(session, with_it.index, args.id)
     plugged = driver.drive(lambda monitor: _as_plugged(monitor, with_it.index, device))
     cycle = driver.drive(lambda monitor: unplug(monitor, plugged, guest=_GUEST_S, insist=True))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ..audit import choose
+from ..audit import book_of
 from ..audit.cause import descends
 from ..errors import QmrError, TargetError, UsageError
 from ..hotplug.plugging import plug
@@ -75,7 +75,7 @@ def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
         return plain_unplug(session, args)
     if session.front == "gdb":
         session.tracing()  # says why not
-    there = choose(Index(session.snapshot()))[1]
+    there = book_of(session.snapshot())
     device = session.resolve(there.index, args.id).address
     only = [a for a in there.index.snapshot.objects if descends(there, a, device)]
     tracing = session.tracing(only)
@@ -86,7 +86,7 @@ def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
         assert isinstance(outcome.data, dict)
         left = [int(row["address"], 16) for row in outcome.data["objects_left"]]
         counts = {address: tracing.count(address) for address in left if address in before}
-        book = choose(Index(session.snapshot()))[1]
+        book = book_of(session.snapshot())
         recording = tracing.stop()
     finally:
         tracing.close()
@@ -245,7 +245,7 @@ class _Follow(Work):
             if died or not tracing.alive():
                 return None  # there is nothing left to compare with
             raise
-        book = choose(Index(snapshot))[1]
+        book = book_of(snapshot)
         obj = snapshot.objects.get(self._object)
         reading = Reading(obj.ref if obj is not None and not died else 0, *span)
         tracing.names.learn_classes(snapshot.objects)
@@ -263,7 +263,7 @@ class _From(Work):
         driver = session.driver()
         tracing = driver.tracing()
         recipe, id = wanted(driver, self._args.plug[0], self._args.plug[1:])
-        there = choose(Index(driver.read()))[1]
+        there = book_of(driver.read())
         id = id or free_id(there.index)
         check_leaked(there, recipe, id)
         tracing.start()
@@ -280,7 +280,7 @@ class _From(Work):
             recording = tracing.stop()
         finally:
             tracing.close()
-        book = choose(Index(snapshot))[1]
+        book = book_of(snapshot)
         device = next((d.address for d in snapshot.devices.values() if d.id == plugged.id), 0)
         born = [a for a in recording.events if a in snapshot.objects]
         trace = tracing.explain(recording, book, born, span)

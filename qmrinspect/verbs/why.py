@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from ..audit import choose, why
+from ..audit import book_of, why
 from ..audit.graph import orphan_groups
 from ..audit.unplugging import unplugging_json, unplugging_of, unplugging_text
 from ..audit.uses import holders_of, used_text
@@ -36,7 +36,7 @@ _CONTAINERS = ("/machine/peripheral", "/objects", "/chardevs")
 
 def run_why(session: Session, args: argparse.Namespace) -> Outcome:
     """Show what keeps an object alive, and who uses what has that name (``qmr-why/1``)."""
-    book = choose(Index(session.snapshot()))[1]
+    book = book_of(session.snapshot())
     index, text = book.index, args.object
     name = text if not text.startswith("/") and not text.lower().startswith("0x") else ""
     ids = _with_id(index, name)

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 
 from ..records.context import Context
 from ..snapshot import Obj, Unknown
-from .enclosing import Enclosing
 
 __all__ = ["Pointed", "leave_out_freed"]
 
@@ -22,7 +21,7 @@ def leave_out_freed(context: Context, objects: dict[int, Obj]) -> None:
     Nothing finalizes what qemu_init_irq made (hw/core/irq.c, 10.0), so that it keeps a count and
     a property table.
     """
-    home = Enclosing(context, objects)
+    home = context.enclosing(objects)
     gone = []
     for address, obj in objects.items():
         if obj.type == "irq" and not obj.heap and not obj.parent:
@@ -46,7 +45,7 @@ class Pointed:
 
     def __init__(self, context: Context, objects: Mapping[int, Obj]) -> None:
         self._context, self._objects = context, objects
-        self._home = Enclosing(context, objects)
+        self._home = context.enclosing(objects)
         self._found: dict[int, int] = {}
         self._others: dict[int, list[int]] = defaultdict(list)
 
