@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Callable
 
 from fakes import FakeMachine, FakeObject
-from faketarget import BASE, BSS, GUEST
+from faketarget import BASE, BSS, DATA, GUEST
 
 Scenario = Callable[[FakeMachine], FakeObject]
 
@@ -327,6 +327,7 @@ def _request_map(m: FakeMachine) -> FakeObject:
     sg = m.make("QEMUSGList", dev=m.nic.address, sg=m.array(0, 0), nsg=1, nalloc=5)
     m.poke("QEMUSGList", sg, **{"as": m.spaces[0].address})
     request = m.make("DMAAIOCB", sg=sg)
+    m.pokes.append((request, 8, BASE + DATA))  # BlockAIOCB.aiocb_info
     vector = request + m.layout.offset("DMAAIOCB", "iov")
     m.poke("QEMUIOVector", vector, iov=m.array(GUEST + 0x100, 0x80), niov=1)
     return ghost

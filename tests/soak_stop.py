@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 import chapter  # noqa: E402
 
 from qmrinspect.audit.check import Report  # noqa: E402
+from qmrinspect.audit.finding import Severity  # noqa: E402
 from qmrinspect.errors import QmrError  # noqa: E402
 from qmrinspect.hotplug.vm import Vm  # noqa: E402
 from qmrinspect.reading import Reader  # noqa: E402
@@ -166,15 +168,32 @@ def under_storm(readings: int) -> Stormy:
 
 
 class Looking(Reader):
-    """A reader that takes note of what each look found."""
+    """A reader that takes note of what the first look found."""
 
-    looks: list[bool]
+    first: Report | None = None
 
     def audit(self, *args: Any) -> Report:
         """Audit, and take note."""
         report = super().audit(*args)
-        self.looks.append(report.failed)
+        self.first = self.first or report
         return report
+
+
+def passing(report: Report) -> Iterator[str]:
+    """Yield what each finding of one look is of, with its sign, and what was seen to hold it."""
+    book = report.book
+    objects, way = book.index.snapshot.objects, book.index.snapshot.capture.way
+    for finding in report.findings:
+        if finding.severity == Severity.NOTE:
+            continue
+        kinds = Counter(edge.kind for edge in book.on.get(finding.address, ()))
+        held = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+        obj = objects.get(finding.address)
+        of = f"{obj.type} {book.index.label(finding.address)}" if obj else finding.text
+        # The same of two addresses is told once.
+        of = re.sub("0x[0-9a-f]+", "0x..", of)
+        sign = f"{finding.observed - finding.expected:+d}"
+        yield f"{finding.kind} {sign} of {of}, way {way}, held by {held or 'nothing'}"
 
 
 def busy(readings: int, seconds: float) -> Iterator[str]:
@@ -189,17 +208,20 @@ def busy(readings: int, seconds: float) -> Iterator[str]:
         reader.read()
         whole.read()
         found: Counter[str] = Counter()
+        passed: Counter[str] = Counter()
         ways: Counter[str] = Counter()
         longest: dict[str, list[int]] = {"pages": [], "whole": []}
         number, end = 0, time.monotonic() + seconds
         while number < readings and time.monotonic() < end:
             number += 1
-            reader.looks = []
+            reader.first = None
             report = reader.check()
+            assert reader.first is not None
             capture = report.book.index.snapshot.capture
             ways[capture.way] += 1
             longest["pages"].append(capture.stop_us)
-            found["pages"] += reader.looks[0]
+            found["pages"] += reader.first.failed
+            passed.update(f"in pages: {text}" for text in passing(reader.first))
             if report.failed:
                 found["later"] += 1
                 yield f"{WRONG} reading {number}: {[f.text for f in report.findings][:3]}"
@@ -207,12 +229,15 @@ def busy(readings: int, seconds: float) -> Iterator[str]:
             whole._instants = None
             snapshot = whole.read()
             longest["whole"].append(snapshot.capture.stop_us)
-            found["whole"] += whole.audit(snapshot).failed
+            alone = whole.audit(snapshot)
+            found["whole"] += alone.failed
+            passed.update(f"in a copy of everything: {text}" for text in passing(alone))
         yield (
             f"- {number} readings, findings at one look: {found['pages']} by pages, "
             f"{found['whole']} by a copy of everything in one stop; after the next looks: "
             f"{found['later']}; ways {dict(ways)}"
         )
+        yield from (f"- at one look, {count} times {text}" for text, count in passed.most_common())
         for name, values in longest.items():
             values.sort()
             yield (

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from fakes import FakeMachine
+from faketarget import BASE, DATA, GUEST
 from mutants import Bench, findings, moved, mutants
 from scenarios import SOLE
 
 from qmrinspect.audit import check
+from qmrinspect.heap.model import Block, Heap
 from qmrinspect.layout import Layout
 from qmrinspect.references import HOLDERS
 from qmrinspect.references.record import fields_of
@@ -74,6 +76,39 @@ def test_a_scatter_list_has_its_entries_in_memory() -> None:
     assert held.target == ghost.address
     machine.poke("QEMUSGList", held.holder, sg=0x10)
     assert [f.kind for f in check(machine.snapshot()).findings][:1] == ["unexplained"]
+
+
+@pytest.mark.parametrize("blocks", (False, True), ids=("blocks-not-known", "blocks-known"))
+def test_a_scatter_list_that_was_passed_on_makes_no_request(
+    blocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address is on the stacks of coroutines as well, with anything around it."""
+    machine = FakeMachine()
+    ghost = SOLE["request-map"](machine)
+    (held,) = (f for f in machine.snapshot().fields if f.kind == "scatter-list")
+    before = check(machine.snapshot())
+    assert before.book.residual(ghost.address) == 0 and not before.failed
+    if blocks:
+        starts = {row.holder for row in machine.snapshot().fields if row.kind == "request-map"}
+        at_entries = held.holder + machine.layout.offset("QEMUSGList", "sg")
+        starts.update(value for where, _, value in machine.pokes if where == at_entries)
+
+        def at(heap: Heap, address: int) -> Block | None:
+            return Block(address, 0x100, "live") if address in starts else None
+
+        monkeypatch.setattr(Heap, "at", at)
+    # One frame has nothing at its head, one what looks like a request's, which no block is.
+    for head in (0x7F, BASE + DATA)[: 1 + blocks]:
+        frame = machine.make("DMAAIOCB", sg=held.holder)
+        vector = frame + machine.layout.offset("DMAAIOCB", "iov")
+        machine.poke("QEMUIOVector", vector, iov=machine.array(GUEST + 0x100, 0x80), niov=1)
+        machine.pokes.append((frame, 8, head))
+        absurd = machine.make("DMAAIOCB", sg=held.holder)
+        vector = absurd + machine.layout.offset("DMAAIOCB", "iov")
+        machine.poke("QEMUIOVector", vector, iov=0x10, niov=692292352)
+        machine.pokes.append((absurd, 8, head))
+    after = check(machine.snapshot())
+    assert after.book.residual(ghost.address) == 0 and not after.failed
 
 
 def test_a_condition_that_was_left_out_excuses_what_it_would_hold() -> None:

@@ -114,8 +114,8 @@ def _device_of(context: Context, scene: Scene, address: int) -> int:
     if obj is None or not context.is_a(obj.type, "device") or row["as"] not in scene.spaces:
         return 0
     used, room = row.signed("nsg"), row.signed("nalloc")
-    good = 0 <= used <= room and 0 < room <= _PIECES_MAX and _has_room(context, row["sg"], room)
-    return row["dev"] if good else 0
+    good = 0 <= used <= room and 0 < room <= _PIECES_MAX
+    return row["dev"] if good and _has_room(context, row["sg"], room * _ENTRY) else 0
 
 
 def _nvme_requests(context: Context, scene: Scene) -> Iterator[int]:
@@ -150,20 +150,30 @@ def _nvme_requests(context: Context, scene: Scene) -> Iterator[int]:
             continue
 
 
-def _has_room(context: Context, entries: int, count: int) -> bool:
-    """Whether a scatter list's entries have a block of their own, with room for so many.
+def _is_block_request(context: Context, request: int) -> bool:
+    """Whether a request to a block device is where a pointer to a scatter list says.
+
+    The list's address is in the stacks and requests of all who passed it on as well.  What
+    qemu_aio_get allocates begins with the address of its table (util/aiocb.c).
+    """
+    low, high = context.statics.program
+    try:
+        if not low <= context.image.u64(request) < high:
+            return False
+    except Unreadable:
+        return False
+    return _has_room(context, request, context.layout.size("DMAAIOCB"))
+
+
+def _has_room(context: Context, start: int, size: int) -> bool:
+    """Whether there is a live block of malloc at an address, with room for so many bytes.
 
     Where blocks are not known, whether anything lies there.
     """
-    block = context.live.heap.at(entries) if entries else None
+    block = context.live.heap.at(start) if start else None
     if block is not None and block.state == NOT_KNOWN:
-        return context.image.held(entries, 1) is not None
-    return (
-        block is not None
-        and block.state == LIVE
-        and block.start == entries
-        and block.size >= count * _ENTRY
-    )
+        return context.image.held(start, 1) is not None
+    return block is not None and block.state == LIVE and block.start == start and block.size >= size
 
 
 def _block_requests(context: Context, scene: Scene) -> Iterator[Found]:
@@ -182,7 +192,8 @@ def _block_requests(context: Context, scene: Scene) -> Iterator[Found]:
                 requests.append(block)
         except Unreadable:
             continue
-    yield from attempt(context, dict.fromkeys(requests), read)
+    found = [r for r in dict.fromkeys(requests) if _is_block_request(context, r)]
+    yield from attempt(context, found, read)
 
 
 def _usb_packets(context: Context, scene: Scene) -> Iterator[Found]:
