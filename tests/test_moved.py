@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 import pytest
 from fakes import FakeMachine
 from faketarget import BASE, DATA, GUEST
 from mutants import Bench, findings, moved, mutants
-from scenarios import SOLE
+from scenarios import SOLE, ghost_ram
 
 from qmrinspect.audit import check
 from qmrinspect.heap.model import Block, Heap
@@ -109,6 +111,45 @@ def test_a_scatter_list_that_was_passed_on_makes_no_request(
         machine.pokes.append((absurd, 8, head))
     after = check(machine.snapshot())
     assert after.book.residual(ghost.address) == 0 and not after.failed
+
+
+def _scsi_request(machine: FakeMachine) -> int:
+    machine.define("SCSI", "bus")
+    bus = machine.new("SCSI")
+    disk = machine.new("scsi-device")
+    machine.poke("DeviceState", disk.address, parent_bus=bus.address)
+    fields = {"dev": disk.address, "bus": bus.address, "ops": BASE + DATA, "refcount": 1}
+    return machine.make("SCSIRequest", **fields)
+
+
+def _virtio_request(machine: FakeMachine) -> int:
+    ghost_ram(machine)
+    machine.define("virtio-blk-device", "virtio-device")
+    disk = machine.device("disk0", "virtio-blk-device")
+    queue = machine.allocate(machine.layout.size("VirtQueue") * 2)
+    machine.poke("VirtQueue", queue, inuse=1)
+    machine.poke("VRing", queue + machine.layout.offset("VirtQueue", "vring"), num=256)
+    machine.poke("VirtIODevice", disk.address, vq=queue)
+    request = machine.make("VirtIOBlockReq", dev=disk.address, vq=queue)
+    vector = machine.array(GUEST + 0x100, 0x80)
+    element = request + machine.layout.offset("VirtIOBlockReq", "elem")
+    machine.poke("VirtQueueElement", element, in_num=1, in_sg=vector, out_sg=vector)
+    return request
+
+
+@pytest.mark.parametrize("make", (_scsi_request, _virtio_request))
+@pytest.mark.parametrize("state", ("live", "freed", "not known"))
+def test_a_freed_request_holds_nothing_whatever_is_left_of_it(
+    make: Callable[[FakeMachine], int], state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head of a block that was merged with the one before it stays as it was."""
+    machine = FakeMachine()
+    request = make(machine)
+    if state != "not known":
+        monkeypatch.setattr(Heap, "at", lambda heap, address: Block(request, 0x1000, state))
+    kinds = ("scsi-request", "queue-element")
+    found = {row.kind for row in machine.snapshot().fields if row.kind in kinds}
+    assert bool(found) is (state != "freed")
 
 
 def test_a_condition_that_was_left_out_excuses_what_it_would_hold() -> None:

@@ -3,7 +3,8 @@
 
 What a device has begun and not finished holds the device, and the owners of the guest
 memory that it maps.  Few requests are on a list; the others are found by what they point
-to.  A freed one keeps most of its bytes, but not its head, which the allocator uses.
+to.  A freed one keeps most of its bytes: it is told by its block, or, where blocks are not
+known, by its head, which the allocator mostly uses.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def _scsi_requests(context: Context, scene: Scene) -> Iterator[Found]:
     layout, image = context.layout, context.image
     link, parent = layout.offset("SCSIRequest", "next"), layout.offset("BusState", "parent")
     at_dev, at_bus = layout.offset("SCSIRequest", "dev"), layout.offset("SCSIRequest", "bus")
-    home = layout.offset("DeviceState", "parent_bus")
+    home, size = layout.offset("DeviceState", "parent_bus"), layout.size("SCSIRequest")
     requests: dict[int, int] = {}
 
     def listed(device: int) -> Iterator[Found]:
@@ -62,7 +63,7 @@ def _scsi_requests(context: Context, scene: Scene) -> Iterator[Found]:
         except Unreadable:
             continue
         bus = row["bus"]
-        counted = 0 < row["refcount"] < _REFS_MAX
+        counted = 0 < row["refcount"] < _REFS_MAX and _has_room(context, request, size)
         if counted and bus and bus == image.u64(device + home) and low <= row["ops"] < high:
             requests[request] = device
 
@@ -228,8 +229,7 @@ def _requests(context: Context, objects: Objects, kind: str, struct: str) -> Ite
     """The buffers of requests in flight of virtio block and SCSI devices.
 
     No list has them all; each points to its device and to its queue, and carries the
-    element that it was popped with.  A freed one keeps these pointers, but not the
-    head of its memory, which the allocator uses.
+    element that it was popped with.
     """
     layout = context.layout
     busy = {
@@ -286,6 +286,8 @@ def _is_request(context: Context, struct: str, request: int, device: int) -> boo
     except Unreadable:
         return False
     stride = layout.size("VirtQueue")
+    if not _has_room(context, request, layout.size(struct)):
+        return False
     if not queues <= queue < queues + stride * _QUEUES_MAX or (queue - queues) % stride:
         return False
     # virtqueue_alloc_element: the vectors follow the element in the same allocation.
