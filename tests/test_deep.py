@@ -286,6 +286,18 @@ def test_the_page_of_campaigns_tells_each_finding_once() -> None:
     assert page[1].endswith("`rombar`: no \\| here | it |")
 
 
+@pytest.mark.unit
+@pytest.mark.parametrize("known", [True, False])
+def test_the_page_of_campaigns_puts_cpu_models_together(known: bool) -> None:
+    tool = _tool("make_deep")
+    cause = "same-owner-subregions" if known else "odd"
+    row = {"outcome": "leak", "cause": cause, "text": "x", "qemu_version": "7.2.22"}
+    rows = [{**row, "device": f"{name}-x86_64-cpu"} for name in ("athlon", "qemu64")]
+    text = tool.lines([tool.Campaign("--cycles", "abc", rows)])
+    page = [line.split("|")[1].strip() for line in text if line.startswith("| `")]
+    assert page == (["`2 CPU models`"] if known else ["`athlon-x86_64-cpu`", "`qemu64-x86_64-cpu`"])
+
+
 # Candidates -------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from fakes import FakeMachine, FakeObject
 
 from qmrinspect.audit import check, choose, orphan_groups, why
 from qmrinspect.audit.cause import causes
+from qmrinspect.audit.growth import Growth
 from qmrinspect.hunt.judge import judge
 from qmrinspect.index import Index
 from qmrinspect.ledger import POLICIES, Book
@@ -154,6 +155,41 @@ def test_the_same_with_a_reference_back_is_a_cycle(policy: str) -> None:
     verdict = judge(*after, a.address)
     assert (verdict.outcome, verdict.cause) == ("leak", "link-cycle")
     assert set(why(after[2], a.address).cycle) >= {a.address, b.address}
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_a_backend_that_is_released_and_lives_is_no_growth_in_the_tree(released: bool) -> None:
+    """The last one is in the tree when a cycle is judged, and released after that."""
+    machine = FakeMachine()
+    growth = Growth()
+    growth.begin(book(machine))
+    last = machine.device("c0", "core")
+    last.ref += 1
+    for number in range(1, 5):
+        growth.add(book(machine))
+        if released:
+            machine.unparent(last)
+        last = machine.device(f"c{number}", "core")
+        last.ref += 1
+    cause, text = growth.stays()
+    if released:
+        assert cause == "unbalanced"
+        assert text.startswith("1 core more is left by every cycle: core ")
+        assert text.endswith("has 1 reference that no known structure holds")
+    else:
+        assert cause == "grows-in-tree"
+        assert "1 core more is in the tree after every cycle: /machine/peripheral/c0" in text
+
+
+def test_backends_that_end_are_no_growth() -> None:
+    machine = FakeMachine()
+    growth = Growth()
+    growth.begin(book(machine))
+    for number in range(4):
+        device = machine.device(f"c{number}", "core")
+        growth.add(book(machine))
+        machine.unparent(device)
+    assert growth.stays() == ("", "")
 
 
 def test_a_part_that_outlives_its_device_is_a_partial_leak() -> None:

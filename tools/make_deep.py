@@ -27,6 +27,7 @@ from qmrinspect.documents import HuntRow  # noqa: E402
 from qmrinspect.hunt.rows import is_bad  # noqa: E402
 
 _ADDRESS = re.compile(r" ?<0x[0-9a-f]+>|qmr-no-such")
+_MODELS = "CPU models"
 PAGE = ROOT / "docs" / "deep-hunts.md"
 
 
@@ -39,6 +40,13 @@ class Source(NamedTuple):
     where: str
 
 
+_I82801B11 = (
+    "hw/pci-bridge/i82801b11.c: the bridge has no exit: its windows stay in its parent's, and "
+    "PCIBus.child leads to its bus, of which acpi_pcihp_get_bsel() dies now and then"
+)
+_SHPC = "hw/pci-bridge/pcie_pci_bridge.c: no shpc_free(), as pci_bridge_dev.c has at its end"
+_VQS = "hw/virtio/vhost-user-base.c do_vhost_user_cleanup: the array vub->vqs is not freed"
+
 #: The first that fits is told.
 SOURCES = (
     Source(
@@ -46,11 +54,8 @@ SOURCES = (
         "hw/virtio/virtio-pci.c virtio_pci_realize: address_space_init() comes before the device's "
         "own realize, and only virtio_pci_exit() destroys it (since 55fa4be6f76a, 9.2)",
     ),
-    Source(
-        *("i82801b11-bridge", "*", "*list of buses*"),
-        "hw/pci-bridge/i82801b11.c: the bridge has no exit: its windows stay in its parent's, and "
-        "PCIBus.child leads to its bus, of which acpi_pcihp_get_bsel() dies now and then",
-    ),
+    Source("i82801b11-bridge", "*", "*list of buses*", _I82801B11),
+    Source("i82801b11-bridge", "", "*SIGSEGV*", _I82801B11),
     Source(
         *("*", "same-owner-subregions", "*"),
         "system/memory.c memory_region_add_subregion: a reference on the owner, also within one "
@@ -160,6 +165,106 @@ SOURCES = (
         *("netdev:passt", "*", "*signal 15*"),
         "net/passt.c net_passt_cleanup: kill() of pid 0, its own group, where passt never started",
     ),
+    Source(
+        *("dc390", "", "*vmstate_register_with_alias_id*"),
+        "hw/scsi/esp-pci.c dc390_scsi_realize: eeprom93xx_new() without eeprom93xx_free(), which "
+        "unregisters its state",
+    ),
+    Source(
+        *("rocker", "", "*msix_vector_unuse*"),
+        "hw/net/rocker/rocker.c rocker_msix_uninit: msix_vector_unuse() after msix_uninit()",
+    ),
+    Source(
+        *("object:colo-compare", "", "*qemu_mutex_destroy*"),
+        "net/colo-compare.c colo_compare_finalize: event_mtx is destroyed where complete failed, "
+        "and nothing initialized it",
+    ),
+    Source(
+        *("ivshmem-doorbell", "fd-handler", "*"),
+        "hw/misc/ivshmem-pci.c (ivshmem.c) watch_vector_notifier: qemu_set_fd_handler() on "
+        "msi_vectors, never taken back",
+    ),
+    Source(
+        *("chardev:qemu-vdagent", "input-handler", "*"),
+        "ui/vdagent.c: qemu_input_handler_register() without an unregister",
+    ),
+    Source(
+        *("vhost-user-input-pci", "fd-handler", "*"),
+        "hw/input/vhost-user-input.c: no unrealize, so that nothing calls vhost_dev_cleanup()",
+    ),
+    Source("vhost-user-gpio-pci", "unreachable-memory", "*", _VQS),
+    Source("vhost-user-input-pci", "unreachable-memory", "*", _VQS),
+    Source("vhost-user-snd-pci", "unreachable-memory", "*", _VQS),
+    Source(
+        *("vhost-user-fs-pci", "unreachable-memory", "*"),
+        "hw/virtio/vhost-user-fs.c vuf_device_unrealize: vhost_dev_cleanup() clears vhost_dev.vqs "
+        "before g_free()",
+    ),
+    Source("pcie-pci-bridge", "unreachable-memory", "*", _SHPC),
+    Source(
+        *("pci-serial-[24]x", "unreachable-memory", "*"),
+        "hw/char/serial-pci-multi.c multi_serial_init: qemu_init_irq() of irqs that nobody ends "
+        "(mended by qemu_init_irq_child(), 11.1)",
+    ),
+    Source(
+        *("usb-ehci", "unreachable-memory", "*"),
+        "hw/usb/hcd-ehci-pci.c usb_ehci_pci_exit: g_free() of the irq, which is an object",
+    ),
+    Source(
+        *("lsi53c895a", "unreachable-memory", "*"),
+        "hw/scsi/lsi53c895a.c lsi_scsi_exit: timer_del(), and no timer_free()",
+    ),
+    Source(
+        *("sdhci-pci", "unbalanced", "*irq*"),
+        "hw/sd/sdhci-pci.c sdhci_pci_realize: pci_allocate_irq() without qemu_free_irq()",
+    ),
+    Source(
+        *("x-pci-proxy-dev", "unbalanced", "*qio-channel*"),
+        "hw/remote/proxy.c pci_proxy_dev_exit: qio_channel_close() of ioc, and no object_unref()",
+    ),
+    Source(
+        *("ccid-card-emulated", "unreachable-memory", "*"),
+        "hw/usb/ccid-card-emulated.c event_thread: the last event is not given to vevent_delete()",
+    ),
+    Source(
+        *("host-x86_64-cpu", "unreachable-memory", "*"),
+        "accel/kvm/kvm-accel-ops.c kvm_start_vcpu_thread: halt_cond, and the address space of "
+        "cpu_address_space_init(), are not freed",
+    ),
+    Source(
+        *("object:pr-manager-helper", "unreachable-memory", "*"),
+        "scsi/pr-manager-helper.c pr_manager_helper_instance_finalize: path is not freed",
+    ),
+    Source(
+        *("object:sev*guest", "unreachable-memory", "*/dev/sev*"),
+        "target/i386/sev.c: sev_device of instance_init is not freed",
+    ),
+    Source(
+        *("object:qtest", "unbalanced", "*chardev*"),
+        "softmmu/qtest.c (system/qtest.c) qtest_set_chardev: object_ref() of the chardev, and no "
+        "finalize",
+    ),
+    Source(
+        *("object:qtest", "unreachable-memory", "* 24 bytes*"),
+        "system/qtest.c qtest_server_start: g_string_new() of inbuf, never freed",
+    ),
+    Source(
+        *("block:luks", "growing-memory", "*-secret*"),
+        "block/crypto.c block_crypto_open_generic: qemu_opts_create() without qemu_opts_del()",
+    ),
+    Source(
+        *("block:ssh", "unreachable-memory", "*127.0.0.1*"),
+        "block/ssh.c ssh_close: inet is not freed",
+    ),
+    Source(
+        *("block:vvfat", "unreachable-memory", "*"),
+        "block/vvfat.c vvfat_close: array_free() of mappings, and not of the path that "
+        "init_directories() gave the first",
+    ),
+    Source(
+        *("block:dmg", "unreachable-memory", "*"),
+        "util/module.c module_load: version_dir is not freed, for a module that is not there",
+    ),
 )
 
 
@@ -187,8 +292,10 @@ def lines(campaigns: Sequence[Campaign]) -> Iterator[str]:
     found: dict[tuple[str, str, str, str], list[HuntRow]] = {}
     for row in [row for campaign in campaigns for row in campaign.rows]:
         if is_bad(row):
-            where = explained(row) or cell(_ADDRESS.sub("", row.get("text", "")))
-            name = (row["device"], row["outcome"], " ".join(_causes(row)), where)
+            known = explained(row)
+            where = known or cell(_ADDRESS.sub("", row.get("text", "")))
+            device = _MODELS if known and row["device"].endswith("-cpu") else row["device"]
+            name = (device, row["outcome"], " ".join(_causes(row)), where)
             found.setdefault(name, []).append(row)
     yield "# Findings of deep hunts"
     yield ""
@@ -209,6 +316,8 @@ def lines(campaigns: Sequence[Campaign]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for (device, outcome, causes, where), alike in sorted(found.items()):
         versions = ", ".join(sorted({version_of(one) for one in alike} - {""}))
+        if device == _MODELS:
+            device = f"{len({one['device'] for one in alike})} {device}"
         ways = [way for way in (one.get("error_path") for one in alike) if way]
         how = ["plug, unplug"] if len(ways) < len(alike) else []
         if ways:

@@ -11,6 +11,7 @@ from collections import Counter
 
 from ..documents import GrownJson, GrowthJson
 from ..ledger import Book
+from .cause import unheld
 
 __all__ = ["GROWS", "SURE", "Growth"]
 
@@ -78,29 +79,39 @@ class Growth:
             "samples": [list(sample) for sample in self._samples],
         }
 
-    def in_tree(self) -> str:
-        """Return what more of the QOM tree there is with every cycle, in a sentence, or nothing.
+    def stays(self) -> tuple[str, str]:
+        """Return the cause and a sentence on the objects that stay with every cycle, or nothing.
 
-        What came once, or is used again, is none; only so many cycles tell.
+        What came once, or is used again, is none; only so many cycles tell.  The backends of
+        the last cycle are still in the tree: they go after the reading.
         """
         if self.cycles < SURE or self._books is None:
-            return ""
-        index = self._books[1].index
-        old = self._books[0].index.snapshot.objects
-        said = []
+            return "", ""
+        first, book = self._books
+        index = book.index
+        inside, outside = [], list[str]()
         for name, grown in self._grown("types").items():
-            if not grown["exact"] or grown["per_cycle"] < 1:
+            each = grown["per_cycle"]
+            if not grown["exact"] or each < 1:
                 continue
             objects = index.snapshot.objects
+            old = first.index.snapshot.objects
             new = [a for a in sorted(objects) if objects[a].type == name and a not in old]
             paths = [index.path(a) for a in new if index.in_tree(a)]
-            if paths:
+            if len(paths) > each:
                 more = f" and {len(paths) - _PATHS_SHOWN} more" if len(paths) > _PATHS_SHOWN else ""
-                said.append(
-                    f"{grown['per_cycle']} {name} more is in the tree after every cycle: "
+                inside.append(
+                    f"{each} {name} more is in the tree after every cycle: "
                     f"{', '.join(paths[:_PATHS_SHOWN])}{more}"
                 )
-        return "; ".join(said)
+                continue
+            lost = [a for a in new if not index.in_tree(a) and book.residual(a) > 0]
+            if lost:
+                said = unheld(book, lost[0])
+                outside.append(f"{each} {name} more is left by every cycle: {said}")
+        if inside:
+            return GROWS, "; ".join(inside)
+        return ("unbalanced", "; ".join(outside)) if outside else ("", "")
 
     def _grown(self, what: str) -> dict[str, GrownJson]:
         out: dict[str, GrownJson] = {}

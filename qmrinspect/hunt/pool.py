@@ -112,8 +112,8 @@ class VmPool(Closing):
         transcript = self._vm.monitor.transcript if self._vm is not None else []
         if growth.cycles > 1:
             last["growth"] = growth.summary()
-        grown = growth.in_tree() if last["outcome"] == Outcome.CLEAN else ""
-        leak = self._leak(hunted.recipe, memory, last) if not grown else None
+        grown = growth.stays() if last["outcome"] == Outcome.CLEAN else ("", "")
+        leak = self._leak(hunted.recipe, memory, last) if not grown[0] else None
         last = with_what_stays(job.driver, last, leak, grown)
         if self._settings.bundle and last["outcome"] in BAD and "bundle" not in last:
             last["bundle"] = self._bundle(job, hunted, last, transcript)
