@@ -26,7 +26,7 @@ from qmrinspect.campaign.store import Store  # noqa: E402
 from qmrinspect.documents import HuntRow  # noqa: E402
 from qmrinspect.hunt.rows import is_bad  # noqa: E402
 
-_ADDRESS = re.compile(r" ?<0x[0-9a-f]+>|qmr-no-such")
+_ADDRESS = re.compile(r" ?<0x[0-9a-f]+>|qmr-no-such| on the monitor /\S+")
 _MODELS = "CPU models"
 PAGE = ROOT / "docs" / "deep-hunts.md"
 
@@ -317,7 +317,8 @@ def lines(campaigns: Sequence[Campaign]) -> Iterator[str]:
     for (device, outcome, causes, where), alike in sorted(found.items()):
         versions = ", ".join(sorted({version_of(one) for one in alike} - {""}))
         if device == _MODELS:
-            device = f"{len({one['device'] for one in alike})} {device}"
+            models = sorted({one["device"] for one in alike})
+            device = f"{len(models)} {device}" if len(models) > 1 else models[0]
         ways = [way for way in (one.get("error_path") for one in alike) if way]
         how = ["plug, unplug"] if len(ways) < len(alike) else []
         if ways:
