@@ -327,7 +327,9 @@ def _request_map(m: FakeMachine) -> FakeObject:
     sg = m.make("QEMUSGList", dev=m.nic.address, sg=m.array(0, 0), nsg=1, nalloc=5)
     m.poke("QEMUSGList", sg, **{"as": m.spaces[0].address})
     request = m.make("DMAAIOCB", sg=sg)
-    m.pokes.append((request, 8, BASE + DATA))  # BlockAIOCB.aiocb_info
+    table = BASE + DATA + 0x400
+    m.pokes.append((request, 8, table))  # BlockAIOCB.aiocb_info
+    m.pokes.append((table + 8, 8, m.layout.size("DMAAIOCB")))  # AIOCBInfo.aiocb_size
     vector = request + m.layout.offset("DMAAIOCB", "iov")
     m.poke("QEMUIOVector", vector, iov=m.array(GUEST + 0x100, 0x80), niov=1)
     return ghost

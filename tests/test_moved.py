@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Callable
-
 import pytest
 from fakes import FakeMachine
-from faketarget import BASE, DATA, GUEST
+from faketarget import BASE, DATA, GUEST, TEXT
 from mutants import Bench, findings, moved, mutants
-from scenarios import SOLE, ghost_ram
+from scenarios import SOLE
 
 from qmrinspect.audit import check
-from qmrinspect.heap.model import Block, Heap
 from qmrinspect.layout import Layout
 from qmrinspect.references import HOLDERS
 from qmrinspect.references.record import fields_of
@@ -80,76 +77,21 @@ def test_a_scatter_list_has_its_entries_in_memory() -> None:
     assert [f.kind for f in check(machine.snapshot()).findings][:1] == ["unexplained"]
 
 
-@pytest.mark.parametrize("blocks", (False, True), ids=("blocks-not-known", "blocks-known"))
-def test_a_scatter_list_that_was_passed_on_makes_no_request(
-    blocks: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("head", (0x7F, BASE + TEXT, BASE + DATA + 0x20))
+def test_a_scatter_list_that_was_passed_on_makes_no_request(head: int) -> None:
     """Its address is on the stacks of coroutines as well, with anything around it."""
     machine = FakeMachine()
     ghost = SOLE["request-map"](machine)
     (held,) = (f for f in machine.snapshot().fields if f.kind == "scatter-list")
     before = check(machine.snapshot())
     assert before.book.residual(ghost.address) == 0 and not before.failed
-    if blocks:
-        starts = {row.holder for row in machine.snapshot().fields if row.kind == "request-map"}
-        at_entries = held.holder + machine.layout.offset("QEMUSGList", "sg")
-        starts.update(value for where, _, value in machine.pokes if where == at_entries)
-
-        def at(heap: Heap, address: int) -> Block | None:
-            return Block(address, 0x100, "live") if address in starts else None
-
-        monkeypatch.setattr(Heap, "at", at)
-    # One frame has nothing at its head, one what looks like a request's, which no block is.
-    for head in (0x7F, BASE + DATA)[: 1 + blocks]:
+    for where, count in ((machine.array(GUEST + 0x100, 0x80), 1), (0x10, 692292352)):
         frame = machine.make("DMAAIOCB", sg=held.holder)
-        vector = frame + machine.layout.offset("DMAAIOCB", "iov")
-        machine.poke("QEMUIOVector", vector, iov=machine.array(GUEST + 0x100, 0x80), niov=1)
         machine.pokes.append((frame, 8, head))
-        absurd = machine.make("DMAAIOCB", sg=held.holder)
-        vector = absurd + machine.layout.offset("DMAAIOCB", "iov")
-        machine.poke("QEMUIOVector", vector, iov=0x10, niov=692292352)
-        machine.pokes.append((absurd, 8, head))
+        vector = frame + machine.layout.offset("DMAAIOCB", "iov")
+        machine.poke("QEMUIOVector", vector, iov=where, niov=count)
     after = check(machine.snapshot())
     assert after.book.residual(ghost.address) == 0 and not after.failed
-
-
-def _scsi_request(machine: FakeMachine) -> int:
-    machine.define("SCSI", "bus")
-    bus = machine.new("SCSI")
-    disk = machine.new("scsi-device")
-    machine.poke("DeviceState", disk.address, parent_bus=bus.address)
-    fields = {"dev": disk.address, "bus": bus.address, "ops": BASE + DATA, "refcount": 1}
-    return machine.make("SCSIRequest", **fields)
-
-
-def _virtio_request(machine: FakeMachine) -> int:
-    ghost_ram(machine)
-    machine.define("virtio-blk-device", "virtio-device")
-    disk = machine.device("disk0", "virtio-blk-device")
-    queue = machine.allocate(machine.layout.size("VirtQueue") * 2)
-    machine.poke("VirtQueue", queue, inuse=1)
-    machine.poke("VRing", queue + machine.layout.offset("VirtQueue", "vring"), num=256)
-    machine.poke("VirtIODevice", disk.address, vq=queue)
-    request = machine.make("VirtIOBlockReq", dev=disk.address, vq=queue)
-    vector = machine.array(GUEST + 0x100, 0x80)
-    element = request + machine.layout.offset("VirtIOBlockReq", "elem")
-    machine.poke("VirtQueueElement", element, in_num=1, in_sg=vector, out_sg=vector)
-    return request
-
-
-@pytest.mark.parametrize("make", (_scsi_request, _virtio_request))
-@pytest.mark.parametrize("state", ("live", "freed", "not known"))
-def test_a_freed_request_holds_nothing_whatever_is_left_of_it(
-    make: Callable[[FakeMachine], int], state: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The head of a block that was merged with the one before it stays as it was."""
-    machine = FakeMachine()
-    request = make(machine)
-    if state != "not known":
-        monkeypatch.setattr(Heap, "at", lambda heap, address: Block(request, 0x1000, state))
-    kinds = ("scsi-request", "queue-element")
-    found = {row.kind for row in machine.snapshot().fields if row.kind in kinds}
-    assert bool(found) is (state != "freed")
 
 
 def test_a_condition_that_was_left_out_excuses_what_it_would_hold() -> None:

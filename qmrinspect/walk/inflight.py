@@ -3,8 +3,7 @@
 
 What a device has begun and not finished holds the device, and the owners of the guest
 memory that it maps.  Few requests are on a list; the others are found by what they point
-to.  A freed one keeps most of its bytes: it is told by its block, or, where blocks are not
-known, by its head, which the allocator mostly uses.
+to.  A freed one keeps most of its bytes, but not its head, which the allocator uses.
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ _ELEMENT_MAX = 64 << 10  # of memory that an element and its vectors take
 _PIECES_MAX = 1 << 16  # of one scatter list
 _ENTRY = 16  # bytes of a ScatterGatherEntry, include/system/dma.h
 _REFS_MAX = 1000  # of one request
+_TABLE_WORDS = 3  # of an AIOCBInfo: up to 7.2 two functions and a size, since then one
+_ALLOCATED_MAX = 4096  # bytes of such a request
 _NVME_QUEUES_MAX = 0xFFFF  # NVME_MAX_IOQPAIRS
 _NVME_REQUESTS_MAX = 4096  # on one queue
 _ENTRY_OF = "NvmeRequest", "entry"
@@ -43,7 +44,7 @@ def _scsi_requests(context: Context, scene: Scene) -> Iterator[Found]:
     layout, image = context.layout, context.image
     link, parent = layout.offset("SCSIRequest", "next"), layout.offset("BusState", "parent")
     at_dev, at_bus = layout.offset("SCSIRequest", "dev"), layout.offset("SCSIRequest", "bus")
-    home, size = layout.offset("DeviceState", "parent_bus"), layout.size("SCSIRequest")
+    home = layout.offset("DeviceState", "parent_bus")
     requests: dict[int, int] = {}
 
     def listed(device: int) -> Iterator[Found]:
@@ -63,7 +64,7 @@ def _scsi_requests(context: Context, scene: Scene) -> Iterator[Found]:
         except Unreadable:
             continue
         bus = row["bus"]
-        counted = 0 < row["refcount"] < _REFS_MAX and _has_room(context, request, size)
+        counted = 0 < row["refcount"] < _REFS_MAX
         if counted and bus and bus == image.u64(device + home) and low <= row["ops"] < high:
             requests[request] = device
 
@@ -115,8 +116,8 @@ def _device_of(context: Context, scene: Scene, address: int) -> int:
     if obj is None or not context.is_a(obj.type, "device") or row["as"] not in scene.spaces:
         return 0
     used, room = row.signed("nsg"), row.signed("nalloc")
-    good = 0 <= used <= room and 0 < room <= _PIECES_MAX
-    return row["dev"] if good and _has_room(context, row["sg"], room * _ENTRY) else 0
+    good = 0 <= used <= room and 0 < room <= _PIECES_MAX and _has_room(context, row["sg"], room)
+    return row["dev"] if good else 0
 
 
 def _nvme_requests(context: Context, scene: Scene) -> Iterator[int]:
@@ -155,26 +156,40 @@ def _is_block_request(context: Context, request: int) -> bool:
     """Whether a request to a block device is where a pointer to a scatter list says.
 
     The list's address is in the stacks and requests of all who passed it on as well.  What
-    qemu_aio_get allocates begins with the address of its table (util/aiocb.c).
+    qemu_aio_get allocates begins with the address of its table (util/aiocb.c), which has the
+    size of what it allocates.  Blocks of malloc are no judge: they may be copied after the
+    request, which has ended by then.
     """
-    low, high = context.statics.program
+    layout, (low, high) = context.layout, context.statics.data
+    least = layout.offset("DMAAIOCB", "iov") + layout.size("QEMUIOVector")
     try:
-        if not low <= context.image.u64(request) < high:
+        table = context.image.u64(request)
+        if not low <= table < high:
             return False
     except Unreadable:
         return False
-    return _has_room(context, request, context.layout.size("DMAAIOCB"))
+    try:
+        words = context.image.words(table, _TABLE_WORDS)
+        return any(least <= word <= _ALLOCATED_MAX for word in words)
+    except Unreadable:
+        # A core may be without constants.
+        return True
 
 
-def _has_room(context: Context, start: int, size: int) -> bool:
-    """Whether there is a live block of malloc at an address, with room for so many bytes.
+def _has_room(context: Context, entries: int, count: int) -> bool:
+    """Whether a scatter list's entries have a block of their own, with room for so many.
 
     Where blocks are not known, whether anything lies there.
     """
-    block = context.live.heap.at(start) if start else None
+    block = context.live.heap.at(entries) if entries else None
     if block is not None and block.state == NOT_KNOWN:
-        return context.image.held(start, 1) is not None
-    return block is not None and block.state == LIVE and block.start == start and block.size >= size
+        return context.image.held(entries, 1) is not None
+    return (
+        block is not None
+        and block.state == LIVE
+        and block.start == entries
+        and block.size >= count * _ENTRY
+    )
 
 
 def _block_requests(context: Context, scene: Scene) -> Iterator[Found]:
@@ -229,7 +244,8 @@ def _requests(context: Context, objects: Objects, kind: str, struct: str) -> Ite
     """The buffers of requests in flight of virtio block and SCSI devices.
 
     No list has them all; each points to its device and to its queue, and carries the
-    element that it was popped with.
+    element that it was popped with.  A freed one keeps these pointers, but not the
+    head of its memory, which the allocator uses.
     """
     layout = context.layout
     busy = {
@@ -286,8 +302,6 @@ def _is_request(context: Context, struct: str, request: int, device: int) -> boo
     except Unreadable:
         return False
     stride = layout.size("VirtQueue")
-    if not _has_room(context, request, layout.size(struct)):
-        return False
     if not queues <= queue < queues + stride * _QUEUES_MAX or (queue - queues) % stride:
         return False
     # virtqueue_alloc_element: the vectors follow the element in the same allocation.
