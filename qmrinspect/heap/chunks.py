@@ -8,6 +8,8 @@ first one, each leads to the next; the last one's end is known, so that a walk p
 
 from __future__ import annotations
 
+import sys
+from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
@@ -22,6 +24,8 @@ __all__ = ["HEADER", "Chunks", "Walked"]
 HEADER = 16
 _MIN = 32
 _PREV_INUSE, _MMAPPED = 1, 2
+_IN_USE = bytes(byte & _PREV_INUSE for byte in range(256))
+_MAPPED = bytes(byte & _MMAPPED for byte in range(256))
 _PIECE = 1 << 16  # bytes that are walked at once
 
 
@@ -182,7 +186,8 @@ def _walk(base: int, view: memoryview, entry: int) -> _Piece:
     last = len(view) - 1
     found: list[int] = []
     heads: list[int] = []
-    add, note = found.append, heads.append
+    sizes: list[int] = []
+    add, note, measure = found.append, heads.append, sizes.append
     fence = False
     while i < last:
         head = view[i + 1]
@@ -192,14 +197,20 @@ def _walk(base: int, view: memoryview, entry: int) -> _Piece:
             break
         add(i)
         note(head)
+        measure(size)
         i += size >> 3
+    # The lowest bytes alone, all at once.
+    flags = array("Q", heads)
+    if sys.byteorder == "big":
+        flags.byteswap()
+    low = flags.tobytes()[::8]
     return _Piece(
         entry,
         view,
         [base + 8 * i for i in found],
-        [head & ~7 for head in heads],
-        bytes([head & _PREV_INUSE for head in heads]),
-        any([head & _MMAPPED for head in heads]),
+        sizes,
+        low.translate(_IN_USE),
+        any(low.translate(_MAPPED)),
         fence,
         base + 8 * i,
     )

@@ -4,17 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Callable, NamedTuple, TypeVar, cast
 
 from ..heap import Live, Walked
 from ..layout import Layout
 from ..snapshot import Note, Obj, TypeInfo, Unknown, lineage
-from ..target.image import Image, Unreadable
+from ..target.image import PAGE, Image, Unreadable, without
 from .enclosing import Enclosing
 from .glib import HashTable, HashVariant, entries, open_table
 from .route import Op
-from .scan import Beside, Found
+from .scan import Beside, Found, find_into
 
 __all__ = ["Context", "Handles", "Known", "Record", "Statics"]
 
@@ -101,6 +102,9 @@ class Recall(NamedTuple):
 #: The types, the ancestors of each, and what else follows from them and the layout.
 OfTypes = tuple[Mapping[str, TypeInfo], dict[str, tuple[str, ...]], dict[Hashable, object]]
 
+#: The number of an image, (start, end) of memory, and (address, word) of words into these.
+FromData = tuple[int, list[tuple[int, int]], list[tuple[int, int]]]
+
 
 class Known:
     """What one reading of a process learns for the next one, under the same layout.
@@ -115,6 +119,8 @@ class Known:
     :ivar heap: what its walk found.
     :ivar words: where the words are that were searched for, and ``beside`` those that lie
         beside the address of code.
+    :ivar from_data: the number of an image, its writable memory but the program's, and the
+        variables that lead there.
     """
 
     def __init__(self) -> None:
@@ -125,6 +131,7 @@ class Known:
         self.routes: dict[str, tuple[Op, ...]] = {}
         self.in_data: dict[int, int] = {}
         self.words, self.beside = Found(), Beside()
+        self.from_data: FromData = 0, [], []
         self.of_types: OfTypes | None = None
         self.heap = Walked()
 
@@ -160,12 +167,14 @@ class Context:
         self._facts: dict[Hashable, object] = {}
         self._data: list[tuple[int, bytes]] | None = None
         self._enclosing: Enclosing | None = None
+        self._led: set[int] | None = None  # words of the variables that lead elsewhere
         self.handles = Handles(0, 0, 0, 0)
 
     def under(self, layout: Layout) -> Context:
         """Return a context for the same image and the same types under another layout."""
         known = Known()
         known.types, known.words = self.known.types, self.known.words
+        known.from_data = self.known.from_data
         out = Context(self.image, layout, self.statics, self.variant, known)
         out.types, out.handles, out._data = self.types, self.handles, self._data
         out.live, out._enclosing = self.live, self._enclosing
@@ -177,6 +186,12 @@ class Context:
         last = self.known.in_data.get(value)
         if last is not None and self.image.held(last, 8) == word:
             return True
+        if self._led is None:
+            self._led = {at for _, at in self.from_data()}
+        places = self.known.from_data[1]
+        i = bisect_right(places, (value, 1 << 64)) - 1
+        if i >= 0 and value < places[i][1]:
+            return value in self._led
         if self._data is None:
             low, high = self.statics.data
             self._data = [
@@ -194,6 +209,23 @@ class Context:
                     return True
                 at = data.find(head, at + 1)
         return False
+
+    def from_data(self) -> Sequence[tuple[int, int]]:
+        """Return (address, word) of the program's variables that lead to other writable memory."""
+        image, (low, high) = self.image, self.statics.data
+        number, before, rows = self.known.from_data
+        if number == image.number:
+            return rows
+        # Without ASLR the heap may begin in the mapping that the data ends in.
+        writable = [(m.start, m.end - m.start) for m in image.mappings if "w" in m.perms]
+        others = without(writable, [(low, high - low)])
+        places = [(start, start + size) for start, size in others]
+        pages = range(low // PAGE, high // PAGE + 1)
+        same = number == image.since_number and not any(page in pages for page in image.changed)
+        if not same or places != before:
+            rows = list(find_into(image, places, (low, high))) if places else []
+        self.known.from_data = image.number, places, rows
+        return rows
 
     def recall(self, key: Hashable, given: object, read: Callable[[], T]) -> T:
         """Return what ``read`` returns; it is not called where no page that it reads changed.

@@ -137,14 +137,21 @@ def find_words(
             yield hit
 
 
-def find_into(image: Image, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def find_into(
+    image: Image, ranges: Ranges, within: tuple[int, int] = (0, 1 << _ADDRESS)
+) -> Iterator[tuple[int, int]]:
     """Yield (address, word) for every aligned word that points into a range.
 
     :param ranges: (start, end), sorted; they do not overlap.
+    :param within: the addresses that are looked at, from and up to.
     """
     starts = [start for start, _ in ranges]
     lanes = _into_lanes(ranges)
+    low, high = within[0] & ~7, within[1]
     for base, segment in image.segments():
+        if low > base or high < base + len(segment):
+            segment = segment[max(0, low - base) : max(0, high - base)]
+            base = max(base, low)
         for at in range(0, len(segment) - 7, _PIECE):
             piece = bytes(segment[at : at + _PIECE])
             if piece == _ZEROS[: len(piece)]:
@@ -177,13 +184,9 @@ class Beside:
         self._update(image, ranges, beside)
         if self._sorted is None:
             self._sorted = sorted(chain.from_iterable(hits for _, hits in self._pieces.values()))
-        found, out = self._sorted, []
-        for start, end in wanted:
-            i = bisect_left(found, start << _ADDRESS)
-            while i < len(found) and found[i] >> _ADDRESS < end:
-                out.append((found[i] & _MASK, found[i] >> _ADDRESS))
-                i += 1
-        return sorted(out)
+        found = self._sorted
+        hits = (hit for one in wanted for hit in found[_of(found, *one)])
+        return sorted((hit & _MASK, hit >> _ADDRESS) for hit in hits)
 
     def _update(self, image: Image, ranges: Ranges, beside: Ranges) -> None:
         sought = tuple(ranges), tuple(beside)
@@ -195,8 +198,6 @@ class Beside:
         self._number, self._sought, self._pieces = image.number, sought, {}
         unchanged = 0
         lanes = _into_lanes(ranges), _into_lanes(beside)
-        starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
-        find = bisect_right
         for base, segment in image.segments():
             for at in range(0, len(segment) - 7, _PIECE):
                 address = base + at
@@ -204,22 +205,27 @@ class Beside:
                 view = segment[low : at + _PIECE + 8]
                 last = before.get(address)
                 kept = last is not None and len(last[0]) == len(view)
-                ours = range(address // _PIECE, (address + _PIECE - 1) // _PIECE + 1)
-                if last is not None and kept and not (since and changed.isdisjoint(ours)):
+                numbers = range(address // _PIECE, (address + _PIECE - 1) // _PIECE + 1)
+                if last is not None and kept and not (since and changed.isdisjoint(numbers)):
                     kept = bytes(last[0]) == bytes(view)
                 if last is not None and kept:
                     hits = last[1]
                     unchanged += 1
                 else:
+                    pairs = _pairs(bytes(view), *lanes)
                     first, end = (at - low) // 8, (at - low + _PIECE) // 8
-                    hits = [
-                        word << _ADDRESS | base + low + 8 * i
-                        for i, word in _pairs(bytes(view), *lanes)
-                        if first <= i < end and (k := find(starts, word)) and word < ends[k - 1]
-                    ]
+                    ours = slice(bisect_left(pairs, (first,)), bisect_left(pairs, (end,)))
+                    start = base + low
+                    found = sorted([w << _ADDRESS | start + 8 * i for i, w in pairs[ours]])
+                    hits = [hit for one in ranges for hit in found[_of(found, *one)]]
                 self._pieces[address] = view, hits
         if not unchanged == len(before) == len(self._pieces):
             self._sorted = None
+
+
+def _of(found: Sequence[int], start: int, end: int) -> slice:
+    """Return where in what was found, sorted, the words from ``start`` to ``end`` are."""
+    return slice(bisect_left(found, start << _ADDRESS), bisect_left(found, end << _ADDRESS))
 
 
 def _touched(pages: Iterable[int]) -> Iterator[int]:
@@ -236,7 +242,7 @@ def _is_in(ranges: Ranges, starts: Sequence[int], word: int) -> bool:
 
 def _pairs(
     piece: bytes, lanes: Sequence[tuple[int, bytes]], beside: Sequence[tuple[int, bytes]]
-) -> Iterable[tuple[int, int]]:
+) -> Sequence[tuple[int, int]]:
     """Return (number, word) for each word that passes, and has one beside it that does."""
     if piece == _ZEROS[: len(piece)]:
         return ()
@@ -283,7 +289,7 @@ def _matches(
     return [(address + 8 * i, word) for i, word in _candidates(piece, lanes) if word in wanted]
 
 
-def _candidates(piece: bytes, lanes: Sequence[tuple[int, bytes]]) -> Iterable[tuple[int, int]]:
+def _candidates(piece: bytes, lanes: Sequence[tuple[int, bytes]]) -> Sequence[tuple[int, int]]:
     """Return (number, word) for each word that passes in every lane."""
     return _marked(piece, _mask(piece, lanes))
 
@@ -298,7 +304,7 @@ def _mask(piece: bytes, lanes: Sequence[tuple[int, bytes]]) -> int:
     return mask
 
 
-def _marked(piece: bytes, mask: int) -> Iterable[tuple[int, int]]:
+def _marked(piece: bytes, mask: int) -> Sequence[tuple[int, int]]:
     if not mask:
         return ()
     count = len(piece) // 8

@@ -108,7 +108,7 @@ def _hits(context: Context, where: Where, code: Code, words: Words) -> Iterator[
         yield from context.known.beside.find(context.image, ranges, code.all, wanted)
         # Heads of lists are variables, and few have the address of code beside them.
         listed = ((node, words(node)) for node in words.listed())
-        for word, target in (*words.variables(), *listed):
+        for word, target in (*context.from_data(), *listed):
             if heap.freed(target):
                 yield word, target
 

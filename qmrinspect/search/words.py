@@ -6,7 +6,7 @@ What shapes are told by: single words, the blocks of malloc around them, and wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
 from ..heap.model import LIVE, Block
@@ -45,7 +45,6 @@ class Words:
         self._home = context.enclosing(objects)
         self._near: dict[int, int] = {}
         self._lists: set[int] | None = None
-        self._variables: list[tuple[int, int]] | None = None
 
     def around(self, word: int) -> None:
         """Read the words around one at once, of which most will be asked for."""
@@ -122,24 +121,6 @@ class Words:
         homes = [self._home(word) for word, _ in find_words(self._context.image, [address])]
         return any(home and self._context.is_a(self._objects[home].type, type) for home in homes)
 
-    def variables(self) -> list[tuple[int, int]]:
-        """Return (address, word) of the program's variables that lead to heaps."""
-        if self._variables is None:
-            self._variables = []
-            spans = self._context.live.heap.spans()
-            low, high = (spans[0][0], spans[-1][1]) if spans else (0, 0)
-            for start, end in self._writable():
-                words = self.many(start, end)
-                pairs = enumerate(words)
-                self._variables += [(start + 8 * i, at) for i, at in pairs if low <= at < high]
-        return self._variables
-
-    def _writable(self) -> Iterator[tuple[int, int]]:
-        low, high = self._context.statics.data
-        for mapping in self._context.image.mappings:
-            if "w" in mapping.perms and mapping.start < high and low < mapping.end:
-                yield max(low, mapping.start) & ~7, min(high, mapping.end) & ~7
-
     def many(self, start: int, end: int) -> Sequence[int]:
         """Return the words from ``start`` to ``end``, none where one cannot be read."""
         try:
@@ -151,7 +132,7 @@ class Words:
         """Return the nodes of each GSList that begins in a variable."""
         if self._lists is None:
             self._lists = set()
-            for _, at in self.variables():
+            for _, at in self._context.from_data():
                 for _ in range(LIST_MAX):
                     if at in self._lists or self.size(at) != _GSLIST:
                         break

@@ -8,7 +8,6 @@ dynamic symbols; one with debug information has all of them.
 
 from __future__ import annotations
 
-import re
 import struct
 import sys
 from array import array
@@ -185,8 +184,7 @@ class ElfFile:
             # The linker merges strings by suffix, so a name may start inside another.
             offsets: dict[int, str] = {}
             for name in wanted:
-                for match in re.finditer(re.escape(name.encode()) + rb"(\.\d+)?\0", strings):
-                    offsets[match.start()] = name
+                offsets.update(dict.fromkeys(_ends_in(strings, name.encode()), name))
             raw = self._raw(section)
             # The name is the first field: one of a few is found faster than all are unpacked.
             starts = array("I", raw)[:: _SYM.size // 4]
@@ -220,3 +218,17 @@ class ElfFile:
                     end = strings.find(b"\0", st_name)
                     rows.add((value, size, strings[st_name:end].decode("latin-1")))
         return sorted(rows)
+
+
+def _ends_in(strings: bytes, name: bytes) -> Iterator[int]:
+    """Yield where a string ends in a name, alone or with a dot and a number behind it."""
+    at = strings.find(name)
+    while at >= 0:
+        end = at + len(name)
+        if strings[end : end + 1] == b".":
+            end = strings.find(b"\0", end)
+            if not strings[at + len(name) + 1 : end].isdigit():
+                end = -1
+        if end >= 0 and strings[end : end + 1] == b"\0":
+            yield at
+        at = strings.find(name, at + 1)
