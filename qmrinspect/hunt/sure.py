@@ -13,10 +13,10 @@ from ..hotplug.unplug import more_cycles
 from .cycle import Hunt
 from .own_vm import OwnVm
 
-__all__ = ["is_sure"]
+__all__ = ["BETWEEN", "is_sure", "may_grow"]
 
 # So many cycles between two counts, and so many times at most.
-_CYCLES, _ROUNDS = 2, 3
+BETWEEN, _ROUNDS = 2, 3
 # So many blocks that something else freed meanwhile hide no leak.
 _STRAY = 1
 
@@ -33,7 +33,7 @@ def is_sure(hunt: Hunt, vm: OwnVm, recipe: Recipe) -> bool | None:
     exact: list[int] = []
     for number in range(1, _ROUNDS + 1):
         try:
-            done = vm.drive(lambda monitor: more_cycles(monitor, recipe, "more", _CYCLES))
+            done = vm.drive(lambda monitor: more_cycles(monitor, recipe, "more", BETWEEN))
         except MonitorError:
             return False  # what comes of a second cycle is a result as well
         book = hunt.look()
@@ -41,14 +41,14 @@ def is_sure(hunt: Hunt, vm: OwnVm, recipe: Recipe) -> bool | None:
         if not count:
             return None
         # What came once is none of what comes with every cycle.
-        if done < _CYCLES or not _grows(first, count, number):
+        if done < BETWEEN or not may_grow(first, count, number):
             return True
         # Some go by themselves, and a pool keeps others: counted exactly, which takes longer.
         blocks = vm.blocks(book.index.snapshot)
         if blocks is None:
             return None
         exact.append(len(blocks.live) - blocks.coroutines())
-        if not _grows(exact[0], exact[-1], number - 1):
+        if not may_grow(exact[0], exact[-1], number - 1):
             return True
     return False
 
@@ -62,6 +62,6 @@ def _count(hunt: Hunt, vm: OwnVm) -> int:
     return known
 
 
-def _grows(first: int, last: int, rounds: int) -> bool:
-    """Whether every cycle of so many rounds may have left a block."""
-    return rounds == 0 or last >= first + rounds * _CYCLES - _STRAY
+def may_grow(first: int, last: int, rounds: int) -> bool:
+    """Whether every cycle of so many rounds may have left a block, by two counts."""
+    return rounds == 0 or last >= first + rounds * BETWEEN - _STRAY

@@ -152,8 +152,9 @@ class Blocks:
         spans = self._context.live.heap.spans()
         low, high = (spans[0][0], spans[-1][1]) if spans else (0, 0)
         main, end = spans[0] if spans else (0, 0)
-        constant = self._code.all
-        least = min((low, *(first for first, _ in constant)))
+        # Mappings do not overlap: behind an odd number of ends lies one of them.
+        ends = sorted(end for span in self._code.all for end in span)
+        least = min((low, *ends[:1]))
         out: dict[int, Kind] = {}
         for start, size in self.live.items():
             words: list[int] = []
@@ -163,7 +164,7 @@ class Blocks:
                     words.append(2 if word else 0)
                 elif main <= word < end:
                     words.append(1)
-                elif any(first <= word < last for first, last in constant):
+                elif bisect_right(ends, word) % 2:
                     words.append(word)
                 elif low <= word < high:
                     words.append(1)
