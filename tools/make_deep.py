@@ -46,6 +46,12 @@ _I82801B11 = (
 )
 _SHPC = "hw/pci-bridge/pcie_pci_bridge.c: no shpc_free(), as pci_bridge_dev.c has at its end"
 _VQS = "hw/virtio/vhost-user-base.c do_vhost_user_cleanup: the array vub->vqs is not freed"
+_CAN = (
+    ("ctucan_pci", "ctucan_pci"),
+    ("kvaser_pci", "can_kvaser_pci"),
+    ("mioe3680_pci", "can_mioe3680_pci"),
+    ("pcm3680_pci", "can_pcm3680_pci"),
+)
 
 #: The first that fits is told.
 SOURCES = (
@@ -264,6 +270,45 @@ SOURCES = (
     Source(
         *("block:dmg", "unreachable-memory", "*"),
         "util/module.c module_load: version_dir is not freed, for a module that is not there",
+    ),
+    Source(
+        *("nvme*", "*-memory", "*nvme-bus*"),
+        "hw/nvme/ctrl.c nvme_init_subsys: a subsystem that nobody unparents (since cd59f50ab0)",
+    ),
+    Source(
+        *("nvme", "unreachable-memory", "*cannot connect*"),
+        "hw/nvme/ctrl.c nvme_realize: what nvme_init_state() and pcie_doe_init() made stays where "
+        "nvme_init_pci() fails",
+    ),
+    Source(
+        *("nvme", "", "*cmb_size_mb*failed to allocate*"),
+        "hw/nvme/ctrl.c nvme_init_cmb: g_malloc0() of any cmb_size_mb",
+    ),
+    Source(
+        *("ivshmem-doorbell", "", "*failed to allocate*"),
+        "hw/misc/ivshmem-pci.c ivshmem_setup_interrupts: g_new0() of any number of vectors",
+    ),
+    Source(
+        *("ivshmem-doorbell", "unreachable-memory", "*interrupts*"),
+        "hw/misc/ivshmem-pci.c ivshmem_common_realize: peers and msi_vectors stay where "
+        "ivshmem_setup_interrupts() fails",
+    ),
+    Source(
+        *("pci-testdev", "", "*is_power_of_2*"),
+        "hw/misc/pci-testdev.c pci_testdev_realize: membar is not asked to be a power of 2",
+    ),
+    Source(
+        *("pcie-root-port", "address-space-root", "*reserve*"),
+        "hw/pci-bridge/gen_pcie_root_port.c gen_rp_realize: exit() alone where the reserve is "
+        "wrong, which leaves the device's address space",
+    ),
+    *(
+        Source(
+            *(device, "unbalanced", "*connect_to_bus failed*"),
+            f"hw/net/can/{file}.c: an irq is allocated before the bus is connected, and not freed "
+            "where that fails",
+        )
+        for device, file in _CAN
     ),
 )
 
