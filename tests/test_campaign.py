@@ -29,6 +29,42 @@ from qmrinspect.report.verdicts import Result, Verdicts
 
 # Kept and resumed ------------------------------------------------------------------
 
+# A worker with a pool that needs no QEMU.
+_WORKER = """
+from contextlib import nullcontext
+from types import SimpleNamespace
+from qmrinspect.campaign import worker
+pool = SimpleNamespace(do=lambda job: [{"device": job.driver}], close=lambda: None)
+worker.VmPool = lambda settings: nullcontext(pool)
+worker.main()
+"""
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_worker_nobody_listens_to_any_more_says_nothing_of_it(listens: bool) -> None:
+    """A Ctrl-C ends the parent while a job is under way: its row has no place to go."""
+    read, write = os.pipe()
+    if not listens:
+        os.close(read)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WORKER],
+        stdin=subprocess.PIPE,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    sent = f"{json.dumps(Settings().json())}\n{json.dumps(Job('edu').json())}\n"
+    said = process.communicate(sent, timeout=60)[1]
+    assert (process.returncode, said) == (0, "")
+    if listens:
+        with os.fdopen(read) as rows:
+            assert [json.loads(row) for row in rows] == [
+                {"row": {"device": "edu"}},
+                {"done": "edu"},
+            ]
+
 
 @pytest.mark.unit
 def test_what_a_campaign_was_asked_is_the_same_after_json() -> None:

@@ -145,6 +145,14 @@ def main() -> None:
     os.dup2(2, 1)
     with VmPool(settings) as pool:
         lines = _lines(pool)
+
+        def say(message: Mapping[str, object]) -> None:
+            try:
+                print(json.dumps(message), file=out)
+            except BrokenPipeError:  # the parent was interrupted, and has said so
+                pool.close()
+                os._exit(0)
+
         while True:
             line = lines.get()
             if not line:
@@ -152,13 +160,12 @@ def main() -> None:
             job = Job.from_json(json.loads(line))
             try:
                 for row in pool.do(job):
-                    print(json.dumps({"row": row}), file=out)
+                    say({"row": row})
             except QmrError as error:
                 pool.close()
-                failure = {"error": error.text, "hint": error.hint, "code": error.exit_code}
-                print(json.dumps(failure), file=out)
+                say({"error": error.text, "hint": error.hint, "code": error.exit_code})
             else:
-                print(json.dumps({"done": job.driver}), file=out)
+                say({"done": job.driver})
 
 
 if __name__ == "__main__":
