@@ -311,4 +311,8 @@ SOURCES = (
         "hw/virtio/vhost-user-fs.c vuf_device_realize: num-request-queues is not asked to be "
         "below VIRTIO_QUEUE_MAX, on which virtio_add_queue() aborts",
     ),
+    Source(
+        *("v*-pci*", "", "vectors=*failed to allocate*"),
+        "hw/virtio/virtio.c virtio_init: vector_queues for any number of vectors, also below 0",
+    ),
 )
