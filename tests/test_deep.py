@@ -270,7 +270,7 @@ def test_the_page_of_hunts_has_a_line_for_each_and_what_was_not_done(tmp_path: P
 def test_the_page_of_campaigns_tells_each_finding_once() -> None:
     tool = _tool("make_deep")
     row = {"device": "i82559a", "outcome": "stale", "cause": "reset-handler", "text": "it <0x12>"}
-    way = {"property": "rombar", "message": "no | here"}
+    way = {"property": "rombar", "message": "no | here on the monitor /x/qmp"}
     rows = [
         {**row, "qemu_version": "7.2.22 (Debian)"},
         {**row, "qemu_version": "11.1.3"},

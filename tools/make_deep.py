@@ -28,7 +28,8 @@ from qmrinspect.campaign.store import Store  # noqa: E402
 from qmrinspect.documents import HuntRow  # noqa: E402
 from qmrinspect.hunt.rows import is_bad  # noqa: E402
 
-_ADDRESS = re.compile(r" ?<0x[0-9a-f]+>|qmr-no-such| on the monitor /\S+")
+_ADDRESS = re.compile(r" ?<0x[0-9a-f]+>|qmr-no-such")
+_MONITOR = re.compile(r" on the monitor /\S+")
 _MODELS = "CPU models"
 PAGE = ROOT / "docs" / "deep-hunts.md"
 
@@ -103,7 +104,7 @@ def version_of(row: HuntRow) -> str:
 
 
 def cell(text: str, most: int = 160) -> str:
-    text = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    text = " ".join(_MONITOR.sub("", text).split()).replace("|", "\\|").replace("<", "&lt;")
     return text if len(text) <= most else text[: most - 3] + "..."
 
 

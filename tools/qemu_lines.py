@@ -53,7 +53,7 @@ SOURCES = (
         *("i82*", "reset-handler", "*"),
         "hw/net/eepro100.c e100_nic_realize: qemu_register_reset() without an unregister",
     ),
-    Source("qxl*", "*", "*", "hw/display/qxl.c: the device has no exit function"),
+    Source("qxl*", "?*", "*", "hw/display/qxl.c: the device has no exit function"),
     Source(
         *("nvme*", "grows-in-tree", "*"),
         "hw/nvme/ctrl.c nvme_init_subsys: a subsystem that nobody unparents (since cd59f50ab0)",
