@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 # A machine with more elements than this in one list is a loop or damaged memory.
 LIST_MAX = 200_000
+# Memory is told from other memory by blocks of so many bytes.
+_BLOCK = 1 << 20
 
 
 class Record:
@@ -119,8 +121,8 @@ class Known:
     :ivar heap: what its walk found.
     :ivar words: where the words are that were searched for, and ``beside`` those that lie
         beside the address of code.
-    :ivar from_data: the number of an image, its writable memory but the program's, and the
-        variables that lead there.
+    :ivar from_data: the number of an image, its memory but the program's, and the variables that
+        lead there.
     """
 
     def __init__(self) -> None:
@@ -211,14 +213,23 @@ class Context:
         return False
 
     def from_data(self) -> Sequence[tuple[int, int]]:
-        """Return (address, word) of the program's variables that lead to other writable memory."""
+        """Return (address, word) of the program's variables that lead to other memory.
+
+        To what was captured, and what is near that.
+        """
         image, (low, high) = self.image, self.statics.data
         number, before, rows = self.known.from_data
         if number == image.number:
             return rows
-        # Without ASLR the heap may begin in the mapping that the data ends in.
-        writable = [(m.start, m.end - m.start) for m in image.mappings if "w" in m.perms]
-        others = without(writable, [(low, high - low)])
+        # A little more than what was captured: few pointers of the program's lead there, while
+        # many lead between the largest mappings.
+        begin, end = self.statics.program
+        program = [(begin, -(-end // PAGE) * PAGE - begin)]
+        captured = without([(start, len(data)) for start, data in image.segments()], program)
+        blocks = {
+            n for at, size in captured for n in range(at // _BLOCK, -(-(at + size) // _BLOCK))
+        }
+        others = without([(n * _BLOCK, _BLOCK) for n in sorted(blocks)], program)
         places = [(start, start + size) for start, size in others]
         pages = range(low // PAGE, high // PAGE + 1)
         same = number == image.since_number and not any(page in pages for page in image.changed)
