@@ -239,9 +239,9 @@ class Reader(Fitting):
         assert self._context is not None
         return find_place(self._context, snapshot.objects, address, self._variables())
 
-    def count(self) -> int:
-        """Return how many blocks of malloc were live in the last reading, 0 for not known."""
-        return self._context.live.heap.count() if self._context is not None else 0
+    def count(self) -> int | None:
+        """Return how many blocks of malloc were live in the last reading, None for not known."""
+        return (self._context.live.heap.count() or None) if self._context is not None else None
 
     def blocks(self, snapshot: Snapshot) -> Blocks | None:
         """Return the live blocks of malloc, None where they are not known.
@@ -265,12 +265,14 @@ class Reader(Fitting):
         base = self.target.base()
         return [(base + start, size, name) for start, size, name in self._debug.objects()]
 
-    def named(self, snapshot: Snapshot, name: str, address: int = 0) -> tuple[Sequence[Named], str]:
+    def named(
+        self, snapshot: Snapshot, name: str, address: int = 0
+    ) -> tuple[Sequence[Named], str | None]:
         """Find what is no object and has a name, and who uses it.
 
         :param snapshot: the last reading.
         :param address: an object of that name, whose users that count nothing are found as well.
-        :return: what was found, and why nothing can be, empty when it can.
+        :return: what was found, and why nothing can be, None when it can.
         """
         from .search.named import Names
 
@@ -282,7 +284,7 @@ class Reader(Fitting):
         found = names.named(name) if name else []
         if address:
             found.append(names.object(name, address, self._context.is_a))
-        return found, ""
+        return found, None
 
     def _named(self, names: FieldNames, snapshot: Snapshot, pointer: Pointer) -> Pointer:
         """Name the field that a pointer is in by the program's debug information."""

@@ -171,20 +171,20 @@ def test_no_policy_decides_over_memory_that_is_no_object() -> None:
 @pytest.mark.parametrize(
     ("counts", "exact", "enough", "looks"),
     [
-        ([0, 0], [], None, 1),  # another allocator's heap
+        ([None, None], [], None, 1),  # another allocator's heap
         ([103, 103], [], True, 1),
-        ([0, 103, 103], [], True, 2),  # not known this once
-        ([103, 0, 0], [], None, 2),  # nor any more
+        ([None, 103, 103], [], True, 2),  # not known this once
+        ([103, None, None], [], None, 2),  # nor any more
         ([103, 105, 106, 106], [105, 107], True, 3),
         ([103, 105, 107, 109], [105, 105], True, 2),  # what goes by itself, and pools
         ([103, 105, 107, 109], [105, 107, 109], False, 3),
         ([103, 104, 107, 108], [105, 106, 109], False, 3),  # something else freed a block
-        ([103, 105, 0, 107, 109], [105, 107, 109], False, 4),
+        ([103, 105, None, 107, 109], [105, 107, 109], False, 4),
     ],
 )
 def test_one_cycle_is_not_enough_where_blocks_grow(
     monkeypatch: pytest.MonkeyPatch,
-    counts: list[int],
+    counts: list[int | None],
     exact: list[int],
     enough: bool | None,
     looks: int,

@@ -50,7 +50,7 @@ def test_an_answer_gets_a_name() -> None:
     assert assigned("x=check | head", REPL_VERBS) == ("x", "check | head")
     # A QMP command's arguments, an alias, a comparison are none.
     for text in ("device_add driver=e1000e", "refs a", "x == y", "alias t=tree", "hmp=1"):
-        assert assigned(text, REPL_VERBS) == ("", text)
+        assert assigned(text, REPL_VERBS) == (None, text)
 
 
 @unit
@@ -100,7 +100,7 @@ def test_an_answer_is_about_an_object() -> None:
     assert object_of({"object": {"address": "0x1"}}) == "0x1"
     assert object_of({"format": "qmr-plug/1", "path": "/machine/x", "appeared": []}) == "/machine/x"
     assert object_of({"orphans": [{"object": {"address": "0x2"}}]}) == "0x2"
-    assert object_of({"findings": []}) == "" == object_of(None) == object_of([])
+    assert object_of({"findings": []}) is object_of(None) is object_of([]) is None
 
 
 @unit

@@ -55,9 +55,9 @@ def looks(event: Event) -> str:
     return _LOOKS.get(event.name, "dim")
 
 
-def run_state(event: Event) -> str:
-    """Return the run state that an event tells of, empty when it tells of none."""
-    return _RUN_STATES.get(event.name, "")
+def run_state(event: Event) -> str | None:
+    """Return the run state that an event tells of, None when it tells of none."""
+    return _RUN_STATES.get(event.name)
 
 
 class EventLog:

@@ -19,10 +19,10 @@ _ALONE = frozenset(("ps", "diff", "hunt", "demo", "report", "replay", "gdb-scrip
 _HINT = re.compile(rf"\bqmr (?=(?:{'|'.join(VERBS)})(?:[\s,.;:)]|$))")
 
 
-def typed(text: str, front: str, target: str = "") -> str:
+def typed(text: str, front: str, target: str | None = None) -> str:
     """Return a text with its hints as a front takes them.
 
-    :param target: what names the target on the command line, empty when nothing does.
+    :param target: what names the target on the command line, None when nothing does.
     """
     if front == "gdb" or "qmr " not in text:
         return text
@@ -36,7 +36,7 @@ def typed(text: str, front: str, target: str = "") -> str:
     return _HINT.sub(as_typed, text)
 
 
-def typed_error(error: QmrError, front: str, target: str = "") -> QmrError:
+def typed_error(error: QmrError, front: str, target: str | None = None) -> QmrError:
     """The same for a failure, which is returned."""
     error.text, error.hint = (typed(part, front, target) for part in (error.text, error.hint))
     error.lines = tuple(typed(line, front, target) for line in error.lines)

@@ -49,13 +49,13 @@ class Options:
         """Return the value of an option, None when it was not given."""
         return self.values.get(option)
 
-    def target_words(self) -> str:
-        """Return what names the target, as a shell takes it; empty when nothing does."""
+    def target_words(self) -> str | None:
+        """Return what names the target, as a shell takes it; None when nothing does."""
         if self.name:
             return shlex.quote(self.name)
         names = (*TARGETS, "--exe")
         words = [word for o in names if o in self.values for word in (o, self.values[o])]
-        return shlex.join(words)
+        return shlex.join(words) or None
 
     def check(self) -> None:
         """Refuse what contradicts itself.

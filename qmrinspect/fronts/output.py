@@ -16,12 +16,12 @@ __all__ = ["fitted"]
 
 
 def fitted(
-    outcome: Outcome, args: argparse.Namespace, front: str = "gdb", target: str = ""
+    outcome: Outcome, args: argparse.Namespace, front: str = "gdb", target: str | None = None
 ) -> Outcome:
     """Return an outcome whose lines are as wide as the terminal, or whole with ``--wide``.
 
     :param front: ``shell``, ``repl`` or ``gdb``, whose form hints take.
-    :param target: what names the target on the command line.
+    :param target: what names the target on the command line, None when nothing does.
     """
     if outcome.raw:
         return outcome

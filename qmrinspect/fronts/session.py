@@ -163,7 +163,9 @@ class ShellSession:
             )
         return self.reader().place(snapshot, address)
 
-    def named(self, snapshot: Snapshot, name: str, address: int) -> tuple[Sequence[Named], str]:
+    def named(
+        self, snapshot: Snapshot, name: str, address: int
+    ) -> tuple[Sequence[Named], str | None]:
         """Find what is no object and has a name; see :meth:`Reader.named`."""
         if self._options.get("--snapshot"):
             return (), "a saved snapshot has no memory"

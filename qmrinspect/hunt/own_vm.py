@@ -100,8 +100,8 @@ class OwnVm(Closing):
         """Return the live blocks of the last reading, None where they are not known."""
         return self._reader.blocks(snapshot)
 
-    def count(self) -> int:
-        """Return how many blocks were live in the last reading, 0 for not known."""
+    def count(self) -> int | None:
+        """Return how many blocks were live in the last reading, None for not known."""
         return self._reader.count()
 
     def drive(self, step: Callable[[Monitor], T]) -> T:

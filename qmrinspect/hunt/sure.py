@@ -28,7 +28,7 @@ def is_sure(hunt: Hunt, vm: OwnVm, recipe: Recipe) -> bool | None:
     :return: None where the live blocks of ``vm`` are not known.
     """
     first = _count(hunt, vm)
-    if not first:
+    if first is None:
         return None
     exact: list[int] = []
     for number in range(1, _ROUNDS + 1):
@@ -38,7 +38,7 @@ def is_sure(hunt: Hunt, vm: OwnVm, recipe: Recipe) -> bool | None:
             return False  # what comes of a second cycle is a result as well
         book = hunt.look()
         count = _count(hunt, vm)
-        if not count:
+        if count is None:
             return None
         # What came once is none of what comes with every cycle.
         if done < BETWEEN or not may_grow(first, count, number):
@@ -53,10 +53,10 @@ def is_sure(hunt: Hunt, vm: OwnVm, recipe: Recipe) -> bool | None:
     return False
 
 
-def _count(hunt: Hunt, vm: OwnVm) -> int:
-    """Return the number of live blocks, 0 for not known: a single reading may not know it."""
+def _count(hunt: Hunt, vm: OwnVm) -> int | None:
+    """Return the number of live blocks, None for not known: a single reading may not know it."""
     known = vm.count()
-    if not known:
+    if known is None:
         hunt.look()
         known = vm.count()
     return known

@@ -32,7 +32,7 @@ class Running(NamedTuple):
     """A QEMU that runs.
 
     :param qmp: addresses of its QMP monitors, from its command line.
-    :param refused: why it may not be read, empty when it may.
+    :param refused: why it may not be read, None when it may.
     :param program: device and inode of its program.
     """
 
@@ -41,7 +41,7 @@ class Running(NamedTuple):
     machine: str
     version: str
     qmp: Sequence[str]
-    refused: str
+    refused: str | None
     program: tuple[int, int]
 
 
@@ -134,7 +134,7 @@ def _version(pid: int) -> str | None:
     return version
 
 
-def _refused(pid: int) -> str:
+def _refused(pid: int) -> str | None:
     """Say why a process may not be read; the right to open its memory is that to stop it."""
     debugger = tracer(pid)
     if debugger is not None:
@@ -145,7 +145,7 @@ def _refused(pid: int) -> str:
         return str(error)
     except (OSError, ValueError) as error:
         return str(error)
-    return ""
+    return None
 
 
 class _Options:

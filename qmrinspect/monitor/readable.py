@@ -23,12 +23,12 @@ __all__ = ["Verdict", "judge"]
 class Verdict(NamedTuple):
     """Whether a process can be read.
 
-    :param layout: where its layout comes from, empty where none is known.
-    :param refused: why it cannot be read, empty when it can.
+    :param layout: where its layout comes from, None where none is known.
+    :param refused: why it cannot be read, None when it can.
     """
 
-    layout: str
-    refused: str
+    layout: str | None
+    refused: str | None
 
 
 def judge(found: Sequence[Running]) -> list[Verdict]:
@@ -37,19 +37,19 @@ def judge(found: Sequence[Running]) -> list[Verdict]:
     out = []
     for process in found:
         if process.refused:
-            out.append(Verdict("", process.refused))
+            out.append(Verdict(None, process.refused))
             continue
         try:
-            layout = _layout(process.pid, known.get(process.program, ""))
+            layout = _layout(process.pid, known.get(process.program))
         except QmrError as error:
-            out.append(Verdict("", error.text))
+            out.append(Verdict(None, error.text))
         else:
             known[process.program] = layout
-            out.append(Verdict(layout, ""))
+            out.append(Verdict(layout, None))
     return out
 
 
-def _layout(pid: int, known: str) -> str:
+def _layout(pid: int, known: str | None) -> str:
     target = Process(pid)
     try:
         # A download is nothing for a list.

@@ -13,15 +13,15 @@ from .verb import Outcome, Session
 __all__ = ["address_of", "show_address"]
 
 
-def address_of(text: str) -> int:
-    """Return the address that a text is, 0 when it is none."""
+def address_of(text: str) -> int | None:
+    """Return the address that a text is, None when it is none."""
     if not text.lower().startswith("0x"):
-        return 0
+        return None
     try:
         address = int(text, 16)
     except ValueError:
-        return 0
-    return address if address < 1 << 64 else 0
+        return None
+    return address if 0 < address < 1 << 64 else None
 
 
 def show_address(session: Session, index: Index, address: int) -> Outcome:

@@ -35,9 +35,9 @@ def run_ps(session: Session, args: argparse.Namespace) -> Outcome:
                 "machine": process.machine,
                 "version": process.version,
                 "qmp": list(process.qmp),
-                "layout": verdict.layout,
+                "layout": verdict.layout or "",
                 "readable": not verdict.refused,
-                "refused": verdict.refused,
+                "refused": verdict.refused or "",
             }
             for process, verdict in zip(found, verdicts)
         ],

@@ -187,7 +187,7 @@ def run_show(session: Session, args: argparse.Namespace) -> Outcome:
     report = check(session.snapshot())
     index = report.book.index
     given = address_of(args.object)
-    if given and given not in index.snapshot.objects:
+    if given is not None and given not in index.snapshot.objects:
         return show_address(session, index, given)
     address = session.resolve(index, args.object).address
     return Outcome(_show_json(report, address), _show_lines(report, address))

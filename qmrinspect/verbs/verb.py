@@ -104,11 +104,13 @@ class Session(Protocol):
         :raises TargetError: a saved snapshot has no memory.
         """
 
-    def named(self, snapshot: Snapshot, name: str, address: int) -> tuple[Sequence[Named], str]:
+    def named(
+        self, snapshot: Snapshot, name: str, address: int
+    ) -> tuple[Sequence[Named], str | None]:
         """Find what is no object and has a name, and who uses it.
 
         :param address: an object of that name, whose users that count nothing are found as well.
-        :return: what was found, and why nothing can be, empty when it can.
+        :return: what was found, and why nothing can be, None when it can.
         """
 
     def layout(self) -> Layout | None:

@@ -161,7 +161,9 @@ class Session:
         parents = {info.parent for info in types.values()}
         return [name for name in types if name not in parents and _is_device(types, name)]
 
-    def named(self, snapshot: Snapshot, name: str, address: int) -> tuple[Sequence[Named], str]:
+    def named(
+        self, snapshot: Snapshot, name: str, address: int
+    ) -> tuple[Sequence[Named], str | None]:
         if self._reader is None:
             return (), "nothing was read yet"
         return self._reader.named(snapshot, name, address)

@@ -96,7 +96,9 @@ class Engine:
                 self._remember(name, word, text, outcome, kept)
         return code
 
-    def _remember(self, name: str, word: str, text: str, outcome: Outcome, kept: Kept) -> None:
+    def _remember(
+        self, name: str | None, word: str, text: str, outcome: Outcome, kept: Kept
+    ) -> None:
         vm = self.session.vm
         data = None if outcome.stream else outcome.data
         result = Result(text, tuple(kept.lines), data, vm.last if vm is not None else None)

@@ -116,7 +116,7 @@ class ReplSession:
 
     @property
     def layout_file(self) -> str | None:
-        """The user's own layout (``--layout``), empty for none."""
+        """The user's own layout (``--layout``), None for none."""
         return self.vm.layout_file if self.vm is not None else None
 
     def has_target(self) -> bool:
@@ -147,7 +147,9 @@ class ReplSession:
         """Find out what an address belongs to."""
         return self.attached().place(snapshot, address)
 
-    def named(self, snapshot: Snapshot, name: str, address: int) -> tuple[Sequence[Named], str]:
+    def named(
+        self, snapshot: Snapshot, name: str, address: int
+    ) -> tuple[Sequence[Named], str | None]:
         """Find what is no object and has a name."""
         return self.attached().named(snapshot, name, address)
 

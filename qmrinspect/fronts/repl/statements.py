@@ -57,20 +57,20 @@ def statements(line: str) -> list[str]:
     return [part.strip() for part in out if part.strip()]
 
 
-def assigned(text: str, verbs: Mapping[str, object]) -> tuple[str, str]:
-    """Return the name that a statement gives to its answer, "" for none, and the command."""
+def assigned(text: str, verbs: Mapping[str, object]) -> tuple[str | None, str]:
+    """Return the name that a statement gives to its answer, None for none, and the command."""
     match = _ASSIGNED.match(text)
     if match is None or match[1] in verbs:
-        return "", text
+        return None, text
     return match[1], match[2]
 
 
-def object_of(data: Any) -> str:
-    """Return the object that an answer is about, as verbs take one; "" for none."""
+def object_of(data: Any) -> str | None:
+    """Return the object that an answer is about, as verbs take one; None for none."""
     if not isinstance(data, dict):
-        return ""
+        return None
     if data.get("format") == "qmr-plug/1":
-        return str(data.get("path") or "")
+        return str(data["path"]) if data.get("path") else None
     if "address" in data:
         return str(data["address"])
     if isinstance(data.get("object"), dict):
@@ -79,7 +79,7 @@ def object_of(data: Any) -> str:
         rows = data.get(name)
         if isinstance(rows, list) and rows:
             return object_of(rows[0])
-    return ""
+    return None
 
 
 # What one types to ipython, drgn, gdb and shells, and what does it here.

@@ -199,7 +199,9 @@ class Vm:
         """See :meth:`ShellSession.place`."""
         return self._shell.place(snapshot, address)
 
-    def named(self, snapshot: Snapshot, name: str, address: int) -> tuple[Sequence[Named], str]:
+    def named(
+        self, snapshot: Snapshot, name: str, address: int
+    ) -> tuple[Sequence[Named], str | None]:
         """See :meth:`ShellSession.named`."""
         return self._shell.named(snapshot, name, address)
 

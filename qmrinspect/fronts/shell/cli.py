@@ -132,13 +132,13 @@ def _answer(verb: Verb, options: Options, own: list[str]) -> int:
         session.close()
 
 
-def _topic(words: Sequence[str]) -> str:
-    """Return the verb that ``qmr help`` is asked for, empty for all."""
+def _topic(words: Sequence[str]) -> str | None:
+    """Return the verb that ``qmr help`` is asked for, None for all."""
     from .table import find_verb
 
     if len(words) > 1:
         raise UsageError("help takes one verb", "qmr help refs, say; qmr help lists them")
-    return find_verb(words[0]).name if words else ""
+    return find_verb(words[0]).name if words else None
 
 
 def _show(session: ShellSession, outcome: Outcome, as_json: bool) -> int:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["repl_options", "split"]
 
 
-def split(words: Sequence[str]) -> tuple[Options, str, list[str]]:
-    """Return the options, the verb (empty for none) and the verb's own words.
+def split(words: Sequence[str]) -> tuple[Options, str | None, list[str]]:
+    """Return the options, the verb (None for none) and the verb's own words.
 
     :raises UsageError: there is no such verb, or no such option.
     """
@@ -54,11 +54,11 @@ def split(words: Sequence[str]) -> tuple[Options, str, list[str]]:
         if not take(options, rest, ANYWHERE, own=True):
             own.append(rest.pop(0))
     if not places:
-        return options, "", own
+        return options, None, own
     options.name = None if places[0] in EVERY and len(places) == 1 else places[0]
     if len(places) == 1 and options.name:
         if options.help or options.version:
-            return options, "", own
+            return options, None, own
         raise UsageError(
             f"{printable(places[0])} is no verb, and as a target it wants one",
             f"say what to do: qmr {printable(places[0])} check; qmr --help lists all verbs",
