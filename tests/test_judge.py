@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from audits import book, kinds, only
 from fakeimage import LINK_STRONG
 from fakes import FakeMachine, FakeObject
 
-from qmrinspect.audit import check, choose, orphan_groups, why
+from qmrinspect.audit import book_of, check, choose, orphan_groups, why
 from qmrinspect.audit.cause import causes
 from qmrinspect.audit.growth import Growth
+from qmrinspect.hunt.again import judge_again
 from qmrinspect.hunt.judge import judge
 from qmrinspect.index import Index
 from qmrinspect.ledger import POLICIES, Book
+from qmrinspect.snapshot import Unknown
 
 pytestmark = pytest.mark.unit
 
@@ -26,6 +31,22 @@ def unplug(machine: FakeMachine, device: FakeObject) -> tuple[Book, Book, Book]:
     plugged = book(machine)
     machine.unparent(device)
     return book(bare), plugged, book(machine)
+
+
+def test_a_verdict_waits_until_it_is_known_what_is_live() -> None:
+    """While a thread was in malloc, any word that points to an irq passes for its holder."""
+    machine = FakeMachine(policy="no-ref")
+    device = machine.device("dut", "core")
+    device.ref += 1
+    before, plugged, after = unplug(machine, device)
+    unknown = (Unknown("liveness", "a thread was in malloc"),)
+    snapshot = after.index.snapshot
+    snapshot = snapshot._replace(capture=snapshot.capture._replace(quiescent=True))
+    granting, after = (book_of(snapshot._replace(unknown=u)) for u in (unknown, ()))
+    readings = [granting, granting, after]
+    driver: Any = SimpleNamespace(stale=lambda *_: [], drive=lambda step: None)
+    taken, _ = judge_again(driver, before, plugged, device.address, lambda: readings.pop(0))
+    assert taken is after and not readings
 
 
 def device_with_regions(machine: FakeMachine) -> FakeObject:

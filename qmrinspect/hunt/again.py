@@ -89,7 +89,7 @@ def judge_again(
         # A finding must hold in a second reading.  What a flat view holds may end by itself, but
         # not while nothing waits for RCU.
         idle = after.index.snapshot.capture.quiescent or not waits(judgement)
-        if idle and seen == _counts(judgement):
+        if idle and seen == _counts(judgement) and not _granted(after):
             break
     if judgement.outcome != "not-acked":
         where, found = stale_now()
@@ -103,6 +103,11 @@ def judge_again(
         candidates = tuple(row for row in found if not row.certain)
         judgement = with_stale(judgement, plugged, stale)._replace(candidates=candidates)
     return after, judgement
+
+
+def _granted(book: Book) -> bool:
+    """Whether what any word points to passed for held: a thread was in malloc, say."""
+    return any(unknown.what == "liveness" for unknown in book.index.snapshot.unknown)
 
 
 def _counts(judgement: Judgement) -> dict[int, int]:
