@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from qmrinspect.audit.outcome import Outcome
+from qmrinspect.errors import TargetError
 from qmrinspect.hotplug.kinds import Recipe
 from qmrinspect.hotplug.unplug import Cycle
 from qmrinspect.hunt.errorpaths import ErrorPaths
@@ -35,3 +37,33 @@ def test_ways_after_which_no_block_is_left_are_read_once(
     assert paths._memory(vm, [way]) is None
     assert len(read) == readings
     assert len(tried) == readings + 1
+
+
+@pytest.mark.parametrize("survived", [1, 2])
+def test_a_qemu_that_dies_of_a_way_tried_again_has_crashed(survived: int) -> None:
+    """Before, that was no result, and reading the dead one for the next way ended the driver."""
+    attempts = iter([*([Cycle("some-pci")] * survived), Cycle("some-pci", crash="gone")])
+    vm: Any = SimpleNamespace(
+        count=lambda: 9, read=lambda: None, blocks=lambda _: None, death=lambda: "killed by SIGABRT"
+    )
+    paths = ErrorPaths(Recipe("some-pci", "PCI"), "pc", lambda: vm, lambda: vm)
+    paths._attempt = lambda vm, trial: next(attempts)  # type: ignore
+    clean: Any = SimpleNamespace(outcome=Outcome.CLEAN)
+    paths._one = lambda vm, ways: (paths._survived(vm, ways[0]), clean)[1]  # type: ignore
+    way: Any = object()
+    hunted, leak = paths._try(vm, [way])
+    assert (hunted.outcome, hunted.judgement.text, leak) == ("crash", "killed by SIGABRT", None)
+
+
+def test_a_qemu_that_dies_while_it_is_read_has_crashed_and_no_other() -> None:
+    alive: Any = SimpleNamespace(death=lambda: None)
+    dead: Any = SimpleNamespace(death=lambda: "killed by SIGSEGV")
+    paths = ErrorPaths(Recipe("some-pci", "PCI"), "pc", lambda: dead, lambda: dead)
+
+    def one(vm: Any, ways: Any) -> Any:
+        raise TargetError("process 4242 may not be read")
+
+    paths._one = one  # type: ignore
+    assert paths._try(dead, [])[0].judgement.text == "killed by SIGSEGV"
+    with pytest.raises(TargetError):
+        paths._try(alive, [])

@@ -17,7 +17,7 @@ from ..audit.outcome import BAD, Outcome
 from ..audit.policy import book_of
 from ..audit.stale import outside_of
 from ..documents import HuntRow
-from ..errors import MonitorError, PeerMissing
+from ..errors import MonitorError, PeerMissing, ReadingError, TargetError
 from ..hotplug.failing import FULL, Trial, more_trials, properties_of, trials
 from ..hotplug.kinds import Recipe
 from ..hotplug.recipes import recipe_for
@@ -65,6 +65,14 @@ class Found(NamedTuple):
 
     hunted: Hunted
     row: HuntRow
+
+
+class _Died(Exception):
+    """QEMU died, or hangs, of a way that was tried."""
+
+    def __init__(self, cycle: Cycle) -> None:
+        super().__init__(cycle.crash or cycle.hang)
+        self.cycle = cycle
 
 
 class ErrorPaths:
@@ -157,22 +165,36 @@ class ErrorPaths:
             groups.setdefault(_shape(failure.message), []).append(failure)
         alike = list(groups.values())[:_SHOWN_MAX]
         vm = self._fresh()
-        hunted = self._one(vm, [group[0].trial for group in alike])
-        leak = self._memory(vm, [group[0].trial for group in alike])
-        if hunted.outcome not in BAD and leak is None:
+        if self._try(vm, [group[0].trial for group in alike])[0].outcome not in BAD:
             return
         vm = self._fresh()
         for group in alike:
             vm.monitor.forget()
-            hunted = self._one(vm, [group[0].trial])
-            leak = None
-            if hunted.outcome not in BAD:
-                leak = self._memory(vm, [group[0].trial])
-                hunted = _with_memory(hunted, leak)
+            hunted, leak = self._try(vm, [group[0].trial])
             if hunted.outcome in BAD:
                 yield self._found(hunted, group, leak)
-            if hunted.outcome == Outcome.CRASH:
+            if hunted.outcome in _END.values():
                 vm = self._fresh()
+
+    def _try(
+        self, vm: OwnVm, ways: Sequence[Trial], memory: bool = True
+    ) -> tuple[Hunted, MemoryLeak | None]:
+        """Try ways, and judge what stays; QEMU may die of them at any moment.
+
+        :param memory: try them again, for the memory that stays each time.
+        """
+        try:
+            hunted = self._one(vm, ways)
+            leak = self._memory(vm, ways) if memory and hunted.outcome not in BAD else None
+            return _with_memory(hunted, leak), leak
+        except _Died as died:
+            cycle = died.cycle
+        except (ReadingError, TargetError) as error:
+            if not vm.death():
+                raise
+            cycle = Cycle(self._driver, crash=error.text)
+        judgement = Judgement(_END[bool(cycle.crash)], None, (), (), _end_of(vm, cycle))
+        return self._hunted(judgement, cycle, None, ()), None
 
     def _one(self, vm: OwnVm, ways: Sequence[Trial]) -> Hunted:
         """Try ways, and judge what stays of all of them."""
@@ -180,11 +202,7 @@ class ErrorPaths:
         known = {(row.kind, row.address) for row in vm.stale(before.index.snapshot, Where())}
         cycle = Cycle(self._driver)
         for trial in ways:
-            cycle = self._attempt(vm, trial)
-            if cycle.crash or cycle.hang:
-                text = _end_of(vm, cycle)
-                judgement = Judgement(_END[bool(cycle.crash)], None, (), (), text)
-                return self._hunted(judgement, cycle, None, (before,))
+            cycle = self._survived(vm, trial)
         made = book_of(vm.read())
         devices = made.index.snapshot.devices.values()
         head = next((d.address for d in devices if d.id == cycle.id), 0)
@@ -202,23 +220,24 @@ class ErrorPaths:
         Two counts are enough where nothing does; otherwise each time is read.
         """
         first = vm.count()
-        if not all(self._fails(vm, trial) for trial in (*ways,) * BETWEEN):
-            return None
+        for trial in (*ways,) * BETWEEN:
+            self._survived(vm, trial)
         snapshot, last = vm.read(), vm.count()
         if first and last and not may_grow(first, last, 1):
             return None
         memory = Memory()
         memory.add(vm.blocks(snapshot))
         for _ in range(CYCLES):
-            if not all(self._fails(vm, trial) for trial in ways):
-                return None
+            for trial in ways:
+                self._survived(vm, trial)
             memory.add(vm.blocks(vm.read()))
         return memory.leak()
 
-    def _fails(self, vm: OwnVm, trial: Trial) -> bool:
-        """Try a way once more; False where QEMU dies of it."""
+    def _survived(self, vm: OwnVm, trial: Trial) -> Cycle:
         cycle = self._attempt(vm, trial)
-        return not cycle.crash and not cycle.hang
+        if cycle.crash or cycle.hang:
+            raise _Died(cycle)
+        return cycle
 
     def _on_a_full_bus(self) -> Iterator[Found]:
         if self._full is None:
@@ -233,7 +252,7 @@ class ErrorPaths:
             if not cycle.refused:
                 return
         vm.monitor.forget()
-        hunted = self._one(vm, [self._full])
+        hunted, _ = self._try(vm, [self._full], memory=False)
         if hunted.outcome in BAD:
             message = hunted.cycle.refused or hunted.judgement.text
             yield self._found(hunted, [Failed(self._full, hunted.cycle, message)], None)
