@@ -52,7 +52,8 @@ def test_a_qemu_that_dies_of_a_way_tried_again_has_crashed(survived: int) -> Non
     paths._one = lambda vm, ways: (paths._survived(vm, ways[0]), clean)[1]  # type: ignore
     way: Any = object()
     hunted, leak = paths._try(vm, [way])
-    assert (hunted.outcome, hunted.judgement.text, leak) == ("crash", "killed by SIGABRT", None)
+    text = "killed by SIGABRT (when it was tried again)"
+    assert (hunted.outcome, hunted.judgement.text, leak) == ("crash", text, None)
 
 
 def test_a_qemu_that_dies_while_it_is_read_has_crashed_and_no_other() -> None:

@@ -183,8 +183,10 @@ class ErrorPaths:
 
         :param memory: try them again, for the memory that stays each time.
         """
+        when = ""
         try:
             hunted = self._one(vm, ways)
+            when = " (when it was tried again)"
             leak = self._memory(vm, ways) if memory and hunted.outcome not in BAD else None
             return _with_memory(hunted, leak), leak
         except _Died as died:
@@ -193,7 +195,8 @@ class ErrorPaths:
             if not vm.death():
                 raise
             cycle = Cycle(self._driver, crash=error.text)
-        judgement = Judgement(_END[bool(cycle.crash)], None, (), (), _end_of(vm, cycle))
+        text = _end_of(vm, cycle) + when
+        judgement = Judgement(_END[bool(cycle.crash)], None, (), (), text)
         return self._hunted(judgement, cycle, None, ()), None
 
     def _one(self, vm: OwnVm, ways: Sequence[Trial]) -> Hunted:
