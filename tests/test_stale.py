@@ -40,6 +40,7 @@ class FakeWords(Words):
         self.code: Any = SimpleNamespace(has=lambda at: TEXT <= at < TABLE)
         self.nodes: set[int] = set()
         self.owners: set[int] = set()
+        self.chardevs: set[int] = set()
 
     def __call__(self, address: int) -> int:
         return self._memory.get(address, 0)
@@ -68,6 +69,9 @@ class FakeWords(Words):
     def is_object(self, address: int) -> bool:
         return False
 
+    def is_a(self, type: str, address: int) -> bool:
+        return type == "chardev" and address in self.chardevs
+
     def is_of(self, type: str, address: int) -> bool:
         return address in self.owners
 
@@ -80,6 +84,7 @@ def _kinds(
 ) -> list[str]:
     words = FakeWords(memory, blocks)
     words.nodes, words.owners = more.get("nodes", set()), more.get("owners", set())
+    words.chardevs = more.get("chardevs", set())
     return [found.kind for found in recognised(words, word, more.get("freed", True))]
 
 
@@ -120,17 +125,39 @@ LIST = {**_row(A + 40, GONE + 32), **_row(GONE + 96, 0, A + 40)}
 def test_what_is_queued_is_told_by_its_shape(
     kind: str, memory: dict[int, int], blocks: dict[int, int], word: int
 ) -> None:
-    more = {"nodes": {A}, "owners": {A}}
+    more = {"nodes": {A}, "owners": {A}, "chardevs": {B} if blocks else set()}
     assert _kinds(memory, blocks, word, **more) == [kind]
     # In no block of malloc, or without what makes its shape, it is nothing.
     assert kind not in _kinds({word: memory[word]}, blocks, word, **more)
-    if kind not in ("input-handler", "list"):
+    if kind not in ("input-handler", "list", "chardev-handler"):
         assert kind not in _kinds(memory, {}, word, **more)
 
 
 def test_a_request_that_a_crypto_backend_has_is_told() -> None:
     assert _kinds(CRYPTO, {A: 72, B: 40}, A + 24) == ["request"]
     assert not _kinds({**CRYPTO, B + 8: 0}, {A: 72, B: 40}, A + 24)
+
+
+@pytest.mark.parametrize(
+    ("memory", "blocks", "word"),
+    [
+        # As found on 7.2.22: left over in a block that was not cleared.
+        (FRONT, {A: 72, B: 200}, A + 40),
+        # A block that begins with a function, and has nothing but zeros behind the argument.
+        (_row(A, TEXT, B, GONE), {A: 56, B: 72}, A + 16),
+        (ENTROPY, {A: 120, B: 72}, A + 16),
+        (ENTROPY, {A: 56, B: 1024}, A + 16),
+        # A list that closes in what was freed.
+        ({**PACKET, A + 8: GONE, GONE: A}, {A: 120}, A + 16),
+        ({**INPUT, A + 40: GONE, GONE: A, GONE + 8: DATA}, {A: 56}, A),
+        ({**RESAMPLE, A + 24: GONE, GONE: A}, {A: 40}, A + 8),
+        ({**CRYPTO, A + 56: GONE, GONE: A}, {A: 72}, A + 24),
+    ],
+)
+def test_what_looks_like_it_by_chance_is_none(
+    memory: dict[int, int], blocks: dict[int, int], word: int
+) -> None:
+    assert not _kinds(memory, blocks, word)
 
 
 def test_what_is_alive_is_on_lists_rightly() -> None:

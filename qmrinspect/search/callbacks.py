@@ -35,7 +35,7 @@ _NO_DEADLINE = (1 << 64) - 1
 def _reset(words: Words, word: int) -> Callback | None:
     """QEMUResetEntry (hw/core/reset.c, until 9.0): link, func, opaque."""
     start, function, before = word - 24, words(word - 8), words(word - 16)
-    if words.code.has(function) and before and words(before) == start and words.ends(start):
+    if words.code.has(function) and words.closes(before, start) and words.ends(start):
         return Callback("reset-handler", start, function)
     return None
 
@@ -45,7 +45,7 @@ def _vm_change(words: Words, word: int) -> Callback | None:
     before = words(word + 16)
     for start in (word - 8, word - 16, word - 24):
         function = words(start)
-        if words.code.has(function) and before and words(before) == start and words.ends(word + 8):
+        if words.code.has(function) and words.closes(before, start) and words.ends(word + 8):
             return Callback("vm-change-handler", start, function)
     return None
 
@@ -98,7 +98,7 @@ def _fd(words: Words, word: int) -> Callback | None:
         start = word - 8 - 8 * count
         functions = [words(start + 8 + 8 * i) for i in range(count)]
         named = [function for function in functions if function]
-        if named and all(map(words.code.has, named)) and before and words(before) == start:
+        if named and all(map(words.code.has, named)) and words.closes(before, start):
             return Callback("fd-handler", start, named[0])
     return None
 
@@ -107,7 +107,7 @@ def _saved(words: Words, word: int) -> Callback | None:
     """SaveStateEntry: link, idstr, numbers, ops, vmsd, opaque."""
     start = word - _SAVE_OPAQUE
     before, described = words(start + 8), words(word - 8)
-    if not words.constant(described) or not before or words(before) != start:
+    if not words.constant(described) or not words.closes(before, start):
         return None
     return Callback("savevm-entry", start, 0) if words.ends(start) else None
 
@@ -115,7 +115,7 @@ def _saved(words: Words, word: int) -> Callback | None:
 def _notifier(words: Words, word: int) -> Callback | None:
     """The link of a live Notifier (include/qemu/notify.h) leads to the next: notify, link."""
     start, function, before = word - 8, words(word - 8), words(word + 8)
-    if words.code.has(function) and before and words(before) == start:
+    if words.code.has(function) and words.closes(before, start):
         return Callback("notifier", start, function)
     return None
 

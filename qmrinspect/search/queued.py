@@ -16,6 +16,8 @@ _ROUNDED, _OVERWRITTEN = 32, 32
 # So far into a freed element its link is looked for, bytes.
 _LINK_MAX = 1 << 16
 _SMALL = 1 << 32
+# An RngRequest, bytes.
+_ENTROPY = 48
 # A GSList's block, and where an Error (util/error.c) has its function and line.
 _GSLIST, _ERROR_FUNC, _ERROR_LINE, _LINE_MAX = 24, 16, 24, 1 << 20
 # CharFrontend (include/chardev/char-fe.h): a chardev, four functions, opaque.
@@ -41,15 +43,17 @@ def _entropy(words: Words, word: int) -> Callback | None:
     """RngRequest (include/system/rng.h): function, data, opaque, offset, size, next."""
     start, function, data = word - 16, words(word - 16), words(word - 8)
     done, size = words(word + 8), words(word + 16)
-    if not words.code.has(function) or not words.size(start) or not done <= size < _SMALL:
+    if not words.code.has(function) or not _ENTROPY <= words.size(start) <= _ENTROPY + _ROUNDED:
         return None
-    return Callback("request", start, function) if size <= words.size(data) else None
+    # The data of a request are in a block of their own, which is as large as asked for.
+    asked = done <= size < _SMALL and 0 < size <= words.size(data) <= size + _ROUNDED
+    return Callback("request", start, function) if asked else None
 
 
 def _crypto(words: Words, word: int) -> Callback | None:
     """CryptoDevBackendOpInfo (include/system/cryptodev.h): numbers, cb, opaque, and a link."""
     start, function, before = word - 24, words(word - 8), words(word + 32)
-    if words.code.has(function) and before and words(before) == start and words.size(start):
+    if words.code.has(function) and words.closes(before, start) and words.size(start):
         return Callback("request", start, function)
     return None
 
@@ -58,7 +62,7 @@ def _packet(words: Words, word: int) -> Callback | None:
     """NetPacket (net/queue.c): link, sender, flags, size, sent_cb, data."""
     start, before, sent = word - 16, words(word - 8), words(word + 16)
     length = words(word + 8) >> 32
-    if not before or words(before) != start or not (not sent or words.code.has(sent)):
+    if not words.closes(before, start) or not (not sent or words.code.has(sent)):
         return None
     return Callback("packet", start, sent) if 0 < length <= words.size(start) else None
 
@@ -70,7 +74,11 @@ def _frontend(words: Words, word: int) -> Callback | None:
     named = [function for function in functions if function]
     if not named or not all(map(words.code.has, named)):
         return None
-    return Callback("chardev-handler", start, named[-1]) if words.size(words(start)) else None
+    return (
+        Callback("chardev-handler", start, named[-1])
+        if words.is_a("chardev", words(start))
+        else None
+    )
 
 
 def _drive(words: Words, word: int) -> Callback | None:
@@ -87,7 +95,7 @@ def _input(words: Words, word: int) -> Callback | None:
     """QemuInputHandlerState (ui/input.c): dev, handler, id, events, con, and a link."""
     handler, before = words(word + 8), words(word + 40)
     function = words(handler + 16) if words.constant(handler) else 0
-    if words.code.has(function) and before and words(before) == word and words.ends(word + 32):
+    if words.code.has(function) and words.closes(before, word) and words.ends(word + 32):
         return Callback("input-handler", word, function)
     return None
 
@@ -111,7 +119,7 @@ def _eventfd(words: Words, word: int) -> Callback | None:
 def _resample(words: Words, word: int) -> Callback | None:
     """KVMResampleFd (accel/kvm/kvm-all.c): gsi, notifier, and a link."""
     start, before = word - 8, words(word + 16)
-    if words(start) < _SMALL and before and words(before) == start and words.size(start):
+    if words(start) < _SMALL and words.closes(before, start) and words.size(start):
         return Callback("eventfd", start, 0) if words.ends(start + 16) else None
     return None
 

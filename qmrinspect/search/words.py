@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
-from ..heap.model import LIVE, Block
+from ..heap.model import FREED, LIVE, Block
 from ..records.context import LIST_MAX, Context
 from ..records.scan import find_words
 from ..snapshot import Obj
@@ -73,6 +73,13 @@ class Words:
         """Whether an address is in the program or in a module."""
         return any(low <= address < high for low, high in self.code.all)
 
+    def closes(self, before: int, start: int) -> bool:
+        """Whether the word at ``before``, which was not freed, leads to ``start``."""
+        if not before or self(before) != start:
+            return False
+        block = self.block(before)
+        return block is None or block.state != FREED
+
     def ends(self, link: int) -> bool:
         """Whether a QTAILQ's links lead back from ``link`` to a head in a variable."""
         for _ in range(LIST_MAX):
@@ -115,6 +122,11 @@ class Words:
     def is_object(self, address: int) -> bool:
         """Whether an address is in an object."""
         return bool(self._home(address))
+
+    def is_a(self, type: str, address: int) -> bool:
+        """Whether an object of a type begins at an address."""
+        obj = self._objects.get(address)
+        return obj is not None and self._context.is_a(obj.type, type)
 
     def is_of(self, type: str, address: int) -> bool:
         """Whether an object of a type points to an address."""
