@@ -15,7 +15,8 @@ import pytest
 from conftest import stock_qemu
 
 from qmrinspect.heap import Block, Heap, Live, Walked
-from qmrinspect.heap.chunks import Chunks
+from qmrinspect.heap.chunks import HEADER, Chunks
+from qmrinspect.heap.free import _CACHES, _cached, _plain
 from qmrinspect.heap.mapped import Parameters, find_mapped
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.target.arenas import Area
@@ -26,6 +27,7 @@ from qmrinspect.walk.plan import ranges
 
 SOURCES = Path(__file__).parent / "heap"
 MAGIC = b"malloc-truth-v1\0"
+THREADS = 8  # of the stress program, beside its first
 # Of the caches of threads: libc's own, which no recorder sees.
 CACHES = {0x288, 0x298, 0x2F8, 0x308}
 
@@ -63,6 +65,9 @@ class Stress:
         assert self._process.stdout.readline().strip() == word
         if word == "storm":
             time.sleep(0.1)
+        # A thread that is followed by a new one may still be in free() when that rests.
+        while word == "rest" and len(os.listdir(f"/proc/{self.pid}/task")) > 1 + THREADS:
+            time.sleep(0.001)
 
     def __enter__(self) -> Stress:
         return self
@@ -125,11 +130,12 @@ def _compared(image: Image, heap: Heap) -> Compared:
 
 def _settled(pid: int) -> tuple[Image, Heap]:
     """Capture until the heap is known: a page that is touched meanwhile spoils one."""
-    for _ in range(5):
+    for attempt in range(30):
         image, mappings = _captured(pid)
         heap = Heap(image, mappings)
         if heap.exact:
             return image, heap
+        time.sleep(0.01 * attempt)
     raise AssertionError(heap.reason)
 
 
@@ -195,6 +201,18 @@ def test_a_walk_that_steps_over_its_end_ends() -> None:
     start = 0x550000000000
     with pytest.raises(NotKnown, match="behind its end"):
         Chunks().add(Words(Image([(start, bytes(memory))])), Area(start, start + 0x220, 0))
+
+
+@pytest.mark.unit
+def test_a_ring_of_live_blocks_is_in_no_cache() -> None:
+    start, one, two = 0x550000000000, 0x550000000310, 0x550000000330  # what malloc returned
+    memory = bytearray(0x400)
+    for at, word in ((start + HEADER + _CACHES[1].lists, one), (one, two), (two, one)):
+        memory[at - start : at - start + 8] = word.to_bytes(8, "little")
+    chunks = Chunks()
+    chunks.starts, chunks.sizes = [start, one - HEADER, two - HEADER], [0x300, 0x20, 0x20]
+    words = Words(Image([(start, bytes(memory))]))
+    assert _cached(words, chunks, _CACHES[1], 0, _plain) == ([one, *[0] * 75], {})
 
 
 @pytest.mark.parametrize(

@@ -147,14 +147,14 @@ def test_a_thread_that_does_not_stop_at_once_is_tried_again(
     assert runs(fresh_vm)
 
 
-def test_a_thread_that_stops_late_is_let_go_by_the_next_reading(tmp_path: Path) -> None:
+def test_a_thread_that_stops_late_is_let_go_at_once(tmp_path: Path) -> None:
     # Whoever waits for the child of a vfork() cannot be stopped.
     source, program = tmp_path / "late.c", tmp_path / "late"
     source.write_text(
         "#include <unistd.h>\n"
         "int main(void) { char c; read(0, &c, 1); "
         "if (vfork() == 0) { write(1, &c, 1); read(0, &c, 1); _exit(0); } "
-        "for (;;) pause(); }\n"
+        "c = '3'; write(1, &c, 1); for (;;) pause(); }\n"
     )
     subprocess.run(["cc", "-w", "-o", program, source], check=True)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -166,9 +166,11 @@ def test_a_thread_that_stops_late_is_let_go_by_the_next_reading(tmp_path: Path) 
             with pytest.raises(NotStopping, match=f"thread {late.pid} of process {late.pid}"):
                 process.capture([])
         late.stdin.write(b"2")
+        # Nobody reads it again, and whoever did still runs.
+        assert late.stdout.read(1) == b"3"
+        assert "TracerPid:\t0" in Path(f"/proc/{late.pid}/status").read_text()
         process.capture([])
         assert not states(late.pid) & {"t", "T"}
-        assert "TracerPid:\t0" in Path(f"/proc/{late.pid}/status").read_text()
         late.kill()
 
 

@@ -142,7 +142,8 @@ def _cached(
         before = len(out)
         if head:
             for i in _chain(words, chunks, head, reveal):
-                if i < 0 or (b < _SMALL and chunks.sizes[i] != _cached_size(b)):
+                # One that comes twice is of a list of the program's, which may be a ring.
+                if i < 0 or i in out or (b < _SMALL and chunks.sizes[i] != _cached_size(b)):
                     return heads, {}
                 out[i] = words.get(chunks.starts[i] + HEADER + 8)
         if shape.counted and len(out) - before != counts[b]:

@@ -23,7 +23,7 @@ from .memory import BatchReader, Buffer, Buffers
 from .pagemap import touched
 from .proc import dead
 from .thin import copied
-from .threads import Stopped, undisturbed
+from .threads import Stopped, while_stopped
 
 __all__ = ["Process", "map_descriptor", "map_file", "parse_maps"]
 
@@ -195,23 +195,23 @@ class Process:
         room = self._room or sum(size for _, size in self._kept(choose).ranges)
         # Pages of the buffer are touched beforehand, not while the VM waits.
         buffer = self._spare.take(room)
-        stopped = Stopped(self.pid)
         kept, done, calls = _Kept([], [], [], []), list[tuple[int, int, int]](), 0
         stacks: list[int] | None = None
-        with undisturbed():
-            try:
-                stopped.stop()
-                settled = quiet is None or quiet(self.peek)
-                if settled:
-                    kept = self._kept(choose)
-                    self._room = sum(size for _, size in kept.ranges)
-                    if self._room > buffer.size:
-                        buffer = self._spare.take(self._room)
-                    reader = BatchReader(self.pid, kept.ranges, buffer)
-                    done, stacks = reader.run(), stopped.stacks()
-                    calls = reader.calls
-            finally:
-                stop_us = stopped.resume()
+        settled = False
+
+        def work(stopped: Stopped) -> None:
+            nonlocal buffer, kept, done, calls, stacks, settled
+            settled = quiet is None or quiet(self.peek)
+            if settled:
+                kept = self._kept(choose)
+                self._room = sum(size for _, size in kept.ranges)
+                if self._room > buffer.size:
+                    buffer = self._spare.take(self._room)
+                reader = BatchReader(self.pid, kept.ranges, buffer)
+                done, stacks = reader.run(), stopped.stacks()
+                calls = reader.calls
+
+        stop_us = while_stopped(self.pid, work)
         view = memoryview(buffer.memory).toreadonly()
         segments = [(start, view[at : at + size]) for start, at, size in done]
         image = Image(segments, self.peek, kept.absent, kept.writable)
@@ -226,15 +226,15 @@ class Process:
         buffer, reader = self._prepared("stop", ranges)
         done: list[tuple[int, int, int]] = []
         stacks: list[int] | None = None
-        stopped = Stopped(self.pid)
-        with undisturbed():
-            try:
-                stopped.stop()
-                settled = quiet is None or quiet(self.peek)
-                if settled:
-                    done, stacks = reader.run(), stopped.stacks()
-            finally:
-                stop_us = stopped.resume()
+        settled = False
+
+        def work(stopped: Stopped) -> None:
+            nonlocal done, stacks, settled
+            settled = quiet is None or quiet(self.peek)
+            if settled:
+                done, stacks = reader.run(), stopped.stacks()
+
+        stop_us = while_stopped(self.pid, work)
         view = memoryview(buffer.memory).toreadonly()
         segments = [(start, view[at : at + size]) for start, at, size in done]
         return Frozen(segments, stop_us, reader.calls, settled, stacks)

@@ -16,13 +16,13 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..errors import NotStopping
 from .denied import denied, ended
 from .proc import stat, threads, tracer
 
-__all__ = ["Stopped", "undisturbed"]
+__all__ = ["Stopped", "undisturbed", "while_stopped"]
 
 _PTRACE_GETREGS = 12
 _PTRACE_DETACH = 17
@@ -38,9 +38,6 @@ _STOP_DEADLINE_S = 0.25
 # spins keeps the one that it waits for off its CPU.
 _NAP_S, _NAP_MAX_S = 20e-6, 1e-3
 _PRIORITY = 10
-
-# By process: threads that were asked to stop and did not, and are traced until they do.
-_hanging: dict[int, list[int]] = {}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
@@ -67,6 +64,43 @@ def undisturbed() -> Iterator[None]:
             gc.enable()
 
 
+def while_stopped(pid: int, work: Callable[[Stopped], None]) -> int:
+    """Stop all threads of a process, do ``work``, and let them run on.
+
+    That is done by a thread of its own: the kernel lets go what its tracer has when that ends,
+    and so a thread that did not stop in time does not stop later, with nobody there to let it go.
+
+    :return: how long they stood, in microseconds.
+    :raises TargetError: as :meth:`Stopped.stop` does, and what ``work`` raises.
+    """
+    took: list[int] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        stopped = Stopped(pid)
+        try:
+            with undisturbed():
+                try:
+                    stopped.stop()
+                    work(stopped)
+                finally:
+                    took.append(stopped.resume())
+        except BaseException as error:
+            failed.append(error)
+
+    tracing = threading.Thread(target=run, name="qmr-stop", daemon=True)
+    tracing.start()
+    try:
+        tracing.join()
+    except BaseException:
+        # Ctrl-C: whoever goes on finds no thread standing.
+        tracing.join()
+        raise
+    if failed:
+        raise failed[0]
+    return took[0]
+
+
 class Stopped:
     """All threads of a process, stopped for as long as a reading takes.
 
@@ -90,9 +124,7 @@ class Stopped:
         :meth:`resume` has to be called in any case.
         """
         deadline = time.monotonic() + _STOP_DEADLINE_S
-        me, late = threading.get_native_id(), _hanging.pop(self._pid, ())
-        self._seized += [tid for tid in late if tracer(tid) == me]
-        self._seize_new()
+        self._seize_new(deadline)
         self._begin = time.perf_counter_ns()
         while True:
             for tid in self._seized:
@@ -100,7 +132,7 @@ class Stopped:
                     self._interrupt(tid)
             self._wait(deadline)
             # A thread may have been born while the others were being stopped.
-            if not self._seize_new():
+            if not self._seize_new(deadline):
                 return
 
     def stacks(self) -> list[int] | None:
@@ -120,20 +152,23 @@ class Stopped:
             raise ended(self._pid)
         return found
 
-    def _seize_new(self) -> bool:
+    def _seize_new(self, deadline: float) -> bool:
         fresh = False
         for tid in self._threads():
-            if tid in self._seized:
-                continue
-            if _libc.ptrace(_PTRACE_SEIZE, tid, None, None) == 0:
+            if tid not in self._seized and self._seize(tid, deadline):
                 self._seized.append(tid)
                 fresh = True
-                continue
-            code = ctypes.get_errno()
-            if code == errno.ESRCH:
-                continue  # it ended meanwhile
-            raise denied(self._pid)
         return fresh
+
+    def _seize(self, tid: int, deadline: float) -> bool:
+        while _libc.ptrace(_PTRACE_SEIZE, tid, None, None) != 0:
+            if ctypes.get_errno() == errno.ESRCH:
+                return False  # it ended meanwhile
+            # The tracer of the stop before may still be ending.
+            if tracer(tid) not in threads(os.getpid()) or time.monotonic() > deadline:
+                raise denied(self._pid)
+            time.sleep(_NAP_MAX_S)
+        return True
 
     def _interrupt(self, tid: int) -> None:
         if _libc.ptrace(_PTRACE_INTERRUPT, tid, None, None) != 0:
@@ -177,9 +212,8 @@ class Stopped:
         for tid in self._halted:
             self._detach(tid)
         stop_us = (time.perf_counter_ns() - self._begin) // 1000 if self._begin else 0
-        # Detaching needs a stopped thread; one that was asked to stop and did not yet
-        # gets its chance.  What still hangs in the kernel is released by the next one of its
-        # process, or when qmr ends.
+        # Detaching needs a stopped thread; one that was asked to stop and did not yet gets its
+        # chance.  What still hangs in the kernel is released when the tracer ends.
         deadline = time.monotonic() + _STOP_DEADLINE_S
         for tid in [t for t in self._seized if t not in self._halted]:
             _libc.ptrace(_PTRACE_INTERRUPT, tid, None, None)
@@ -193,9 +227,6 @@ class Stopped:
                     self._detach(tid)
                 else:
                     time.sleep(0.001)
-        left = [tid for tid in self._seized if tid not in self._halted]
-        if left:
-            _hanging[self._pid] = left
         # The first thread ends when all others have.
         for tid in sorted(self._lost, key=lambda tid: tid == self._pid):
             self._bury(tid, deadline)
