@@ -19,7 +19,7 @@ from qmrinspect.heap.chunks import HEADER, Chunks
 from qmrinspect.heap.free import _CACHES, _cached, _plain
 from qmrinspect.heap.mapped import Parameters, find_mapped
 from qmrinspect.hotplug.vm import Vm
-from qmrinspect.target.arenas import Area
+from qmrinspect.target.arenas import Area, libc_data
 from qmrinspect.target.image import Image, Mapping
 from qmrinspect.target.process import Process
 from qmrinspect.target.words import NotKnown, Words
@@ -243,6 +243,21 @@ def test_every_block_of_many_threads_is_known(recorder: Path, stress: Path, tuna
         assert {block.size for block in compared.extra} <= CACHES
 
 
+def test_every_block_of_a_program_without_libraries_is_known(tmp_path: Path) -> None:
+    """Its malloc has its variables among the program's own."""
+    wrapped = [f"-Wl,--wrap={name}" for name in ("malloc", "calloc", "realloc", "memalign", "free")]
+    options = ("-DWRAP", SOURCES / "record.c", *wrapped, "-static-pie", "-pthread")
+    program = _compiled(tmp_path, "stress.c", *map(str, options))
+    with Stress(program, "") as running:
+        running.tell("storm")
+        running.tell("rest")
+        image, heap = _settled(running.pid)
+        compared = _compared(image, heap)
+        assert compared.truth > 500
+        assert not compared.wrong
+        assert {block.size for block in compared.extra} <= CACHES
+
+
 def test_a_walk_that_knows_an_earlier_one_comes_to_the_same(stress: Path) -> None:
     walked, last, exact = Walked(), None, 0
     with Stress(stress, "") as program:
@@ -291,6 +306,25 @@ def test_another_allocator_is_not_known(stress: Path) -> None:
             assert not heap.exact
             assert "another" in heap.reason
             assert not heap.blocks()
+
+
+@pytest.mark.unit
+def test_the_data_of_malloc_is_in_libc_or_in_a_program_without_libraries() -> None:
+    program = [
+        Mapping(0x1000, 0x2000, "r-xp", 0, "/usr/bin/qemu"),
+        Mapping(0x2000, 0x3000, "rw-p", 0x1000, "/usr/bin/qemu"),
+        Mapping(0x3000, 0x4000, "rw-p", 0, ""),
+    ]
+    guest = [Mapping(0x8000, 0x9000, "rwxs", 0, "/memfd:ram (deleted)")]
+    assert libc_data([*program, *guest]) == [(0x2000, 0x3000)]
+    libc = [
+        Mapping(0x5000, 0x6000, "r-xp", 0, "/lib/libc.so.6"),
+        Mapping(0x6000, 0x7000, "rw-p", 0x1000, "/lib/libc.so.6"),
+    ]
+    assert libc_data([*program, *libc]) == [(0x6000, 0x7000)]
+    for other in ("/lib/ld-musl-x86_64.so.1", "/lib/libbionic.so"):
+        with pytest.raises(NotKnown, match="no C library of GNU"):
+            libc_data([*program, Mapping(0x5000, 0x6000, "r-xp", 0, other)])
 
 
 def test_a_damaged_heap_is_not_known(stress: Path) -> None:

@@ -85,6 +85,8 @@ class Area(NamedTuple):
 def libc_data(mappings: Sequence[Mapping]) -> list[tuple[int, int]]:
     """Return (start, end) of the writable data of the C library that is mapped.
 
+    A program that needs no library (``-static-pie``) has its variables in its own data.
+
     :raises NotKnown: when it is none of glibc's.
     """
     out: list[tuple[int, int]] = []
@@ -95,6 +97,12 @@ def libc_data(mappings: Sequence[Mapping]) -> list[tuple[int, int]]:
                 out[-1] = (out[-1][0], mapping.end)
             else:
                 out.append((mapping.start, mapping.end))
+    # What is shared is memory of the guest, or of code that QEMU itself makes.
+    programs = {m.path for m in mappings if m.perms[2:] == "xp" and m.path.startswith("/")}
+    if not out and len(programs) == 1:
+        # All have values from the start, so that they are in what is of the file.
+        data = (m for m in mappings if m.perms.startswith("rw-p") and m.path in programs)
+        out = [(mapping.start, mapping.end) for mapping in data]
     if not out:
         raise NotKnown("no C library of GNU is mapped, so that its allocator is another one")
     return out
@@ -124,9 +132,16 @@ def _check_used(words: Readable, arenas: Arenas) -> None:
 
 
 def _bins(words: Readable, base: int, view: memoryview) -> Iterator[int]:
-    """Yield the addresses at which 127 lists in a row close."""
-    for i in range(len(view) - 2 * BINS + 1):
-        if view[i] and all(
+    """Yield the addresses at which 127 lists in a row close.
+
+    largebin_index() is at most 126, so that the last one is always empty; few words are such a
+    list's, and a program's own data has many.
+    """
+    last = 2 * (BINS - 1)
+    head = base - 16
+    empty = [i for i, (first, end) in enumerate(zip(view, view[1:])) if first == end == head + 8 * i]
+    for i in (at - last for at in empty if at >= last):
+        if all(
             _closes(words, base + 8 * (i + 2 * k), view[i + 2 * k], view[i + 2 * k + 1])
             for k in range(BINS)
         ):

@@ -21,7 +21,7 @@ __all__ = ["Malloc"]
 # Sorted blocks of one size or a narrow range of sizes; the first bin has what was freed last.
 _SMALL_BINS = 63
 _BLOCKS_MAX = 1 << 16
-_LIBRARY_MAX = 1 << 20
+_LIBRARY_MAX = 16 << 20  # of the data of a library, or of a program without one
 _ADDRESS_MAX = 1 << 47
 # Smaller ones are not worth a hole in a copy.
 _FREE_MIN = 16 * PAGE

@@ -4,6 +4,8 @@
  *
  * A block is added after malloc has returned it and removed before free gets it: whatever
  * is in the table is live at every instant.  Nothing here locks or allocates.
+ *
+ * Linked into a static program, it is what the linker wraps each function by (--wrap).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -12,6 +14,16 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+
+#ifdef WRAP
+#define malloc __wrap_malloc
+#define calloc __wrap_calloc
+#define realloc __wrap_realloc
+#define memalign __wrap_memalign
+#define free __wrap_free
+void *__real_malloc(size_t), *__real_calloc(size_t, size_t), *__real_realloc(void *, size_t);
+void *__real_memalign(size_t, size_t), __real_free(void *);
+#endif
 
 #define SLOTS (1u << 17)
 #define GONE 1
@@ -60,11 +72,19 @@ static int start(void)
         return 0;
     }
     starting = 1;
+#ifdef WRAP
+    real_malloc = __real_malloc;
+    real_calloc = __real_calloc;
+    real_realloc = __real_realloc;
+    real_memalign = __real_memalign;
+    real_free = __real_free;
+#else
     real_malloc = dlsym(RTLD_NEXT, "malloc");
     real_calloc = dlsym(RTLD_NEXT, "calloc");
     real_realloc = dlsym(RTLD_NEXT, "realloc");
     real_memalign = dlsym(RTLD_NEXT, "memalign");
     real_free = dlsym(RTLD_NEXT, "free");
+#endif
     size_t size = sizeof(struct table) + SLOTS * sizeof(struct slot);
     struct table *fresh = mmap(NULL, size, PROT_READ | PROT_WRITE,
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -148,6 +168,7 @@ void *memalign(size_t alignment, size_t size)
     return start() ? added(real_memalign(alignment, size), size) : NULL;
 }
 
+#ifndef WRAP
 void *aligned_alloc(size_t alignment, size_t size)
 {
     return memalign(alignment, size);
@@ -168,3 +189,4 @@ void *pvalloc(size_t size)
 {
     return memalign(4096, (size + 4095) & ~(size_t)4095);
 }
+#endif
