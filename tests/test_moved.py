@@ -9,6 +9,7 @@ from mutants import Bench, findings, moved, mutants
 from scenarios import SOLE
 
 from qmrinspect.audit import check
+from qmrinspect.heap import Block, Heap
 from qmrinspect.layout import Layout
 from qmrinspect.references import HOLDERS
 from qmrinspect.references.record import fields_of
@@ -75,6 +76,33 @@ def test_a_scatter_list_has_its_entries_in_memory() -> None:
     assert held.target == ghost.address
     machine.poke("QEMUSGList", held.holder, sg=0x10)
     assert [f.kind for f in check(machine.snapshot()).findings][:1] == ["unexplained"]
+
+
+@pytest.mark.parametrize(
+    ("head", "there"),
+    (
+        (0x61, True),
+        (0x75, True),
+        (0x1002, True),
+        (0x51, False),
+        (0x81, False),
+        (0x42, False),
+        (0, False),
+    ),
+)
+def test_entries_are_told_by_the_size_in_front_of_them(
+    head: int, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks are walked in a copy that may be of later, when the list has given them back."""
+    machine = FakeMachine()
+    SOLE["scatter-list"](machine)
+    (held,) = (f for f in machine.snapshot().fields if f.kind == "scatter-list")
+    entries = machine.allocate(16 + 16 * 5) + 16
+    machine.poke("QEMUSGList", held.holder, sg=entries)
+    machine.pokes.append((entries - 8, 8, head))
+    monkeypatch.setattr(Heap, "is_glibc", True)
+    monkeypatch.setattr(Heap, "at", lambda heap, address: Block(address, 0x58, "freed"))
+    assert any(f.kind == "scatter-list" for f in machine.snapshot().fields) is there
 
 
 @pytest.mark.parametrize("head", (0x7F, BASE + TEXT, BASE + DATA + 0x20))

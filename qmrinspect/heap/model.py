@@ -52,6 +52,7 @@ class Heap:
         self._spans: list[tuple[int, int]] = []
         self._arenas: list[tuple[int, int]] = []
         self._reason = ""
+        self._is_glibc = False
 
     @property
     def exact(self) -> bool:
@@ -63,6 +64,12 @@ class Heap:
         """Why nothing is known, empty when all is."""
         self._known()
         return self._reason
+
+    @property
+    def is_glibc(self) -> bool:
+        """Whether glibc's malloc serves the program; its blocks may still not be known."""
+        self._known()
+        return self._is_glibc
 
     def at(self, address: int) -> Block | None:
         """Return the block that has an address, None where malloc has none.
@@ -163,6 +170,7 @@ class Heap:
         words = Words(self._image)
         libc = libc_data(self._mappings)
         arenas = find_arenas(words, libc)
+        self._is_glibc = True
         top = words.get(arenas.all[0] + arenas.at_top)
         low = _lowest(self._mappings, top)
         refused = NotKnown("where the main heap begins was not found in libc's data")

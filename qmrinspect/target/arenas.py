@@ -139,7 +139,9 @@ def _bins(words: Readable, base: int, view: memoryview) -> Iterator[int]:
     """
     last = 2 * (BINS - 1)
     head = base - 16
-    empty = [i for i, (first, end) in enumerate(zip(view, view[1:])) if first == end == head + 8 * i]
+    empty = [
+        i for i, (first, end) in enumerate(zip(view, view[1:])) if first == end == head + 8 * i
+    ]
     for i in (at - last for at in empty if at >= last):
         if all(
             _closes(words, base + 8 * (i + 2 * k), view[i + 2 * k], view[i + 2 * k + 1])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from ..heap.model import LIVE, NOT_KNOWN
+from ..heap.chunks import HEADER
 from ..records.context import Context
 from ..records.route import place_of
 from ..records.scan import find_words
@@ -26,6 +26,7 @@ _BUFFERS_MAX = 1024  # VIRTQUEUE_MAX_SIZE
 _ELEMENT_MAX = 64 << 10  # of memory that an element and its vectors take
 _PIECES_MAX = 1 << 16  # of one scatter list
 _ENTRY = 16  # bytes of a ScatterGatherEntry, include/system/dma.h
+_FLAGS, _MAPPED = 7, 2  # of a block's size, malloc/malloc.c
 _REFS_MAX = 1000  # of one request
 _TABLE_WORDS = 3  # of an AIOCBInfo: up to 7.2 two functions and a size, since then one
 _ALLOCATED_MAX = 4096  # bytes of such a request
@@ -177,19 +178,26 @@ def _is_block_request(context: Context, request: int) -> bool:
 
 
 def _has_room(context: Context, entries: int, count: int) -> bool:
-    """Whether a scatter list's entries have a block of their own, with room for so many.
+    """Whether a scatter list's entries have memory of their own, with room for so many.
 
-    Where blocks are not known, whether anything lies there.
+    What malloc keeps in front of a block gives its size, and is of the instant at which the list
+    was read.  Whether the block is live is not asked: blocks are walked in what may have been
+    copied later, and a list that gave its entries back is empty.  Of another allocator nothing
+    is known but that something lies there.
     """
-    block = context.live.heap.at(entries) if entries else None
-    if block is not None and block.state == NOT_KNOWN:
-        return context.image.held(entries, 1) is not None
-    return (
-        block is not None
-        and block.state == LIVE
-        and block.start == entries
-        and block.size >= count * _ENTRY
-    )
+    if not entries:
+        return False
+    need = count * _ENTRY + HEADER
+    try:
+        head = context.image.u64(entries - 8)
+    except Unreadable:
+        return False
+    size = head & ~_FLAGS
+    # What is left of a chunk that fits nearly stays with it.
+    fits = size >= need - HEADER if head & _MAPPED else need <= size <= need + HEADER
+    if fits and entries % 16 == size % 16 == 0:
+        return True
+    return not context.live.heap.is_glibc and context.image.held(entries, 1) is not None
 
 
 def _block_requests(context: Context, scene: Scene) -> Iterator[Found]:
