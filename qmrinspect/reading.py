@@ -19,7 +19,7 @@ from .fitting import Fitting
 from .instants import ATTEMPTS, GRACE_S, PAUSE_S, added
 from .layout import Layout
 from .layout.names import FieldNames, field_names
-from .search.functions import names_of
+from .search.functions import is_glib, names_of
 from .search.stale import Where, find_stale
 from .snapshot import Pointer, Snapshot, Stale, TypeInfo, Unknown
 from .strict import displaced
@@ -212,7 +212,9 @@ class Reader(Fitting):
         code = [row.function for row in found if row.function]
         mappings = self._context.image.mappings
         names = dict(zip(code, names_of(self.target, mappings, code)))
-        return [row._replace(name=names.get(row.function, "")) for row in found]
+        named = [row._replace(name=names.get(row.function, "")) for row in found]
+        # GLib's functions, a hash table's say, lie beside what they are not called with.
+        return [row for row in named if row.certain or not is_glib(row.name)]
 
     def _with_heap(self, snapshot: Snapshot) -> Snapshot:
         """Return the last reading, or a new one of a moment at which no thread was in malloc.

@@ -9,15 +9,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakes import FakeMachine
 
+from qmrinspect import reading
 from qmrinspect.audit.stale import stale_text
 from qmrinspect.heap.live import Live
 from qmrinspect.heap.model import FREED, LIVE, Block
+from qmrinspect.reading import Reader
 from qmrinspect.search import pointed
 from qmrinspect.search.callbacks import SHAPES, recognised
 from qmrinspect.search.functions import Code
 from qmrinspect.search.pointed import POINTED, pointers
-from qmrinspect.search.stale import _without_nameless
+from qmrinspect.search.stale import Where, _without_nameless
 from qmrinspect.search.words import Words
 from qmrinspect.snapshot import Stale
 from qmrinspect.target.image import Image
@@ -337,3 +340,18 @@ def test_what_a_free_chunk_left_in_a_live_block_is_left_over(
     )
     live.heap = heap
     assert live.in_old_chunk(A + offset) is not alive
+
+
+def test_what_glib_has_beside_a_pointer_is_no_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a program without libraries GLib's functions are among the program's."""
+    machine = FakeMachine()
+    reader = Reader(machine.build(), [machine.layout])
+    snapshot = reader.read()
+    timer = Stale("timer", 1, 2, 3, 5, "", True, 3, 64)
+    unsure = timer._replace(kind="candidate", certain=False)
+    rows = [unsure, unsure._replace(function=4), timer]
+    monkeypatch.setattr(reading, "find_stale", lambda *_: rows)
+    names = {4: "tick", 5: "g_free"}
+    monkeypatch.setattr(reading, "names_of", lambda _a, _b, code: [names[f] for f in code])
+    found = reader.stale(snapshot, Where(candidates=True))
+    assert [(row.name, row.certain) for row in found] == [("tick", False), ("g_free", True)]

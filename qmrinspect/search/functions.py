@@ -15,7 +15,7 @@ from ..target.elf import ElfFile
 from ..target.image import Mapping, Target
 from ..target.process import map_file
 
-__all__ = ["Code", "names_of"]
+__all__ = ["Code", "is_glib", "names_of"]
 
 Names = Sequence[tuple[int, int, str]]
 
@@ -39,6 +39,11 @@ class Code:
         """Whether there is code at an address."""
         i = bisect_right(self._starts, address) - 1
         return i >= 0 and address < self.text[i][1]
+
+
+def is_glib(name: str) -> bool:
+    """Whether a function is GLib's, which a program without libraries has among its own."""
+    return name.startswith("g_")
 
 
 def _is_module(path: str) -> bool:
