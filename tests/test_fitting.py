@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from fakes import LAYOUTS, NEWEST, FakeMachine, shifted
 from faketarget import BASE, GUEST
+from mutants import Bench
 from scenarios import SOLE, ghost_ram, nbd
 
 from qmrinspect.audit import check
 from qmrinspect.errors import LayoutError, ReadingError, TargetError
+from qmrinspect.layout import Layout
 from qmrinspect.reading import Reader, read
 from qmrinspect.snapshot import Snapshot
 from qmrinspect.walk import take
@@ -43,7 +47,6 @@ def _roomy(machine: FakeMachine) -> FakeMachine:
         "LinkProperty",
         "MemoryRegion",
         "MemoryRegionSection",
-        "NamedGPIOList",
         "Object",
         "ObjectClass",
         "ObjectProperty",
@@ -135,6 +138,43 @@ def test_what_a_layout_lacks_costs_one_kind(kind: str, struct: str, field: str) 
     assert kind in report.not_judged[0].kinds
     assert not report.findings
     assert report.exact == report.objects - 1
+
+
+def test_a_list_of_lines_that_lies_elsewhere_costs_its_kind() -> None:
+    target = _roomy(FakeMachine(layout=shifted(NEWEST, "NamedGPIOList", 40))).build()
+    report = Reader(target).check()
+    assert report.objects > 40 and not report.findings
+    told = {(row.kind, row.target) for row in report.book.index.snapshot.unsearched}
+    assert ("initial", "irq") in told
+
+
+def _less(layout: Layout) -> Iterator[tuple[str, Layout]]:
+    """Yield a layout without each structure and without each field of it."""
+    for struct, row in layout.structs.items():
+        rest = {name: other for name, other in layout.structs.items() if name != struct}
+        yield struct, layout._replace(structs=rest)
+        yield from ((f"{struct}.{f}", layout.without({f"{struct}.{f}"})) for f in row.fields)
+
+
+def test_whatever_a_layout_lacks_nothing_else_is_refused_or_found() -> None:
+    """Only what is required costs a reading; the rest a kind, which is told."""
+    machine = FakeMachine()
+    for kind in ("queue-element", "shared-memory", "vring-cache"):
+        SOLE[kind](machine)
+    bench = Bench(machine.build(), machine.layout)
+    truth = bench.read(machine.layout).report
+    assert truth is not None
+    known = {finding.kind for finding in truth.findings}
+    tried, less = (
+        0,
+        [(what, layout) for what, layout in _less(machine.layout) if not layout.missing()],
+    )
+    for what, layout in less:
+        report = bench.read(layout).report
+        assert report is not None, f"refused without {what}"
+        assert {finding.kind for finding in report.findings} <= known, what
+        tried += 1
+    assert tried > 300
 
 
 def test_what_the_programs_own_debug_information_lacks_is_not_there() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..layout import Layout, Struct
-from ..layout.schema import ABI, NEEDED
+from ..layout.schema import ABI
 from .anchors import Anchors
 from .core import CORE
 from .homes import Home, home, outermost, parts, types_of
@@ -81,10 +81,6 @@ class Draft:
                     left_out.append(f"{name}.{field}")
                 else:
                     fields[field] = (at, place.size)
-            needed = set(NEEDED.get(name, "").split())
-            if confirmed and not needed <= fields.keys():
-                left_out += [f"{name}.{field}" for field in fields]
-                fields = {}
             ends = [offset + size for offset, size in fields.values()]
             size = self.sizes[name]
             if not types_of(name):

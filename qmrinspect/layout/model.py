@@ -16,7 +16,7 @@ from typing import Any, Callable, NamedTuple
 
 from ..errors import LayoutError
 from ..outfile import open_private
-from .schema import ABI, NEEDED, REQUIRED
+from .schema import ABI, REQUIRED
 
 __all__ = [
     "EVIDENCE",
@@ -142,21 +142,12 @@ class Layout(NamedTuple):
 
     def missing(self) -> list[str]:
         """Return what a walk needs and this layout lacks."""
-        lacking = [
+        return [
             f"{struct}.{field}"
             for struct, fields in REQUIRED.items()
             for field in fields.split()
             if not self.has(struct, field)
         ]
-        # A structure that the walk reads is known whole, or not at all.
-        lacking += [
-            f"{struct}.{field}"
-            for struct, fields in NEEDED.items()
-            if struct in self.structs and self.structs[struct].fields
-            for field in fields.split()
-            if not self.has(struct, field)
-        ]
-        return lacking
 
 
 def resolve(layout: Layout, struct: str, names: Sequence[str]) -> str:

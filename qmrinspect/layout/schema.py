@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from ..references import HOLDERS, Variable, schema
 
-__all__ = ["ABI", "NEEDED", "REQUIRED", "SCHEMA", "SYMBOLS"]
+__all__ = ["ABI", "REQUIRED", "SCHEMA", "SYMBOLS"]
 
 _CORE: dict[str, str] = {
     # QOM: include/qom/object.h, qom/object.c
@@ -91,17 +91,6 @@ _CORE: dict[str, str] = {
 }
 
 
-# What the walk reads of a structure without a look whether it is there.
-NEEDED: dict[str, str] = {
-    "BusState": "parent name",
-    "NamedGPIOList": "name in num_in",
-    "NamedClockList": "name clock output alias",
-    "RAMList": "blocks",
-    "RAMBlock": "mr host max_length next",
-    "rcu_head": "next func",
-}
-
-
 def _whole() -> dict[str, str]:
     out = {struct: fields.split() for struct, fields in _CORE.items()}
     for struct, names in schema().items():
@@ -127,7 +116,7 @@ REQUIRED: dict[str, str] = {
     "ObjectProperty": "name type release opaque",
     "LinkProperty": "targetp flags",
     "DeviceState": "parent_bus id",
-    "BusState": "children",
+    "BusState": "children parent name",
     "BusChild": "child sibling",
     "MemoryRegion": "owner container alias size addr subregions subregions_link name",
     "AddressSpace": "name root current_map address_spaces_link",

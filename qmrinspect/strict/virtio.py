@@ -26,6 +26,10 @@ def relate(tally: Tally, snapshot: Snapshot) -> None:
         "VirtIONet.max_queue_pairs VirtIONet.vqs VirtIODevice.vq",
     )
     context = tally.context
+    # What is in an array tells nothing while its size is not known.
+    structs = context.layout.structs
+    queues = queues if "VirtQueue" in structs else None
+    pairs = pairs if queues and "VirtIONetQueue" in structs else None
     for address, obj in snapshot.objects.items():
         if not context.is_a(obj.type, "virtio-device"):
             continue

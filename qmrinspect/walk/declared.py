@@ -20,13 +20,22 @@ from ..snapshot import FieldReference, Listener, Obj, Space, Unsearched
 from ..target.image import Unreadable
 from ..text import an
 from .inuse import Pointed
-from .ram import RamMap
+from .qdev import CLOCK_FIELDS, GPIO_FIELDS
+from .ram import RAM_FIELDS, RamMap
+from .rcu import RCU_FIELDS
 from .readers import READERS, WORDS
 from .scene import Scene
 from .shapes import SHAPES
 
 __all__ = ["missing", "read_declared", "structure_around", "unsearched"]
 
+# What other parts of the walk find: its kind, where, what it needs, and on what.
+_WALKED = (
+    ("initial", "NamedGPIOList.in", GPIO_FIELDS, "irq"),
+    ("initial", "NamedClockList.clock", CLOCK_FIELDS, "clock"),
+    ("rcu-bus-child", "BusChild.child", RCU_FIELDS, "device"),
+    ("rcu-address-space", "AddressSpace.root", RCU_FIELDS, "device"),
+)
 # For an irq it matters whether anything in memory points to it at all.
 _POINTED = "irq"
 
@@ -85,11 +94,20 @@ def _missing(context: Context, holder: Holder) -> str:
             return struct
         if names and not any(layout.has(struct, name) for name in names):
             return f"{struct}.{names[0]}"
+    if holder.target == "ram":
+        lacking = _lacking(context, RAM_FIELDS)
+        if lacking:
+            return lacking
     if isinstance(holder.start, OfType):
         struct = parse(ways_of(holder.way)[0])[0].struct
         if not _fits(context, holder.start.type, struct):
             return f"{an(struct)} of the size of {an(holder.start.type)}"
     return ""
+
+
+def _lacking(context: Context, fields: str) -> str:
+    """Return the first of some ``Struct.field`` that this layout has not, empty for none."""
+    return next((f for f in fields.split() if not context.layout.has(*f.split("."))), "")
 
 
 def _fits(context: Context, type_name: str, struct: str) -> bool:
@@ -130,6 +148,11 @@ def _unsearched(context: Context, complete: bool) -> Iterator[Unsearched]:
         start = holder.start.type if isinstance(holder.start, OfType) else ""
         what = ways_of(holder.way)[0] if holder.way else holder.needs.split()[-1].rstrip("?")
         yield Unsearched(holder.kind, what, start, holder.target, why, absent)
+    for kind, what, fields, target in _WALKED:
+        lacking = _lacking(context, fields)
+        if lacking and target in context.types:
+            why = f"the layout lacks {lacking}"
+            yield Unsearched(kind, what, "device", target, why, False)
 
 
 def _never(context: Context, holder: Holder, lacking: str) -> bool:

@@ -221,12 +221,15 @@ def _ranges(context: Context, view: Record) -> tuple[Range, ...]:
     layout = context.layout
     stride = layout.size("FlatRange")
     at_mr, at_addr = layout.offset("FlatRange", "mr"), layout.offset("FlatRange", "addr")
-    at_offset = layout.offset("FlatRange", "offset_in_region")
+    has_offset = layout.has("FlatRange", "offset_in_region")
+    at_offset = layout.offset("FlatRange", "offset_in_region") if has_offset else None
     raw = context.image.read(view["ranges"], stride * count) if count else b""
     out = []
     for at in range(0, len(raw), stride):
         (mr,) = struct.unpack_from("<Q", raw, at + at_mr)
-        (offset,) = struct.unpack_from("<Q", raw, at + at_offset)
+        offset = 0
+        if at_offset is not None:
+            (offset,) = struct.unpack_from("<Q", raw, at + at_offset)
         # AddrRange is two Int128; no guest address has more than 64 bits.
         start = int.from_bytes(raw[at + at_addr : at + at_addr + 16], "little")
         size = int.from_bytes(raw[at + at_addr + 16 : at + at_addr + 32], "little")

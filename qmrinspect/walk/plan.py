@@ -28,10 +28,12 @@ def guest_ram(
     :param ram_list: address of ``ram_list`` (system/physmem.c).
     :raises ReadingError: when the list makes no sense under this layout.
     """
-    if not ram_list or not layout.has("RAMBlock", "host") or not layout.has("RAMList", "blocks"):
+    needed = [("RAMList", "blocks"), *(("RAMBlock", f) for f in ("host", "max_length", "next"))]
+    if not ram_list or not all(layout.has(*pair) for pair in needed):
         return []
     at_host, at_max = layout.offset("RAMBlock", "host"), layout.offset("RAMBlock", "max_length")
-    at_next, at_id = layout.offset("RAMBlock", "next"), layout.offset("RAMBlock", "idstr")
+    at_next = layout.offset("RAMBlock", "next")
+    at_id = layout.offset("RAMBlock", "idstr") if layout.has("RAMBlock", "idstr") else None
 
     def word(address: int) -> int:
         raw = peek(address, 8)
@@ -46,7 +48,7 @@ def guest_ram(
         if block in seen or len(seen) > LIST_MAX:
             raise ReadingError("the list of RAM blocks does not end")
         seen.add(block)
-        name = peek(block + at_id, 256) or b""
+        name = (peek(block + at_id, 256) or b"") if at_id is not None else b""
         host, size = word(block + at_host), word(block + at_max)
         if host % _PAGE or size % _PAGE or not name.split(b"\0")[0].isascii():
             raise ReadingError("the list of RAM blocks makes no sense")

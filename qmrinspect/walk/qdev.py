@@ -10,7 +10,16 @@ from ..records.context import LIST_MAX, Context
 from ..snapshot import Bus, BusChild, Clock, Device, GpioList, Obj
 from ..target.image import Unreadable
 
-__all__ = ["read_buses", "read_clocks", "read_devices", "read_gpios"]
+__all__ = ["CLOCK_FIELDS", "GPIO_FIELDS", "read_buses", "read_clocks", "read_devices", "read_gpios"]
+
+#: What a device's lists need: the head, the link, then the rest.
+GPIO_FIELDS = (
+    "DeviceState.gpios NamedGPIOList.node NamedGPIOList.name NamedGPIOList.in NamedGPIOList.num_in"
+)
+CLOCK_FIELDS = (
+    "DeviceState.clocks NamedClockList.node NamedClockList.name NamedClockList.clock "
+    "NamedClockList.output NamedClockList.alias"
+)
 
 # The largest GPIO array in QEMU has a few thousand lines.
 _GPIO_MAX = 1 << 16
@@ -38,17 +47,19 @@ def read_devices(context: Context, objects: Mapping[int, Obj]) -> dict[int, Devi
     return out
 
 
-def _lists(context: Context, device: int, field: str, struct: str) -> Iterator[int]:
-    if not context.layout.has("DeviceState", field) or not context.layout.has(struct, "node"):
+def _lists(context: Context, device: int, fields: str) -> Iterator[int]:
+    if not all(context.layout.has(*field.split(".")) for field in fields.split()):
         return
-    first = context.image.u64(device + context.layout.offset("DeviceState", field))
+    head, node = fields.split()[:2]
+    struct = node.partition(".")[0]
+    first = context.image.u64(device + context.layout.offset(*head.split(".")))
     yield from context.queue(first, context.layout.offset(struct, "node"), struct)
 
 
 def read_gpios(context: Context, devices: Mapping[int, Device]) -> Iterator[GpioList]:
     """Yield the ``NamedGPIOList`` structures of every device (hw/core/gpio.c)."""
     for device in devices:
-        for at in _lists(context, device, "gpios", "NamedGPIOList"):
+        for at in _lists(context, device, GPIO_FIELDS):
             try:
                 row = context.record("NamedGPIOList", at)
                 count = row.signed("num_in")
@@ -65,7 +76,7 @@ def read_gpios(context: Context, devices: Mapping[int, Device]) -> Iterator[Gpio
 def read_clocks(context: Context, devices: Mapping[int, Device]) -> Iterator[Clock]:
     """Yield the ``NamedClockList`` entries of every device (hw/core/qdev-clock.c)."""
     for device in devices:
-        for at in _lists(context, device, "clocks", "NamedClockList"):
+        for at in _lists(context, device, CLOCK_FIELDS):
             try:
                 row = context.record("NamedClockList", at)
             except Unreadable:

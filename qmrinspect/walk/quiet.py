@@ -74,12 +74,9 @@ def _peeked(peek: Peek, address: int, size: int) -> int:
 def signs(context: Context) -> Signs:
     """Find the variables that :func:`state_of` reads, and the queue for RCU."""
     words = (_depth(context), _lock(context))
-    return Signs(
-        tuple(word for word in words if word),
-        rcu.ends(context),
-        context.layout.offset("rcu_head", "next"),
-        context.statics.data,
-    )
+    queue = rcu.ends(context)
+    at_next = context.layout.offset("rcu_head", "next") if queue else 0
+    return Signs(tuple(word for word in words if word), queue, at_next, context.statics.data)
 
 
 def state_of(context: Context) -> Quiet:

@@ -10,7 +10,10 @@ from typing import NamedTuple
 from ..records.context import Context
 from ..target.image import Unreadable
 
-__all__ = ["RamMap"]
+__all__ = ["RAM_FIELDS", "RamMap"]
+
+#: What the list of RAM blocks needs.
+RAM_FIELDS = "RAMList.blocks RAMBlock.mr RAMBlock.host RAMBlock.max_length RAMBlock.next"
 
 
 class _Block(NamedTuple):
@@ -25,7 +28,7 @@ class RamMap:
     def __init__(self, context: Context) -> None:
         blocks = []
         variable = context.statics.first("ram_list")
-        if variable and context.layout.has("RAMBlock", "mr"):
+        if variable and all(context.layout.has(*field.split(".")) for field in RAM_FIELDS.split()):
             try:
                 first = context.image.u64(variable + context.layout.offset("RAMList", "blocks"))
                 following = context.layout.offset("RAMBlock", "next")

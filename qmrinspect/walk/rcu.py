@@ -15,7 +15,10 @@ from ..snapshot import Pending, View
 from ..target.image import Unreadable
 from .memory import read_view
 
-__all__ = ["ends", "queued", "read_pending"]
+__all__ = ["RCU_FIELDS", "ends", "has_queue", "queued", "read_pending"]
+
+#: What the queue needs.
+RCU_FIELDS = "rcu_head.next rcu_head.func"
 
 _CODE_MAX = 160
 _QUEUE_MAX = 100_000
@@ -40,12 +43,21 @@ def _tail_variables(context: Context) -> Iterator[int]:
             yield code + at + 7 + int.from_bytes(raw[at + 3 : at + 7], "little", signed=True)
 
 
+def has_queue(context: Context) -> bool:
+    """Whether this layout can tell of the queue."""
+    return all(context.layout.has(*field.split(".")) for field in RCU_FIELDS.split())
+
+
 def ends(context: Context) -> tuple[int, int] | None:
     """Return the addresses of the queue's ``head`` and ``tail``; None when it was not found.
+
+    Without ``rcu_head`` it cannot be.
 
     ``head`` lies next to ``tail``; the right neighbour is the one from which the
     list leads to the node whose ``next`` is ``*tail``.
     """
+    if not has_queue(context):
+        return None
     for tail in _tail_variables(context):
         for head in (tail + 8, tail - 8):
             if _nodes(context, head, tail) is not None:

@@ -209,7 +209,7 @@ def decode(
     spaces, listeners = memory.read_spaces(context, statics.first("address_space_memory"))
     views = _views(context, [space.view for space in spaces.values()])
     pending = rcu.read_pending(context, views, objects)
-    if pending is None:
+    if pending is None and rcu.has_queue(context):
         context.note(statics.first("call_rcu1"), "the queue of RCU callbacks was not found")
     fields = tuple(declared.read_declared(context, objects, spaces, listeners))
     for address in {f.target for f in fields if f.kind == "flatview-user"} - views.keys():

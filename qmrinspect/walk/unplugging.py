@@ -104,7 +104,8 @@ def _attempted(context: Context, rows: Iterator[Unplugging]) -> Iterator[Unplugg
 def _in_array(context: Context, region: Region) -> Iterator[Unplugging]:
     way, outer, field, inner, who = ARRAYS[region.name]
     layout, image = context.layout, context.image
-    needed = [(outer, field), (outer, "dev_count"), (outer, "devs"), (inner, "is_removing")]
+    needed = [(outer, name) for name in (field, "dev_count", "devs")]
+    needed += [(inner, who), (inner, "is_removing"), ("MemoryRegion", "opaque")]
     if not all(layout.has(*pair) for pair in needed):
         return
     start = region.address - layout.offset(outer, field)

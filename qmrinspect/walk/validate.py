@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ..layout import Layout
 from ..snapshot import Snapshot, TypeInfo
+from .qdev import GPIO_FIELDS
 
 __all__ = ["Check", "check_sizes", "fits", "validate"]
 
@@ -90,6 +91,9 @@ def validate(snapshot: Snapshot, layout: Layout | None = None) -> list[Check]:
         p.holder: p.target for p in snapshot.props if p.name == "parent_bus" and p.level == "class"
     }
     inputs = {irq for gpio in snapshot.gpios for irq in gpio.inputs}
+    named = [p for p in children if p.name.startswith("unnamed-gpio-in[")]
+    if layout and not all(layout.has(*field.split(".")) for field in GPIO_FIELDS.split()):
+        named = []  # the lists were not read
     return [
         *([check_sizes(snapshot.types, layout)] if layout else []),
         _check(
@@ -174,7 +178,7 @@ def validate(snapshot: Snapshot, layout: Layout | None = None) -> list[Check]:
         ),
         _check(
             "an irq that is named as a GPIO input is one",
-            (p.target in inputs for p in children if p.name.startswith("unnamed-gpio-in[")),
+            (p.target in inputs for p in named),
         ),
         _check(
             "a GPIO input is an irq",
