@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
 import signal
@@ -17,6 +19,7 @@ from typing import Callable, Union
 
 import pytest
 from conftest import Qmr
+from qemu.qmp import QMPClient
 
 from qmrinspect.errors import MonitorError
 from qmrinspect.hotplug.vm import Vm
@@ -280,6 +283,37 @@ def test_a_server_that_hangs_up(tmp_path: Path, kind: Kind) -> None:
         pytest.raises(MonitorLost, match="closed by the other side"),
     ):
         kind(server.address)
+
+
+def test_a_monitor_that_is_closed_while_it_is_lost_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio prints the failure of what nobody waits for any more."""
+    begun = threading.Event()
+    end = QMPClient._bh_disconnect
+    told: list[object] = []
+
+    async def slowly(client: QMPClient) -> None:
+        begun.set()
+        await asyncio.sleep(0.1)
+        await end(client)
+
+    def lose(address: str) -> None:
+        monitor = QmpMonitor(address)
+        monitor._loop.set_exception_handler(lambda loop, context: told.append(context["message"]))
+        with pytest.raises(MonitorError):
+            monitor.execute("query-status", timeout=0.01)
+        assert begun.wait(10)
+        monitor.close()
+
+    def script(client: socket.socket) -> None:
+        next(greet(client))
+
+    monkeypatch.setattr(QMPClient, "_bh_disconnect", slowly)
+    with Server(tmp_path, script) as server:
+        lose(server.address)
+    gc.collect()
+    assert not told
 
 
 def test_a_flood_of_events_is_bounded_and_counted(tmp_path: Path, kind: Kind) -> None:

@@ -154,7 +154,10 @@ class QmpMonitor(SocketMonitor):
             raise _mapped(self.address, error) from error
 
     async def _disconnect(self) -> None:
-        self._watch.cancel()
+        # One that has begun to disconnect ends by itself; cancelled, it would leave its reason to
+        # nobody, and asyncio would print that.
+        if self._client.runstate == Runstate.RUNNING:
+            self._watch.cancel()
         await asyncio.wait({self._watch})
         try:
             if self._client.runstate != Runstate.IDLE:
