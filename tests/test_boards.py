@@ -90,7 +90,11 @@ def expect(report: Report, faults: set[tuple[str, str, int]]) -> None:
     """Every reference is explained, but for QEMU's own faults."""
     objects = report.book.index.snapshot.objects
     found = {
-        (f.kind, objects[f.address].type, f.observed - f.expected)
+        (
+            f.kind,
+            objects[f.address].type if f.address in objects else f.text,
+            f.observed - f.expected,
+        )
         for f in report.findings
         if f.severity != "note"
     }
