@@ -15,8 +15,7 @@ import pytest
 from conftest import stock_qemu
 
 from qmrinspect.heap import Block, Heap, Live, Walked
-from qmrinspect.heap.chunks import HEADER, Chunks
-from qmrinspect.heap.free import _CACHES, _cached, _plain
+from qmrinspect.heap.chunks import Chunks
 from qmrinspect.heap.mapped import Parameters, find_mapped
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.target.arenas import Area, libc_data
@@ -201,18 +200,6 @@ def test_a_walk_that_steps_over_its_end_ends() -> None:
     start = 0x550000000000
     with pytest.raises(NotKnown, match="behind its end"):
         Chunks().add(Words(Image([(start, bytes(memory))])), Area(start, start + 0x220, 0))
-
-
-@pytest.mark.unit
-def test_a_ring_of_live_blocks_is_in_no_cache() -> None:
-    start, one, two = 0x550000000000, 0x550000000310, 0x550000000330  # what malloc returned
-    memory = bytearray(0x400)
-    for at, word in ((start + HEADER + _CACHES[1].lists, one), (one, two), (two, one)):
-        memory[at - start : at - start + 8] = word.to_bytes(8, "little")
-    chunks = Chunks()
-    chunks.starts, chunks.sizes = [start, one - HEADER, two - HEADER], [0x300, 0x20, 0x20]
-    words = Words(Image([(start, bytes(memory))]))
-    assert _cached(words, chunks, _CACHES[1], 0, _plain) == ([one, *[0] * 75], {})
 
 
 @pytest.mark.parametrize(
