@@ -15,13 +15,16 @@ from qmrinspect.errors import LayoutError
 from qmrinspect.hotplug.device_set_vm import DeviceSetVm
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.infer import anchors, infer, recall, references
+from qmrinspect.infer import layout as infer_layout
 from qmrinspect.infer.anchors import Anchors, TypeAnchors
 from qmrinspect.infer.code import Access, accesses, offsets
-from qmrinspect.infer.draft import CONFIRMED
+from qmrinspect.infer.draft import CONFIRMED, Reference
 from qmrinspect.infer.homes import outermost, parts
 from qmrinspect.infer.predict import Guess, anchors_between, predict
+from qmrinspect.infer.tables import read_anchors
 from qmrinspect.layout import Layout, find, load
 from qmrinspect.layout.find import profiles
+from qmrinspect.layout.schema import REQUIRED
 from qmrinspect.reading import Reader
 from qmrinspect.target.process import Process
 from qmrinspect.walk import program_of
@@ -125,6 +128,45 @@ def test_a_type_that_is_met_alive_is_looked_at(fresh_vm: Vm, without_stock: None
         report = reader.check()
         assert reader.layout.evidence["UHCIState.irq"] == "seen"
         assert report.exact == report.objects
+
+
+def test_a_region_is_known_by_what_it_holds(
+    stock_vm: Vm, truth: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without code, and with references in which every field of it lies elsewhere."""
+    whole = read_anchors
+    monkeypatch.setattr(
+        infer_layout, "read_anchors", lambda core, elf: whole(core, elf)._replace(code={})
+    )
+    known = []
+    for reference in references():
+        row = reference.layout.structs["MemoryRegion"]
+        # A property names the address, and it moved otherwise than the fields around it.
+        fields = {f: (o + (16 if f == "addr" else 24), n) for f, (o, n) in row.fields.items()}
+        structs = {**reference.layout.structs, "MemoryRegion": row._replace(fields=fields)}
+        there = reference.anchors.types["memory-region"]
+        moved_by = {name: at + 16 for name, at in there.offsets.items()}
+        anchored = there._replace(offsets=moved_by)
+        types = {**reference.anchors.types, "memory-region": anchored}
+        if reference.layout.source != f"profile:{STOCK}":
+            known.append(
+                Reference(
+                    reference.layout._replace(structs=structs),
+                    reference.anchors._replace(types=types, code={}),
+                )
+            )
+    target = Process(stock_vm.pid)
+    layout = infer(target, program_of(target).statics, known)
+    found = {f: at for f, (at, _) in layout.structs["MemoryRegion"].fields.items()}
+    right = {f: at for f, (at, _) in truth.structs["MemoryRegion"].fields.items()}
+    words = {f: layout.evidence[f"MemoryRegion.{f}"] for f in found}
+    solved = {f for f, word in words.items() if word in CONFIRMED}
+    assert {f: found[f] for f in solved} == {f: right[f] for f in solved}
+    assert solved >= set(REQUIRED["MemoryRegion"].split()) | {"dev"}
+    assert "solved" in words.values()
+    report = Reader(target, [layout]).check()
+    assert report.exact + len(report.not_judged) == report.objects > 300
+    assert not report.findings
 
 
 def test_nothing_is_inferred_from_nothing(stock_vm: Vm) -> None:

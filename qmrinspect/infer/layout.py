@@ -18,7 +18,7 @@ from ..strict import Relation, doubted, relations
 from ..target.image import Capture, Image, Target
 from ..walk import capture, decode, version_of
 from ..walk.validate import Check, fits, validate
-from . import anchors, blocks
+from . import anchors, blocks, regions
 from .core import Core, open_core
 from .draft import CONFIRMED, Draft, Reference, draft, nearest
 from .homes import outermost, types_of
@@ -79,6 +79,7 @@ def infer(
     if before is not None:
         _recall(rough, before)
     choose(core, rough)
+    regions.solve(core, rough)
     search(core, rough)
     blocks.solve(core, rough, near)
     discover(core, rough)
