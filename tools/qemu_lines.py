@@ -160,6 +160,11 @@ SOURCES = (
         "and nothing initialized it",
     ),
     Source(
+        *("object:colo-compare", "", "*did not answer*"),
+        "net/colo-compare.c colo_compare_finalize: AIO_WAIT_WHILE() for out_sendco.done, which "
+        "complete sets at its end, and it failed (11.1)",
+    ),
+    Source(
         *("ivshmem-doorbell", "fd-handler", "*"),
         "hw/misc/ivshmem-pci.c (ivshmem.c) watch_vector_notifier: qemu_set_fd_handler() on "
         "msi_vectors, never taken back",
