@@ -165,6 +165,11 @@ SOURCES = (
         "complete sets at its end, and it failed (11.1)",
     ),
     Source(
+        *("x-pci-proxy-dev", "", "*SIGSEGV*"),
+        "hw/remote/proxy.c proxy_intx_update: kvm_irqchip_add_irqfd_notifier_gsi() without KVM, "
+        "where the board routes INTx (q35)",
+    ),
+    Source(
         *("ivshmem-doorbell", "fd-handler", "*"),
         "hw/misc/ivshmem-pci.c (ivshmem.c) watch_vector_notifier: qemu_set_fd_handler() on "
         "msi_vectors, never taken back",
