@@ -14,6 +14,7 @@ __all__ = [
     "AssertionJson",
     "BalanceJson",
     "CaseJson",
+    "DrawnJson",
     "EdgeJson",
     "ForecastDocument",
     "ForecastJson",
@@ -91,6 +92,13 @@ class CaseJson(TypedDict, total=False):
     text: str
     references: list[EdgeJson]
     way_back: list[EdgeJson]
+
+
+class DrawnJson(TypedDict, total=False):
+    """What a page draws of a finding: a part of :class:`HuntRow`."""
+
+    objects_left: list[LeftJson]
+    case: list[CaseJson]
 
 
 class StaleJson(TypedDict):
@@ -197,12 +205,12 @@ class GrowthJson(TypedDict):
 
 
 class StatesJson(TypedDict):
-    """When an unplug came how far; None where it did not."""
+    """When an unplug came how far; 0 where it did not."""
 
-    requested_us: int | None
-    acknowledged_us: int | None
-    unparented_us: int | None
-    finalized_us: int | None
+    requested_us: int
+    acknowledged_us: int
+    unparented_us: int
+    finalized_us: int
 
 
 class TreeJson(TypedDict):

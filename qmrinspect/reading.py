@@ -268,11 +268,12 @@ class Reader(Fitting):
         return [(base + start, size, name) for start, size, name in self._debug.objects()]
 
     def named(
-        self, snapshot: Snapshot, name: str, address: int = 0
+        self, snapshot: Snapshot, name: str | None, address: int | None = None
     ) -> tuple[Sequence[Named], str | None]:
         """Find what is no object and has a name, and who uses it.
 
         :param snapshot: the last reading.
+        :param name: None for none.
         :param address: an object of that name, whose users that count nothing are found as well.
         :return: what was found, and why nothing can be, None when it can.
         """

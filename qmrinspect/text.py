@@ -22,8 +22,8 @@ def printable(text: str, limit: int = 200) -> str:
     return out if len(text) <= limit else out[:limit] + "..."
 
 
-def plural(count: int, noun: str, nouns: str = "") -> str:
-    """Return ``1 object``, ``2 objects``."""
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """Return ``1 object``, ``2 objects``; ``nouns`` is the plural where that is no ``s`` more."""
     return f"{count} {noun if count == 1 else nouns or noun + 's'}"
 
 

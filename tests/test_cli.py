@@ -323,7 +323,7 @@ def test_a_table_fits_the_terminal_and_is_whole_in_a_pipe() -> None:
         assert max(map(len, narrow)) <= 60 and "12345" in narrow[0]
         text = "".join(narrow)
         assert text.count("x") == text.count("y") == 100 and "…" not in text
-        render.use_style(render.Style(False, 0))
+        render.use_style(render.Style(False, None))
         (whole,) = render.table((), rows, right=(1,))
         assert "x" * 100 in whole and "y" * 100 in whole
     finally:

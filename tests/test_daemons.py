@@ -22,7 +22,7 @@ from qmrinspect.monitor.base import CommandError, Monitor
 from qmrinspect.monitor.plain import PlainMonitor
 from qmrinspect.monitor.qmp import QmpMonitor
 from qmrinspect.monitor.recording import RecordingMonitor
-from qmrinspect.peers import Peer, braille, open_peer, peer
+from qmrinspect.peers import Peer, braille, daemons, open_peer, peer
 from qmrinspect.peers.peer import ProgramPeer
 from qmrinspect.target.proc import dead
 
@@ -220,6 +220,14 @@ def test_a_program_that_does_not_come_up_is_quoted(script: str, text: str) -> No
     with pytest.raises(PeerMissing) as missing:
         ProgramPeer(shell(script), serving, timeout=0.3)
     assert missing.value.text == text
+
+
+def test_a_program_that_fails_without_a_word_has_failed(tmp_path: Path) -> None:
+    daemons.run(["sh", "-c", "echo done"], tmp_path)
+    for script, text in (("exit 3", "exit status 3"), ("echo why >&2; exit 3", "why")):
+        with pytest.raises(PeerMissing) as missing:
+            daemons.run(["sh", "-c", script], tmp_path)
+        assert missing.value.text == f"needs the program sh to work ({text})"
 
 
 def test_no_program_outlives_a_kill(tmp_path: Path) -> None:

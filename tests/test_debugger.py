@@ -28,7 +28,7 @@ from qmrinspect.verbs.table import VERBS
 
 pytestmark = pytest.mark.unit
 
-ASKED = Stop("signal", "SIGINT", "")
+ASKED = Stop("signal", "SIGINT")
 
 
 # Lines -----------------------------------------------------------------------------
@@ -123,11 +123,11 @@ def test_the_failure_of_the_work_comes_out() -> None:
 @pytest.mark.parametrize(
     ("stop", "kind", "words"),
     [
-        (Stop("breakpoint", "breakpoint 3", ""), Interrupted, "breakpoint 3"),
+        (Stop("breakpoint", "breakpoint 3"), Interrupted, "breakpoint 3"),
         (Stop("signal", "SIGUSR2", "main"), Interrupted, "SIGUSR2 in main"),
         (ASKED, Interrupted, "interrupted"),
         (Stop("signal", "SIGABRT", "raise"), MonitorLost, "SIGABRT in raise"),
-        (Stop("exit", "exit status 1", ""), MonitorLost, "exit status 1"),
+        (Stop("exit", "exit status 1"), MonitorLost, "exit status 1"),
     ],
 )
 def test_another_stop_ends_the_work(stop: Stop, kind: type[Exception], words: str) -> None:
@@ -171,7 +171,7 @@ def test_other_texts() -> None:
     assert parse_auxv(auxv) == {9: 0x5555, 0: 0}
     files = "Local core dump file:\n\t`/tmp/a core', file type elf64-x86-64.\n"
     assert core_path(files) == "/tmp/a core"
-    assert core_path("Local exec file:\n\t`/bin/x', file type elf64-x86-64.\n") == ""
+    assert core_path("Local exec file:\n\t`/bin/x', file type elf64-x86-64.\n") is None
     row = "Signal        Stop\tPrint\tPass to program\nSIGUSR1       No\tYes\tNo\t\tUser\n"
     signal = parse_signal(row, "SIGUSR1")
     assert signal == Signal("SIGUSR1", False, True, False)

@@ -17,13 +17,14 @@ from qmrinspect.audit.outcome import Outcome
 from qmrinspect.audit.stale import stale_text
 from qmrinspect.campaign.expect import Expectations
 from qmrinspect.errors import UsageError
-from qmrinspect.hotplug.failing import FULL, Property, more_trials, trials
+from qmrinspect.hotplug.failing import FULL, more_trials, trials
 from qmrinspect.hotplug.kinds import Backend, Recipe
 from qmrinspect.hunt import again, sure
 from qmrinspect.hunt.came import Came
 from qmrinspect.hunt.judge import Judgement
 from qmrinspect.hunt.pool import Job, Settings, VmPool
 from qmrinspect.hunt.rows import key
+from qmrinspect.monitor.arguments import Property
 from qmrinspect.report.rows import verdict_lines
 from qmrinspect.search.blocks import Blocks, Group
 from qmrinspect.search.memory import CYCLES, Memory

@@ -22,8 +22,11 @@ from qmrinspect.fronts.session import ShellSession
 from qmrinspect.hunt.bundle import _script
 from qmrinspect.masking import MASK, masked, masked_message, masked_words
 from qmrinspect.monitor import whose
+from qmrinspect.monitor.base import Event
+from qmrinspect.monitor.connecting import check_greeting
 from qmrinspect.outfile import probe, write
 from qmrinspect.report import render
+from qmrinspect.verbs.monitor import event_json, event_line
 from qmrinspect.verbs.table import VERBS
 from qmrinspect.verbs.verb import parser_for
 
@@ -349,6 +352,21 @@ def test_name_and_uuid_tell_whose_a_monitor_is(
             return {"UUID": uuid or "00000000-0000-0000-0000-000000000000"}
 
     assert whose._goes_by(Answers(), argv) is wanted  # type: ignore[arg-type]
+
+
+def test_what_a_qemu_does_not_say_is_none() -> None:
+    known = Event.from_message({"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}})
+    assert known.timestamp_us == 1_000_002 and known.clock().endswith(":01.000002")
+    # Both are -1 where the host's clock fails.
+    for stamp in ({"seconds": -1, "microseconds": -1}, {}, None):
+        event = Event.from_message({"event": "STOP", "timestamp": stamp})
+        assert event.timestamp_us is None
+        assert event_line(event) == "? STOP"
+        assert event_json(event)["timestamp_us"] == 0
+    version = {"qemu": {"major": 9, "minor": 1, "micro": 0}}
+    assert check_greeting({"QMP": {"version": version}}, "x") == "9.1.0"
+    assert check_greeting({"QMP": {"version": {"package": ""}}}, "x") is None
+    assert check_greeting({"QMP": {}}, "x") is None
 
 
 def test_verbs_that_report_take_wide() -> None:

@@ -237,7 +237,7 @@ def test_the_last_guard_lets_nothing_but_colours_through() -> None:
         red = "\033[1;31mbad\033[0m"
         assert render.safe(red) == red
         assert render.safe("a\033]0;x\007b\nc\x9b2J") == "a\\x1b]0;x\\x07b\\nc\\x9b2J"
-        render.use_style(render.Style(False, 0))
+        render.use_style(render.Style(False, None))
         assert render.safe(red) == "\\x1b[1;31mbad\\x1b[0m"
     finally:
         render.use_style(None)

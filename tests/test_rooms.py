@@ -184,19 +184,62 @@ def test_only_the_front_in_gdb_and_the_script_for_gdb_import_it() -> None:
     assert {user for user in users if room(user) != "fronts.gdb"} == {"layout.gdb_types"}
 
 
-#: Where JSON comes in or goes out upstairs: settings and jobs, what workers and statements say.
-JSON_BORDER = {"campaign.worker", "fronts.repl.statements", "hunt.settings"}
+#: Where JSON comes in or goes out upstairs: settings and jobs, and what workers say.
+JSON_BORDER = {"campaign.worker", "hunt.settings"}
 
 
 def test_upstairs_any_is_for_json_alone() -> None:
     users = {
         module
         for module, statements in STATEMENTS.items()
-        if room(module).partition(".")[0] in ("hotplug", "hunt", "campaign", "fronts")
+        if room(module).partition(".")[0] in ("hotplug", "hunt", "campaign", "pages", "fronts")
         for node in statements
         if isinstance(node, ast.ImportFrom) and any(a.name == "Any" for a in node.names)
     }
     assert users == JSON_BORDER
+
+
+def _is_no_value(node: ast.AST | None) -> bool:
+    """Whether an expression is a text or a number that can only mean that nothing is there."""
+    if isinstance(node, ast.IfExp):
+        return _is_no_value(node.body) or _is_no_value(node.orelse)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return isinstance(node.operand, ast.Constant)
+    return isinstance(node, ast.Constant) and node.value == ""
+
+
+def _returns(node: ast.AST) -> Iterator[ast.Return]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Return):
+            yield child
+        elif not isinstance(child, ast.FunctionDef):
+            yield from _returns(child)
+
+
+def _nothing_as_text(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield defaults, fields and answers that mean that nothing is there."""
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    for node in (node for place in (tree, *classes) for node in place.body):
+        values: list[ast.AST | None] = []
+        if isinstance(node, ast.FunctionDef):
+            values += [*node.args.defaults, *node.args.kw_defaults]
+            # A part of a sentence may well be empty; what others call returns no parts.
+            public = not node.name.startswith("_")
+            values += [found.value for found in _returns(node) if public]
+        elif isinstance(node, ast.AnnAssign):
+            values.append(node.value)
+        yield from (value for value in values if value is not None and _is_no_value(value))
+
+
+def test_upstairs_what_is_not_there_is_none() -> None:
+    first = ROOMS.index("trace")
+    found = [
+        f"{MODULES[module].relative_to(ROOT)}:{node.lineno}"
+        for module, tree in TREES.items()
+        if ROOMS.index(room(module) or "errors") >= first
+        for node in _nothing_as_text(tree)
+    ]
+    assert found == []
 
 
 def test_a_recipe_knows_a_peer_by_its_kind_alone() -> None:

@@ -239,7 +239,7 @@ outer
     found = parse_addr2line(text)
     assert found == {
         0x711F12: [Line("object_ref", "/b/tree/src/qom/object.c", 1217)],
-        0x5A1234: [Line("take_inline", "/b/tree/src/hw/a.c", 31), Line("outer", "", 0)],
+        0x5A1234: [Line("take_inline", "/b/tree/src/hw/a.c", 31), Line("outer")],
     }
     root = source_root(found, "qom/object.c")
     assert relative("/b/tree/src/hw/a.c", root) == "hw/a.c"
@@ -247,7 +247,7 @@ outer
 
 
 def frame(name: str, plumbing: bool = True) -> Frame:
-    return Frame(name, "", 0, "qemu+0x1", 1, "symbol", plumbing)
+    return Frame(name, None, None, "qemu+0x1", 1, "symbol", plumbing)
 
 
 def test_what_a_call_site_says() -> None:
@@ -263,7 +263,7 @@ def test_what_a_call_site_says() -> None:
 
 
 def change(by: int, *stack: str) -> SimpleNamespace:
-    frames = [Frame(name, "", 0, f"qemu+{name}", 1, "symbol", False) for name in stack[::-1]]
+    frames = [Frame(name, None, None, f"qemu+{name}", 1, "symbol", False) for name in stack[::-1]]
     return SimpleNamespace(event=SimpleNamespace(by=by), frames=frames)
 
 

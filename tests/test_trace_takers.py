@@ -179,7 +179,7 @@ def takers(hunted: Hunted) -> Counter[tuple[str, str, str, str]]:
         for kind, step in [*steps, *(("", step) for step in balance.unexplained)]:
             named = (f for f in step.frames if not f.plumbing and f.how != "address")
             frame = next(named)
-            out[type, kind if type != "irq" else "", frame.name, frame.file] += 1
+            out[type, kind if type != "irq" else "", frame.name, frame.file or ""] += 1
     return out
 
 

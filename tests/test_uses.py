@@ -206,7 +206,7 @@ def test_who_uses_what_is_busy_is_named(used: tuple[Vm, dict[str, str]]) -> None
     index = Index(snapshot)
     for id, (words, _, _, users) in BUSY.items():
         assert words in said.get(id, "")
-        home = next((a for a in snapshot.objects if index.path(a).endswith(f"s/{id}")), 0)
+        home = next((a for a in snapshot.objects if index.path(a).endswith(f"s/{id}")), None)
         rows, reason = reader.named(snapshot, id, home)
         assert not reason
         found = _users([named_json(index, row) for row in rows])

@@ -79,14 +79,14 @@ class Growth:
             "samples": [list(sample) for sample in self._samples],
         }
 
-    def stays(self) -> tuple[str, str]:
-        """Return the cause and a sentence on the objects that stay with every cycle, or nothing.
+    def stays(self) -> tuple[str, str] | None:
+        """Return the cause and a sentence on the objects that stay with every cycle, if any do.
 
         What came once, or is used again, is none; only so many cycles tell.  The backends of
         the last cycle are still in the tree: they go after the reading.
         """
         if self.cycles < SURE or self._books is None:
-            return "", ""
+            return None
         first, book = self._books
         index = book.index
         inside, outside = [], list[str]()
@@ -111,7 +111,7 @@ class Growth:
                 outside.append(f"{each} {name} more is left by every cycle: {said}")
         if inside:
             return GROWS, "; ".join(inside)
-        return ("unbalanced", "; ".join(outside)) if outside else ("", "")
+        return ("unbalanced", "; ".join(outside)) if outside else None
 
     def _grown(self, what: str) -> dict[str, GrownJson]:
         out: dict[str, GrownJson] = {}

@@ -54,14 +54,15 @@ class Ended(NamedTuple):
     text: str
 
 
-def outcome_of(book: Book, device: int, lost: Collection[int], name: str) -> Ended:
+def outcome_of(book: Book, device: int | None, lost: Collection[int], name: str) -> Ended:
     """Say what came of an unplug.
 
     :param book: after it.
+    :param device: its address, None for what is no object.
     :param lost: what came with the device, is alive, and not reachable.
     :param name: what to call the device.
     """
-    if device in lost:
+    if device is not None and device in lost:
         return _leak(book, device, sorted(lost))
     if lost:
         return _partial(book, sorted(lost), name)

@@ -48,17 +48,18 @@ _LEADS = (
 ).split()
 
 
-def stale_text(stale: Stale, was: str = "") -> str:
+def stale_text(stale: Stale, was: str | None = None) -> str:
     """Return one stale callback in a sentence.
 
-    :param was: what was at its target, or is there and is outside the tree.
+    :param was: what was at its target, or is there and is outside the tree; None for not known.
     """
     holder, when = _CALLS.get(stale.kind, (stale.kind, "when it is used"))
     does = f"would call {printable(stale.name)} with" if stale.function else "would use"
     if not stale.certain:
         does = f"has {printable(stale.name)} beside a pointer to"
     size = f" of {stale.size} bytes" if stale.size else ""
-    what = printable(was) or (f"the freed block{size}" if stale.freed else "an object")
+    unknown = f"the freed block{size}" if stale.freed else "an object"
+    what = printable(was) if was is not None else unknown
     state = "which was freed" if stale.freed else "which is no longer in the QOM tree"
     if stale.kind in _LEADS and (stale.freed or not stale.function):
         does = "leads to"
@@ -75,7 +76,7 @@ def stale_findings(book: Book) -> Iterator[Finding]:
         home = 0 if stale.freed else index.enclosing(stale.target)
         if home and hidden(book, home):
             continue
-        was = index.label(home) if home else ""
+        was = index.label(home) if home else None
         address = home or stale.block or stale.target
         yield Finding("stale", Severity.ERROR, address, 0, 0, (), stale_text(stale, was))
 
@@ -98,7 +99,7 @@ def stale_json(stale: Stale, index: Index) -> StaleJson:
     :param index: of the snapshot with what it leads to.
     """
     home = index.enclosing(stale.target)
-    text = stale_text(stale, index.label(home) if home else "")
+    text = stale_text(stale, index.label(home) if home else None)
     return {
         "kind": stale.kind,
         "address": hex(stale.address),

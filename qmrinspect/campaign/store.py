@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..closing import Closing
 from ..documents import HuntRow
-from ..errors import QmrError, TargetError, UsageError
+from ..errors import TargetError, UsageError
 from ..hunt.rows import Row, is_bad, key
 from ..hunt.settings import Job
 from ..outfile import open_private, probe
@@ -67,12 +67,12 @@ class Store(Closing):
             found = self._meta("format")
         except sqlite3.Error as error:
             raise TargetError(f"{path} cannot be used as a campaign: {error}") from None
-        if found not in ("", FORMAT):
+        if found not in (None, FORMAT):
             raise TargetError(f"{path} is a campaign of another format, {found}")
 
-    def _meta(self, name: str) -> str:
+    def _meta(self, name: str) -> str | None:
         row = self._base.execute("select value from meta where name = ?", (name,)).fetchone()
-        return str(row[0]) if row else ""
+        return str(row[0]) if row else None
 
     def begin(self, plan: Plan) -> list[tuple[int, Job]]:
         """Write down a plan, or find the one that was begun; return what is left to do.
@@ -83,12 +83,12 @@ class Store(Closing):
         settings["build"] = _build(plan.settings.qemu)
         wanted = json.dumps({**settings, "jobs": [list(job.json().values()) for job in plan.jobs]})
         known = self._meta("plan")
-        if known and known != wanted:
+        if known is not None and known != wanted:
             raise UsageError(
                 f"{self.path} is a campaign with other settings or on another QEMU",
                 "give the same ones to go on with it, or name another file",
             )
-        if not known:
+        if known is None:
             with self._writing():
                 self._base.execute("insert into meta values ('format', ?)", (FORMAT,))
                 self._base.execute("insert into meta values ('plan', ?)", (wanted,))
@@ -201,5 +201,3 @@ def baseline_rows(path: str) -> list[Row]:
         raise TargetError(
             f"{path} is neither a campaign nor the output of qmr hunt --json"
         ) from None
-    except QmrError:
-        raise

@@ -116,17 +116,17 @@ class Worker:
             self._process.wait()
 
 
-def _lines(pool: VmPool) -> queue.Queue[str]:
-    """Return the lines that come in, and an empty one when the parent wants no more.
+def _lines(pool: VmPool) -> queue.Queue[str | None]:
+    """Return the lines that come in, and None when the parent wants no more.
 
     A job that is still under way some time after that is given up.
     """
-    lines: queue.Queue[str] = queue.Queue()
+    lines: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:
         for line in sys.stdin:
             lines.put(line)
-        lines.put("")
+        lines.put(None)
         time.sleep(_LEAVE_S)
         pool.close()
         os._exit(0)
@@ -155,7 +155,7 @@ def main() -> None:
 
         while True:
             line = lines.get()
-            if not line:
+            if line is None:
                 return
             job = Job.from_json(json.loads(line))
             try:

@@ -121,9 +121,10 @@ def _steps(index: Index, path: str) -> list[str]:
     at = index.root
     for name in re.split(r"(?<!\\)/", stem)[1:]:
         wanted = name.replace("\\/", "/")
-        at = next((p.target for p in index.children.get(at, ()) if p.name == wanted), 0)
-        if not at:
+        below = {prop.name: prop.target for prop in index.children.get(at, ())}
+        if wanted not in below:
             return []
+        at = below[wanted]
     out = []
     for prop in index.children.get(at, ()):
         name = prop.name.replace("/", "\\/")

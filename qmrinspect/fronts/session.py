@@ -164,7 +164,7 @@ class ShellSession:
         return self.reader().place(snapshot, address)
 
     def named(
-        self, snapshot: Snapshot, name: str, address: int
+        self, snapshot: Snapshot, name: str | None, address: int | None
     ) -> tuple[Sequence[Named], str | None]:
         """Find what is no object and has a name; see :meth:`Reader.named`."""
         if self._options.get("--snapshot"):

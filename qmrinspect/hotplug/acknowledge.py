@@ -59,7 +59,7 @@ def unparented(monitor: Monitor, id: str) -> bool:
 
 
 def acknowledge(
-    monitor: Monitor, plugged: Plugged, timeout: float = 0.0, insist: bool = False
+    monitor: Monitor, plugged: Plugged, timeout: float | None = None, insist: bool = False
 ) -> Acknowledged:
     """Do what the guest would do about a requested unplug.
 
@@ -70,7 +70,7 @@ def acknowledge(
     (``pcie_cap_slot_write_config()``, hw/pci/pcie.c).  USB, SCSI and the like are gone
     already.  What is left needs ``system_reset``, and gets it in a VM whose CPUs do not run.
 
-    :param timeout: seconds that a guest which runs has to do it itself; 0 for none.
+    :param timeout: seconds that a guest which runs has to do it itself; None when nobody is there.
     :param insist: do its part when that time has gone by; without it the device stays.
     :raises CommandError: QEMU refused.
     :raises MonitorLost: QEMU died of it.
@@ -78,7 +78,7 @@ def acknowledge(
     if unparented(monitor, plugged.id):
         return Acknowledged("sync", now_us())
     running = _runs(monitor)
-    if timeout and running:
+    if timeout is not None and running:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             # Events gather meanwhile; none is taken.
@@ -95,7 +95,9 @@ def acknowledge(
         return Acknowledged("sync", now_us())
     handler = get_property(monitor, plugged.bus, "hotplug-handler")
     bsel = get_property(monitor, plugged.bus, "acpi-pcihp-bsel")
-    base = get_property(monitor, handler, "acpi-pcihp-io-base") if isinstance(handler, str) else 0
+    base = None
+    if isinstance(handler, str):
+        base = get_property(monitor, handler, "acpi-pcihp-io-base")
     if isinstance(bsel, int) and isinstance(base, int) and base:
         _write_port(monitor, base + _SELECT, bsel)
         now = now_us()
@@ -129,13 +131,13 @@ def prepare(monitor: Monitor, recipe: Recipe) -> None:
     """
     if recipe.driver.endswith("-cpu"):
         base = _registers(monitor, "acpi-cpu-hotplug")
-        if base:
+        if base is not None:
             _write_port(monitor, base, 0)
 
 
 def _eject(monitor: Monitor, registers: str, index: int | None, flags: int) -> Acknowledged:
     base = _registers(monitor, registers)
-    if not base or index is None:
+    if base is None or index is None:
         return Acknowledged("sync", now_us())
     _write_port(monitor, base, index)
     now = now_us()
@@ -181,9 +183,10 @@ def _config_read(monitor: Monitor, devfn: int, register: int) -> int:
 _REGION = r"^ *([0-9a-f]{16})-[0-9a-f]{16} \([^)]*\): %s(?:-legacy)?\s*$"
 
 
-def _registers(monitor: Monitor, name: str) -> int:
+def _registers(monitor: Monitor, name: str) -> int | None:
+    """Return the I/O port at which registers begin, None where this machine has none."""
     found = re.search(_REGION % re.escape(name), monitor.hmp("info mtree", STEP_TIMEOUT), re.M)
-    return int(found[1], 16) if found else 0
+    return int(found[1], 16) if found else None
 
 
 def _cpu_index(monitor: Monitor, plugged: Plugged) -> int | None:

@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from ..monitor.arguments import Property, ask_properties
 from ..monitor.base import CommandError, Monitor
 from .kinds import Recipe
 from .plugging import STEP_TIMEOUT
 
-__all__ = ["FULL", "Property", "Trial", "more_trials", "properties_of", "trials"]
+__all__ = ["FULL", "Trial", "more_trials", "properties_of", "trials"]
 
 #: :attr:`Trial.property` of the one for which all slots of the bus are taken first.
 FULL = "bus"
@@ -27,13 +28,6 @@ _TAKEN = "1.0"
 _NUMBERS_MAX = 6
 
 _BITS = re.compile(r"^(u?)int(8|16|32|64)\b")
-
-
-class Property(NamedTuple):
-    """A property of a driver, as ``device-list-properties`` has it."""
-
-    name: str
-    type: str
 
 
 class Trial(NamedTuple):
@@ -58,11 +52,9 @@ class Trial(NamedTuple):
 def properties_of(monitor: Monitor, driver: str) -> list[Property]:
     """Return the properties of a driver; none where QEMU does not tell."""
     try:
-        found = monitor.execute("device-list-properties", {"typename": driver}, STEP_TIMEOUT)
+        return list(ask_properties(monitor, driver, True, STEP_TIMEOUT).values())
     except CommandError:
         return []
-    rows = found if isinstance(found, list) else []
-    return [Property(str(row["name"]), str(row.get("type", ""))) for row in rows]
 
 
 def trials(recipe: Recipe, properties: Sequence[Property]) -> Iterator[Trial]:
@@ -93,8 +85,9 @@ def more_trials(recipe: Recipe, properties: Sequence[Property], message: str) ->
     numbers = [int(text, 0) for text in re.findall(r"\b(?:0x[0-9a-fA-F]+|\d+)\b", message)]
     words = set(re.findall(r"[\w-]+", message))
     for prop in properties:
-        if prop.name in words and _BITS.match(prop.type):
-            low, high = _range(prop)
+        limits = _range(prop) if prop.name in words else None
+        if limits is not None:
+            low, high = limits
             for number in numbers[:_NUMBERS_MAX]:
                 for value in (number - 1, number + 1):
                     if low <= value <= high:
@@ -106,17 +99,19 @@ def _with(recipe: Recipe, name: str, value: object, why: str) -> Trial:
     return Trial(name, value, why, recipe._replace(properties=properties))
 
 
-def _range(prop: Property) -> tuple[int, int]:
+def _range(prop: Property) -> tuple[int, int] | None:
+    """Return the least and the greatest value of an integer, None for another property."""
     match = _BITS.match(prop.type)
     if match is None:
-        return 0, 0
+        return None
     bits = int(match[2])
     return (0, (1 << bits) - 1) if match[1] else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
 
 def _values(prop: Property) -> Iterable[tuple[object, str]]:
-    low, high = _range(prop)
-    if high:
+    limits = _range(prop)
+    if limits is not None:
+        low, high = limits
         return [(value, "out of range") for value in dict.fromkeys((low, 0, high))]
     if prop.type in ("size", "int"):
         return [(0, "out of range"), ((1 << 63) - 1, "out of range")]

@@ -43,6 +43,8 @@ T = TypeVar("T")
 class Plugged(NamedTuple):
     """What was plugged: a device mostly.  Times are in microseconds since 1970.
 
+    :param plug_us: when ``device_add`` was sent, and ``plugged_us`` when it was answered; None
+        for a device that somebody else plugged.
     :param path: its QOM path, None for what is no object.
     :param bus: the path of its parent bus, None where it has none.
     :param devfn: the PCI slot times 8 plus the function, None off PCI.
@@ -56,8 +58,8 @@ class Plugged(NamedTuple):
     path: str | None
     bus: str | None
     devfn: int | None
-    plug_us: int
-    plugged_us: int
+    plug_us: int | None
+    plugged_us: int | None
     backends: tuple[str, ...]
     peers: tuple[Peer, ...] = ()
     avoided: tuple[str, ...] = ()
@@ -66,6 +68,13 @@ class Plugged(NamedTuple):
     def slot(self) -> int | None:
         """The PCI slot, None off PCI."""
         return None if self.devfn is None else self.devfn >> 3
+
+    @property
+    def took_us(self) -> int | None:
+        """Microseconds that ``device_add`` took."""
+        if self.plug_us is None or self.plugged_us is None:
+            return None
+        return self.plugged_us - self.plug_us
 
 
 def plug(

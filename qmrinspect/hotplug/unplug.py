@@ -84,10 +84,12 @@ class Cycle(NamedTuple):
     unparented_us: int | None = None
 
     @property
-    def unplug_us(self) -> int:
-        """Time to the event, or to the acknowledgement; 0 where neither came."""
-        end_us = self.event_us or self.acknowledge_us
-        return max(0, end_us - self.request_us) if end_us and self.request_us else 0
+    def unplug_us(self) -> int | None:
+        """Microseconds to the event, or to the acknowledgement; None where neither came."""
+        end_us = self.acknowledge_us if self.event_us is None else self.event_us
+        if end_us is None or self.request_us is None:
+            return None
+        return max(0, end_us - self.request_us)
 
     @property
     def died(self) -> bool:
@@ -160,7 +162,7 @@ def unplug(
     monitor: Monitor,
     plugged: Plugged,
     timeout: float = EVENT_TIMEOUT,
-    guest: float = 0.0,
+    guest: float | None = None,
     insist: bool = False,
 ) -> Cycle:
     """Unplug, acknowledge, and wait for the event: the second half of a cycle.
@@ -168,7 +170,7 @@ def unplug(
     A refusal, a hang and a crash are results here.  The backends stay: see :func:`release`.
 
     :param timeout: seconds to wait for ``DEVICE_DELETED``.
-    :param guest: seconds that the guest of a VM that runs has to release the device; 0 when
+    :param guest: seconds that the guest of a VM that runs has to release the device; None when
         nobody is there and it is acknowledged in its place.
     :param insist: do so as well when a guest has let its time go by.
     """
@@ -185,7 +187,7 @@ def unplug(
         cycle = cycle._replace(request_us=now_us())
         if plugged.recipe.non_device is not None:
             return _delete(monitor, plugged, cycle)
-        if insist or not guest:
+        if insist or guest is None:
             prepare(monitor, plugged.recipe)
         try:
             cycle = cycle._replace(request_us=request_unplug(monitor, plugged.id))

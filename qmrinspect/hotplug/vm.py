@@ -96,7 +96,7 @@ class Vm(Closing):
             *extra,
         ]
         self._again = (qemu, machine, accel, tuple(extra), stopped, firmware, timeout)
-        self._last_words = ""
+        self._last_words: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
         try:
             self._process = spawn(self.argv, self._stderr)
@@ -145,15 +145,15 @@ class Vm(Closing):
             with contextlib.suppress(ValueError):
                 ending = f"killed by {signal.Signals(-status).name}"
         words = self.last_words()
-        return f"{ending}: {words}" if words else ending
+        return f"{ending}: {words}" if words is not None else ending
 
-    def last_words(self) -> str:
-        """Return the last lines that QEMU wrote to its standard error, as one line."""
+    def last_words(self) -> str | None:
+        """Return the last lines that QEMU wrote to its standard error, as one line, if any."""
         with contextlib.suppress(OSError), open(self._stderr, "rb") as stderr:
             stderr.seek(max(0, os.path.getsize(self._stderr) - 4096))
             lines = stderr.read().decode("utf-8", "replace").splitlines()
             wanted = [line.strip() for line in lines if line.strip(" *\t")]
-            self._last_words = "; ".join(wanted[-_LAST_LINES:])
+            self._last_words = "; ".join(wanted[-_LAST_LINES:]) or None
         return self._last_words
 
     def monitor(self, opener: Callable[[str], Monitor] = open_monitor) -> Monitor:

@@ -54,12 +54,14 @@ def judge_again(
     driver: Driver,
     before: Book,
     plugged: Book,
-    device: int,
+    device: int | None,
     read: Callable[[], Book] | None = None,
-    name: str = "",
+    name: str | None = None,
     came: Sequence[tuple[int, int]] = (),
 ) -> tuple[Book, Judgement]:
     """Judge, and judge again while what is left is transient.
+
+    The books, ``device`` and ``name`` are those of :func:`judge`.
 
     :param read: makes a book of the driver's VM.
     :param came: (start, end) of memory that came with the device, besides its objects.

@@ -67,7 +67,7 @@ _READINGS = 16
 class Hunt:
     """Cycles on one VM; what is known of it is kept from one to the next.
 
-    :param guest: seconds that the VM's guest has to release a device; 0 when nobody is there.
+    :param guest: seconds that the VM's guest has to release a device; None when nobody is there.
     :param use: has the guest use what was plugged, and returns the names of what it used.
     :param pinned: hold each device by a link for a reading between its unplug and its end, so
         that what it would do under each policy is known exactly.
@@ -79,7 +79,7 @@ class Hunt:
     def __init__(
         self,
         driver: Driver,
-        guest: float = 0.0,
+        guest: float | None = None,
         use: Callable[[Plugged], tuple[str, ...]] | None = None,
         pinned: bool = False,
         trace: bool = False,
@@ -160,18 +160,20 @@ class Hunt:
         try:
             made = self._book()
             devices = made.index.snapshot.devices.values()
-            head = next((d.address for d in devices if d.id == hunted.cycle.id), 0)
+            head = next((d.address for d in devices if d.id == hunted.cycle.id), None)
             after, judgement = judge_again(
                 self._driver, before, made, head, self._book, recipe.driver
             )
         except (ReadingError, TargetError) as error:
             # It refused, and died of taking back what it had made.
-            return self._died(recipe, hunted.machine, hunted.cycle._replace(refused=""), error)
+            return self._died(recipe, hunted.machine, hunted.cycle._replace(refused=None), error)
         if judgement.outcome not in ("leak", "partial-leak", "stale"):
             self._last = after
             return hunted
         left = {row.address for row in judgement.left}
-        foretold = foretell_after(after, head, left) if head in left else None
+        foretold = None
+        if head is not None and head in left:
+            foretold = foretell_after(after, head, left)
         return hunted._replace(
             outcome=judgement.outcome,
             judgement=judgement,
@@ -190,17 +192,18 @@ class Hunt:
         except (ReadingError, TargetError) as error:
             return self._died(recipe, machine, cycle._replace(step="device_add"), error)
         self._came.end(with_it)
-        device = with_it.index.resolve(plugged.path).address if plugged.path else 0
+        device = with_it.index.resolve(plugged.path).address if plugged.path else None
         pins, pin, foretold = self._pins, None, None
         try:
-            pin = pins.hold(with_it, plugged, device) if pins is not None else None
+            if pins is not None and device is not None:
+                pin = pins.hold(with_it, plugged, device)
             # What is held cannot say that it is gone.
             wait = 0.0 if pin is not None else _EVENT_S
             cycle = driver.drive(lambda monitor: unplug(monitor, plugged, wait, guest=self._guest))
         except MonitorError as error:
             return _early(driver, recipe, machine, ended(cycle, "device_del", error))
         if pin is not None and not cycle.died:
-            if cycle.unparented:
+            if cycle.unparented and device is not None:
                 foretold = self._foretell(before, with_it, device, pin)
             try:
                 driver.drive(partial(release_pin, pin=pin))
@@ -210,7 +213,7 @@ class Hunt:
             early = _early(driver, recipe, machine, cycle, (before, with_it))
             return early._replace(foretold=foretold, under=_under(foretold))
         begin = time.perf_counter_ns()
-        name = recipe.driver if recipe.non_device is not None else ""
+        name = recipe.driver if recipe.non_device is not None else None
         try:
             looked = self._look(before, with_it, device, name)
         except (ReadingError, TargetError) as error:
@@ -226,18 +229,19 @@ class Hunt:
         except MonitorError as error:
             return _early(driver, recipe, machine, ended(cycle, "release", error))
         gone = looked.judgement.outcome in _GONE or looked.ended
-        finalized_us = cycle.event_us or seen_us if gone else None
+        at_us = seen_us if cycle.event_us is None else cycle.event_us
+        finalized_us = at_us if gone else None
         if looked.judgement.outcome == "clean" and not recipe.backends:
             # Nothing was taken away since: what is there now is there before the next.
             self._last = looked.after
         elif looked.judgement.outcome in ("leak", "partial-leak", "stale", "delayed"):
             self._leaked_slots.update(() if plugged.slot is None else (plugged.slot,))
         left = {row.address for row in looked.judgement.left}
-        if device in left and looked.judgement.outcome == "leak":
+        if device is not None and device in left and looked.judgement.outcome == "leak":
             after = foretell_after(looked.after, device, left)
             foretold = foretold._replace(left=after.forecasts) if foretold else after
         under = _under(foretold)
-        if foretold is None and device and looked.judgement.outcome in _GONE:
+        if foretold is None and device is not None and looked.judgement.outcome in _GONE:
             assert self._verdict is not None
             came = came_with(before, with_it)
             rest = left if looked.judgement.outcome == "partial-leak" else ()
@@ -248,7 +252,7 @@ class Hunt:
             looked.judgement.outcome,
             looked.judgement,
             cycle._replace(not_released=held),
-            plugged.plugged_us - plugged.plug_us,
+            plugged.took_us,
             cycle.unplug_us,
             judge_us,
             looked.after,
@@ -277,12 +281,12 @@ class Hunt:
         return _early(self._driver, recipe, machine, cycle._replace(crash=error.text))
 
     def _judged(
-        self, before: Book, with_it: Book, device: int, name: str
+        self, before: Book, with_it: Book, device: int | None, name: str | None
     ) -> tuple[Book, Judgement]:
         came = self._came.ranges
         return judge_again(self._driver, before, with_it, device, self._book, name, came)
 
-    def _look(self, before: Book, with_it: Book, device: int, name: str) -> _Looked:
+    def _look(self, before: Book, with_it: Book, device: int | None, name: str | None) -> _Looked:
         after, judgement = self._judged(before, with_it, device, name)
         if judgement.outcome != "delayed":
             return _Looked(after, judgement, False)
@@ -345,7 +349,7 @@ def not_begun(recipe: Recipe, machine: str, reason: str) -> Hunted:
     """Return the result of a cycle for which no VM could be had."""
     cycle = Cycle(recipe.driver, step="prepare", refused=reason)
     judgement = Judgement(Outcome.REFUSED, None, (), (), reason)
-    return Hunted(recipe, machine, Outcome.REFUSED, judgement, cycle, 0, 0, 0, None)
+    return Hunted(recipe, machine, Outcome.REFUSED, judgement, cycle)
 
 
 def _early(
@@ -367,4 +371,4 @@ def _early(
         if recipe.missing and cycle.step == "device_add":
             text = f"{recipe.missing} (QEMU says: {text})"
     judgement = Judgement(outcome, None, (), (), text)
-    return Hunted(recipe, machine, outcome, judgement, cycle, 0, 0, 0, None, 0, books)
+    return Hunted(recipe, machine, outcome, judgement, cycle, books=books)

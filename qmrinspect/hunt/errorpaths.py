@@ -208,7 +208,7 @@ class ErrorPaths:
             cycle = self._survived(vm, trial)
         made = book_of(vm.read())
         devices = made.index.snapshot.devices.values()
-        head = next((d.address for d in devices if d.id == cycle.id), 0)
+        head = next((d.address for d in devices if d.id == cycle.id), None)
         after, judgement = judge_again(vm, before, made, head, name=self._driver)
         if not judgement.stale:
             outside = outside_of(after, [row.address for row in judgement.left])
@@ -271,12 +271,8 @@ class ErrorPaths:
             judgement.outcome,
             judgement,
             cycle,
-            0,
-            0,
-            0,
-            after,
-            0,
-            books,
+            after=after,
+            books=books,
         )
 
     def _plain(self, outcome: Outcome, text: str) -> Found:
@@ -330,8 +326,10 @@ def _with_memory(hunted: Hunted, leak: MemoryLeak | None) -> Hunted:
 
 def _end_of(vm: OwnVm, cycle: Cycle) -> str:
     """Say how QEMU died of a cycle, or what it did not answer."""
-    death = vm.death() if cycle.crash is not None else None
-    return death or cycle.hang or ""
+    if cycle.crash is not None:
+        return vm.death() or cycle.crash
+    assert cycle.hang is not None
+    return cycle.hang
 
 
 def _shape(message: str) -> str:

@@ -51,10 +51,10 @@ class Hunted(NamedTuple):
     outcome: Outcome
     judgement: Judgement
     cycle: Cycle
-    plug_us: int
-    unplug_us: int
-    judge_us: int
-    after: Book | None
+    plug_us: int | None = None
+    unplug_us: int | None = None
+    judge_us: int | None = None
+    after: Book | None = None
     finalized_us: int | None = None
     books: tuple[Book, ...] = ()
     used: tuple[str, ...] = ()

@@ -126,7 +126,7 @@ class _Emulator(Closing):
             yield from self.batch(types[middle:])
             return
         if died:
-            yield self._row(types[0], Judgement(Outcome.CRASH, None, (), (), said), None)
+            yield self._row(types[0], Judgement(Outcome.CRASH, None, (), (), said), None, None)
             return
         for name in types:
             mine = [g for g in groups if len(types) == 1 or self._type(g) == name]
@@ -163,20 +163,27 @@ class _Emulator(Closing):
 
     def _judge(self, name: str, groups: Sequence[Orphans]) -> HuntRow:
         after = self._after
-        head = next((g.root for g in groups if self._type(g) == name), 0)
+        head = next((g.root for g in groups if self._type(g) == name), None)
         left = sorted({member for group in groups for member in group.members})
         found = outcome_of(after, head, left, name)
         rows = rows_left(after, after, left)
         judgement = Judgement(found.outcome, found.cause, found.causes, rows, found.text)
-        return self._row(name, judgement, head)
+        return self._row(name, judgement, head, after)
 
-    def _row(self, name: str, judgement: Judgement, head: int | None) -> HuntRow:
-        foretold, after = None, None
+    def _row(
+        self, name: str, judgement: Judgement, head: int | None, after: Book | None
+    ) -> HuntRow:
+        """Return the row of a type.
+
+        :param head: an object of the type that is left, None for none.
+        :param after: None where QEMU died.
+        """
+        foretold = None
         under: dict[str, str] = {}
-        if head is not None:
-            after, verdict = self._after, self._verdict
+        if after is not None:
+            verdict = self._verdict
             left = [row.address for row in judgement.left]
-            if head:
+            if head is not None:
                 foretold = foretell_after(after, head, left)
             else:
                 gone = also_gone(verdict.candidates if verdict is not None else ())
@@ -185,9 +192,16 @@ class _Emulator(Closing):
             under.update({f.policy.name: str(f.outcome.outcome) for f in foretold.forecasts})
         cycle = Cycle(name, step="introspect")
         hunted = Hunted(
-            Recipe(name, None), "none", judgement.outcome, judgement, cycle, 0, 0, 0, after
+            Recipe(name, None),
+            "none",
+            judgement.outcome,
+            judgement,
+            cycle,
+            after=after,
+            books=(self._before,),
+            foretold=foretold,
+            under=under,
         )
-        hunted = hunted._replace(foretold=foretold, under=under, books=(self._before,))
         row = row_of(hunted)
         row["emulator"] = self._vm.argv[0]
         return row

@@ -64,16 +64,20 @@ class Judgement(NamedTuple):
     candidates: Sequence[Stale] = ()
 
 
-def judge(before: Book, plugged: Book, after: Book, device: int, name: str = "") -> Judgement:
+def judge(
+    before: Book, plugged: Book, after: Book, device: int | None, name: str | None = None
+) -> Judgement:
     """Judge an unplug that QEMU survived.
 
-    :param device: address of the device while it was plugged; 0 for what is no object.
-    :param name: what to call it; its type by default.
+    :param device: address of the device while it was plugged; None for what is no object.
+    :param name: what to call it; the device's type by default.
     """
     came = came_with(before, plugged)
     left = [a for a in sorted(came) if same(plugged, after, a)]
-    name = name or plugged.index.snapshot.objects[device].type
-    if device in left and after.index.in_tree(device):
+    if name is None:
+        assert device is not None
+        name = plugged.index.snapshot.objects[device].type
+    if device is not None and device in left and after.index.in_tree(device):
         text = f"{name} is still plugged: nobody acknowledged the unplug"
         return Judgement(Outcome.NOT_ACKED, None, (), rows_left(plugged, after, [device]), text)
     reached = alive(after)
@@ -95,7 +99,7 @@ def with_stale(judgement: Judgement, plugged: Book, stale: Sequence[Stale]) -> J
     texts = []
     for row in stale:
         home = plugged.index.enclosing(row.target)
-        texts.append(stale_text(row, plugged.index.label(home) if home else ""))
+        texts.append(stale_text(row, plugged.index.label(home) if home else None))
     text = "; ".join(texts[:_STALE_SHOWN])
     if judgement.outcome == "clean":
         outcome = judgement._replace(outcome=Outcome.STALE, cause=stale[0].kind, text=text)

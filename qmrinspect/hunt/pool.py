@@ -112,8 +112,8 @@ class VmPool(Closing):
         transcript = self._vm.monitor.transcript if self._vm is not None else []
         if growth.cycles > 1:
             last["growth"] = growth.summary()
-        grown = growth.stays() if last["outcome"] == Outcome.CLEAN else ("", "")
-        leak = self._leak(hunted.recipe, memory, last) if not grown[0] else None
+        grown = growth.stays() if last["outcome"] == Outcome.CLEAN else None
+        leak = self._leak(hunted.recipe, memory, last) if grown is None else None
         last = with_what_stays(job.driver, last, leak, grown)
         if self._settings.bundle and last["outcome"] in BAD and "bundle" not in last:
             last["bundle"] = self._bundle(job, hunted, last, transcript)
@@ -284,7 +284,7 @@ class VmPool(Closing):
             self._kind = kind
             self._vm = self._start_special(recipe) or self._start()
             more = self._settings.forecast, self._settings.trace, self._settings.cycles > 1
-            self._hunt = Hunt(self._vm, 0.0, None, *more)
+            self._hunt = Hunt(self._vm, None, None, *more)
             if self._guest is not None:
                 self._hunt = Hunt(self._vm, GUEST_PATIENCE_S, self._guest.use, *more)
             # It has the same ones in every VM of the kind.

@@ -14,19 +14,19 @@ __all__ = ["with_what_stays"]
 
 
 def with_what_stays(
-    driver: str, row: HuntRow, leak: MemoryLeak | None, grown: tuple[str, str]
+    driver: str, row: HuntRow, leak: MemoryLeak | None, grown: tuple[str, str] | None
 ) -> HuntRow:
     """Return the row of a last cycle with what comes with each.
 
-    :param leak: the memory that stays.
-    :param grown: the cause and a sentence on the objects that stay; empty for none.
+    :param leak: the memory that stays, None for none.
+    :param grown: the cause and a sentence on the objects that stay, None for none.
     """
-    row = {**row, "memory": leak.json()} if leak is not None else row
-    cause, text = grown
-    if leak is not None and not cause:
-        cause, text = leak.cause, f"memory stays: {leak.text}"
-    if not cause or row["outcome"] != Outcome.CLEAN:
+    if leak is not None:
+        row = {**row, "memory": leak.json()}
+        grown = grown or (leak.cause, f"memory stays: {leak.text}")
+    if grown is None or row["outcome"] != Outcome.CLEAN:
         return row
+    cause, text = grown
     # It balances, or is no object, and nobody will ever take it back.
     text = f"{driver} was finalized, and {text}"
     outcome = str(Outcome.PARTIAL_LEAK)

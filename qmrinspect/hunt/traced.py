@@ -31,10 +31,10 @@ def with_takers(judgement: Judgement, trace: Trace) -> Judgement:
 def _ending(cause: Cause, one: Balance | None) -> str:
     if one is None:
         return ""
-    if one.life.refused:
+    if one.life.refused is not None:
         return f" (who took it is not known: {one.life.refused})"
     edges: Sequence[object] = cause.edges
     takers = takers_text(held.step for held in one.held if held.edge in edges)
-    if not takers and not edges:
+    if takers is None and not edges:
         takers = unexplained_text(one)
-    return f", {takers}" if takers else ""
+    return f", {takers}" if takers is not None else ""

@@ -70,40 +70,43 @@ def _host_and_port(text: str) -> tuple[str, int]:
     return host.strip("[]") or "localhost", int(port)
 
 
-def monitors_of(pid: int, argv: list[str]) -> list[str]:
-    """Find the QMP sockets of a QEMU that runs here, as :func:`monitor_addresses`.
+def monitors_of(pid: int | None, argv: list[str]) -> list[str]:
+    """Find the QMP sockets of a QEMU, as :func:`addresses_here`.
 
     :raises MonitorError: it has none.
     """
     addresses = addresses_here(pid, argv)
     if not addresses:
+        name = "this QEMU" if pid is None else f"QEMU {pid}"
         raise MonitorError(
-            f"QEMU {pid} has no QMP socket on its command line",
+            f"{name} has no QMP socket on its command line",
             "name it with --qmp, or start QEMU with -qmp unix:FILE,server=on,wait=off",
         )
     return addresses
 
 
-def addresses_here(pid: int, argv: list[str]) -> list[str]:
+def addresses_here(pid: int | None, argv: list[str]) -> list[str]:
     """Return the addresses of :func:`monitor_addresses` as they are reached from here.
 
     The sockets of a QEMU in a container or a chroot lie in its own root directory, and what
     has host and port in its own network.
 
-    :param pid: its process on this machine; 0 when it runs on another one.
+    :param pid: its process on this machine; None when it runs on another one.
     """
+    if pid is None:
+        return monitor_addresses(argv)
     root, cwd = _directories(pid)
     addresses = monitor_addresses(argv, cwd)
-    if pid and is_elsewhere(pid):
+    if is_elsewhere(pid):
         prefix = f"netns:/proc/{pid}/ns/net:"
         addresses = [a if "/" in a else prefix + a for a in addresses]
-    return [_inside(root, address) for address in addresses] if root else addresses
+    return addresses if root is None else [_inside(root, address) for address in addresses]
 
 
-def _directories(pid: int) -> tuple[str, str]:
-    """Return the root directory of a process, empty when it is ours, and its working directory.
+def _directories(pid: int) -> tuple[str | None, str | None]:
+    """Return the root directory of a process, None when it is ours, and its working directory.
 
-    The working directory is named as the process itself names it.
+    The working directory is named as the process itself names it, None where it may not be seen.
     """
     proc = f"/proc/{pid}"
     try:
@@ -112,9 +115,9 @@ def _directories(pid: int) -> tuple[str, str]:
         same = same and os.path.samefile(f"{proc}/ns/mnt", "/proc/self/ns/mnt")
         root = os.readlink(f"{proc}/root").rstrip("/")
     except OSError:
-        return "", ""
+        return None, None
     if same:
-        return "", cwd
+        return None, cwd
     return f"{proc}/root", cwd[len(root) :] if cwd.startswith(f"{root}/") else cwd
 
 
@@ -129,7 +132,7 @@ def _inside(root: str, address: str) -> str:
     return root + real
 
 
-def monitor_addresses(argv: list[str], cwd: str = "") -> list[str]:
+def monitor_addresses(argv: list[str], cwd: str | None = None) -> list[str]:
     """Find the QMP sockets that a QEMU listens on, from its command line.
 
     Left out is what nobody can connect to: sockets that were handed over as file
@@ -138,7 +141,7 @@ def monitor_addresses(argv: list[str], cwd: str = "") -> list[str]:
     ``qemu_chr_parse_compat()`` of QEMU.
 
     :param argv: the whole command line, the program first.
-    :param cwd: QEMU's working directory, to which relative paths belong.
+    :param cwd: QEMU's working directory, to which relative paths belong; None when not known.
     :return: addresses for :func:`parse_address`, in the order of the command line.
     """
     chardevs: dict[str, dict[str, str]] = {}
@@ -171,28 +174,28 @@ def monitor_addresses(argv: list[str], cwd: str = "") -> list[str]:
     for monitor in monitors:
         options = chardevs.get(monitor, {}) if isinstance(monitor, str) else monitor
         address = _listening_address(options, cwd)
-        if address and address not in addresses:
+        if address is not None and address not in addresses:
             addresses.append(address)
     return addresses
 
 
-def _listening_address(options: Mapping[str, str], cwd: str) -> str:
+def _listening_address(options: Mapping[str, str], cwd: str | None) -> str | None:
     off = ("off", "no", "false", "n")
     if options.get("server", "off") in off:
-        return ""
+        return None
     if any(options.get(key, "off") not in off for key in ("telnet", "tn3270", "websocket")):
-        return ""
+        return None
     if "tls-creds" in options or "fd" in options:
-        return ""
+        return None
     if options.get("path"):
         if options.get("abstract", "off") not in off:
-            return ""
-        path = os.path.join(cwd, options["path"])
+            return None
+        path = os.path.join(cwd or "", options["path"])
         # A path must not be taken for HOST:PORT.
         return path if "/" in path else "./" + path
     port = options.get("port", "")
     if not port.isdigit() or not int(port):
-        return ""
+        return None
     host = {"": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(
         options.get("host", "").strip("[]"), options.get("host", "").strip("[]")
     )

@@ -49,7 +49,7 @@ class Property(NamedTuple):
 
     name: str
     type: str
-    description: str = ""
+    description: str | None = None
     default: object = None
 
 
@@ -76,9 +76,9 @@ class Schema:
         entry = self._types.get(command)
         return list(self._members(str(entry["arg-type"]), given)) if entry else []
 
-    def open_ended(self, command: str) -> str:
-        """Return the argument whose value decides over members the schema does not list."""
-        return {"device_add": "driver", "object-add": "qom-type"}.get(command, "")
+    def open_ended(self, command: str) -> str | None:
+        """Return the argument whose value decides over members the schema does not list, if any."""
+        return {"device_add": "driver", "object-add": "qom-type"}.get(command)
 
     def below(self, command: str, path: Sequence[str], given: Mapping[str, Any]) -> list[Member]:
         """Return the members of a member: ``file`` of ``blockdev-add``, say.
@@ -88,18 +88,18 @@ class Schema:
         """
         members = self.members(command, given)
         for name in path:
-            kind = next((member.type for member in members if member.name == name), "")
-            kind = self._object_of(kind)
+            kinds = [self._object_of(member.type) for member in members if member.name == name]
             inner = given.get(name)
             given = inner if isinstance(inner, dict) else {}
-            members = list(self._members(kind, given)) if kind else []
+            members = [m for kind in kinds if kind for m in self._members(kind, given)]
         return members
 
-    def _object_of(self, kind: str) -> str:
+    def _object_of(self, kind: str) -> str | None:
+        """Return a type, or the branch of an alternate, that has members; None for none."""
         entry = self._types.get(kind, {})
         if entry.get("meta-type") == "alternate":
-            return next((o for o in map(self._object_of, _options(entry)) if o), "")
-        return kind if entry.get("meta-type") == "object" else ""
+            return next(filter(None, map(self._object_of, _options(entry))), None)
+        return kind if entry.get("meta-type") == "object" else None
 
     def _members(self, kind: str, given: Mapping[str, Any]) -> Iterator[Member]:
         entry = self._types.get(kind, {})
@@ -149,19 +149,18 @@ class Schema:
         tree = tree_of(words)
         members = {member.name: member for member in self.members(command, tree)}
         tag = self.open_ended(command)
-        kind = tree.get(tag)
+        kind = tree.get(tag) if tag is not None else None
         known = properties(kind) if isinstance(kind, str) else {}
         out: dict[str, Any] = {}
         for name, value in tree.items():
             if name in members:
                 out[name] = self._convert(members[name].type, value, name, 0)
-            elif tag:
+            elif tag is not None:
                 prop = known.get(name)
                 out[name] = typed_property(prop, value) if isinstance(value, str) else _loose(value)
             else:
-                raise UsageError(
-                    f"{command} takes no {printable(name)}", _near(name, members, command)
-                )
+                hint = _near(name, members) if members else f"see help {command}"
+                raise UsageError(f"{command} takes no {printable(name)}", hint)
         missing = [m.name for m in members.values() if not m.optional and m.name not in out]
         if missing:
             wanted = " ".join(f"{name}=" for name in missing)
@@ -248,7 +247,7 @@ def ask_properties(
         str(row["name"]): Property(
             str(row["name"]),
             str(row["type"]),
-            str(row.get("description", "")),
+            row.get("description"),
             row.get("default-value"),
         )
         for row in rows
@@ -306,15 +305,13 @@ def typed_property(prop: Property | None, text: str) -> Any:
 
     Numbers that cannot be read as one stay text: QEMU's own parsers take ``06.0``.
     """
-    kind = prop.type if prop else ""
-    if kind == "bool":
-        return _BOOLEANS.get(text.lower(), text)
-    # A PCI address is a slot as text and slot times 8 as number (set_pci_devfn).
-    is_number = kind.startswith(("int", "uint", "size")) and prop is not None
-    if is_number and prop is not None and prop.name != "addr":
-        return _number(text, text)
     if prop is None:
         return _loose(text)
+    if prop.type == "bool":
+        return _BOOLEANS.get(text.lower(), text)
+    # A PCI address is a slot as text and slot times 8 as number (set_pci_devfn).
+    if prop.type.startswith(("int", "uint", "size")) and prop.name != "addr":
+        return _number(text, text)
     return text
 
 
@@ -373,10 +370,8 @@ def _meant(missing: Sequence[str], given: Mapping[str, Any], command: str) -> st
     return f"did you mean {' and '.join(near)}?" if near else f"see help {command}"
 
 
-def _near(name: str, members: Mapping[str, Member], command: str = "") -> str:
+def _near(name: str, members: Mapping[str, Member]) -> str:
     near = difflib.get_close_matches(name, list(members), 2, 0.5)
     if near:
         return "did you mean " + " or ".join(near) + "?"
-    return (
-        "it takes " + (", ".join(members) or "no arguments") if members else f"see help {command}"
-    )
+    return "it takes " + (", ".join(members) or "no arguments")

@@ -76,23 +76,30 @@ class MonitorTimeout(MonitorError):
 class Event(NamedTuple):
     """One asynchronous message of QEMU.
 
-    ``timestamp_us`` is QEMU's own wall clock, in microseconds since 1970.
+    ``timestamp_us`` is QEMU's own wall clock, in microseconds since 1970, None where that failed.
     """
 
     name: str
     data: Mapping[str, Any]
-    timestamp_us: int
+    timestamp_us: int | None
 
     @classmethod
     def from_message(cls, message: Mapping[str, Any]) -> Event:
-        """Decode a QMP message that has the key ``event``; absent parts become empty."""
+        """Decode a QMP message that has the key ``event``; one without data has an empty one."""
         stamp = message.get("timestamp")
-        stamp_us = 0
-        if isinstance(stamp, Mapping):
-            # QEMU sends -1 for both when its clock fails (docs/interop/qmp-spec).
-            stamp_us = int(stamp.get("seconds", 0)) * 1_000_000 + int(stamp.get("microseconds", 0))
+        stamp_us = None
+        # QEMU sends -1 for both when its clock fails (docs/interop/qmp-spec).
+        if isinstance(stamp, Mapping) and int(stamp.get("seconds", -1)) >= 0:
+            stamp_us = int(stamp["seconds"]) * 1_000_000 + int(stamp.get("microseconds", 0))
         data = message.get("data")
         return cls(str(message["event"]), data if isinstance(data, Mapping) else {}, stamp_us)
+
+    def clock(self) -> str:
+        """Return the time of day here, ``12:30:00.000001``, or ``?``."""
+        if self.timestamp_us is None:
+            return "?"
+        seconds, microseconds = divmod(self.timestamp_us, 1_000_000)
+        return f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{microseconds:06d}"
 
 
 class EventQueue:
@@ -186,8 +193,8 @@ class Monitor(Closing, ABC):
 
     #: What the monitor was opened with, as text.
     address: str
-    #: QEMU's version as it greeted, ``"7.2.22"``, or "" when it did not say.
-    version: str
+    #: QEMU's version as it greeted, ``"7.2.22"``, None when it did not say.
+    version: str | None
     #: Whether a file descriptor can go through it: a unix socket of our own.
     passes_descriptors = False
     #: The process that listens, None when unknown: no local socket, or another one's listener.

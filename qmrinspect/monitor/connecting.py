@@ -45,6 +45,7 @@ __all__ = [
     "lost_error",
     "peer_pid",
     "reply_error",
+    "version_in",
 ]
 
 # Seconds between attempts to enter a socket's backlog.
@@ -71,7 +72,7 @@ class SocketMonitor(QueuedMonitor):
         super().__init__(backlog)
         where = parse_address(address) if isinstance(address, str) else address
         self.address = address_text(where)
-        self.version = ""
+        self.version: str | None = None
         self._socket = connect_socket(where, timeout)
         self.passes_descriptors = self._socket.family == socket.AF_UNIX
         self._negotiate(timeout)
@@ -173,17 +174,21 @@ def _connect_patiently(stream: socket.socket, path: str, deadline: float) -> Non
             time.sleep(_BACKLOG_POLL)
 
 
-def check_greeting(message: object, address: str) -> str:
-    """Return QEMU's version out of its greeting, "" when that does not say.
+def check_greeting(message: object, address: str) -> str | None:
+    """Return QEMU's version out of its greeting, None when that does not say.
 
     :raises MonitorLost: it is no greeting.
     """
     if not isinstance(message, Mapping) or not isinstance(message.get("QMP"), Mapping):
         raise garbled_error(address, json.dumps(message).encode())
-    version = message["QMP"].get("version", {})
-    number = version.get("qemu", {}) if isinstance(version, Mapping) else {}
+    return version_in(message["QMP"].get("version"))
+
+
+def version_in(version: object) -> str | None:
+    """Return the number in what QEMU says of its version (``VersionInfo``), None for none."""
+    number = version.get("qemu") if isinstance(version, Mapping) else None
     if not isinstance(number, Mapping) or "major" not in number:
-        return ""
+        return None
     return ".".join(str(number.get(part, 0)) for part in ("major", "minor", "micro"))
 
 
@@ -254,9 +259,9 @@ def garbled_error(address: str, raw: bytes) -> MonitorLost:
     )
 
 
-def lost_error(address: str, during: str = "") -> MonitorLost:
-    """Say that the other side closed the connection."""
-    where = f" during {during}" if during else ""
+def lost_error(address: str, during: str | None = None) -> MonitorLost:
+    """Say that the other side closed the connection, during a command maybe."""
+    where = f" during {during}" if during is not None else ""
     return MonitorLost(
         f"the monitor {address} was closed by the other side{where}",
         "QEMU has died or quit; its own last message says why",

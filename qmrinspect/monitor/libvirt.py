@@ -20,7 +20,7 @@ from ..errors import MonitorError, TargetError
 from ..target.proc import command_line, pids
 from ..text import printable
 from .base import Arguments, Event, MonitorLost, QueuedMonitor
-from .connecting import closed_error, late_error, reply_error
+from .connecting import closed_error, late_error, reply_error, version_in
 
 __all__ = ["LibvirtMonitor", "domain_pid"]
 
@@ -141,9 +141,7 @@ class LibvirtMonitor(QueuedMonitor):
         except libvirt.libvirtError as error:
             self._connection.close()
             raise MonitorError(f"libvirt tells no events of {target}: {_said(error)}") from None
-        answer = self.execute("query-version")
-        number = answer.get("qemu", {}) if isinstance(answer, dict) else {}
-        self.version = ".".join(str(number.get(part, 0)) for part in ("major", "minor", "micro"))
+        self.version = version_in(self.execute("query-version"))
 
     def _exchange(
         self, command: str, arguments: Arguments, timeout: float, descriptor: int | None = None

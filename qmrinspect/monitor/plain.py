@@ -128,7 +128,7 @@ class PlainMonitor(SocketMonitor):
         except OSError:
             raise self._fail(lost_error(self.address, command)) from None
 
-    def _read(self, deadline: float, during: str = "") -> dict[str, Any] | None:
+    def _read(self, deadline: float, during: str | None = None) -> dict[str, Any] | None:
         """Return the next message, or None when none is complete at ``deadline``."""
         while True:
             end = self._buffer.find(b"\n", self._scanned)
@@ -151,7 +151,7 @@ class PlainMonitor(SocketMonitor):
             except OSError:
                 piece = b""
             if not piece:
-                if self._scanned and not during:
+                if self._scanned and during is None:
                     raise self._fail(garbled_error(self.address, bytes(self._buffer)))
                 raise self._fail(lost_error(self.address, during))
             self._buffer += piece

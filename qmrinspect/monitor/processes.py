@@ -31,18 +31,19 @@ _SYMBOLS = ("current_machine", "address_space_memory")
 class Running(NamedTuple):
     """A QEMU that runs.
 
+    :param version: None where the program does not show it.
     :param qmp: addresses of its QMP monitors, from its command line.
     :param refused: why it may not be read, None when it may.
-    :param program: device and inode of its program.
+    :param program: device and inode of its program, None of another user's.
     """
 
     pid: int
     name: str
     machine: str
-    version: str
+    version: str | None
     qmp: Sequence[str]
     refused: str | None
-    program: tuple[int, int]
+    program: tuple[int, int] | None
 
 
 def running() -> list[Running]:
@@ -110,18 +111,18 @@ def _describe(
         # Another user's: what the command line says is all there is.
         if not os.path.basename(argv[0]).startswith(("qemu-system", "qemu-kvm")):
             return None
-        return Running(pid, name, options.machine, "", qmp, refused or "no permission", (0, 0))
+        return Running(pid, name, options.machine, None, qmp, refused or "no permission", None)
     key = (status.st_dev, status.st_ino)
     if key not in known:
         known[key] = _version(pid)
     version = known[key]
     if version is None:
         return None
-    return Running(pid, name, options.machine, version, qmp, refused, key)
+    return Running(pid, name, options.machine, version or None, qmp, refused, key)
 
 
 def _version(pid: int) -> str | None:
-    """Return the version of a program, None when it is no QEMU."""
+    """Return the version that a program has in it, maybe an empty one; None when it is no QEMU."""
     from ..walk import version_of
 
     try:
@@ -152,7 +153,7 @@ class _Options:
     """What a QEMU's command line says of its name and machine."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        self.name = ""
+        self.name: str | None = None
         self.machine = "default"
         for option, value in _pairs(argv):
             if option == "-name":

@@ -15,19 +15,24 @@ _ONE_SLOT = re.compile(r"pcie-root-port|ioh3420|x3130|xio3130-downstream|pxb|pnv
 
 @dataclass
 class Bus:
-    """A bus, by ``info qtree``; ``owner`` is the type of the device that has it."""
+    """A bus, by ``info qtree``.
+
+    ``type`` is None until that is read; ``owner`` is the type of the device that has it, None
+    where none does.
+    """
 
     name: str
-    type: str
-    owner: str
+    type: str | None
+    owner: str | None
     devices: int
 
     @property
     def full(self) -> bool:
         """Whether no further device finds a slot."""
-        if _ONE_SLOT.search(self.owner):
+        if self.owner is not None and _ONE_SLOT.search(self.owner):
             return self.devices >= 1
-        return self.type.startswith(("PCI", "PCIE")) and self.devices >= _PCI_SLOTS
+        is_pci = self.type is not None and self.type.startswith("PCI")
+        return is_pci and self.devices >= _PCI_SLOTS
 
 
 def parse_qtree(text: str) -> list[Bus]:
@@ -41,7 +46,7 @@ def parse_qtree(text: str) -> list[Bus]:
         if word == "bus:":
             found = [(d, bus) for d, bus in found if d < depth]
             owners = [(d, name) for d, name in owners if d < depth]
-            bus = Bus(rest, "", owners[-1][1] if owners else "", 0)
+            bus = Bus(rest, None, owners[-1][1] if owners else None, 0)
             found.append((depth, bus))
             buses.append(bus)
         elif word == "dev:":

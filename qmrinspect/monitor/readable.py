@@ -33,7 +33,7 @@ class Verdict(NamedTuple):
 
 def judge(found: Sequence[Running]) -> list[Verdict]:
     """Return a verdict for each process, in the same order."""
-    known: dict[tuple[int, int], str] = {}
+    known: dict[tuple[int, int] | None, str] = {}
     out = []
     for process in found:
         if process.refused:

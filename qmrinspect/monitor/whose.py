@@ -83,16 +83,17 @@ def _goes_by(monitor: Monitor, argv: Sequence[str]) -> bool | None:
             answer = monitor.execute(command)
         except CommandError:
             continue
-        said = str(answer.get(key, "")) if isinstance(answer, dict) else ""
-        said = "" if said == _NO_UUID else said
+        said = answer.get(key) if isinstance(answer, dict) else None
+        said = None if said == _NO_UUID else said
         given = _given(argv, option)
         if said or given:
-            same.append(said.lower() == given.lower())
+            same.append(str(said or "").lower() == (given or "").lower())
     return all(same) if same else None
 
 
-def _given(argv: Sequence[str], option: str) -> str:
+def _given(argv: Sequence[str], option: str) -> str | None:
+    """Return the name or the UUID that an option gives, None where it is not there."""
     values = [
         v for o, v in zip(argv, argv[1:]) if o.startswith("-") and o.lstrip("-") == option[1:]
     ]
-    return qemu_options(values[-1], "guest").get("guest", "") if values else ""
+    return qemu_options(values[-1], "guest").get("guest") if values else None

@@ -23,9 +23,11 @@ class Advice(NamedTuple):
     commit: str | None = None
 
     @property
-    def url(self) -> str:
-        """Return where the commit can be read, "" for none."""
-        return f"https://gitlab.com/qemu-project/qemu/-/commit/{self.commit}" if self.commit else ""
+    def url(self) -> str | None:
+        """Return where the commit can be read, None where none is known."""
+        if self.commit is None:
+            return None
+        return f"https://gitlab.com/qemu-project/qemu/-/commit/{self.commit}"
 
 
 ADVICE = {

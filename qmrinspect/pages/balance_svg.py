@@ -19,11 +19,11 @@ _WIDTH, _ROW, _INDENT, _MARGIN = 900, 24, 22, 8
 _ROWS_MAX, _DEPTH_MAX, _LABEL_MAX = 60, 24, 110
 
 
-def balance_picture(one: BalanceJson) -> str:
-    """Draw the ``tree`` of an object of ``qmr-trace/1``; "" when there is nothing to draw."""
+def balance_picture(one: BalanceJson) -> str | None:
+    """Draw the ``tree`` of an object of ``qmr-trace/1``; None when there is nothing to draw."""
     rows = list(_rows(one.get("tree") or (), 0))[:_ROWS_MAX]
     if not rows:
-        return ""
+        return None
     height = 2 * _MARGIN + len(rows) * _ROW
     title = f"Balance of {printable(one['path'] or one['type'])}"
     parts = [

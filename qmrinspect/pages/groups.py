@@ -8,10 +8,10 @@ models that leak for one reason are one finding.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from ..documents import DrawnJson, EdgeJson
 from ..hunt.rows import Row
 from ..report import render
 from ..text import printable
@@ -33,7 +33,8 @@ class Shown:
     :param sentences: what was found.
     :param shape: equal for what is shown once.
     :param case: what is drawn and listed: as ``case`` and ``objects_left`` of a row.
-    :param row: of the hunt, for what only that has.
+    :param row: of the hunt, for what only that has; None of a check.
+    :param number: its place on the page, None before it has one.
     """
 
     word: str
@@ -42,10 +43,10 @@ class Shown:
     sentences: Sequence[str]
     shape: str
     look: str
-    case: Mapping[str, Any]
-    row: Row = field(default_factory=lambda: Row())
+    case: DrawnJson
+    row: Row | None = None
     bundles: list[tuple[str, str]] = field(default_factory=list)
-    number: int = 0
+    number: int | None = None
 
     @property
     def title(self) -> str:
@@ -53,15 +54,16 @@ class Shown:
         if len(self.names) == 1:
             return self.names[0]
         sort = "CPU model" if all(name.endswith("-cpu") for name in self.names) else "device"
-        if not self.row:
+        if self.row is None:
             sort = "object"
         return render.plural(len(self.names), sort)
 
     @property
-    def references(self) -> list[Mapping[str, Any]]:
+    def references(self) -> list[EdgeJson]:
         """Return the references that make the case."""
-        parts = self.case.get("case") or self.case.get("objects_left") or ()
-        return [edge for part in parts for edge in part["references"]]
+        parts = [one["references"] for one in self.case.get("case") or ()]
+        parts = parts or [left["references"] for left in self.case.get("objects_left") or ()]
+        return [edge for part in parts for edge in part]
 
 
 @dataclass
@@ -124,7 +126,7 @@ def hunt_findings(rows: Iterable[Row]) -> Iterable[Shown]:
         sentences = [printable(text, 2000) for text in texts]
         name = printable(row["device"])
         marks = [str(row.get(mark) or "") for mark in ("status", "expected", "note")]
-        bundle = row.get("bundle") or ""
+        bundle = row.get("bundle")
         yield Shown(
             row["outcome"],
             tuple(row.get("causes") or ()),

@@ -68,12 +68,13 @@ def page(
     title: str,
     rows: Sequence[Row],
     compared: Mapping[str, Sequence[Row]] | None = None,
-    place: str = "",
+    place: str | None = None,
 ) -> str:
     """Return the page of a hunt.
 
     :param compared: what :func:`~qmrinspect.campaign.store.compare` returned.
-    :param place: the directory that the page will be in; links to bundles begin there.
+    :param place: the directory that the page will be in, None for the current one; links to bundles
+        begin there.
     """
     tried = [row for row in rows if row.get("hotpluggable", True)]
     groups = grouped(hunt_findings(row for row in tried if is_bad(row)))
@@ -156,7 +157,7 @@ def _distinct(values: Iterable[object]) -> list[str]:
     return [printable(str(value), 2000) for value in dict.fromkeys(values) if value]
 
 
-def _evidence(bundle: str, place: str) -> list[tuple[str, str]]:
+def _evidence(bundle: str, place: str | None) -> list[tuple[str, str]]:
     """Return the files of a bundle that are there: name, and path from the page."""
     files = [Path(bundle, name) for name in _EVIDENCE] + sorted(Path(bundle).glob("*.jsonl.gz"))
     there = [file for file in files if file.is_file()]

@@ -13,8 +13,9 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from html import escape
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ..documents import DrawnJson, EdgeJson
 from ..report.dot import Arrow, Node, digraph, laid_out
 from ..text import printable
 from .svg import Box, Line, hand_laid
@@ -39,8 +40,8 @@ class _Edge(NamedTuple):
     kind: str
 
 
-def reference_graph(row: Mapping[str, Any]) -> str:
-    """Draw what holds the objects that a finding left behind; "" when nothing is known.
+def reference_graph(row: DrawnJson) -> str | None:
+    """Draw what holds the objects that a finding left behind; None when nothing is known.
 
     The first object is at the right, what holds it to its left, and so on; a reference that leads
     back closes a cycle, which is red.
@@ -48,8 +49,8 @@ def reference_graph(row: Mapping[str, Any]) -> str:
     :param row: of ``qmr-hunt/1``, or what of it is needed: ``objects_left``, ``case``.
     """
     fields, labels, head = _edges(row)
-    if not head or not fields:
-        return ""
+    if head is None or not fields:
+        return None
     near = _near(list(fields), head)
     edges = [edge for edge in fields if edge.holder in near and edge.target in near]
     ring = _ring(edges, head)
@@ -70,14 +71,12 @@ def reference_graph(row: Mapping[str, Any]) -> str:
     return _drawn(tuple(boxes), tuple(lines), f"References around {labels.get(head, head)}")
 
 
-def _edges(
-    row: Mapping[str, Any],
-) -> tuple[dict[_Edge, list[str]], dict[str, str], str]:
+def _edges(row: DrawnJson) -> tuple[dict[_Edge, list[str]], dict[str, str], str | None]:
     """Return the fields of each arrow, the names of the nodes, and the object to begin with."""
     case = row.get("case") or ()
     left = row.get("objects_left") or ()
     labels = {item["address"]: f"{item['was']}\n{item['type']}" for item in left}
-    head = case[0]["object"] if case else (left[0]["address"] if left else "")
+    head = case[0]["object"] if case else left[0]["address"] if left else None
     found: dict[_Edge, list[str]] = defaultdict(list)
     edges = [e for item in (*case, *left) for e in (*item["references"], *item.get("way_back", ()))]
     for edge in edges:
@@ -97,13 +96,13 @@ def _edges(
     return found, labels, head
 
 
-def _structure(edge: Mapping[str, Any]) -> str:
+def _structure(edge: EdgeJson) -> str:
     """Return what a field is in: ``AddressSpace "x".root`` is in that address space."""
-    return str(edge["field"]).rpartition(".")[0]
+    return edge["field"].rpartition(".")[0]
 
 
-def _holder(edge: Mapping[str, Any], holder: str) -> str:
-    label = str(edge.get("holder_label") or edge["holder_path"] or holder)
+def _holder(edge: EdgeJson, holder: str) -> str:
+    label = edge.get("holder_label") or edge["holder_path"] or holder
     return (_structure(edge) or label) if _ADDRESS.fullmatch(label) else label
 
 

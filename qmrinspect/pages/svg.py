@@ -145,11 +145,11 @@ def _box(box: Box, at: _Place) -> str:
 _PLOT_W, _PLOT_H, _LEFT, _BOTTOM, _TOP = 420, 180, 62, 34, 24
 
 
-def growth_plot(samples: Iterable[Sequence[int]]) -> str:
-    """Draw objects and references over the cycles, side by side."""
+def growth_plot(samples: Iterable[Sequence[int]]) -> str | None:
+    """Draw objects and references over the cycles, side by side; None for less than two."""
     points = [tuple(sample) for sample in samples]
     if len(points) < 2:
-        return ""
+        return None
     plots = [
         _plot([(p[0], p[column]) for p in points], title)
         for column, title in ((1, "objects"), (2, "references"))

@@ -66,11 +66,12 @@ def run(argv: list[str], directory: Path) -> None:
             cwd=directory,
             check=False,
         )
-        reason = last_line(done.stderr or done.stdout) if done.returncode else ""
+        if not done.returncode:
+            return
+        reason = last_line(done.stderr or done.stdout) or f"exit status {done.returncode}"
     except subprocess.TimeoutExpired:
         reason = f"it takes more than {_TOOL_S:g} s"
-    if reason:
-        raise PeerMissing(f"needs the program {argv[0]} to work ({reason})")
+    raise PeerMissing(f"needs the program {argv[0]} to work ({reason})")
 
 
 def _filled(peer: Peer, fill: Callable[[Path], None]) -> Peer:

@@ -51,7 +51,7 @@ _PACKAGES = {
 class Peer:
     """A directory with what a backend needs; :meth:`close` takes it away.
 
-    :param name: of the file in it that the backend is given, or "" for the directory.
+    :param name: of the file in it that the backend is given, None for the directory.
     :ivar path: what stands for ``{peer}``.
     :ivar names: what stands for ``{peer.NAME}``: what the peer calls what it serves.
     :ivar descriptor: the file descriptor that QEMU is given, None where it is given none.
@@ -59,9 +59,9 @@ class Peer:
 
     descriptor: int | None = None
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str | None = None) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX))
-        self.path = str(self.directory / name) if name else str(self.directory)
+        self.path = str(self.directory if name is None else self.directory / name)
         self.names: dict[str, str] = {}
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class SocketPeer(Peer):
     def __init__(
         self,
         serve: Callable[[socket.socket], None],
-        address: str | tuple[str, int] = "",
+        address: str | tuple[str, int] | None = None,
     ) -> None:
         super().__init__("socket")
         self._serve = serve
@@ -89,7 +89,7 @@ class SocketPeer(Peer):
         inet = isinstance(address, tuple)
         self._listener = socket.socket(socket.AF_INET if inet else socket.AF_UNIX)
         try:
-            self._listener.bind(address or self.path)
+            self._listener.bind(self.path if address is None else address)
             self._listener.listen(8)
         except OSError:
             self.close()
@@ -134,13 +134,13 @@ class ProgramPeer(Peer):
         self,
         argv: Callable[[Path], list[str]],
         ready: Callable[[Path], bool],
-        name: str = "",
+        name: str | None = None,
         timeout: float = 5.0,
         pass_fds: tuple[int, ...] = (),
     ) -> None:
         super().__init__(name)
         self._process: subprocess.Popen[bytes] | None = None
-        self._failure = ""
+        self._failure: str | None = None
         self._stderr = self.directory / "stderr"
         try:
             words = argv(self.directory)
@@ -205,7 +205,7 @@ def find_program(name: str) -> str:
     return found
 
 
-def last_line(output: bytes) -> str:
-    """Return the last line of what a program wrote, or ""."""
+def last_line(output: bytes) -> str | None:
+    """Return the last line of what a program wrote, None where it wrote nothing."""
     lines = output.decode("utf-8", "replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return next((line.strip() for line in reversed(lines) if line.strip()), None)

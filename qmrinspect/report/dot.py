@@ -36,6 +36,7 @@ _FIELDS_SHOWN = 6
 # Of the names in one field so many are told, and so many in a line.
 _NAMES_SHOWN, _NAMES_A_LINE = 24, 3
 _TRANSIENT_LOOK = 'color="#999999" style=dotted'
+_IN_RING = 'color="#d00000" penwidth=2'
 
 
 class Node(NamedTuple):
@@ -47,7 +48,7 @@ class Node(NamedTuple):
 
     name: str
     label: str
-    look: str = ""
+    look: str | None = None
 
 
 class Arrow(NamedTuple):
@@ -56,7 +57,7 @@ class Arrow(NamedTuple):
     start: str
     end: str
     label: str
-    look: str = ""
+    look: str | None = None
 
 
 def digraph(
@@ -71,11 +72,14 @@ def digraph(
     yield f'  node [shape=box fontname="{font}" fontsize={size}];'
     yield f'  edge [fontname="{font}" fontsize={size - 1}];'
     for node in nodes:
-        yield f"  {node.name} [label={_quoted(node.label)}{' ' * bool(node.look)}{node.look}];"
+        yield f"  {node.name} [{_attributes(node.label, node.look)}];"
     for arrow in arrows:
-        look = f" {arrow.look}" if arrow.look else ""
-        yield f"  {arrow.start} -> {arrow.end} [label={_quoted(arrow.label)}{look}];"
+        yield f"  {arrow.start} -> {arrow.end} [{_attributes(arrow.label, arrow.look)}];"
     yield "}"
+
+
+def _attributes(label: str, look: str | None) -> str:
+    return " ".join(filter(None, (f"label={_quoted(label)}", look)))
 
 
 def reference_dot(book: Book, address: int, edges: Sequence[Edge]) -> Iterator[str]:
@@ -104,19 +108,19 @@ def reference_dot(book: Book, address: int, edges: Sequence[Edge]) -> Iterator[s
     for node in sorted(shown):
         obj = index.snapshot.objects[node]
         label = f"{words.short(index, node)}\n{printable(obj.type)}\n{obj.ref} / "
-        look = 'style="filled" fillcolor="#ffe9a8"' if node == address else ""
-        if node in ring:
-            look += ' color="#d00000" penwidth=2'
-        nodes.append(Node(_node(node), label + str(book.expected(node)), look.strip()))
+        look = ['style="filled" fillcolor="#ffe9a8"'] if node == address else []
+        look += [_IN_RING] if node in ring else []
+        nodes.append(Node(_node(node), label + str(book.expected(node)), " ".join(look) or None))
     for node_name, label in sorted(names.items()):
         nodes.append(Node(node_name, printable(label), "shape=ellipse"))
     arrows = []
     for key, same in merged.items():
         first, target, kind = key
-        look = _LOOKS.get(kind, _TRANSIENT_LOOK if kind in TRANSIENT else "")
-        if key in inside:
-            look += ' color="#d00000" penwidth=2'
-        arrows.append(Arrow(first, target, _edge_label(book, kind, same), look.strip()))
+        known = _LOOKS.get(kind, _TRANSIENT_LOOK if kind in TRANSIENT else None)
+        look = [known] if known is not None else []
+        look += [_IN_RING] if key in inside else []
+        label = _edge_label(book, kind, same)
+        arrows.append(Arrow(first, target, label, " ".join(look) or None))
     yield from digraph(nodes, arrows)
 
 

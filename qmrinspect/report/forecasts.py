@@ -43,10 +43,8 @@ _CERTAINTY = {
 }
 
 
-def gist(found: ForecastJson | None) -> str:
+def gist(found: ForecastJson) -> str:
     """Return the outcome of a forecast in a few words: ``leak: same-owner-subregions``."""
-    if found is None:
-        return ""
     assertion = found.get("assertion")
     if assertion:
         return f"crash: {assertion['function']}: {assertion['expression']}"
@@ -79,7 +77,7 @@ def _row(found: ProspectJson) -> Row:
             f"{gist(found['if_everything'])} if unrealize ends all, "
             f"{gist(found['if_nothing'])} if it ends none"
         )
-    look = _LOOKS.get(outcome or "", "warning")
+    look = "warning" if outcome is None else _LOOKS.get(outcome, "warning")
     return Row((found["policy"], text, _CERTAINTY[found["certainty"]]), look)
 
 
@@ -146,16 +144,17 @@ def document_lines(documents: Iterable[ForecastDocument]) -> Iterator[str]:
         yield from forecast_lines(document)
 
 
-def under_line(row: HuntRow) -> str:
-    """Return what a row of a hunt says of the other policies; empty when nothing."""
+def under_line(row: HuntRow) -> str | None:
+    """Return what a row of a hunt says of the other policies; None when nothing."""
     under = row.get("under") or {}
     words: dict[str, list[str]] = {}
     forecast = row.get("forecast")
     foretold = {found["policy"]: found for found in forecast["policies"]} if forecast else {}
     for policy, outcome in under.items():
-        words.setdefault(gist(foretold.get(policy)) or outcome, []).append(policy)
+        found = foretold.get(policy)
+        words.setdefault(outcome if found is None else gist(found), []).append(policy)
     if len(words.keys() - {"unknown"}) < 2:
-        return ""
+        return None
     return "; ".join(f"under {listed(names)}: {word}" for word, names in words.items())
 
 

@@ -68,7 +68,7 @@ def outside_lines(book: Book, lost: Collection[int]) -> Iterator[str]:
                     ", ".join(holders) or "nothing that qmr knows",
                     words.hex_text(address),
                 ),
-                "error" if address in lost else "",
+                "error" if address in lost else None,
             )
         )
     yield from render.table(("object", "type", "refs", "", "held by", "address"), rows, right=(2,))

@@ -15,7 +15,7 @@ from .render import Row
 if TYPE_CHECKING:
     from ..search.place import Place, Word
 
-__all__ = ["block_text", "place_json", "place_lines", "structure_at"]
+__all__ = ["place_json", "place_lines", "structure_at"]
 
 _WORDS_MAX = 20
 
@@ -34,7 +34,7 @@ def place_json(index: Index, place: Place) -> dict[str, object]:
             "offset": place.address - place.start if place.start else 0,
             "name": place.name,
             "field": place.field,
-            "structure": structure_at(index, place),
+            "structure": structure_at(index, place) or "",
             "why": place.why,
         },
         "pointers": [_word_json(index, word) for word in place.words],
@@ -55,30 +55,28 @@ def _word_json(index: Index, word: Word) -> dict[str, object]:
     }
 
 
-def structure_at(index: Index, place: Place) -> str:
-    """Return what is known to begin in a block that is no object, empty when nothing is."""
+def structure_at(index: Index, place: Place) -> str | None:
+    """Return what is known to begin in a block that is no object, None when nothing is."""
     snapshot = index.snapshot
     low, high = place.start, place.start + place.size
     if place.kind != "block" or place.state == "freed":
-        return ""
+        return None
     known: dict[int, str] = {a: "FlatView" for a in snapshot.views}
     known.update({a: f'AddressSpace "{s.name}"' for a, s in snapshot.spaces.items()})
     known.update({a: f'MemoryListener "{row.name}"' for a, row in snapshot.listeners.items()})
     known.update({k.address: "BusChild" for bus in snapshot.buses.values() for k in bus.children})
     known.update({g.address: f'NamedGPIOList "{g.name}"' for g in snapshot.gpios})
     known.update({f.holder: f.field.split(".")[0] for f in snapshot.fields if f.field})
-    at = min((a for a in known if low <= a < high and a not in snapshot.objects), default=0)
-    if not at:
-        return ""
+    at = min((a for a in known if low <= a < high and a not in snapshot.objects), default=None)
+    if at is None:
+        return None
     return known[at] + (f" at +{at - low:#x}" if at > low else "")
 
 
-def block_text(place: Place) -> str:
-    """Return a block in a few words."""
-    if place.kind == "block" and place.start:
-        what = "freed block" if place.state == "freed" else "live block"
-        return f"{what} of {render.plural(place.size, 'byte')} at {place.start:#x}"
-    return "not known: " + place.why if place.state == "not known" else ""
+def _block_text(place: Place) -> str:
+    """Return a block of malloc in a few words."""
+    what = "freed block" if place.state == "freed" else "live block"
+    return f"{what} of {render.plural(place.size, 'byte')} at {place.start:#x}"
 
 
 def place_lines(index: Index, place: Place) -> Iterator[str]:
@@ -90,7 +88,7 @@ def place_lines(index: Index, place: Place) -> Iterator[str]:
     if place.state == "unmapped":
         yield f"{at}: nothing is mapped there"
     elif place.kind == "block":
-        yield f"{at} is {inside}a {block_text(place)}"
+        yield f"{at} is {inside}a {_block_text(place)}"
     elif place.kind == "variable":
         yield f"{at} is {inside}the variable {printable(place.name)} of {place.size} bytes"
     elif place.kind == "stack":
@@ -104,7 +102,7 @@ def place_lines(index: Index, place: Place) -> Iterator[str]:
         label = words.name(index, place.container)
         field = f", {place.field}" if place.field else ""
         yield f"it is +{place.address - place.container:#x} in {label}{printable(field)}"
-    if struct:
+    if struct is not None:
         yield f"the block has a known structure: {printable(struct)}"
     if not place.words:
         yield "no word of memory points there"

@@ -108,7 +108,7 @@ def unplug_lines(
         count = render.plural(left.observed, "reference")
         what = f"{printable(left.was)} ({printable(left.type)}): {count} {left.address:#x}"
         by = words.undropped_text(words.references(with_it.index, left.undropped))
-        yield render.paint(f"  {what}{by}", "dim")
+        yield render.paint(f"  {what}" + (f", {by}" if by is not None else ""), "dim")
     if stays > _TYPES_SHOWN:
         yield render.paint(f"  and {stays - _TYPES_SHOWN} more", "dim")
 

@@ -61,7 +61,7 @@ def policy_lines(verdict: Verdict) -> Iterator[str]:
                 policy.where,
                 policy.rule,
             ),
-            "bold" if policy in verdict.candidates else "",
+            "bold" if policy in verdict.candidates else None,
         )
         for policy in POLICIES
     ]

@@ -84,7 +84,7 @@ def _region_rows(book: Book, root: int, disabled: bool) -> list[Row]:
         if alias is not None:
             span = _span(region.alias_offset, region.size)
             name += f" = alias of {printable(alias.name)} {span}"
-        look = "" if region.enabled else "dim"
+        look = None if region.enabled else "dim"
         obj = snapshot.objects.get(region.address)
         if obj is not None and book.residual(region.address):
             look = "warning"

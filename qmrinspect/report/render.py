@@ -43,10 +43,10 @@ _ADDRESS = "address"
 
 
 class Style(NamedTuple):
-    """How text is shown: in colour or not, and how wide; 0 is as wide as it takes."""
+    """How text is shown: in colour or not, and how wide; None is as wide as it takes."""
 
     color: bool
-    width: int
+    width: int | None
 
 
 _chosen: Style | None = None
@@ -71,7 +71,7 @@ def use_style(style: Style | None) -> None:
 def style() -> Style:
     """Return how text is shown now: see ``NO_COLOR`` and ``CLICOLOR_FORCE``."""
     if _chosen is not None:
-        return _chosen._replace(width=0) if _this.wide else _chosen
+        return _chosen._replace(width=None) if _this.wide else _chosen
     terminal = _is_terminal()
     color = terminal and os.environ.get("TERM") != "dumb"
     if os.environ.get("CLICOLOR_FORCE", "0") != "0":
@@ -79,7 +79,7 @@ def style() -> Style:
     if os.environ.get("NO_COLOR"):
         color = False
     fits = terminal and not _this.wide
-    return Style(color, _columns() if fits else 0)
+    return Style(color, _columns() if fits else None)
 
 
 def _columns() -> int:
@@ -95,8 +95,8 @@ def _is_terminal() -> bool:
         return False
 
 
-def paint(text: str, look: str) -> str:
-    """Return text in the colour of ``look``: bold, dim, error, warning, note, good."""
+def paint(text: str, look: str | None) -> str:
+    """Return text in a colour: ``look`` is bold, dim, error, warning, note, good or None."""
     if not look or not text or not style().color:
         return text
     return f"\033[{_CODES[look]}m{text}\033[0m"
@@ -133,10 +133,10 @@ def duration(microseconds: int) -> str:
 
 
 class Row(NamedTuple):
-    """One row of a table; ``look`` colours it as a whole."""
+    """One row of a table; ``look`` colours it as a whole, as of :func:`paint`."""
 
     cells: Sequence[str]
-    look: str = ""
+    look: str | None = None
 
 
 def table(
@@ -181,7 +181,7 @@ def table(
         if _total(widths, kept, indent) > width:
             room = width - indent - 2 * (len(kept) - 1)
             _shrink(widths, _floors(widths, kept, columns, fixed), columns, right, room)
-    looks = ["dim"] * bool(head) + [row.look for row in rows]
+    looks = [*(["dim"] if head else []), *(row.look for row in rows)]
     for cells, look in zip(every, looks):
         for line in _lines(cells, widths, kept, right, indent):
             yield paint(line, look)
@@ -320,8 +320,8 @@ def fitted(lines: Iterable[str], wide: bool = False) -> Iterator[str]:
         yield from between_words(paint(_LEFT_OUT, "dim"), width)
 
 
-def between_words(line: str, width: int) -> Iterator[str]:
-    """Break a sentence between words into lines of a width; 0 is as wide as it takes."""
+def between_words(line: str, width: int | None) -> Iterator[str]:
+    """Break a sentence between words into lines of a width; None is as wide as it takes."""
     plain = _LOOK.sub("", line)
     if not width or len(plain) <= width:
         yield line

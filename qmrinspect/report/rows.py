@@ -52,7 +52,7 @@ def verdict_lines(row: Row) -> Iterator[str]:
     for stale in row.get("candidates") or ():
         yield f"    not certain: {printable(stale['text'], _TEXT_MAX)}"
     under = under_line(row)
-    if under:
+    if under is not None:
         yield f"    {printable(under, _TEXT_MAX)}"
     if row.get("backtrace"):
         for line in row["backtrace"][:_FRAMES_SHOWN]:

@@ -218,7 +218,7 @@ def edge_rows(book: Book, edges: Iterable[Edge], most: int = _PARTS_SHOWN) -> li
                 group.field,
                 hex_text(group.address) if group.address else "",
             ),
-            "dim" if group.kind in TRANSIENT else "",
+            "dim" if group.kind in TRANSIENT else None,
         )
         for group in grouped(book, edges, most)
     ]
@@ -264,10 +264,10 @@ def references(index: Index, edges: Iterable[Edge]) -> list[EdgeJson]:
     return [edge_json(index, edge) for edge in edges]
 
 
-def undropped_text(edges: Sequence[EdgeJson]) -> str:
-    """Say which fields held an object that nothing known holds now; empty when none is known."""
+def undropped_text(edges: Sequence[EdgeJson]) -> str | None:
+    """Say which fields held an object that nothing known holds now; None when none is known."""
     held = [f"{edge['field']} of {edge['holder_path'] or 'QEMU'}" for edge in edges]
-    return f", was held by {printable(', '.join(held))}, which did not drop it" if held else ""
+    return f"was held by {printable(', '.join(held))}, which did not drop it" if held else None
 
 
 def head_json(form: str, snapshot: Snapshot) -> dict[str, object]:

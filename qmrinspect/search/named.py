@@ -89,14 +89,15 @@ class Names:
                 out.setdefault(found.address, found)
         return sorted(out.values())
 
-    def object(self, name: str, address: int, is_a: Callable[[str, str], bool]) -> Named:
-        """Return who uses an object without a reference: a front end, or by its name."""
+    def object(self, name: str | None, address: int, is_a: Callable[[str, str], bool]) -> Named:
+        """Return who uses an object without a reference: a front end, or by its name, if any."""
         users: list[User] = []
         if is_a(self._objects[address].type, "chardev"):
             users += self._front(address)
         if name:
             users += self._mentions(name, address)
-        return Named("object", name, address, tuple({u.object or u: u for u in users}.values()))
+        distinct = {user.object or user: user for user in users}
+        return Named("object", name or "", address, tuple(distinct.values()))
 
     def _mentions(self, name: str, address: int) -> Iterator[User]:
         """Yield the objects that keep a name as a text of their own: of a secret, say."""

@@ -275,19 +275,19 @@ def parse_mappings(text: str) -> list[Mapping]:
     return sorted(out)
 
 
-def core_path(text: str) -> str:
-    """Return the core file that GDB's ``info files`` names, empty when there is none."""
+def core_path(text: str) -> str | None:
+    """Return the core file that GDB's ``info files`` names, None when there is none."""
     return _path(text, "core dump file")
 
 
-def exec_path(text: str) -> str:
-    """Return the program that GDB's ``info files`` names, empty when there is none."""
+def exec_path(text: str) -> str | None:
+    """Return the program that GDB's ``info files`` names, None when there is none."""
     return _path(text, "exec file")
 
 
-def _path(text: str, what: str) -> str:
+def _path(text: str, what: str) -> str | None:
     match = re.search(rf"{what}:\s+[`'\u2018](.+)['\u2019], file type", text)
-    return os.path.expanduser(match.group(1)) if match else ""
+    return os.path.expanduser(match.group(1)) if match else None
 
 
 class Signal(NamedTuple):

@@ -114,10 +114,10 @@ class Frames:
                 return address - s.vaddr + s.offset
         return None
 
-    def start(self, address: int) -> int:
-        """Return the start of the function (or the part of one) at an address, 0 for none."""
+    def start(self, address: int) -> int | None:
+        """Return the start of the function (or the part of one) at an address, None for none."""
         i = bisect_right(self._starts, address) - 1
-        return self._starts[i] if i >= 0 else 0
+        return self._starts[i] if i >= 0 else None
 
     def is_start(self, address: int) -> bool:
         """Whether a function begins at an address."""

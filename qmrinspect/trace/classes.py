@@ -83,19 +83,20 @@ def class_functions(
     return out
 
 
-def _method(types: dict[int, _Type], layout: Layout, address: int, offset: int) -> str:
-    """Return ``Struct.method`` at an offset in a type's class, empty when it is not known."""
+def _method(types: dict[int, _Type], layout: Layout, address: int, offset: int) -> str | None:
+    """Return ``Struct.method`` at an offset in a type's class, None when it is not known."""
     for _ in range(_DEPTH_MAX):
         found = types.get(address)
         if found is None:
             break
-        name = _STRUCTS.get(found.name, "")
-        fields = layout.structs[name].fields if name in layout.structs else {}
+        name = _STRUCTS.get(found.name)
+        struct = layout.structs.get(name) if name is not None else None
+        fields = struct.fields if struct is not None else {}
         for method, (at, _size) in fields.items():
             if at == offset:
                 return f"{name}.{method}"
         address = found.parent
-    return ""
+    return None
 
 
 def _read_type(peek: Peek, layout: Layout, address: int) -> _Type | None:
@@ -105,7 +106,7 @@ def _read_type(peek: Peek, layout: Layout, address: int) -> _Type | None:
     unpack = layout.unpacker("TypeImpl", "name", "parent_type", "class", "class_size")
     name, parent, klass, size = unpack(raw)
     text = _string(peek, name)
-    if not text:
+    if text is None:
         return None
     before = layout.offset("TypeImpl", "abstract")
     hooks = tuple(
@@ -140,10 +141,11 @@ def _pointer(peek: Peek, address: int) -> int:
     return int(_WORD.unpack(raw)[0]) if raw is not None else 0
 
 
-def _string(peek: Peek, address: int) -> str:
+def _string(peek: Peek, address: int) -> str | None:
+    """Return the name at an address, None where there is none."""
     for size in (_NAME_MAX, 16):  # a short name may end its page
         raw = peek(address, size) if address else None
         if raw is not None and b"\0" in raw:
             text = raw[: raw.index(0)].decode("ascii", "replace")
-            return text if text.isprintable() else ""
-    return ""
+            return text if text and text.isprintable() else None
+    return None

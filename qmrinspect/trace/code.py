@@ -50,8 +50,8 @@ class Module:
                 end = segment.offset + segment.filesz
                 yield segment.vaddr, bytes(self.elf.data[segment.offset : end])
 
-    def symbol(self, address: int) -> tuple[int, str]:
-        """Return the function symbol at a link-time address: its start and name, or (0, "")."""
+    def symbol(self, address: int) -> tuple[int, str] | None:
+        """Return the function symbol at a link-time address, its start and name; None for none."""
         if self._starts is None:
             # Of several names of one function the shortest is the plainest.
             self._symbols = sorted(self.elf.functions(), key=lambda f: (f[0], -len(f[2])))
@@ -61,22 +61,22 @@ class Module:
             start, size, name = self._symbols[i]
             if address < start + max(size, 1):
                 return start, name
-        return 0, ""
+        return None
 
-    def neighbours(self, address: int) -> tuple[str, str]:
-        """Return the names of the functions before and after an address, empty at the ends."""
+    def neighbours(self, address: int) -> tuple[str | None, str | None]:
+        """Return the names of the functions before and after an address, None at the ends."""
         self.symbol(0)
         i = bisect_right(self._starts or (), address)
-        before = self._symbols[i - 1][2] if i else ""
-        return before, self._symbols[i][2] if i < len(self._symbols) else ""
+        before = self._symbols[i - 1][2] if i else None
+        return before, self._symbols[i][2] if i < len(self._symbols) else None
 
-    def exported(self, name: str) -> tuple[int, int]:
-        """Return (start, end) of a function by its name, (0, 0) when there is none."""
+    def exported(self, name: str) -> tuple[int, int] | None:
+        """Return (start, end) of a function by its name, None when there is none."""
         self.symbol(0)
         for start, size, known in self._symbols:
             if known == name:
                 return start, start + size
-        return 0, 0
+        return None
 
 
 class Code:

@@ -77,14 +77,14 @@ class Life:
 
     :param steps: since it was born, or since the recording began.
     :param born: whether the recording saw its birth.
-    :param refused: why the steps do not explain the count; empty when they do.
+    :param refused: why the steps do not explain the count; None when they do.
     """
 
     object: int
     count: int
     steps: Sequence[Step]
     born: bool
-    refused: str
+    refused: str | None
 
     @property
     def taken(self) -> int:
@@ -147,7 +147,8 @@ def _refusal(
     reading: Reading,
     start: int,
     before: Reading | None,
-) -> str:
+) -> str | None:
+    """Say why nothing can be told of an object, None when it can."""
     if before is None and not born:
         if address in recording.older:
             return "it was born before the trace began"
@@ -165,7 +166,7 @@ def _refusal(
         total += event.by
     sums.add(total)
     if reading.ref in sums:
-        return ""
+        return None
     text = f"what was seen of it adds up to {total}, its count is {reading.ref}"
     if recording.lost:
         return f"{text}: {recording.lost} events were lost"

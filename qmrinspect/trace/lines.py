@@ -27,11 +27,11 @@ _PLACE = re.compile(r"^(.*):(\d+)(?: \(discriminator \d+\))?$")
 
 
 class Line(NamedTuple):
-    """A place in the source; ``file`` is empty and ``line`` 0 when only the function is known."""
+    """A place in the source; file and line are None when only the function is known."""
 
     function: str
-    file: str
-    line: int
+    file: str | None = None
+    line: int | None = None
 
 
 def find_lines(elf: ElfFile, file: str, addresses: Iterable[int]) -> dict[int, list[Line]]:
@@ -79,39 +79,41 @@ def _by_addr2line(
 def parse_addr2line(text: str) -> dict[int, list[Line]]:
     """Read what ``addr2line -a -f -i`` prints."""
     out: dict[int, list[Line]] = {}
-    at, function = 0, ""
+    at: int | None = None
+    function: str | None = None
     for row in text.splitlines():
         if row.startswith("0x") and ":" not in row:
-            at, function = int(row, 16), ""
+            at, function = int(row, 16), None
         elif not function:
             function = row
         else:
             match = _PLACE.match(row)
-            file, line = (match.group(1), int(match.group(2))) if match else ("", 0)
-            if function != "??":
-                known = posixpath.normpath(file) if file not in ("", "??") else ""
-                out.setdefault(at, []).append(Line(function, known, line if known else 0))
-            function = ""
+            line = Line(function)
+            if match and match[1] not in ("", "??"):
+                line = Line(function, posixpath.normpath(match[1]), int(match[2]))
+            if at is not None and function != "??":
+                out.setdefault(at, []).append(line)
+            function = None
     return out
 
 
 def _by_gdb(debug: DebugInfo, addresses: Sequence[int]) -> dict[int, list[Line]]:
     found = debug.ask("lines", addresses, lambda line: None) or {}
     return {
-        int(address): [Line(function, posixpath.normpath(name) if name else "", line)]
+        int(address): [Line(function, posixpath.normpath(name), line) if name else Line(function)]
         for address, (function, name, line) in found.items()
     }
 
 
-def relative(file: str, root: str) -> str:
-    """Return a source file's path from the root of the source tree."""
+def relative(file: str, root: str | None) -> str:
+    """Return a source file's path from the root of the source tree, if that is known."""
     return file[len(root) + 1 :] if root and file.startswith(root + "/") else file
 
 
-def source_root(places: Mapping[int, list[Line]], known: str) -> str:
-    """Return the root of the source tree, from a file whose path in it is known."""
+def source_root(places: Mapping[int, list[Line]], known: str) -> str | None:
+    """Return the root of the source tree, from a file whose path in it is known; None for none."""
     for lines in places.values():
         for line in lines:
-            if line.file.endswith("/" + known):
+            if line.file is not None and line.file.endswith("/" + known):
                 return os.path.dirname(line.file[: -len(known)])
-    return ""
+    return None

@@ -42,7 +42,8 @@ class Balance(NamedTuple):
     :param held: the ledger's references, each with its taker.
     :param unnamed: references of the ledger for which no taker was found.
     :param unexplained: those that took what nothing known holds.
-    :param choice: how many of ``unexplained`` remain, when they are more candidates than that.
+    :param choice: how many of ``unexplained`` remain, when they are more candidates than that;
+        None when all do.
     :param denied: what was taken by a function of a known kind, when the ledger has no such
         reference; with its kinds.
     """
@@ -51,7 +52,7 @@ class Balance(NamedTuple):
     held: Sequence[Held]
     unnamed: Sequence[Edge]
     unexplained: Sequence[Step]
-    choice: int
+    choice: int | None
     denied: Sequence[tuple[str, Step]]
 
 
@@ -89,9 +90,9 @@ def _on(book: Book, region: int, target: int) -> bool:
     return target in (found.owner, region)
 
 
-def site_of(step: Step) -> int:
-    """Return the function that a change is made in: the start of the innermost frame."""
-    return step.frames[0].function if step.frames else 0
+def site_of(step: Step) -> int | None:
+    """Return the function that a change is made in, the start of the innermost frame, if known."""
+    return step.frames[0].function if step.frames else None
 
 
 def step_kinds(step: Step) -> frozenset[str]:
@@ -107,12 +108,14 @@ def learn_sites(found: Iterable[Balance]) -> dict[int, str]:
     seen: dict[int, Counter[str]] = defaultdict(Counter)
     for one in found:
         for held in one.held:
-            if held.evidence in ("witness", "last") and not step_kinds(held.step):
-                seen[site_of(held.step)][held.edge.kind] += 1
+            site = site_of(held.step)
+            known = held.evidence in ("witness", "last") and not step_kinds(held.step)
+            if known and site is not None:
+                seen[site][held.edge.kind] += 1
     return {
         site: kinds.most_common(1)[0][0]
         for site, kinds in seen.items()
-        if site and len(kinds) == 1 and sum(kinds.values()) >= _LEARNED
+        if len(kinds) == 1 and sum(kinds.values()) >= _LEARNED
     }
 
 
@@ -123,7 +126,7 @@ def balance(book: Book, life: Life, learned: Learned | None = None) -> Balance:
     """
     edges = list(book.on.get(life.object, ()))
     if life.refused:
-        return Balance(life, (), edges, (), 0, ())
+        return Balance(life, (), edges, (), None, ())
     steps = life.steps
     gone = _pairs(steps)
     takes = [i for i, step in enumerate(steps) if step.event.by > 0 and i not in gone]
@@ -138,7 +141,7 @@ def balance(book: Book, life: Life, learned: Learned | None = None) -> Balance:
     open_ = _denied(steps, candidates, edges, remain)
     if not remain:
         candidates = []
-    choice = remain if len(candidates) > remain else 0
+    choice = remain if len(candidates) > remain else None
     return Balance(life, held, unnamed, [steps[i] for i in candidates], choice, open_)
 
 
@@ -199,10 +202,12 @@ def _assign(
     for n, (edge, known) in enumerate(zip(edges, witnesses(book, edges))):
         for i in takes:
             words = steps[i].words
-            near = min((words[w] for w in known if w in words), default=-1)
-            rank = _rank(edge.kind, of_step[i], near >= 0, learned.get(site_of(steps[i]), ""))
+            near = min((words[w] for w in known if w in words), default=None)
+            site = site_of(steps[i])
+            kind = learned.get(site) if site is not None else None
+            rank = _rank(edge.kind, of_step[i], near is not None, kind)
             if rank is not None:
-                found[rank].append((near, -i, n))
+                found[rank].append((-1 if near is None else near, -i, n))
     out: dict[int, tuple[int, str]] = {}
     for rank, evidence in enumerate(_EVIDENCE):
         taken = {i for i, _ in out.values()}
@@ -224,7 +229,7 @@ _EVIDENCE = ("site+witness", "witness", "site", "site")
 _HANDED_ON = frozenset(("initial",))
 
 
-def _rank(kind: str, of_step: frozenset[str], near: bool, learned: str) -> int | None:
+def _rank(kind: str, of_step: frozenset[str], near: bool, learned: str | None) -> int | None:
     """Return how good the evidence is that a take made a reference of a kind, None for none."""
     if kind in of_step:
         return 0 if near else 2

@@ -37,24 +37,24 @@ _CLONE = re.compile(r"\.(part|constprop|isra|cold|lto_priv|localalias)\b.*$")
 class Frame(NamedTuple):
     """One function of a call stack; inlined ones have a frame of their own.
 
-    :param file: in QEMU's source tree, empty when unknown.
+    :param file: in QEMU's source tree, and the line in it; None when unknown.
     :param place: the file and link-time address of the instruction, ``qemu+0x711f12``.
-    :param function: process address of the function's start, 0 when unknown.
+    :param function: process address of the function's start, None when unknown.
     :param how: ``line``, ``symbol``, ``class`` or ``address``: what the name rests on.
     :param plumbing: whether it is QEMU's own machinery of objects and regions.
     """
 
     name: str
-    file: str
-    line: int
+    file: str | None
+    line: int | None
     place: str
-    function: int
+    function: int | None
     how: str
     plumbing: bool
 
     def text(self) -> str:
         """Return name, file and line as people read them."""
-        return f"{self.name} ({self.file}:{self.line})" if self.line else self.name
+        return self.name if self.line is None else f"{self.name} ({self.file}:{self.line})"
 
 
 class Names:
@@ -71,7 +71,7 @@ class Names:
         self._code = code
         self._lines: dict[int, list[Line]] = {}
         self._asked: set[int] = set()
-        self._roots: dict[str, str] = {}
+        self._roots: dict[str, str | None] = {}
         self._methods: dict[int, str] = {}
         self._frames: dict[tuple[int, bool], tuple[Frame, ...]] = {}
         self._qemu: dict[str, bool] = {}
@@ -98,10 +98,10 @@ class Names:
                 wanted.setdefault(module, []).append(at - module.bias)
         for module, addresses in wanted.items():
             if module.path not in self._roots:
-                self._roots[module.path] = ""
-                known = module.exported("object_ref")[0]
-                if known:
-                    addresses = [*addresses, known]
+                self._roots[module.path] = None
+                known = module.exported("object_ref")
+                if known is not None:
+                    addresses = [*addresses, known[0]]
             found = find_lines(module.elf, module.file, addresses)
             self._roots[module.path] = self._roots[module.path] or source_root(found, _ROOT_FILE)
             for address, lines in found.items():
@@ -129,37 +129,38 @@ class Names:
     def _name(self, at: int) -> list[Frame]:
         module = self._code.find(at)
         if module is None:
-            return [Frame(f"{at:#x}", "", 0, f"{at:#x}", 0, "address", False)]
+            return [Frame(f"{at:#x}", None, None, f"{at:#x}", None, "address", False)]
         address = at - module.bias
         short = "qemu" if module.elf is self._target.elf() else module.name
         place = f"{short}+{address:#x}"
-        start = module.frames.start(address)
-        symbol_start, symbol = module.symbol(address)
-        function = (symbol_start or start) + module.bias if symbol_start or start else 0
+        start, symbol = module.frames.start(address), module.symbol(address)
+        begin = start if symbol is None else symbol[0]
+        function = begin + module.bias if begin is not None else None
         lines = self._lines.get(at)
         if lines:
             # The program may be built from parts with source trees of their own.
-            root = self._roots.get(module.path, "") or self._main_root()
+            root = self._roots.get(module.path) or self._main_root()
             out = []
             for line in lines:
-                file = relative(line.file, root)
-                plumbing = bool(_PLUMBING_FILES.match(file))
+                file = relative(line.file, root) if line.file is not None else None
+                plumbing = file is not None and bool(_PLUMBING_FILES.match(file))
                 name = _CLONE.sub("", line.function)
                 out.append(Frame(name, file, line.line, place, function, "line", plumbing))
             return out
-        if symbol:
-            name = _CLONE.sub("", symbol)
+        if symbol is not None:
+            name = _CLONE.sub("", symbol[1])
             plumbing = not self._is_qemu(module) or bool(_PLUMBING_NAMES.match(name))
-            return [Frame(name, "", 0, place, function, "symbol", plumbing)]
-        method = self._methods.get(function)
+            return [Frame(name, None, None, place, function, "symbol", plumbing)]
+        method = self._methods.get(function) if function is not None else None
         if method is not None:
-            return [Frame(method, "", 0, place, function, "class", False)]
-        name = f"{short}+{start:#x}" if start else place
-        plumbing = not self._is_qemu(module) or self._among_plumbing(module, start or address)
-        return [Frame(name, "", 0, place, function, "address", plumbing)]
+            return [Frame(method, None, None, place, function, "class", False)]
+        name = place if start is None else f"{short}+{start:#x}"
+        near = address if start is None else start
+        plumbing = not self._is_qemu(module) or self._among_plumbing(module, near)
+        return [Frame(name, None, None, place, function, "address", plumbing)]
 
-    def _main_root(self) -> str:
-        return next((root for root in self._roots.values() if root), "")
+    def _main_root(self) -> str | None:
+        return next(filter(None, self._roots.values()), None)
 
     def _among_plumbing(self, module: Module, address: int) -> bool:
         """Whether a nameless function lies among those of one of QEMU's own files.
@@ -167,8 +168,7 @@ class Names:
         The functions of a source file lie together, so that those on both sides of a static
         one tell its file.
         """
-        before, after = module.neighbours(address)
-        return bool(_PLUMBING_NAMES.match(before) and _PLUMBING_NAMES.match(after))
+        return all(name and _PLUMBING_NAMES.match(name) for name in module.neighbours(address))
 
     def _is_function(self, address: int) -> bool:
         module = self._code.find(address)

@@ -91,8 +91,8 @@ class Probe(NamedTuple):
 
     address: int
     write: bool = False
-    file: str = ""
-    offset: int = 0
+    file: str | None = None
+    offset: int | None = None
 
 
 class Sample(NamedTuple):
@@ -188,8 +188,8 @@ class Tracer:
             clockid=time.CLOCK_MONOTONIC,
         )
         attr.wakeup = RING_MIN // 2
-        place = ctypes.create_string_buffer(os.fsencode(probe.file))
-        if probe.file:
+        place = ctypes.create_string_buffer(os.fsencode(probe.file or ""))
+        if probe.file is not None:
             attr.type, attr.config1 = _uprobe_type(), ctypes.addressof(place)
             attr.config2 = probe.offset
         else:

@@ -43,7 +43,6 @@ class Event(NamedTuple):
     :param time: CLOCK_MONOTONIC, nanoseconds.
     :param by: what was added: 1, -1; 0 for a write that is known only by what it hit.
     :param old: the count before, None when the processor did not say.
-    :param site: the instruction, as an index into :attr:`Recording.sites`, -1 for another one.
     :param registers: empty, and ``stack`` too, where the stack was not kept.
     """
 
@@ -52,7 +51,6 @@ class Event(NamedTuple):
     object: int
     by: int
     old: int | None
-    site: int
     registers: tuple[int, ...]
     stack: bytes
 
@@ -118,8 +116,8 @@ class Recorder:
         self._thread: threading.Thread | None = None
         self._ending = threading.Event()
         self._failed: BaseException | None = None
-        self._method = ""
-        self._behind: dict[int, int] = {}
+        self._method: str | None = None
+        self._behind: dict[int, Site] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -173,7 +171,7 @@ class Recorder:
     def _watch(self, method: str, sites: Sequence[Site], probes: Sequence[Probe]) -> Tracer:
         tracer = Tracer(self.target.pid, self.arch, probes)
         self._watched, self._method = sites, method
-        self._behind = {site.behind: number for number, site in enumerate(sites)}
+        self._behind = {site.behind: site for site in sites}
         return tracer
 
     def stop(self) -> Recording:
@@ -181,7 +179,7 @@ class Recorder:
 
         :raises TargetError: the reading of the rings failed.
         """
-        assert self._tracer is not None and self._thread is not None
+        assert self._tracer is not None and self._thread is not None and self._method is not None
         self._ending.set()
         self._thread.join()
         end = time.monotonic_ns()
@@ -276,26 +274,24 @@ class Recorder:
                 self._on_events(wanted)
 
     def _event(self, sample: Sample) -> Event | None:
-        number, after = sample.probe, True
-        if self._method == "write":
-            number = self._behind.get(sample.ip, -1)
-        else:
-            after = self._watched[number].watch == self._watched[number].behind
         registers = dict(zip(self._registers, sample.registers))
+        site: Site | None = None
+        after = True
+        if self._method == "write":
+            address = sorted(self._only)[sample.probe]
+            site = self._behind.get(sample.ip)
+        else:
+            site = self._watched[sample.probe]
+            after = site.watch == site.behind
+            address = site.write.count_at(registers) - self._offset
         zero = bool(registers[self.arch.flags] & self.arch.zero)
         by, old = 0, None
-        if number >= 0:
-            change = self._watched[number].write.change(registers, zero, after)
+        if site is not None:
+            change = site.write.change(registers, zero, after)
             if change is None:
                 return None
             by, old = change
-        if self._method == "write":
-            address = sorted(self._only)[sample.probe]
-        else:
-            address = self._watched[number].write.count_at(registers) - self._offset
-        return Event(
-            sample.time, sample.tid, address, by, old, number, sample.registers, sample.stack
-        )
+        return Event(sample.time, sample.tid, address, by, old, sample.registers, sample.stack)
 
     def _add(self, event: Event) -> None:
         if self._only:

@@ -42,7 +42,7 @@ def refused(pid: int, code: int) -> TargetError:
             "run qmr as that user or as root, or give it CAP_PERFMON and CAP_SYS_PTRACE",
         )
     paranoid = _number("/proc/sys/kernel/perf_event_paranoid")
-    if paranoid > 2 and os.geteuid():
+    if paranoid is not None and paranoid > 2 and os.geteuid():
         return TargetError(
             f"{text}: kernel.perf_event_paranoid is {paranoid}",
             "sysctl kernel.perf_event_paranoid=2, or run qmr as root or with CAP_PERFMON",
@@ -71,11 +71,11 @@ def _owner(pid: int) -> int | None:
         return None
 
 
-def _number(path: str) -> int:
+def _number(path: str) -> int | None:
     try:
         return int(Path(path).read_text())
     except (OSError, ValueError):
-        return 0
+        return None
 
 
 def _filtered() -> bool:

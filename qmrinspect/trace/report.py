@@ -50,7 +50,7 @@ def balance_json(book: Book, one: Balance, all: bool = False) -> dict[str, Any]:
         "taken": life.taken,
         "dropped": life.dropped,
         "born": life.born,
-        "refused": life.refused,
+        "refused": life.refused or "",
         "references": [
             {
                 **_edge(index, held.edge),
@@ -65,7 +65,7 @@ def balance_json(book: Book, one: Balance, all: bool = False) -> dict[str, Any]:
         "denied": [
             {"kind": kind, "taken": step_json(life.steps[0], step)} for kind, step in one.denied
         ],
-        "text": unexplained_text(one),
+        "text": unexplained_text(one) or "",
         "tree": tree_json(balance_tree(life.steps, all), all),
     }
     if all:
@@ -92,8 +92,8 @@ def step_json(first: Step, step: Step) -> dict[str, Any]:
 def _frame(frame: Frame) -> dict[str, Any]:
     return {
         "function": frame.name,
-        "file": frame.file,
-        "line": frame.line,
+        "file": frame.file or "",
+        "line": frame.line or 0,
         "place": frame.place,
         "from": frame.how,
         "machinery": frame.plumbing,

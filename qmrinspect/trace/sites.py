@@ -70,7 +70,7 @@ def _modules(modules: Iterable[Module], program: Module | None) -> list[Module]:
 def _in(modules: Sequence[Module], offset: int, size: int) -> list[Site]:
     out = []
     for module in modules:
-        known = [module.exported(name) for name in _FUNCTIONS]
+        known = [place for place in map(module.exported, _FUNCTIONS) if place is not None]
         for start, code in module.code():
             for write in find_writes(code, start, offset, size, known):
                 out.append(Site(module, write, write.watch + module.bias, write.end + module.bias))

@@ -43,11 +43,11 @@ def taken_text(step: Step) -> str:
     return _places([step])[0]
 
 
-def takers_text(steps: Iterable[Step]) -> str:
-    """Return the places where references that remain were taken, empty for none."""
+def takers_text(steps: Iterable[Step]) -> str | None:
+    """Return the places where references that remain were taken, None for none."""
     places = _places(steps)
     if not places:
-        return ""
+        return None
     more = f" and in {len(places) - _SHOWN_MAX} more places" if len(places) > _SHOWN_MAX else ""
     return f"taken in {' and in '.join(places[:_SHOWN_MAX])}{more}, never dropped"
 
@@ -60,8 +60,8 @@ def _places(steps: Iterable[Step]) -> list[str]:
         if frame is None:
             lines.setdefault(("an unknown place", "", ""), set())
             continue
-        key = printable(frame.name), printable(frame.file), _caller(step, frame)
-        lines.setdefault(key, set()).update([frame.line] if frame.line else [])
+        key = printable(frame.name), printable(frame.file or ""), _caller(step, frame)
+        lines.setdefault(key, set()).update([] if frame.line is None else [frame.line])
     out = []
     for (name, file, caller), numbers in lines.items():
         at = f" ({file}:{', '.join(map(str, sorted(numbers)))})" if numbers else ""
@@ -105,8 +105,8 @@ def _is_passage(frame: Frame) -> bool:
     return bool(_PASSAGE.match(frame.name)) or (frame.plumbing and frame.how == "address")
 
 
-def unexplained_text(one: Balance) -> str:
-    """Return who took what nothing known holds, empty when that is not known."""
-    if one.choice:
+def unexplained_text(one: Balance) -> str | None:
+    """Return who took what nothing known holds, None when that is not known."""
+    if one.choice is not None:
         return f"taken in one of {' or '.join(_places(one.unexplained))}, never dropped"
     return takers_text(one.unexplained)

@@ -43,7 +43,7 @@ class Write(NamedTuple):
     :param place: registers whose sum, each times its factor, is the place of the count when
         ``displacement`` is added.
     :param displacement: bytes.
-    :param register: the operand in a register, empty for an immediate one.
+    :param register: the operand in a register, None for an immediate one.
     :param amount: what is added or taken off, None when a register has it.
     :param doubt: 0 in a function that is known to change a count, 1 where a count would be in
         an object, 2 where only the code around it looks like object_ref's or object_unref's.
@@ -55,7 +55,7 @@ class Write(NamedTuple):
     operation: str
     place: tuple[tuple[str, int], ...]
     displacement: int
-    register: str
+    register: str | None
     amount: int | None
     doubt: int
 
@@ -76,7 +76,7 @@ class Write(NamedTuple):
         :param zero: the zero flag.
         :param after: whether the sample was taken behind the instruction, not at it.
         """
-        value = registers[self.register] & 0xFFFFFFFF if self.register else 0
+        value = registers[self.register] & 0xFFFFFFFF if self.register is not None else 0
         if self.operation == "cmpxchg":
             old = registers["rax"] & 0xFFFFFFFF
             return Change(_signed(value - old), old) if zero or not after else None
@@ -155,7 +155,7 @@ def _decode(code: bytes, match: re.Match[bytes], offset: int) -> tuple[Write, in
     operand = _operand(code, match.end(), rex)
     if operand is None:
         return None
-    register, amount, end = "", None, operand.end
+    register, amount, end = None, None, operand.end
     try:
         if opcode in (0x0FC1, 0x0FB1, 0x01, 0x29):
             register = _REGISTERS[operand.register | (rex & 4) << 1]

@@ -32,7 +32,7 @@ def run_forecast(session: Session, args: argparse.Namespace) -> Outcome:
     if args.boot and args.object:
         raise UsageError("forecast takes an object or --boot, not both")
     index = Index(session.snapshot())
-    address = session.resolve(index, args.object).address if args.object else 0
+    address = session.resolve(index, args.object).address if args.object else None
     learned = read_outlived(args.learned) if args.learned else {}
     verdict, book = choose(index)
     head = {
@@ -51,7 +51,7 @@ def run_forecast(session: Session, args: argparse.Namespace) -> Outcome:
             ],
         }
         return Outcome(data, pair_lines(book, found))
-    if address:
+    if address is not None:
         documents = [_of_object(forecaster, address, learned)]
     else:
         groups = orphan_groups(book)

@@ -74,14 +74,14 @@ def _on_own_vms(
 
 def run_hunt(session: Session, args: argparse.Namespace) -> Outcome:
     """Plug and unplug devices and judge each one."""
-    args.wait_guest = 0.0
+    args.wait_guest = None
     on_guest = args.guest.isdigit()
     # In the REPL a VM is attached to all the time, and some hunts are on others.
     elsewhere = session.front == "repl" and (args.policies or args.introspect)
     if on_guest or (session.has_target() and not elsewhere):
         check_options(args)
         verdicts = Verdicts(args)
-        args.wait_guest = 10.0 if args.guest != "none" else 0.0
+        args.wait_guest = 10.0 if args.guest != "none" else None
         driver = attached(int(args.guest), session.layout_file) if on_guest else session.driver()
         verdicts.total, results = on_target(driver, args, session)
         return _outcome(verdicts, results)

@@ -21,6 +21,7 @@ from .properties import json_arguments
 from .verb import CLEAN, Outcome, Session
 
 __all__ = [
+    "event_json",
     "event_line",
     "run_events",
     "run_gdb_script",
@@ -85,15 +86,7 @@ def run_hmp(session: Session, args: argparse.Namespace) -> Outcome:
 def run_events(session: Session, args: argparse.Namespace) -> Outcome:
     """Print events as they come (``qmr-event/1``, a line an event)."""
     found = _arriving(session, args.seconds, args.count)
-    data = (
-        {
-            "format": "qmr-event/1",
-            "event": event.name,
-            "data": event.data,
-            "timestamp_us": event.timestamp_us,
-        }
-        for event in found
-    )
+    data = (event_json(event) for event in found)
     return Outcome(data, _event_lines(found, args.seconds), stream=True, raw=True)
 
 
@@ -132,10 +125,18 @@ def _arriving(session: Session, seconds: float | None, count: int | None) -> Ite
 
 def event_line(event: Event) -> str:
     """Return an event as one line: when, which, what."""
-    stamp = time.strftime("%H:%M:%S", time.localtime(event.timestamp_us // 1_000_000))
-    when = f"{stamp}.{event.timestamp_us % 1_000_000:06d}"
     data = f" {json.dumps(event.data)}" if event.data else ""
-    return f"{when} {printable(event.name)}{data}"
+    return f"{event.clock()} {printable(event.name)}{data}"
+
+
+def event_json(event: Event) -> dict[str, object]:
+    """Return an event as ``qmr-event/1``."""
+    return {
+        "format": "qmr-event/1",
+        "event": event.name,
+        "data": event.data,
+        "timestamp_us": event.timestamp_us or 0,
+    }
 
 
 # gdb-script ------------------------------------------------------------------------

@@ -30,13 +30,19 @@ def plug_help(monitor: Monitor, name: str) -> Outcome:
     known_driver(name, drivers(monitor))
     found = sorted(ask_properties(monitor, name, True).values(), key=lambda prop: prop.name)
     rows = [
-        render.Row((prop.name, printable(prop.type), printable(prop.description))) for prop in found
+        render.Row((prop.name, printable(prop.type), printable(prop.description or "")))
+        for prop in found
     ]
     data = {
         "format": "qmr-plug-help/1",
         "device": name,
         "properties": [
-            {"name": p.name, "type": p.type, "description": p.description, "default": p.default}
+            {
+                "name": p.name,
+                "type": p.type,
+                "description": p.description or "",
+                "default": p.default,
+            }
             for p in found
         ],
     }

@@ -33,7 +33,7 @@ def run_ps(session: Session, args: argparse.Namespace) -> Outcome:
                 "pid": process.pid,
                 "name": process.name,
                 "machine": process.machine,
-                "version": process.version,
+                "version": process.version or "",
                 "qmp": list(process.qmp),
                 "layout": verdict.layout or "",
                 "readable": not verdict.refused,
@@ -55,12 +55,12 @@ def _ps_lines(found: Sequence[Running], verdicts: Sequence[Verdict]) -> Iterator
                 str(process.pid),
                 process.name,
                 process.machine,
-                printable(process.version).split(" ")[0] or "?",
+                printable(process.version or "?").split(" ")[0],
                 verdict.layout or "?",
                 "no" if verdict.refused else "yes",
                 ", ".join(map(printable, process.qmp)) or "-",
             ),
-            "dim" if verdict.refused else "",
+            "dim" if verdict.refused else None,
         )
         for process, verdict in zip(found, verdicts)
     ]

@@ -132,7 +132,7 @@ def run_graph(session: Session, args: argparse.Namespace) -> Outcome:
     """Draw the references around an object: DOT, or SVG by Graphviz (``qmr-graph/1``)."""
     if args.svg and args.output:
         raise UsageError("--svg and --output both name a file", "give one of them")
-    file = args.svg or args.output or ""
+    file = args.svg or args.output
     probe(file)
     book, address = _open(session, args.object)
     edges = _around(book, address, args.depth)

@@ -42,12 +42,12 @@ _SHOWN = 12
 
 
 class _Traced(NamedTuple):
-    """What a trace found: ``first`` is the object that it is about."""
+    """What a trace found: ``first`` is the object that it is about, if it is there."""
 
     recording: Recording
     book: Book
     balances: Sequence[Balance]
-    first: int
+    first: int | None
 
 
 def run_trace(session: Session, args: argparse.Namespace) -> Outcome:
@@ -158,7 +158,7 @@ class Work:
             yield {
                 **words.head_json(FORMAT, found.book.index.snapshot),
                 **recording_json(found.recording),
-                "object": hex(found.first),
+                "object": hex(found.first or 0),
                 "objects": [balance_json(found.book, b, self._args.all) for b in found.balances],
             }
 
@@ -281,15 +281,16 @@ class _From(Work):
         finally:
             tracing.close()
         book = book_of(snapshot)
-        device = next((d.address for d in snapshot.devices.values() if d.id == plugged.id), 0)
+        devices = snapshot.devices.values()
+        device = next((d.address for d in devices if d.id == plugged.id), None)
         born = [a for a in recording.events if a in snapshot.objects]
         trace = tracing.explain(recording, book, born, span)
-        found = sorted(trace.balances.values(), key=lambda b: self._order(book, b, device))
+        found = sorted(trace.balances.values(), key=lambda b: self._order(b, device))
         if not self._args.all:
             found = [b for b in found if not words.of_view(book.index, b.life.object)]
         self._found = _Traced(recording, book, found, device)
 
     @staticmethod
-    def _order(book: Book, one: Balance, device: int) -> tuple[bool, bool, int]:
+    def _order(one: Balance, device: int | None) -> tuple[bool, bool, int]:
         plain = all(held.edge.kind == "child" for held in one.held) and not one.unexplained
         return one.life.object != device, plain, one.life.object

@@ -107,11 +107,11 @@ def _walk(index: Index, top: int, depth: int) -> Iterator[tuple[int, int]]:
             todo += [(prop.target, level + 1) for prop in reversed(below)]
 
 
-def _minor(index: Index, address: int) -> str:
-    """Return the word for an object that is only counted, empty for any other."""
+def _minor(index: Index, address: int) -> str | None:
+    """Return the word for an object that is only counted, None for any other."""
     if index.children.get(address):
-        return ""
-    return next((word for kind, word in _MINOR.items() if index.is_a(address, kind)), "")
+        return None
+    return next((word for kind, word in _MINOR.items() if index.is_a(address, kind)), None)
 
 
 def _tree_lines(
@@ -142,7 +142,7 @@ def _tree_lines(
                     "!" if left else "",
                     hidden,
                 ),
-                ("warning" if left > 0 else "error") if left else "",
+                ("warning" if left > 0 else "error") if left else None,
             )
         )
     head = ("object", "type", "refs", "", "")
@@ -172,10 +172,9 @@ def _hidden(book: Book, address: int, cut: bool) -> str:
         if cut:
             counts["child"] += 1
         elif not book.residual(prop.target):
-            counts[_minor(book.index, prop.target)] += 1
-    del counts[""]
+            counts.update(filter(None, [_minor(book.index, prop.target)]))
     nouns = {"child": "children"}
-    found = (render.plural(n, word, nouns.get(word, "")) for word, n in counts.items())
+    found = (render.plural(n, word, nouns.get(word)) for word, n in counts.items())
     return ", ".join(f"+{text}" for text in found)
 
 

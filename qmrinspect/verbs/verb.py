@@ -105,7 +105,7 @@ class Session(Protocol):
         """
 
     def named(
-        self, snapshot: Snapshot, name: str, address: int
+        self, snapshot: Snapshot, name: str | None, address: int | None
     ) -> tuple[Sequence[Named], str | None]:
         """Find what is no object and has a name, and who uses it.
 

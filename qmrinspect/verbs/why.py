@@ -38,17 +38,17 @@ def run_why(session: Session, args: argparse.Namespace) -> Outcome:
     """Show what keeps an object alive, and who uses what has that name (``qmr-why/1``)."""
     book = book_of(session.snapshot())
     index, text = book.index, args.object
-    name = text if not text.startswith("/") and not text.lower().startswith("0x") else ""
-    ids = _with_id(index, name)
-    missing = None
+    name = None if text.startswith("/") or text.lower().startswith("0x") else text
+    ids = _with_id(index, name) if name else []
+    address, missing = ids[0] if ids else None, None
     try:
         address = session.resolve(index, text).address
     except ObjectNotFound as error:
-        address, missing = ids[0] if ids else 0, error
+        missing = error
     snapshot = index.snapshot
-    counted = address if address not in snapshot.devices else 0
-    prop = index.name_of.get(address)
-    called = name or (prop.name if prop is not None else "")
+    counted = None if address in snapshot.devices else address
+    prop = index.name_of.get(address) if address is not None else None
+    called = name or (prop.name if prop is not None else None)
     found_names, reason = session.named(snapshot, called, counted)
     named = list(found_names)
     for other in ids:
@@ -56,19 +56,19 @@ def run_why(session: Session, args: argparse.Namespace) -> Outcome:
         if other != address and other not in snapshot.devices:
             rows = session.named(snapshot, name, other)[0]
             named += [row for row in rows if row.address == other]
-    if not address and not named:
+    if address is None and not named:
         hint = f"whether a block node or netdev has that name is not known: {reason}"
         assert missing is not None
         raise ObjectNotFound(missing.text, hint if reason else missing.hint)
-    found = why(book, address) if address else None
-    holders = holders_of(book, address) if address else []
+    found = why(book, address) if address is not None else None
+    holders = holders_of(book, address) if address is not None else []
     data = {
         **words.head_json("qmr-why/1", index.snapshot),
-        "object": words.object_json(index, address) if address else None,
+        "object": words.object_json(index, address) if address is not None else None,
         "root": words.object_json(index, found.root) if found and found.root else None,
         "chain": words.references(book.index, found.chain) if found else [],
         "cycle": [words.object_json(index, m) for m in found.cycle] if found else [],
-        "unplugging": unplugging_json(index, address),
+        "unplugging": unplugging_json(index, address) if address is not None else None,
         "used_by": words.references(index, holders),
         "named": [named_json(index, row) for row in named],
     }
@@ -77,15 +77,15 @@ def run_why(session: Session, args: argparse.Namespace) -> Outcome:
 
 def _with_id(index: Index, name: str) -> list[int]:
     """Return the objects that users have given an id."""
-    if not name:
-        return []
     wanted = [f"{container}/{name}" for container in _CONTAINERS]
     return [a for a in index.snapshot.objects if index.path(a) in wanted]
 
 
-def _lines(book: Book, address: int, found: Why | None, named: Sequence[Named]) -> Iterator[str]:
+def _lines(
+    book: Book, address: int | None, found: Why | None, named: Sequence[Named]
+) -> Iterator[str]:
     index = book.index
-    if found is not None:
+    if address is not None and found is not None:
         yield from why_lines(book, address, found)
         waiting = unplugging_of(index, address)
         if waiting is not None:

@@ -59,10 +59,10 @@ class Help(gdb.Command):
 class Command(gdb.Command):
     """One verb.
 
-    :param name: how it is called, ``qmr VERB`` when that is empty.
+    :param name: how it is called, None for ``qmr VERB``.
     """
 
-    def __init__(self, session: Session, verb: Verb, name: str = "") -> None:
+    def __init__(self, session: Session, verb: Verb, name: str | None = None) -> None:
         self._session = session
         self._verb = verb
         self.__doc__ = f"{_capital(verb.help)}.\n\n{parser_for(verb).format_help().rstrip()}"
@@ -81,7 +81,7 @@ class Command(gdb.Command):
         line = parse(self._verb, argument)
         session.qmp, session.layout_file = line.qmp, line.layout
         width = gdb.parameter("width")
-        render.use_style(render.Style(_colored(), width if isinstance(width, int) else 0))
+        render.use_style(render.Style(_colored(), width if isinstance(width, int) else None))
         try:
             outcome = fitted(self._verb.run(session, line.args), line.args)
             _show(outcome, getattr(line.args, "json", False))

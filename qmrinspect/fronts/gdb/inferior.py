@@ -66,8 +66,8 @@ class Inferior:
                     gdb.execute("continue", to_string=True)
                 except gdb.error as error:
                     if inferior_kind() == "native" and dying(pid):
-                        self.death = Stop("exit", "", "").sentence()
-                        return Stop("exit", "", "")
+                        self.death = Stop("exit").sentence()
+                        return Stop("exit")
                     raise TargetError(f"GDB cannot let the VM run: {error}") from None
                 except KeyboardInterrupt:
                     seen.clear()
@@ -93,20 +93,20 @@ def _classify(events: Sequence[gdb.ThreadEvent | gdb.ExitedEvent]) -> Stop:
     for event in events:
         if isinstance(event, gdb.ExitedEvent):
             code = getattr(event, "exit_code", None)
-            return Stop("exit", "by a signal" if code is None else f"exit status {code}", "")
+            return Stop("exit", "by a signal" if code is None else f"exit status {code}")
     if not events:
-        return Stop("signal", "SIGINT", "")
+        return Stop("signal", "SIGINT")
     event = events[-1]
     if isinstance(event, gdb.BreakpointEvent):
         numbers = " and ".join(str(b.number) for b in event.breakpoints)
-        return Stop("breakpoint", f"breakpoint {numbers}", "")
+        return Stop("breakpoint", f"breakpoint {numbers}")
     if isinstance(event, gdb.SignalEvent):
         try:
-            where = gdb.newest_frame().name() or ""
+            where = gdb.newest_frame().name()
         except gdb.error:
-            where = ""
+            where = None
         return Stop("signal", str(event.stop_signal), where)
-    return Stop("breakpoint", "an event of GDB", "")
+    return Stop("breakpoint", "an event of GDB")
 
 
 @contextlib.contextmanager

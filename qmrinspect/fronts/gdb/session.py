@@ -57,13 +57,13 @@ class Session:
         self.qmp: str | None = None
         self.layout_file: str | None = None
         self.inferior = Inferior()
-        self._key: tuple[object, ...] = ()
+        self._key: tuple[object, ...] | None = None
         self._target: Target | None = None
         self._reader: Reader | None = None
         self._index: Index | None = None
         self._monitor: RunningMonitor | None = None
         self._drew = self._wrote = False
-        self._met = (0, 0)
+        self._met: tuple[int, int] | None = None
         self._listening = False
 
     def listen(self) -> None:
@@ -99,7 +99,7 @@ class Session:
         key = (
             inferior.num,
             inferior.pid,
-            connection.num if connection is not None else 0,
+            connection.num if connection is not None else None,
             symbol_files(),
             self.layout_file,
         )
@@ -162,7 +162,7 @@ class Session:
         return [name for name in types if name not in parents and _is_device(types, name)]
 
     def named(
-        self, snapshot: Snapshot, name: str, address: int
+        self, snapshot: Snapshot, name: str | None, address: int | None
     ) -> tuple[Sequence[Named], str | None]:
         if self._reader is None:
             return (), "nothing was read yet"
@@ -181,7 +181,7 @@ class Session:
 
     def _ended(self, _event: object) -> None:
         self._forget_target()
-        self._key = ()
+        self._key = None
 
     def resolve(self, index: Index, text: str) -> Obj:
         missing: ObjectNotFound | None = None
@@ -194,11 +194,13 @@ class Session:
             address = address_of(gdb.parse_and_eval(text))
         except gdb.error as error:
             raise missing or ObjectNotFound(f"GDB cannot evaluate {text}: {error}") from None
-        obj = index.snapshot.objects.get(address)
+        obj = index.snapshot.objects.get(address) if address is not None else None
         if obj is not None:
             return obj
         if missing is not None:
             raise missing
+        if address is None:
+            raise ObjectNotFound(f"{text} is in no memory", "give its address, or a pointer to it")
         if not address:
             raise ObjectNotFound(f"{text} is a NULL pointer")
         inside = index.containing(address)
@@ -252,13 +254,13 @@ class Session:
                 raise TargetError("a core dump has no monitor", "this needs a live QEMU")
             if runs():
                 raise Running
-            here = target.pid if target.kind == "process" else 0
+            here = target.pid if target.kind == "process" else None
             addresses = [self.qmp] if self.qmp else monitors_of(here, target.argv)
             self.inferior.death = None
 
             def connect(address: str) -> Monitor:
                 monitor = PlainMonitor(address)
-                return checked(monitor, here) if here else monitor
+                return monitor if here is None else checked(monitor, here)
 
             self._monitor = RunningMonitor(self.inferior, lambda: connect_first(addresses, connect))
         return self._monitor
@@ -304,8 +306,8 @@ def _is_device(types: Mapping[str, TypeInfo], name: str) -> bool:
     return name == "device"
 
 
-def address_of(value: gdb.Value) -> int:
-    """Return the number that GDB finds an expression to be.
+def address_of(value: gdb.Value) -> int | None:
+    """Return the number that GDB finds an expression to be, None of a structure in no memory.
 
     :raises gdb.error: it is no expression, or no number.
     """
@@ -313,5 +315,5 @@ def address_of(value: gdb.Value) -> int:
     if kind.code in (gdb.TYPE_CODE_REF, gdb.TYPE_CODE_RVALUE_REF):
         return address_of(value.referenced_value())
     if kind.code in (gdb.TYPE_CODE_STRUCT, gdb.TYPE_CODE_UNION):
-        return int(value.address) & ADDRESS_MASK if value.address is not None else 0
+        return int(value.address) & ADDRESS_MASK if value.address is not None else None
     return int(value) & ADDRESS_MASK

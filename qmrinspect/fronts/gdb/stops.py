@@ -16,13 +16,13 @@ class Stop(NamedTuple):
     """Why the VM stands again.
 
     :param kind: ``signal``, ``breakpoint`` or ``exit``.
-    :param name: the signal's name, the breakpoints' numbers, or the exit status.
-    :param text: what the debugger says of it.
+    :param name: the signal's name, the breakpoints' numbers, or the exit status, None for unknown.
+    :param text: the function that a signal came in, None for unknown.
     """
 
     kind: str
-    name: str
-    text: str
+    name: str | None = None
+    text: str | None = None
 
     @property
     def asked(self) -> bool:

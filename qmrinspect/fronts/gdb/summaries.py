@@ -27,22 +27,22 @@ _SIZE_MAX = 1 << 64
 class Names(Protocol):
     """What is known of an object from the last reading."""
 
-    def path(self, address: int) -> str:
-        """Return the object's path, empty when it is not known."""
+    def path(self, address: int | None) -> str | None:
+        """Return the object's path, None when it is not known."""
 
-    def bytes(self, value: gdb.Value) -> bytes:
-        """Return the bytes of a value in memory, empty when they cannot be read."""
+    def bytes(self, value: gdb.Value) -> bytes | None:
+        """Return the bytes of a value in memory, None when they cannot be read."""
 
 
-def _string(value: gdb.Value) -> str:
-    """Return the C string that a ``char *`` points to, empty when it cannot be read."""
+def _string(value: gdb.Value) -> str | None:
+    """Return the C string that a ``char *`` points to, None where it is NULL."""
     if not int(value):
-        return ""
+        return None
     text = str(value.string("utf-8", "backslashreplace", length=_NAME_MAX))
     return printable(text.split("\0")[0])
 
 
-def _chars(value: gdb.Value) -> str:
+def _chars(value: gdb.Value) -> str | None:
     """Like :func:`_string`, byte by byte: the memory may end right behind the string."""
     try:
         return _string(value)
@@ -55,7 +55,7 @@ def _chars(value: gdb.Value) -> str:
                     break
                 out.append(byte)
         except Exception:
-            return ""
+            return None
         return printable(out.decode("utf-8", "backslashreplace"))
 
 
@@ -74,15 +74,16 @@ def _ref(obj: gdb.Value) -> str:
     return f"{ref} ref" if ref == 1 else f"{ref} refs"
 
 
-def _object(value: gdb.Value, address: int, names: Names) -> str:
+def _object(value: gdb.Value, address: int | None, names: Names) -> str:
     path = names.path(address)
     return " ".join(part for part in (_type_name(value), path, _ref(value)) if part)
 
 
-def _region(value: gdb.Value, address: int, names: Names) -> str:
+def _region(value: gdb.Value, address: int | None, names: Names) -> str:
     obj = value["parent_obj"]
     # GDB makes no Python number of an Int128.
-    size, start = int.from_bytes(names.bytes(value["size"]), "little"), int(value["addr"])
+    raw, start = names.bytes(value["size"]), int(value["addr"])
+    size = int.from_bytes(raw, "little") if raw is not None else 0
     if size > _SIZE_MAX:
         raise ValueError("no region")
     parts = [_type_name(obj), _chars(value["name"]) or names.path(address)]
@@ -94,7 +95,7 @@ def _region(value: gdb.Value, address: int, names: Names) -> str:
     owner = int(value["owner"])
     if owner:
         label = names.path(owner)
-        parts.append(f"of {label}" if label else f"of {_owner(value)} {owner:#x}")
+        parts.append(f"of {_owner(value)} {owner:#x}" if label is None else f"of {label}")
     return " ".join(part for part in parts if part)
 
 
@@ -105,14 +106,14 @@ def _owner(value: gdb.Value) -> str:
         return "?"
 
 
-def _space(value: gdb.Value, address: int, names: Names) -> str:
+def _space(value: gdb.Value, address: int | None, names: Names) -> str:
     root = int(value["root"])
     name = _chars(value["name"])
-    where = f"root {_chars(value['root']['name'])} {root:#x}" if root else "no root"
+    where = f"root {_chars(value['root']['name']) or '?'} {root:#x}" if root else "no root"
     return f"{name or 'address space'}, {where}, view {int(value['current_map']):#x}"
 
 
-def _view(value: gdb.Value, address: int, names: Names) -> str:
+def _view(value: gdb.Value, address: int | None, names: Names) -> str:
     ref, count, room = int(value["ref"]), int(value["nr"]), int(value["nr_allocated"])
     if not 0 <= ref <= _REF_MAX or count > room:
         raise ValueError("no flat view")
@@ -121,7 +122,7 @@ def _view(value: gdb.Value, address: int, names: Names) -> str:
     return f"flat view {where}, {count} range{'s' * (count != 1)}, {ref} ref{'s' * (ref != 1)}"
 
 
-KINDS: dict[str, Callable[[gdb.Value, int, Names], str]] = {
+KINDS: dict[str, Callable[[gdb.Value, int | None, Names], str]] = {
     "Object": _object,
     "MemoryRegion": _region,
     "AddressSpace": _space,
@@ -129,14 +130,15 @@ KINDS: dict[str, Callable[[gdb.Value, int, Names], str]] = {
 }
 
 
-def summary(kind: str, value: gdb.Value, address: int, names: Names) -> str:
-    """Describe a structure in one line; empty when it makes no sense.
+def summary(kind: str, value: gdb.Value, address: int | None, names: Names) -> str | None:
+    """Describe a structure in one line; None when it makes no sense.
 
     :param kind: one of :data:`KINDS`.
     :param value: the structure, a ``gdb.Value``.
+    :param address: where it is, None of one that is in no memory.
     """
     try:
         return KINDS[kind](value, address, names)
     except Exception:
         # Whatever GDB raises over garbage: a printer must never fail.
-        return ""
+        return None

@@ -38,17 +38,17 @@ def ask(command: str) -> str:
         raise TargetError(f"GDB refuses {command.split()[0]}: {error}") from None
 
 
-def inferior_kind() -> str:
-    """Return how GDB has its inferior: ``native``, ``core``, ..., empty for none."""
+def inferior_kind() -> str | None:
+    """Return how GDB has its inferior: ``native``, ``core``, ..., None for none."""
     inferior = gdb.selected_inferior()
     try:
         connection = inferior.connection
     except AttributeError:  # before GDB 12
         text = ask("info files")
-        if core_path(text):
+        if core_path(text) is not None:
             return "core"
-        return "native" if "Native process:" in text else "remote" if inferior.pid else ""
-    return str(connection.type) if connection is not None else ""
+        return "native" if "Native process:" in text else "remote" if inferior.pid else None
+    return str(connection.type) if connection is not None else None
 
 
 def memory(address: int, size: int) -> bytes | None:
@@ -70,18 +70,18 @@ def runs() -> bool:
     return any(t.is_valid() and t.is_running() for t in inferior.threads())
 
 
-def program() -> str:
-    """Return the path of the program that GDB has, empty for none."""
+def program() -> str | None:
+    """Return the path of the program that GDB has, None for none."""
     space = gdb.current_progspace()
-    return (space.filename if space is not None else "") or ""
+    return space.filename if space is not None else None
 
 
 def symbol_files() -> tuple[str, ...]:
     """Return the files that GDB has symbols of the program from."""
     main = program()
     builds = {file.build_id for file in gdb.objfiles() if file.filename == main and file.build_id}
-    names = [main, *(f.filename or "" for f in gdb.objfiles() if f.build_id in builds)]
-    return tuple(dict.fromkeys(name for name in names if name.startswith("/")))
+    names = [main, *(file.filename for file in gdb.objfiles() if file.build_id in builds)]
+    return tuple(dict.fromkeys(name for name in names if name and name.startswith("/")))
 
 
 def open_target() -> Target:
@@ -93,15 +93,15 @@ def open_target() -> Target:
     how = inferior_kind()
     # The file of the symbols (symbol-file) need not be the program's.
     files = ask("info files")
-    exe = exec_path(files) or program()
+    exe, core = exec_path(files) or program(), core_path(files)
     target: Target
-    if how == "core":
-        target = Core(core_path(files), exe or None)
+    if how == "core" and core is not None:
+        target = Core(core, exe)
     elif not inferior.pid:
         raise TargetError("GDB debugs no process", "attach PID, run, or core-file FILE")
     elif how == "native":
         target = Attached(inferior.pid)
     else:
-        target = Debugged(inferior.pid, ask, memory, exe)
+        target = Debugged(inferior.pid, ask, memory, exe or "")
     target.symbol_files = symbol_files()
     return target

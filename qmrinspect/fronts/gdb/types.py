@@ -42,8 +42,8 @@ def give_types(layout: Layout) -> None:
         return
     raw = type_file(layout)
     path = cache_directory() / "types" / f"{hashlib.sha256(raw).hexdigest()[:24]}.o"
-    before = _loaded.pop(space, "")
-    if before:
+    before = _loaded.pop(space, None)
+    if before is not None:
         if before == str(path):
             _loaded[space] = before
             return

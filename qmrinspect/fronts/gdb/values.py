@@ -34,7 +34,7 @@ class Locate(gdb.Function):
             place = args[0]
             index = self._session.index()
             code = place.type.strip_typedefs().code
-            text = place.string() if code in (gdb.TYPE_CODE_ARRAY, gdb.TYPE_CODE_PTR) else ""
+            text = place.string() if code in (gdb.TYPE_CODE_ARRAY, gdb.TYPE_CODE_PTR) else None
             obj = index.resolve(text or f"{int(place):#x}")
             return gdb.Value(obj.address).cast(_pointer_type())
         raise AssertionError
@@ -60,15 +60,15 @@ class Printers(gdb.printing.PrettyPrinter):
         super().__init__("qmr")
         self._session = session
 
-    def path(self, address: int) -> str:
+    def path(self, address: int | None) -> str | None:
         index = self._session.last_index()
-        if index is None or address not in index.snapshot.objects:
-            return ""
-        return printable(index.path(address))
+        if index is None or address is None or address not in index.snapshot.objects:
+            return None
+        return printable(index.path(address)) or None
 
-    def bytes(self, value: gdb.Value) -> bytes:
+    def bytes(self, value: gdb.Value) -> bytes | None:
         address, size = value.address, value.type.sizeof
-        return (memory(int(address), size) if address is not None else None) or b""
+        return memory(int(address), size) if address is not None else None
 
     def __call__(self, value: gdb.Value) -> _Printer | None:
         try:
@@ -76,17 +76,17 @@ class Printers(gdb.printing.PrettyPrinter):
             pointer = kind.code == gdb.TYPE_CODE_PTR
             if pointer:
                 kind = kind.target().strip_typedefs()
-            name = kind.tag or ""
-            if name not in summaries.KINDS:
+            name = kind.tag
+            if name is None or name not in summaries.KINDS:
                 return None
+            start = ""
             if pointer:
-                address = int(value) & ADDRESS_MASK
+                address: int | None = int(value) & ADDRESS_MASK
+                start = f"({name} *) {address:#x} "
                 value = value.dereference()
             else:
-                address = int(value.address) & ADDRESS_MASK if value.address is not None else 0
+                address = int(value.address) & ADDRESS_MASK if value.address is not None else None
             text = summaries.summary(name, value, address, self)
         except gdb.error:
             return None
-        if not text:
-            return None
-        return _Printer(f"({name} *) {address:#x} <{text}>" if pointer else f"<{text}>")
+        return _Printer(f"{start}<{text}>") if text is not None else None

@@ -144,7 +144,8 @@ class LineCompleter:
             return Completion(token, ())
         members = {m.name: m for m in schema.members(command, tree)}
         extra = schema.open_ended(command)
-        kind = str(tree.get(extra, "")) if extra else ""
+        kind = tree.get(extra) if extra is not None else None
+        kind = kind if isinstance(kind, str) else None
         if equals:
             found = self._values(command, key, value, members, kind, str(tree.get("path", "")))
             return _fitting(value, found)
@@ -165,7 +166,7 @@ class LineCompleter:
         key: str,
         value: str,
         members: Mapping[str, Member],
-        kind: str,
+        kind: str | None,
         path: str,
     ) -> Iterable[str]:
         knowledge = self._knowledge
@@ -188,9 +189,10 @@ class LineCompleter:
             prop = knowledge.properties(kind).get(key)
             if prop is not None and prop.type == "bool":
                 return ("true", "false")
-            if prop is not None and "/" in prop.description:
+            described = prop.description if prop is not None else None
+            if described is not None and "/" in described:
                 # "on/off/auto" is how QEMU describes an enumeration.
-                return [part.strip() for part in prop.description.split("/")]
+                return [part.strip() for part in described.split("/")]
         return ()
 
 

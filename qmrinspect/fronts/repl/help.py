@@ -91,7 +91,7 @@ def _command(session: ReplSession, name: str) -> Iterator[str]:
     ]
     yield from render.table(("argument", "", "type"), rows)
     tag = schema.open_ended(name)
-    if tag:
+    if tag is not None:
         yield f"and the properties of the {tag}: Tab shows them once {tag}= is typed"
     wanted = " ".join(f"{m.name}=..." for m in members if not m.optional)
     yield f"example: {name} {wanted}".rstrip()

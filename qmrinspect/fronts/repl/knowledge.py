@@ -134,7 +134,10 @@ class Knowledge:
             return ()
         at = index.root
         for part in [part for part in path.split("/") if part]:
-            at = next((p.target for p in index.children.get(at, ()) if p.name == part), 0)
+            below = {prop.name: prop.target for prop in index.children.get(at, ())}
+            if part not in below:
+                return ()
+            at = below[part]
         return [Node(prop.name, "child<>") for prop in index.children.get(at, ())]
 
     def ids(self) -> Sequence[str]:
@@ -147,8 +150,8 @@ class Knowledge:
             names = {d.id for d in devices if d.id and index.in_tree(d.address)}
         return sorted(names)
 
-    def buses(self, driver: str) -> Sequence[str]:
-        """Return the buses that have room for a device."""
+    def buses(self, driver: str | None) -> Sequence[str]:
+        """Return the buses that have room for a device; all with room where it is not known."""
 
         def ask(monitor: Monitor) -> Sequence[Bus]:
             return parse_qtree(monitor.hmp("info qtree", _PATIENCE_S))
@@ -159,14 +162,16 @@ class Knowledge:
 
         kinds: dict[str, str] = self._ask("qdm", ask_types, _FOREVER, {})
         found: Sequence[Bus] = self._ask("qtree", ask, _SHORT_S, ())
-        wanted = kinds.get(driver, "")
+        wanted = kinds.get(driver) if driver is not None else None
         # QEMU names a conventional PCI bus PCI and an express one PCIE; both take both.
-        family = wanted[:3] if wanted.startswith("PCI") else wanted
-        return sorted(
-            bus.name
-            for bus in found
-            if not bus.full and (bus.type.startswith(family) if family else bus.type != "System")
-        )
+        family = "PCI" if wanted and wanted.startswith("PCI") else wanted
+
+        def fits(bus: Bus) -> bool:
+            if family is None:
+                return bus.type != "System"
+            return bus.type is not None and bus.type.startswith(family)
+
+        return sorted(bus.name for bus in found if not bus.full and fits(bus))
 
     def named(self, command: str, key: str) -> Sequence[str]:
         """Return the names that a query command lists under a key: block nodes, chardevs."""

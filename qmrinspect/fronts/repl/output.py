@@ -79,7 +79,7 @@ def opened(command: Command, output: Output) -> Iterator[Output]:
     if command.file:
         mode = "a" if command.append else "w"
         path = Path(command.file).expanduser()
-        render.use_style(render.Style(False, 0))
+        render.use_style(render.Style(False, None))
         try:
             with open(
                 path, mode, encoding="utf-8", errors="backslashreplace", opener=open_private
@@ -90,7 +90,7 @@ def opened(command: Command, output: Output) -> Iterator[Output]:
         finally:
             render.use_style(None)
     elif command.pipe:
-        render.use_style(render.Style(False, 0))
+        render.use_style(render.Style(False, None))
         try:
             with piped(command.pipe, output) as sink:
                 yield sink

@@ -55,7 +55,7 @@ class Surface(Protocol):
     def emit(self, text: str, pager: bool = False) -> None:
         """Print above the prompt, or in the pager."""
 
-    def notify(self, text: str, look: str) -> None:
+    def notify(self, text: str, look: str | None) -> None:
         """Print a line that no command asked for."""
 
     def redraw(self) -> None:
@@ -160,8 +160,8 @@ class Runner:
         """
         self._put(line, lambda job: self._run(job, line, echo))
 
-    def cancel(self) -> str:
-        """Give up the running line and those that wait; return the running one.
+    def cancel(self) -> str | None:
+        """Give up the running line and those that wait; return the running one, None for none.
 
         Its thread ends by itself; the next line does not wait for that.
         """
@@ -169,7 +169,7 @@ class Runner:
             job, self._job = self._job, None
             self._queue.clear()
         if job is None:
-            return ""
+            return None
         job.cancel()
         self._screen.session.activity = None
         self._screen.redraw()

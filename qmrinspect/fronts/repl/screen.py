@@ -186,9 +186,9 @@ class Screen:
         self.session.history.append(masked(line))
         self.runner.submit(line, echo)
 
-    def _cancel(self) -> str:
+    def _cancel(self) -> str | None:
         self._early.clear()
-        return self.runner.cancel() if self._ready.is_set() else ""
+        return self.runner.cancel() if self._ready.is_set() else None
 
     def _busy(self) -> bool:
         return self._ready.is_set() and self.runner.busy
@@ -208,7 +208,7 @@ class Screen:
         @keys.add("c-c", filter=Condition(self._busy), eager=True)
         def _give_up(event: KeyPressEvent) -> None:
             cancelled = self._cancel()
-            if cancelled:
+            if cancelled is not None:
                 self.notify(f"cancelled: {printable(cancelled)}", "warning")
 
         return keys
@@ -248,7 +248,7 @@ class Screen:
 
             self._soon(lambda: loop.call_later(WORTH_A_WORD_S, self.redraw))
 
-    def notify(self, text: str, look: str) -> None:
+    def notify(self, text: str, look: str | None) -> None:
         """Print one line above the prompt."""
         self.emit(render.paint(printable(text, 4000), look))
 

@@ -47,7 +47,7 @@ class _Printer:
 def run_script(options: Options, lines: Iterable[str]) -> int:
     """Run lines until one fails, and return the exit code: the failure's, or 1 for findings."""
 
-    def say(text: str, look: str) -> None:
+    def say(text: str, look: str | None) -> None:
         print(printable(f"qmr: {text}", 4000), file=sys.stderr)
 
     def heard(vm: Vm, event: Event) -> None:

@@ -148,7 +148,7 @@ class ReplSession:
         return self.attached().place(snapshot, address)
 
     def named(
-        self, snapshot: Snapshot, name: str, address: int
+        self, snapshot: Snapshot, name: str | None, address: int | None
     ) -> tuple[Sequence[Named], str | None]:
         """Find what is no object and has a name."""
         return self.attached().named(snapshot, name, address)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ...errors import UsageError
 from ...snapshot import Snapshot
@@ -36,7 +36,7 @@ class Result(NamedTuple):
 
     command: str
     lines: tuple[str, ...]
-    data: Any
+    data: object
     snapshot: Snapshot | None
 
 
@@ -65,7 +65,7 @@ def assigned(text: str, verbs: Mapping[str, object]) -> tuple[str | None, str]:
     return match[1], match[2]
 
 
-def object_of(data: Any) -> str | None:
+def object_of(data: object) -> str | None:
     """Return the object that an answer is about, as verbs take one; None for none."""
     if not isinstance(data, dict):
         return None

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -49,11 +48,9 @@ def greeting(session: ReplSession) -> list[str]:
 
 def event_text(event: Event) -> str:
     """Return an event as one line, in the colour it deserves."""
-    when = time.strftime("%H:%M:%S", time.localtime(event.timestamp_us // 1_000_000))
+    when = event.clock()[: len("12:30:00.123")]
     data = f" {json.dumps(event.data)}" if event.data else ""
-    text = printable(
-        f"{when}.{event.timestamp_us // 1000 % 1000:03d} {event.name}{data}", _DATA_MAX
-    )
+    text = printable(f"{when} {event.name}{data}", _DATA_MAX)
     return render.paint(text, looks(event))
 
 
@@ -73,10 +70,10 @@ def status(
     """Return the status bar as fragments of (style class, text)."""
     parts: list[tuple[str, str]] = []
 
-    def add(text: str, look: str = "") -> None:
+    def add(text: str, look: str | None = None) -> None:
         if parts:
             parts.append(("class:bar.dim", " | "))
-        parts.append((f"class:bar.{look}" if look else "", text))
+        parts.append((f"class:bar.{look}" if look is not None else "", text))
 
     vm = session.vm
     if vm is None:

@@ -23,9 +23,9 @@ __all__ = ["run_trace"]
 def run_trace(session: Session, args: argparse.Namespace) -> Outcome:
     """Begin a trace whose lines are printed as they come, end one, or list them."""
     repl = cast("ReplSession", session)
-    key = args.object or (args.plug[0] if args.plug else "")
-    if args.off or not key:
-        names = [key] if key else list(repl.traces)
+    key = args.object or (args.plug[0] if args.plug else None)
+    if args.off or key is None:
+        names = [key] if key is not None else list(repl.traces)
         for name in names if args.off else ():
             if name not in repl.traces:
                 raise UsageError(f"{printable(name)} is not traced", "trace alone lists them")
@@ -50,7 +50,7 @@ def _report(repl: ReplSession, key: str, work: Work) -> None:
     """Tell the lines of a trace above the prompt, as they come."""
     try:
         for line in work.lines():
-            repl.notify(line, "")
+            repl.notify(line, None)
     except QmrError as error:
         repl.notify(str(error), "error")
     finally:

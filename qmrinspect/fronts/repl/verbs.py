@@ -19,7 +19,7 @@ from ...report.render import Row
 from ...snapshot import Snapshot
 from ...text import printable
 from ...verbs.files import compared
-from ...verbs.monitor import event_line
+from ...verbs.monitor import event_json, event_line
 from ...verbs.table import VERBS
 from ...verbs.verb import Outcome, Session
 
@@ -197,15 +197,7 @@ def run_events(session: Session, args: argparse.Namespace) -> Outcome:
         data = {"format": "qmr-events/1", "show": list(log.shown), "hide": list(log.hidden)}
         return Outcome(data, [printable(text)])
     found = log.last(args.last, args.name)
-    documents: list[dict[str, object]] = [
-        {
-            "format": "qmr-event/1",
-            "event": event.name,
-            "data": event.data,
-            "timestamp_us": event.timestamp_us,
-        }
-        for event in found
-    ]
+    documents = [event_json(event) for event in found]
     lines = [event_line(event) for event in found]
     total = render.plural(log.total, "event")
     if not lines:

@@ -13,7 +13,7 @@ import select
 import threading
 import time
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, NamedTuple, Optional
 
 from ...errors import MonitorError, TargetError
 from ...index import Index
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["Notify", "Summary", "Vm"]
 
 #: How a session tells what nobody asked for: a text and a look of ``render.paint``.
-Notify = Callable[[str, str], None]
+Notify = Callable[[str, Optional[str]], None]
 
 # A QEMU that ends closes its monitor a little before it is gone.
 _DYING_S = 0.5
@@ -130,7 +130,6 @@ class Vm:
         #: Why there is no monitor, None when there is one.
         self.monitor_missing: str | None = None
         self.pid: int | None = None
-        self.name = ""
         if self._file:
             self.name = printable(os.path.basename(self._file))
             self.state = "file"
@@ -200,7 +199,7 @@ class Vm:
         return self._shell.place(snapshot, address)
 
     def named(
-        self, snapshot: Snapshot, name: str, address: int
+        self, snapshot: Snapshot, name: str | None, address: int | None
     ) -> tuple[Sequence[Named], str | None]:
         """See :meth:`ShellSession.named`."""
         return self._shell.named(snapshot, name, address)

@@ -235,12 +235,12 @@ def _complain(text: str, hint: str, lines: Iterable[str] = ()) -> None:
             _say(line)
 
 
-def _stderr_width() -> int:
-    """Return the columns of the terminal that complaints go to, 0 where it is none."""
+def _stderr_width() -> int | None:
+    """Return the columns of the terminal that complaints go to, None where it is none."""
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 0
+        return os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else None
     except (OSError, ValueError):
-        return 0
+        return None
 
 
 def _traceback() -> None:
