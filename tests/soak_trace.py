@@ -96,8 +96,8 @@ def plugged(qemu: str, done: Collection[str]) -> Iterator[tuple[str, Counter[str
                         yield name, one(own, recipe, "d1")
                     continue
                 if number == _DEVICES_IN_ONE_VM or not vm.vm.alive():
-                    vm.renew()
-                    number = 0
+                    vm.close()
+                    vm, number = OwnVm([_ANYTHING], qemu), 0
                 number += 1
                 yield name, one(vm, recipe, f"d{number}")
             except QmrError as error:

@@ -189,7 +189,7 @@ def shell(script: str) -> Callable[[Path], list[str]]:
     return lambda directory: ["sh", "-c", f"cd {directory}; {script}"]
 
 
-def test_a_program_ends_with_its_place() -> None:
+def test_a_program_ends_with_its_peer() -> None:
     peer = ProgramPeer(shell("echo $$ > pid; touch ready; exec sleep 60"), serving)
     pid = int((peer.directory / "pid").read_text())
     os.kill(pid, 0)

@@ -170,7 +170,7 @@ def test_no_policy_decides_over_memory_that_is_no_object() -> None:
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("counts", "exact", "enough", "looks"),
+    ("counts", "exact", "enough", "readings"),
     [
         ([None, None], [], None, 1),  # another allocator's heap
         ([103, 103], [], True, 1),
@@ -188,7 +188,7 @@ def test_one_cycle_is_not_enough_where_blocks_grow(
     counts: list[int | None],
     exact: list[int],
     enough: bool | None,
-    looks: int,
+    readings: int,
 ) -> None:
     left, live, seen = list(counts), iter(exact), []
     monkeypatch.setattr(sure, "more_cycles", lambda monitor, recipe, id, count: count)
@@ -198,9 +198,9 @@ def test_one_cycle_is_not_enough_where_blocks_grow(
         blocks=lambda snapshot: SimpleNamespace(live=range(next(live) + 7), coroutines=lambda: 7),
     )
     book = SimpleNamespace(index=SimpleNamespace(snapshot=None))
-    hunt: Any = SimpleNamespace(look=lambda: seen.append(1) or book)
+    hunt: Any = SimpleNamespace(take_reading=lambda: seen.append(1) or book)
     assert sure.is_sure(hunt, vm, Recipe("some-pci", "PCI")) is enough
-    assert len(seen) == looks
+    assert len(seen) == readings
 
 
 @pytest.mark.unit

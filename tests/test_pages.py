@@ -13,7 +13,7 @@ from browser import MEASURE, chromium
 from make_golden import GOLDEN
 
 from qmrinspect.audit import check
-from qmrinspect.audit.check import told_once
+from qmrinspect.audit.check import each_once
 from qmrinspect.audit.finding import Severity
 from qmrinspect.audit.outcome import BAD
 from qmrinspect.pages import pictures
@@ -87,7 +87,7 @@ def test_what_is_worse_than_the_orphan_is_told_by_itself() -> None:
         one._replace(severity=Severity.NOTE) if one.kind == "orphan" else one
         for one in report.findings
     ]
-    told = told_once(report._replace(findings=milder))
+    told = each_once(report._replace(findings=milder))
     assert [one for one, _ in told] == milder and not any(with_it for _, with_it in told)
 
 

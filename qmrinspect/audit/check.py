@@ -24,7 +24,7 @@ from .uses import used_text
 from .views import view_findings
 from .visible import finalized_subregions, visible_unreferenced
 
-__all__ = ["Finding", "Report", "check", "told_once"]
+__all__ = ["Finding", "Report", "check", "each_once"]
 
 
 class Report(NamedTuple):
@@ -95,7 +95,7 @@ def check(snapshot: Snapshot) -> Report:
     )
 
 
-def told_once(report: Report) -> list[tuple[Finding, list[Finding]]]:
+def each_once(report: Report) -> list[tuple[Finding, list[Finding]]]:
     """Return the findings for people: each leak once, with what else was found on its objects.
 
     An orphan has with it the cycle of references that it is in, and what its objects count too

@@ -30,7 +30,7 @@ class Why(NamedTuple):
 def why(book: Book, address: int) -> Why:
     """Explain what keeps an object alive.
 
-    A chain through flat views or RCU, which ends by itself, is given only when
+    A chain through flat views or RCU, which are transient, is given only when
     there is no other and no cycle.
     """
     graph = adjacency(book)

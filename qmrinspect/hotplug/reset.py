@@ -16,11 +16,11 @@ from ..index import Index
 from ..monitor.base import MonitorLost
 from ..snapshot import Snapshot
 
-__all__ = ["death_told"]
+__all__ = ["death_explained"]
 
 
 @contextmanager
-def death_told(command: str, read: Callable[[], Snapshot]) -> Iterator[None]:
+def death_explained(command: str, read: Callable[[], Snapshot]) -> Iterator[None]:
     """Say of a ``system_reset`` that kills QEMU what killed it, where a reading foretells that.
 
     :param command: what is run; nothing is read for another one.

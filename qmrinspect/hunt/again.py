@@ -88,7 +88,7 @@ def judge_again(
         driver.drive(partial(_pause, _PAUSE_S * attempt))
         after = take()
         judgement = judge(before, plugged, after, device, name)
-        # A finding must hold in a second reading.  What a flat view holds may end by itself, but
+        # A finding must hold in a second reading.  What a flat view holds may be transient, but
         # not while nothing waits for RCU.
         idle = after.index.snapshot.capture.quiescent or not waits(judgement)
         if idle and seen == _counts(judgement) and not _granted(after):

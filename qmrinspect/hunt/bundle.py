@@ -195,12 +195,12 @@ def _verdict(row: HuntRow, plugs: Sequence[Mapping[str, object]]) -> str:
         return f'cat "$out"; [ $status -eq 0 ] || exit $status\n{last}'
     arguments = plugs[-1].get("arguments")
     name = str(arguments.get("id", "")) if isinstance(arguments, dict) else ""
-    told = _VERDICT.format(
+    verdict = _VERDICT.format(
         refused=shlex.quote(f"QEMU did not plug {device}"),
         event=shlex.quote(f'"device": "{name}"'),
         leaks=shlex.quote(f"{device} was unplugged and not finalized: it leaks"),
     )
-    return f"{told}\n{last}"
+    return f"{verdict}\n{last}"
 
 
 _README = """# {head}

@@ -120,7 +120,7 @@ class Hunt:
         trace = tracing.explain(recording, hunted.after, left, span)
         return hunted._replace(judgement=with_takers(hunted.judgement, trace), trace=trace)
 
-    def look(self) -> Book:
+    def take_reading(self) -> Book:
         """Take a reading: the VM was driven since the last one."""
         self._last = self._book()
         return self._last
@@ -215,7 +215,7 @@ class Hunt:
         begin = time.perf_counter_ns()
         name = recipe.driver if recipe.non_device is not None else None
         try:
-            looked = self._look(before, with_it, device, name)
+            result = self._judge_after(before, with_it, device, name)
         except (ReadingError, TargetError) as error:
             died = self._died(recipe, machine, cycle._replace(step="judge"), error)
             return died._replace(foretold=foretold, under=_under(foretold))
@@ -228,36 +228,36 @@ class Hunt:
             held = driver.drive(lambda monitor: release(monitor, plugged))
         except MonitorError as error:
             return _early(driver, recipe, machine, ended(cycle, "release", error))
-        gone = looked.judgement.outcome in _GONE or looked.ended
+        gone = result.judgement.outcome in _GONE or result.ended
         at_us = seen_us if cycle.event_us is None else cycle.event_us
         finalized_us = at_us if gone else None
-        if looked.judgement.outcome == "clean" and not recipe.backends:
+        if result.judgement.outcome == "clean" and not recipe.backends:
             # Nothing was taken away since: what is there now is there before the next.
-            self._last = looked.after
-        elif looked.judgement.outcome in ("leak", "partial-leak", "stale", "delayed"):
+            self._last = result.after
+        elif result.judgement.outcome in ("leak", "partial-leak", "stale", "delayed"):
             self._leaked_slots.update(() if plugged.slot is None else (plugged.slot,))
-        left = {row.address for row in looked.judgement.left}
-        if device is not None and device in left and looked.judgement.outcome == "leak":
-            after = foretell_after(looked.after, device, left)
+        left = {row.address for row in result.judgement.left}
+        if device is not None and device in left and result.judgement.outcome == "leak":
+            after = foretell_after(result.after, device, left)
             foretold = foretold._replace(left=after.forecasts) if foretold else after
         under = _under(foretold)
-        if foretold is None and device is not None and looked.judgement.outcome in _GONE:
+        if foretold is None and device is not None and result.judgement.outcome in _GONE:
             assert self._verdict is not None
             came = came_with(before, with_it)
-            rest = left if looked.judgement.outcome == "partial-leak" else ()
-            under = implied(self._verdict.candidates, with_it, device, came, looked.after, rest)
+            rest = left if result.judgement.outcome == "partial-leak" else ()
+            under = implied(self._verdict.candidates, with_it, device, came, result.after, rest)
         return Hunted(
             recipe,
             machine,
-            looked.judgement.outcome,
-            looked.judgement,
+            result.judgement.outcome,
+            result.judgement,
             cycle._replace(not_released=held),
             plugged.took_us,
             cycle.unplug_us,
             judge_us,
-            looked.after,
+            result.after,
             finalized_us,
-            (before, with_it, looked.after),
+            (before, with_it, result.after),
             used,
             foretold,
             under,
@@ -286,10 +286,12 @@ class Hunt:
         came = self._came.ranges
         return judge_again(self._driver, before, with_it, device, self._book, name, came)
 
-    def _look(self, before: Book, with_it: Book, device: int | None, name: str | None) -> _Looked:
+    def _judge_after(
+        self, before: Book, with_it: Book, device: int | None, name: str | None
+    ) -> _Result:
         after, judgement = self._judged(before, with_it, device, name)
         if judgement.outcome != "delayed":
-            return _Looked(after, judgement, False)
+            return _Result(after, judgement, False)
         # What only a cached flat view holds goes with the next change of the topology.
         forced = self._driver.drive(force_topology)
         last, verdict = self._judged(before, with_it, device, name)
@@ -297,17 +299,17 @@ class Hunt:
             verdict = with_stale(verdict, with_it, self._still_led_to(judgement.stale))
         if verdict.outcome == "clean":
             text = f"{judgement.text}; it went when the topology changed"
-            return _Looked(after, judgement._replace(text=text), True)
+            return _Result(after, judgement._replace(text=text), True)
         if verdict.outcome == "stale":
             text = f"{verdict.text}; {judgement.causes[0].text}; it went when the topology changed"
-            return _Looked(last, verdict._replace(text=text), True)
+            return _Result(last, verdict._replace(text=text), True)
         if not forced or verdict.outcome != "delayed":
-            return _Looked(last, verdict, False)
-        # What was forced to end and did not end does not end by itself.
+            return _Result(last, verdict, False)
+        # What was forced to end and did not end is not transient.
         kinds = sorted({edge.kind for cause in verdict.causes for edge in cause.edges})
         text = f"{verdict.text}, and did not go when the topology changed"
         cause = f"held-by-{kinds[0]}" if kinds else "unbalanced"
-        return _Looked(last, verdict._replace(outcome=Outcome.LEAK, cause=cause, text=text), False)
+        return _Result(last, verdict._replace(outcome=Outcome.LEAK, cause=cause, text=text), False)
 
     def _still_led_to(self, known: Sequence[Stale]) -> list[Stale]:
         """Return which of the callbacks lead to where objects were that have gone since.
@@ -339,7 +341,7 @@ def _under(foretold: Foretold | None) -> dict[str, str]:
     return {found.policy.name: str(found.outcome.outcome) for found in forecasts}
 
 
-class _Looked(NamedTuple):
+class _Result(NamedTuple):
     after: Book
     judgement: Judgement
     ended: bool

@@ -1,7 +1,7 @@
 """A hunt's own VM
 ---------------
 
-A QEMU that is started for a hunt, and again after a crash.
+A QEMU that is started for a hunt.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DYING_S = 2.0
 
 
 class OwnVm(Closing):
-    """A QEMU of our own, started when it is needed and again after it died.
+    """A QEMU of our own.
 
     :param recipes: what will be plugged; they say what the VM needs.
     :param extra: more arguments for QEMU.
@@ -54,18 +54,13 @@ class OwnVm(Closing):
         layout: Layout | None = None,
         met: Collection[str] = (),
     ) -> None:
-        self._qemu, self._machine, self._accel, self._ready = qemu, machine, accel, ready
-        self._extra = [*vm_arguments(recipes, machine), *extra]
         #: What fitted.
         self.layout, self.met = layout, met
-        self._start()
-
-    def _start(self) -> None:
-        stopped = self._ready is None
-        self.vm = Vm(self._qemu, self._machine, self._accel, self._extra, stopped)
+        stopped = ready is None
+        self.vm = Vm(qemu, machine, accel, [*vm_arguments(recipes, machine), *extra], stopped)
         try:
-            if self._ready is not None:
-                self._ready(self.vm)
+            if ready is not None:
+                ready(self.vm)
             monitor = self.vm.monitor(RecordingMonitor)
             assert isinstance(monitor, RecordingMonitor)
             self.monitor = monitor
@@ -74,17 +69,8 @@ class OwnVm(Closing):
             self.vm.close()
             raise
         # Where a guest runs, it is measured by nobody, but a long stop may time it out.
-        layouts = [self.layout] if self.layout else []
-        self._reader = Reader(self._process, layouts, own=stopped, met=self.met)
-
-    def renew(self) -> None:
-        """Start the VM again: it has died, or something leaked in it.
-
-        A leaked device keeps the name of its RAM block, and QEMU aborts when the
-        next one in the same slot asks for it.
-        """
-        self.close()
-        self._start()
+        layouts = [layout] if layout is not None else []
+        self._reader = Reader(self._process, layouts, own=stopped, met=met)
 
     def read(self) -> Snapshot:
         """Take a reading."""

@@ -36,7 +36,7 @@ def is_sure(hunt: Hunt, vm: OwnVm, recipe: Recipe) -> bool | None:
             done = vm.drive(lambda monitor: more_cycles(monitor, recipe, "more", BETWEEN))
         except MonitorError:
             return False  # what comes of a second cycle is a result as well
-        book = hunt.look()
+        book = hunt.take_reading()
         count = _count(hunt, vm)
         if count is None:
             return None
@@ -57,7 +57,7 @@ def _count(hunt: Hunt, vm: OwnVm) -> int | None:
     """Return the number of live blocks, None for not known: a single reading may not know it."""
     known = vm.count()
     if known is None:
-        hunt.look()
+        hunt.take_reading()
         known = vm.count()
     return known
 

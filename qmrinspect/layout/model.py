@@ -91,11 +91,6 @@ class Layout(NamedTuple):
     structs: Mapping[str, Struct]
     evidence: Mapping[str, str] = MappingProxyType({})
 
-    @property
-    def unconfirmed(self) -> list[str]:
-        """The fields, as ``Struct.field``, that nothing speaks for and that are left out."""
-        return sorted(f for f, word in self.evidence.items() if word == "unconfirmed")
-
     def without(self, fields: Collection[str]) -> Layout:
         """Return this layout less some fields, given as ``Struct.field``: they are unconfirmed."""
         structs = {

@@ -108,7 +108,7 @@ ADVICE = {
         "957d77863e",
     ),
     "delayed": Advice(
-        "What still holds the object ends by itself: RCU's grace period, or a flat view until it "
+        "What still holds the object is transient: RCU's grace period, or a flat view until it "
         "is made anew.",
         "There is nothing to mend; look again after the next change of the memory map.",
     ),

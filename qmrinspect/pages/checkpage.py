@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from .. import __version__
 from ..audit.cause import causes, way_back
-from ..audit.check import Report, told_once
+from ..audit.check import Report, each_once
 from ..audit.finding import Finding
 from ..audit.forecast import Forecaster, all_policies
 from ..audit.graph import Orphans, orphan_groups
@@ -55,7 +55,7 @@ def check_findings(report: Report) -> list[Group]:
     """Return the findings by cause: each leak once, not as orphan and as cycle."""
     by_root = {group.root: group for group in orphan_groups(report.book)}
     return grouped(
-        _shown(report, one, by_root.get(one.address), with_it) for one, with_it in told_once(report)
+        _shown(report, one, by_root.get(one.address), with_it) for one, with_it in each_once(report)
     )
 
 

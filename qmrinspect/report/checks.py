@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from ..audit import Report
-from ..audit.check import Finding, told_once
+from ..audit.check import Finding, each_once
 from ..audit.finding import Severity
 from ..audit.stale import stale_json
 from ..ledger import RULES, Book
@@ -104,9 +104,9 @@ def check_lines(report: Report) -> Iterator[str]:
         f"{report.by_rule} by rule; {verdict}"
     )
     yield policy_text(report.verdict)
-    told = told_once(report)
+    found = each_once(report)
     for severity in _SEVERITIES:
-        for finding, with_it in told:
+        for finding, with_it in found:
             if finding.severity == severity:
                 yield from _finding_lines(book, finding, with_it)
     if report.rules:
@@ -122,7 +122,7 @@ def check_lines(report: Report) -> Iterator[str]:
         yield f"not known: {row.what}: {printable(row.why)}"
     yield from _unseen_lines(report)
     yield render.paint(_cost(snapshot), "dim")
-    counts = Counter(finding.severity for finding, _ in told)
+    counts = Counter(finding.severity for finding, _ in found)
     if not counts:
         yield render.paint("nothing found", "good")
     else:

@@ -105,8 +105,8 @@ def _owner_lines(index: Index, pairs: Pairs) -> Iterator[str]:
         yield f'    "{inner}"{whose} in "{outer}"'
     if len(pairs.pairs) > _PAIRS_SHOWN:
         yield f"    and {len(pairs.pairs) - _PAIRS_SHOWN} more"
-    told: dict[str, list[str]] = {}
+    alike: dict[str, list[str]] = {}
     for one in pairs.forecasts:
-        told.setdefault(gist(forecast_json(one)), []).append(one.policy.name)
-    for text, names in told.items():
+        alike.setdefault(gist(forecast_json(one)), []).append(one.policy.name)
+    for text, names in alike.items():
         yield f"    {', '.join(names)}: {text}"

@@ -91,7 +91,7 @@ class Blocks:
     def live(self) -> dict[int, int]:
         """Size in bytes by where each live block begins; empty when that is not known."""
         live = {b.start: b.size for b in self._context.live.heap.blocks() if b.state == "live"}
-        # Of the size of a bottom half there are many; what ends by itself counts as gone.
+        # Of the size of a bottom half there are many; what is transient counts as gone.
         halves = [at for at, size in live.items() if size in _HALF and self._ends(at)]
         for start in halves:
             del live[start]

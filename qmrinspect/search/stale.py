@@ -77,8 +77,8 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
             out[found.kind, found.address] = Stale(
                 found.kind, found.address, word, target, found.function, "", freed, start, size
             )._replace(certain=certain)
-    told = {row.target for row in out.values() if row.certain}
-    pointed = [row for row in _pointed(context, snapshot, where) if row.target not in told]
+    sure = {row.target for row in out.values() if row.certain}
+    pointed = [row for row in _pointed(context, snapshot, where) if row.target not in sure]
     out.update({(s.kind, s.address): s for s in (*_listed(snapshot, live, where), *pointed)})
     return _without_nameless(live, sorted(out.values()))
 

@@ -30,7 +30,6 @@ __all__ = [
 
 _U64 = struct.Struct("<Q")
 _U32 = struct.Struct("<I")
-_U16 = struct.Struct("<H")
 
 PAGE = 4096
 _ZEROS = bytes(PAGE)

@@ -42,7 +42,7 @@ def run_check(session: Session, args: argparse.Namespace) -> Outcome:
 def run_orphans(session: Session, args: argparse.Namespace) -> Outcome:
     """List objects that are alive and no longer in the QOM tree (``qmr-orphans/1``).
 
-    The exit code is 1 when one of them does not end by itself.
+    The exit code is 1 when one of them is not transient.
     """
     snapshot = session.snapshot()
     book = book_of(snapshot)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import TargetError, UsageError
-from ..hotplug.reset import death_told
+from ..hotplug.reset import death_explained
 from ..monitor.arguments import typed
 from ..monitor.base import Event
 from ..report import render
@@ -52,7 +52,7 @@ def run_qmp(session: Session, args: argparse.Namespace) -> Outcome:
             if rest.startswith("{")
             else typed(session.monitor(), command, args.argument)
         )
-    with death_told(command, session.snapshot):
+    with death_explained(command, session.snapshot):
         answer = session.monitor().execute(command, arguments or None)
     data = {"format": "qmr-qmp/1", "command": command, "return": answer}
     return Outcome(data, json.dumps(answer, indent=2).splitlines(), raw=True)
@@ -74,7 +74,7 @@ def _message(text: str) -> tuple[str, dict[str, object]]:
 def run_hmp(session: Session, args: argparse.Namespace) -> Outcome:
     """Run a line of the human monitor (``qmr-hmp/1``)."""
     line = " ".join(args.line)
-    with death_told(line.strip(), session.snapshot):
+    with death_explained(line.strip(), session.snapshot):
         printed = session.monitor().hmp(line)
     data = {"format": "qmr-hmp/1", "line": line, "output": printed}
     # What a guest may name (a device, a block node) comes through here as well.

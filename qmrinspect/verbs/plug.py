@@ -161,7 +161,7 @@ def _plugged_device(session: Session, index: Index, text: str) -> Device:
     if not index.in_tree(address):
         raise TargetError(
             f"{words.name(index, address)} was unplugged already, and leaked",
-            f"qmr why {index.handle(address)} says what keeps it",
+            f"qmr why {index.handle(address)} says what holds it",
         )
     if not device.id:
         raise TargetError(

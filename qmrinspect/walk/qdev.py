@@ -95,7 +95,7 @@ def read_clocks(context: Context, devices: Mapping[int, Device]) -> Iterator[Clo
 def read_buses(context: Context, objects: Mapping[int, Obj]) -> dict[int, Bus]:
     """Read the ``BusState`` part of every bus, with its ``BusChild`` structures."""
     out = {}
-    next_kid = context.layout.offset("BusChild", "sibling")
+    next_child = context.layout.offset("BusChild", "sibling")
     for address, obj in objects.items():
         if not context.is_a(obj.type, "bus"):
             continue
@@ -105,7 +105,7 @@ def read_buses(context: Context, objects: Mapping[int, Obj]) -> dict[int, Bus]:
             context.note(address, "a bus cannot be read")
             continue
         children = []
-        for at in context.queue(state.ptr("children"), next_kid, "bus children"):
+        for at in context.queue(state.ptr("children"), next_child, "bus children"):
             try:
                 child = context.record("BusChild", at)
             except Unreadable:

@@ -143,7 +143,9 @@ def run_watch(session: Session, args: argparse.Namespace) -> Outcome:
         repl.watches.pop(args.object).set()
     stop = repl.watches[args.object] = threading.Event()
     threading.Thread(
-        target=_look, args=(repl, vm, name, args.object, address, first, stop), daemon=True
+        target=_report_changes,
+        args=(repl, vm, name, args.object, address, first, stop),
+        daemon=True,
     ).start()
     count = render.plural(first[1], "reference")
     return _watched([args.object], [f"{name} has {count}; every change is printed"])
@@ -153,7 +155,7 @@ def _watched(names: Sequence[str], lines: Sequence[str]) -> Outcome:
     return Outcome({"format": "qmr-watch/1", "watched": list(names)}, lines)
 
 
-def _look(
+def _report_changes(
     repl: ReplSession,
     vm: Vm,
     name: str,

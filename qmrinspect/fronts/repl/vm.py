@@ -227,14 +227,14 @@ class Vm:
             self._sum(check(snapshot))
 
     def _sum(self, report: Report) -> None:
-        from ...audit.check import told_once
+        from ...audit.check import each_once
         from ...audit.graph import orphan_groups
 
         book = report.book
         self._summed = book.index.snapshot
         left = sum(max(0, book.residual(address)) for address in book.index.snapshot.objects)
         stop_us = book.index.snapshot.capture.stop_us
-        errors = sum(finding.severity == "error" for finding, _ in told_once(report))
+        errors = sum(finding.severity == "error" for finding, _ in each_once(report))
         leaked = {
             member
             for group in (orphan_groups(book) if errors else ())
