@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
 
-from ..audit.outcome import Outcome
+from ..audit.outcome import BAD, Outcome
 from ..audit.policy import Verdict, choose
 from ..errors import MonitorError, PeerMissing, ReadingError, TargetError
 from ..hotplug.kinds import Recipe
@@ -167,7 +167,7 @@ class Hunt:
         except (ReadingError, TargetError) as error:
             # It refused, and died of taking back what it had made.
             return self._died(recipe, hunted.machine, hunted.cycle._replace(refused=None), error)
-        if judgement.outcome not in ("leak", "partial-leak", "stale"):
+        if judgement.outcome not in BAD:
             self._last = after
             return hunted
         left = {row.address for row in judgement.left}
@@ -234,7 +234,7 @@ class Hunt:
         if result.judgement.outcome == "clean" and not recipe.backends:
             # Nothing was taken away since: what is there now is there before the next.
             self._last = result.after
-        elif result.judgement.outcome in ("leak", "partial-leak", "stale", "delayed"):
+        elif result.judgement.outcome in {*BAD, Outcome.DELAYED}:
             self._leaked_slots.update(() if plugged.slot is None else (plugged.slot,))
         left = {row.address for row in result.judgement.left}
         if device is not None and device in left and result.judgement.outcome == "leak":

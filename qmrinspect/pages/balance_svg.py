@@ -8,7 +8,8 @@ above what they call, what balances left out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
+
+from markupsafe import Markup
 
 from ..documents import BalanceJson, TreeJson
 from ..text import printable
@@ -17,28 +18,32 @@ __all__ = ["balance_picture"]
 
 _WIDTH, _ROW, _INDENT, _MARGIN = 900, 24, 22, 8
 _ROWS_MAX, _DEPTH_MAX, _LABEL_MAX = 60, 24, 110
+_PICTURE = Markup(
+    '<svg class="balance" role="img" viewBox="0 0 {wide} {tall}" width="{wide}" height="{tall}" '
+    'xmlns="http://www.w3.org/2000/svg"><title>{title}</title>{rows}</svg>'
+)
+_BAR = Markup(
+    '<g class="{look}"><rect x="{x}" y="{y}" width="{wide}" height="{tall}" rx="3"/>'
+    '<text x="{left}" y="{low}">{label}</text></g>'
+)
 
 
-def balance_picture(one: BalanceJson) -> str | None:
+def balance_picture(one: BalanceJson) -> Markup | None:
     """Draw the ``tree`` of an object of ``qmr-trace/1``; None when there is nothing to draw."""
     rows = list(_rows(one.get("tree") or (), 0))[:_ROWS_MAX]
     if not rows:
         return None
-    height = 2 * _MARGIN + len(rows) * _ROW
-    title = f"Balance of {printable(one['path'] or one['type'])}"
-    parts = [
-        f'<svg class="balance" role="img" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" '
-        f'height="{height}" xmlns="http://www.w3.org/2000/svg"><title>{escape(title)}</title>'
-    ]
+    bars = []
     for number, (depth, net, text) in enumerate(rows):
         x, y = _MARGIN + depth * _INDENT, _MARGIN + number * _ROW
         look = "bad" if net > 0 else "good"
         label = printable(f"{net:+d}  {text}", _LABEL_MAX)
-        parts.append(
-            f'<g class="{look}"><rect x="{x}" y="{y}" width="{_WIDTH - x - _MARGIN}" '
-            f'height="{_ROW - 4}" rx="3"/><text x="{x + 6}" y="{y + 14}">{escape(label)}</text></g>'
-        )
-    return "".join([*parts, "</svg>"])
+        wide, tall = _WIDTH - x - _MARGIN, _ROW - 4
+        place = {"x": x, "y": y, "left": x + 6, "low": y + 14}
+        bars.append(_BAR.format(look=look, wide=wide, tall=tall, label=label, **place))
+    title = f"Balance of {printable(one['path'] or one['type'])}"
+    height = 2 * _MARGIN + len(rows) * _ROW
+    return _PICTURE.format(wide=_WIDTH, tall=height, title=title, rows=Markup().join(bars))
 
 
 def _rows(nodes: Sequence[TreeJson], depth: int) -> Iterator[tuple[int, int, str]]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from markupsafe import Markup
+
 from ..documents import ForecastJson, LeftJson
 from ..report.forecasts import REASON_MAX, gist, listed
 from ..text import printable
@@ -23,15 +25,15 @@ class Section(NamedTuple):
     """
 
     rows: Sequence[Mapping[str, str]]
-    pictures: Sequence[tuple[str, str]]
+    pictures: Sequence[tuple[str, Markup]]
 
 
 def forecast_section(found: Sequence[ForecastJson]) -> Section:
     """Return the part of a page for the forecasts of one object, by policy."""
-    pictures: dict[str, list[str]] = {}
+    pictures: dict[Markup, list[str]] = {}
     for one in found:
         picture = reference_graph({"objects_left": _head_first(one["left"])})
-        if picture:
+        if picture is not None:
             pictures.setdefault(picture, []).append(one["policy"])
     rows = [
         {

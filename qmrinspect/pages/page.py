@@ -3,7 +3,7 @@
 
 One HTML page that needs no network: what was read, the findings by cause with the references as
 pictures and tables, and a row a device.  The pages are templates of Jinja2, which escapes all that
-is put into them; the pictures escape their own text.
+is put into them; so are the pictures.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from html import escape
 from typing import NamedTuple
+
+from markupsafe import Markup
 
 from ..documents import DrawnJson, EdgeJson
 from ..report.dot import Arrow, Node, digraph, laid_out
@@ -40,7 +41,7 @@ class _Edge(NamedTuple):
     kind: str
 
 
-def reference_graph(row: DrawnJson) -> str | None:
+def reference_graph(row: DrawnJson) -> Markup | None:
     """Draw what holds the objects that a finding left behind; None when nothing is known.
 
     The first object is at the right, what holds it to its left, and so on; a reference that leads
@@ -157,7 +158,7 @@ def _short(line: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _drawn(boxes: tuple[Box, ...], lines: tuple[Line, ...], title: str) -> str:
+def _drawn(boxes: tuple[Box, ...], lines: tuple[Line, ...], title: str) -> Markup:
     # The address of a graph's object differs from device to device, its shape mostly not.
     nodes = [
         Node(b.name, "\n".join(b.lines), f'class="{b.look}" margin="0.15,0.08"') for b in boxes
@@ -182,7 +183,7 @@ _OUTLINE = re.compile(
 _TITLE = re.compile(r"<title>([^<]*)</title>")
 
 
-def _inlined(drawn: str, title: str, tips: Mapping[str, str]) -> str:
+def _inlined(drawn: str, title: str, tips: Mapping[str, str]) -> Markup:
     """Make of Graphviz's file a part of a page: no head, no ids, our own tips."""
     drawn = _COMMENT.sub("", drawn)
     drawn = _HEAD.sub(
@@ -192,9 +193,10 @@ def _inlined(drawn: str, title: str, tips: Mapping[str, str]) -> str:
 
     def tip(match: re.Match[str]) -> str:
         name = match[1].replace("&#45;", "-").replace("&gt;", ">")
-        return f"<title>{escape(tips.get(name, title))}</title>"
+        return Markup("<title>{}</title>").format(tips.get(name, title))
 
-    return _OUTLINE.sub(_rounded, _TITLE.sub(tip, drawn))
+    # The rest is Graphviz's, which escapes its texts.
+    return Markup(_OUTLINE.sub(_rounded, _TITLE.sub(tip, drawn)))
 
 
 def _rounded(match: re.Match[str]) -> str:

@@ -8,8 +8,9 @@ inline SVG that needs nothing else to be seen.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import NamedTuple
+
+from markupsafe import Markup
 
 __all__ = ["Box", "Line", "growth_plot", "hand_laid"]
 
@@ -20,6 +21,21 @@ _LETTER, _SMALL = 7.4, 6.8
 _LANE = 22
 # What lies between two lines that begin at one box.
 _LABEL = 18
+
+
+_PICTURE = Markup(
+    '<svg class="graph" role="img" viewBox="0 0 {wide:.0f} {tall:.0f}" width="{wide:.0f}" '
+    'height="{tall:.0f}" xmlns="http://www.w3.org/2000/svg"><title>{title}</title>{parts}</svg>'
+)
+_ARROW = Markup(
+    '<g class="arrow {look}"><title>{tip}</title><path d="{path}"/><polygon points="{head}"/>'
+    '<text x="{x:.0f}" y="{y:.0f}" text-anchor="middle">{label}</text></g>'
+)
+_BOX = Markup(
+    '<g class="box {look}"><title>{tip}</title><rect x="{x:.0f}" y="{y:.0f}" width="{wide:.0f}" '
+    'height="{tall:.0f}" rx="5"/>{texts}</g>'
+)
+_TEXT = Markup('<text x="{x:.0f}" y="{y:.0f}" text-anchor="middle">{text}</text>')
 
 
 class Box(NamedTuple):
@@ -47,24 +63,20 @@ class _Place(NamedTuple):
     tall: float
 
 
-def hand_laid(boxes: Sequence[Box], lines: Sequence[Line], title: str) -> str:
+def hand_laid(boxes: Sequence[Box], lines: Sequence[Line], title: str) -> Markup:
     """Lay a picture out in columns: the first box at the right, what holds it to its left."""
     columns = _columns(boxes, lines)
     back = [line for line in lines if columns[line.start] <= columns[line.end]]
     place, width, low = _places(boxes, lines, columns)
     lane = {id(line): low + _LANE * number for number, line in enumerate(back, 1)}
     height = low + _LANE * len(back) + _MARGIN + 4 * bool(back)
-    parts = [
-        f'<svg class="graph" role="img" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'width="{width:.0f}" height="{height:.0f}" xmlns="http://www.w3.org/2000/svg">',
-        f"<title>{escape(title)}</title>",
-    ]
+    parts = []
     starts: dict[str, int] = {}
     for line in lines:
         at = starts[line.start] = starts.get(line.start, -1) + 1
         parts.append(_line(line, place, lane.get(id(line)), at))
     parts += [_box(box, place[box.name]) for box in boxes]
-    return "".join([*parts, "</svg>"])
+    return _PICTURE.format(wide=width, tall=height, title=title, parts=Markup().join(parts))
 
 
 def _columns(boxes: Sequence[Box], lines: Sequence[Line]) -> dict[str, int]:
@@ -99,7 +111,7 @@ def _places(
     return place, x - labels - _GAP_X + _MARGIN, low
 
 
-def _line(line: Line, place: Mapping[str, _Place], lane: float | None, number: int) -> str:
+def _line(line: Line, place: Mapping[str, _Place], lane: float | None, number: int) -> Markup:
     """Draw an arrow; ``number`` tells those that begin at one box apart."""
     one, two = place[line.start], place[line.end]
     if lane is None:
@@ -120,24 +132,15 @@ def _line(line: Line, place: Mapping[str, _Place], lane: float | None, number: i
         path = f"M{a:.0f},{ya:.0f} V{lane:.0f} H{b:.0f} V{yb + 7:.0f}"
         head = f"{b:.0f},{yb:.0f} {b - 4:.0f},{yb + 8:.0f} {b + 4:.0f},{yb + 8:.0f}"
         x, y = (a + b) / 2, lane - 5
-    return (
-        f'<g class="arrow {line.look}"><title>{escape(line.tip)}</title><path d="{path}"/>'
-        f'<polygon points="{head}"/><text x="{x:.0f}" y="{y:.0f}" text-anchor="middle">'
-        f"{escape(line.label)}</text></g>"
-    )
+    shape = {"path": path, "head": head, "x": x, "y": y}
+    return _ARROW.format(look=line.look, tip=line.tip, label=line.label, **shape)
 
 
-def _box(box: Box, at: _Place) -> str:
-    texts = "".join(
-        f'<text x="{at.x + at.wide / 2:.0f}" y="{at.y + _PADDING + 8 + _ROW * number:.0f}" '
-        f'text-anchor="middle">{escape(text)}</text>'
-        for number, text in enumerate(box.lines)
-    )
-    tip = escape(" ".join(box.lines))
-    return (
-        f'<g class="box {box.look}"><title>{tip}</title><rect x="{at.x:.0f}" y="{at.y:.0f}" '
-        f'width="{at.wide:.0f}" height="{at.tall:.0f}" rx="5"/>{texts}</g>'
-    )
+def _box(box: Box, at: _Place) -> Markup:
+    x, y = at.x + at.wide / 2, at.y + _PADDING + 8
+    texts = [_TEXT.format(x=x, y=y + _ROW * n, text=text) for n, text in enumerate(box.lines)]
+    inside = Markup().join(texts)
+    return _BOX.format(look=box.look, tip=" ".join(box.lines), texts=inside, **at._asdict())
 
 
 # Growth ----------------------------------------------------------------------------
@@ -145,7 +148,7 @@ def _box(box: Box, at: _Place) -> str:
 _PLOT_W, _PLOT_H, _LEFT, _BOTTOM, _TOP = 420, 180, 62, 34, 24
 
 
-def growth_plot(samples: Iterable[Sequence[int]]) -> str | None:
+def growth_plot(samples: Iterable[Sequence[int]]) -> Markup | None:
     """Draw objects and references over the cycles, side by side; None for less than two."""
     points = [tuple(sample) for sample in samples]
     if len(points) < 2:
@@ -154,10 +157,10 @@ def growth_plot(samples: Iterable[Sequence[int]]) -> str | None:
         _plot([(p[0], p[column]) for p in points], title)
         for column, title in ((1, "objects"), (2, "references"))
     ]
-    return f'<div class="plots">{"".join(plots)}</div>'
+    return Markup('<div class="plots">{}</div>').format(Markup().join(plots))
 
 
-def _plot(points: Sequence[tuple[int, int]], title: str) -> str:
+def _plot(points: Sequence[tuple[int, int]], title: str) -> Markup:
     xs, ys = [x for x, _ in points], [y for _, y in points]
     low, high = min(ys), max(ys)
     if low == high:
@@ -173,7 +176,8 @@ def _plot(points: Sequence[tuple[int, int]], title: str) -> str:
 
     line = " ".join(at(x, y) for x, y in points)
     base = _TOP + tall
-    return (
+    # Numbers and words of ours.
+    return Markup(
         f'<svg class="plot" role="img" viewBox="0 0 {_PLOT_W} {_PLOT_H}" width="{_PLOT_W}" '
         f'height="{_PLOT_H}" xmlns="http://www.w3.org/2000/svg"><title>{title}</title>'
         f'<text x="{_LEFT}" y="14">{title}</text>'

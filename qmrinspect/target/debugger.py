@@ -23,6 +23,7 @@ from .elf import ElfFile
 from .image import PAGE, Capture, Image, Mapping, Peek
 from .instant import Choose
 from .malloc import Malloc
+from .proc import stack_pointer, threads
 from .process import Process, map_file
 from .standing import worth_reading
 
@@ -109,15 +110,10 @@ class Attached(Process):
 
     def _stacks(self) -> list[int] | None:
         """Return the stack pointers; those of a process that runs would be out of date."""
-        out = []
         try:
-            for task in Path(f"/proc/{self.pid}/task").iterdir():
-                # Of the system call, or -1; the stack pointer and the program counter end it.
-                fields = (task / "syscall").read_text().split()
-                out.append(int(fields[-2], 16) if len(fields) > 2 else 0)
+            return [stack_pointer(self.pid, tid) for tid in threads(self.pid)] or None
         except (OSError, ValueError):
             return None
-        return out
 
 
 class Debugged:

@@ -15,6 +15,7 @@ __all__ = [
     "dying",
     "name",
     "pids",
+    "stack_pointer",
     "stat",
     "status",
     "stopped",
@@ -105,6 +106,18 @@ def name(pid: int, tid: int | None = None) -> str | None:
             return file.read().decode("utf-8", "replace").strip()
     except OSError:
         return None
+
+
+def stack_pointer(pid: int, tid: int) -> int:
+    """Return the stack pointer of a thread that is stopped, 0 of one that runs.
+
+    :raises OSError: it has ended, or may not be read.
+    :raises ValueError: it says something else.
+    """
+    # Of the system call, or -1; the stack pointer and the program counter end it.
+    with open(f"/proc/{pid}/task/{tid}/syscall", encoding="ascii") as file:
+        fields = file.read().split()
+    return int(fields[-2], 16) if len(fields) > 2 else 0
 
 
 def threads(pid: int) -> list[int]:
