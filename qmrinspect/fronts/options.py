@@ -101,6 +101,7 @@ def take(options: Options, rest: list[str], valued: Iterable[str], own: bool = F
 
     :param valued: the options that take a value.
     :param own: whether what stands there may belong to the verb.
+    :raises UsageError: an option that takes a value has none.
     """
     word = rest[0]
     flag = {"--debug": "debug"}.get(word)

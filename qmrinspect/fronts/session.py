@@ -155,7 +155,10 @@ class ShellSession:
         return self.reader().stale(snapshot, where)
 
     def place(self, snapshot: Snapshot, address: int) -> Place:
-        """Find out what an address belongs to."""
+        """Find out what an address belongs to.
+
+        :raises TargetError: the target is a saved snapshot, which has no memory.
+        """
         if self._options.get("--snapshot"):
             raise TargetError(
                 f"a saved snapshot has no memory, so that {address:#x} can only be an object",

@@ -78,7 +78,10 @@ class StartOption(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What drivers need whose names match a pattern (:mod:`fnmatch`); all that match add up."""
+    """What drivers need whose names match a pattern (:mod:`fnmatch`); all that match add up.
+
+    The other fields are those of :class:`Recipe`.
+    """
 
     pattern: str
     properties: Mapping[str, object] = {}

@@ -71,7 +71,7 @@ class Plugged(NamedTuple):
 
     @property
     def took_us(self) -> int | None:
-        """Microseconds that ``device_add`` took."""
+        """Microseconds that ``device_add`` took, None where somebody else sent it."""
         if self.plug_us is None or self.plugged_us is None:
             return None
         return self.plugged_us - self.plug_us

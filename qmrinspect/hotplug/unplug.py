@@ -50,6 +50,9 @@ class Cycle(NamedTuple):
 
     Times are in microseconds since 1970; what did not happen is None.
 
+    :param plug_us: when ``device_add`` was sent, and ``plugged_us`` when it was answered.
+    :param request_us: when ``device_del`` was sent, ``acknowledge_us`` when it was acknowledged,
+        and ``event_us`` when its event came.
     :param bus: the path of the bus that the device was on.
     :param acknowledge: how the unplug was acknowledged, as of
         :class:`~qmrinspect.hotplug.acknowledge.Acknowledged`.
@@ -98,7 +101,7 @@ class Cycle(NamedTuple):
 
 
 def drivers(monitor: Monitor) -> dict[str, Driver]:
-    """Ask QEMU which devices it has; about 10 ms.
+    """Ask QEMU which devices it has, by name and alias; about 10 ms.
 
     :raises MonitorError: it does not answer.
     """
@@ -140,6 +143,7 @@ def wait_deleted(
 ) -> Event | None:
     """Wait for the device's own ``DEVICE_DELETED``, for ``timeout`` seconds at most.
 
+    :return: None when it does not come.
     :raises MonitorLost: QEMU died meanwhile.
     """
 
@@ -223,7 +227,10 @@ def _delete(monitor: Monitor, plugged: Plugged, cycle: Cycle) -> Cycle:
 
 
 def run_cycle(monitor: Monitor, recipe: Recipe, id: str, timeout: float = EVENT_TIMEOUT) -> Cycle:
-    """Plug, unplug and release in one go; every failure of QEMU is in the result."""
+    """Plug, unplug and release in one go; every failure of QEMU is in the result.
+
+    :param timeout: seconds to wait for ``DEVICE_DELETED``.
+    """
     try:
         plugged = plug(monitor, recipe, id)
     except (MonitorError, PeerMissing) as error:

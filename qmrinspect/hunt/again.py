@@ -65,6 +65,9 @@ def judge_again(
 
     :param read: makes a book of the driver's VM.
     :param came: (start, end) of memory that came with the device, besides its objects.
+    :return: the book of the last reading, and the judgement.
+    :raises ReadingError: no trustworthy reading can be made.
+    :raises TargetError: QEMU has ended, or cannot be read.
     """
     take = read or (lambda: book_of(driver.read()))
     objects = memory_of(before, plugged)

@@ -82,13 +82,16 @@ class Attached:
         return step(self._monitor)
 
     def death(self) -> str | None:
-        """Say whether the process has ended; how is for its parent to know."""
+        """Say that the process has ended, None while it lives; how is for its parent to know."""
         if self._pid is None or not ended(self._pid, _DYING_S):
             return None
         return f"QEMU {self._pid} has ended"
 
     def tracing(self) -> Tracing:
-        """Return what traces it."""
+        """Return what traces it.
+
+        :raises TargetError: it is no process.
+        """
         if self._tracing is None:
             raise TargetError("this is no process that can be traced")
         return self._tracing()

@@ -128,7 +128,8 @@ def implied(
 
     :param candidates: the policies that this QEMU may follow.
     :param with_it: while it was plugged.
-    :param left: what came with it and is left.
+    :param came: what came with it, and ``left`` what of that is left; addresses.
+    :return: the outcome by the policy's name, :data:`UNKNOWN` where nothing implies it.
     """
     gone = also_gone(candidates)
     if not any(tie.region for tie in ties(with_it, device, came)):
@@ -214,6 +215,7 @@ def _first(found: Iterable[tuple[str, str]], limit: int) -> list[tuple[str, str]
 def read_outlived(path: str) -> dict[str, list[Key]]:
     """Read what outlived unrealize, by device type, from the output of ``hunt --forecast``.
 
+    :return: for each type the keys of what outlived it, :attr:`Tie.key`.
     :raises TargetError: the file cannot be read, or is none.
     """
     out: dict[str, list[Key]] = {}

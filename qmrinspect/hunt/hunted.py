@@ -37,6 +37,8 @@ NOT_PLUGGABLE = re.compile(
 class Hunted(NamedTuple):
     """What came of one cycle; durations in microseconds.  What did not happen is None.
 
+    :param plug_us: how long ``device_add`` took; ``unplug_us`` from ``device_del`` to its event or
+        its acknowledgement, ``judge_us`` the readings after that.
     :param finalized_us: when the device was seen to be no more, since 1970.
     :param books: before the plug, with the device, and after the unplug, as far as
         they were made.

@@ -35,6 +35,7 @@ _STALE_SHOWN = 4
 class Left(NamedTuple):
     """An object that came with the device and remained.
 
+    :param address: of it, and ``type`` its QOM type.
     :param was: its path while the device was plugged.
     :param undropped: of what nothing known holds: the references of before, whose holder is gone
         and did not drop them.
@@ -52,6 +53,7 @@ class Left(NamedTuple):
 class Judgement(NamedTuple):
     """Outcome and cause in the contract's words, None for none; ``text`` is one sentence.
 
+    :param causes: all of them, with the references that make the case; ``left`` are the objects.
     :param candidates: what looks like a stale callback, and is in no known structure.
     """
 

@@ -13,8 +13,9 @@ __all__ = ["Job", "Settings"]
 
 
 class Settings(NamedTuple):
-    """How a campaign hunts.
+    """How a campaign hunts; ``qemu``, ``machine`` and ``accel`` as of a VM.
 
+    :param cycles: of plug and unplug, for each device.
     :param guest: ``none``, or the paths of a Linux guest's kernel and initramfs, joined by a colon.
     :param start_options: what the VM is started with, by the names of :data:`START_OPTIONS`.
     :param bundle: directory for the evidence of findings, None for no evidence.

@@ -119,7 +119,11 @@ class Session:
         return self.index().snapshot
 
     def index(self) -> Index:
-        """Read, unless nothing can have changed since the last reading."""
+        """Read, unless nothing can have changed since the last reading.
+
+        :raises Running: the VM runs.
+        :raises ReadingError: no trustworthy reading can be made.
+        """
         target = self.target()
         if runs():
             raise Running
@@ -172,7 +176,7 @@ class Session:
         return self._reader.layout if self._reader is not None else None
 
     def last_index(self) -> Index | None:
-        """Return the last reading if it still holds."""
+        """Return the last reading, None where it no longer holds."""
         return self._index
 
     def _changed(self, _event: object) -> None:

@@ -93,7 +93,7 @@ class Knowledge:
         return self._ask("schema", ask, _FOREVER, None)
 
     def known_schema(self) -> Schema | None:
-        """Return the schema if it is known; asks nothing."""
+        """Return the schema, None where it is not known yet; asks nothing."""
         vm = self._vm()
         kept = self._kept.get((vm.pid if vm is not None else None, "schema"))
         return cast("Schema | None", kept[1]) if kept else None

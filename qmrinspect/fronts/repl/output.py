@@ -75,7 +75,10 @@ class _Stream:
 
 @contextlib.contextmanager
 def opened(command: Command, output: Output) -> Iterator[Output]:
-    """Open what the output of a command goes to."""
+    """Open what the output of a command goes to.
+
+    :raises TargetError: the file cannot be written.
+    """
     if command.file:
         mode = "a" if command.append else "w"
         path = Path(command.file).expanduser()

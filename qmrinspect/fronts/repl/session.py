@@ -150,11 +150,15 @@ class ReplSession:
     def named(
         self, snapshot: Snapshot, name: str | None, address: int | None
     ) -> tuple[Sequence[Named], str | None]:
-        """Find what is no object and has a name."""
+        """Find what is no object and has a name; see :meth:`Reader.named`."""
         return self.attached().named(snapshot, name, address)
 
     def resolve(self, index: Index, text: str) -> Obj:
-        """Find the object that ``OBJ`` names; ``_`` and other results are what they are about."""
+        """Find the object that ``OBJ`` names; ``_`` and other results are what they are about.
+
+        :raises UsageError: such a result is about no object.
+        :raises ObjectNotFound: there is none, or more than one.
+        """
         if text in self.results:
             named = object_of(self.results[text].data)
             if not named:

@@ -21,7 +21,10 @@ __all__ = ["run_trace"]
 
 
 def run_trace(session: Session, args: argparse.Namespace) -> Outcome:
-    """Begin a trace whose lines are printed as they come, end one, or list them."""
+    """Begin a trace whose lines are printed as they come, end one, or list them.
+
+    :raises UsageError: there is no such trace to end.
+    """
     repl = cast("ReplSession", session)
     key = args.object or (args.plug[0] if args.plug else None)
     if args.off or key is None:

@@ -117,7 +117,11 @@ def _instant(repl: ReplSession, name: str) -> Snapshot:
 
 
 def run_watch(session: Session, args: argparse.Namespace) -> Outcome:
-    """Run a verb again and again, and print it when what it prints has changed."""
+    """Print every change of an object's count, end that, or list what is watched.
+
+    :raises UsageError: there is no such watch to end.
+    :raises TargetError: the VM cannot be read any more.
+    """
     repl = _of(session)
     if args.off:
         names = [args.object] if args.object else list(repl.watches)
@@ -252,7 +256,10 @@ def run_help(session: Session, args: argparse.Namespace) -> Outcome:
 
 
 def run_alias(session: Session, args: argparse.Namespace) -> Outcome:
-    """Give a command a name, take one back, or list them (``qmr-alias/1``)."""
+    """Give a command a name, take one back, or list them (``qmr-alias/1``).
+
+    :raises UsageError: there is no such name, or it may not be given.
+    """
     aliases = _of(session).aliases
     name, text = args.name, " ".join(args.text).lstrip("= ")
     if name and "=" in name:
@@ -281,7 +288,10 @@ def run_history(session: Session, args: argparse.Namespace) -> Outcome:
 
 
 def run_source(session: Session, args: argparse.Namespace) -> Outcome:
-    """Refuse ``source`` where it is not alone in its line: the engine runs files."""
+    """Refuse ``source`` where it is not alone in its line: the engine runs files.
+
+    :raises UsageError: always.
+    """
     raise UsageError("source stands alone in its line", "source FILE")  # the engine runs it
 
 

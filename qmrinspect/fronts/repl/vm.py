@@ -48,7 +48,13 @@ _POLL_MS = 500
 
 
 class Summary(NamedTuple):
-    """The last reading in numbers, for the status bar."""
+    """The last reading in numbers, for the status bar.
+
+    :param unexplained: objects whose count is not what is expected.
+    :param stop_us: how long the VM stood for it, in microseconds.
+    :param leaked: objects outside the tree that should have been finalized.
+    :param errors: findings that are errors.
+    """
 
     policy: str
     objects: int
