@@ -19,10 +19,12 @@ from qmrinspect.errors import QmrError, TargetError, UsageError
 from qmrinspect.fronts.hints import typed
 from qmrinspect.fronts.options import Options
 from qmrinspect.fronts.session import ShellSession
+from qmrinspect.hotplug.kinds import Recipe
+from qmrinspect.hotplug.plugging import _device_add
 from qmrinspect.hunt.bundle import _script
 from qmrinspect.masking import MASK, masked, masked_message, masked_words
 from qmrinspect.monitor import whose
-from qmrinspect.monitor.base import Event
+from qmrinspect.monitor.base import CommandError, Event
 from qmrinspect.monitor.connecting import check_greeting
 from qmrinspect.outfile import probe, write
 from qmrinspect.report import render
@@ -373,3 +375,31 @@ def test_verbs_that_report_take_wide() -> None:
     for verb in VERBS.values():
         args: argparse.Namespace = parser_for(verb).parse_known_args(["x", "y"])[0]
         assert hasattr(args, "wide") == verb.reports
+
+
+class _Refusing:
+    """A monitor of a QEMU whose root bus takes no device, and that has a port which does."""
+
+    def __init__(self) -> None:
+        self.tried: list[object] = []
+
+    def execute(self, command: str, arguments: Any = None, timeout: float = 0) -> object:
+        if command == "query-pci":
+            port = {"qdev_id": "rp0", "slot": 2, "function": 0, "pci_bridge": {"devices": []}}
+            return [{"bus": 0, "devices": [port]}]
+        self.tried.append(arguments.get("bus"))
+        if arguments.get("bus") != "rp0":
+            text = "Bus 'pcie.0' does not support hotplugging"
+            raise CommandError(command, "GenericError", text)
+        return {}
+
+
+def test_a_bus_that_is_named_is_the_one_that_is_tried() -> None:
+    recipe = Recipe("e1000e", "PCI", {})
+    monitor: Any = _Refusing()
+    _device_add(monitor, recipe, {"driver": "e1000e"}, None, ())
+    assert monitor.tried == [None, "rp0"]
+    monitor = _Refusing()
+    with pytest.raises(CommandError, match="does not support hotplugging"):
+        _device_add(monitor, recipe, {"driver": "e1000e", "bus": "pcie.0"}, None, ())
+    assert monitor.tried == ["pcie.0"]

@@ -226,7 +226,8 @@ def _device_add(
         monitor.execute("device_add", first_try, STEP_TIMEOUT)
         return
     except CommandError as error:
-        if recipe.bus != "PCI" or _NO_HOTPLUG not in error.desc:
+        # A bus that somebody named is not for us to change.
+        if recipe.bus != "PCI" or "bus" in arguments or _NO_HOTPLUG not in error.desc:
             raise
         first = error
     for bus in _free_bridges(monitor, owned):
