@@ -258,11 +258,11 @@ class Blocks:
         return "a block " + " and ".join(parts) if parts else ""
 
     def _error(self, start: int) -> str:
-        """Error (util/error.c): msg, src, func, line; the texts but the first are constants."""
+        """Error (util/error.c): msg, err_class, and two constants, the file and the function."""
         words = self._words(start)
         if len(words) < 4 or words[0] not in self.live:
             return ""
-        if not all(any(low <= word < high for low, high in self._code.all) for word in words[1:3]):
+        if not all(any(low <= word < high for low, high in self._code.all) for word in words[2:4]):
             return ""
         return self._text(words[0])
 

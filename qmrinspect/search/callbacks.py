@@ -3,6 +3,8 @@
 
 The structures by which QEMU remembers a function and what to call it with.  Each is told by
 its shape around the word that is the argument: the function beside it, and links that close.
+A block that was not cleared may have all words of an earlier structure: what counts is where a
+block begins, of which malloc has overwritten the first words, and a list that a head leads to.
 Offsets are those of QEMU 7.2 and later on 64-bit hosts, where a field that came or went moves
 what is tried, not what is believed.
 """
@@ -10,6 +12,7 @@ what is tried, not what is believed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Callable
 
 from . import queued
@@ -30,22 +33,23 @@ _FD_DELETED = 48
 # SaveStateEntry (migration/savevm.c): a link, idstr, six numbers, ops and vmsd before opaque.
 _IDSTR, _IDSTR_SIZE, _SAVE_OPAQUE = 16, 256, 312
 _NO_DEADLINE = (1 << 64) - 1
+# Sizes of the smallest of a sort, bytes.
+_RESET, _BOTTOM_HALF = 32, 40
 
 
 def _reset(words: Words, word: int) -> Callback | None:
     """QEMUResetEntry (hw/core/reset.c, until 9.0): link, func, opaque."""
-    start, function, before = word - 24, words(word - 8), words(word - 16)
-    if words.code.has(function) and words.closes(before, start) and words.ends(start):
+    start, function = word - 24, words(word - 8)
+    if words.code.has(function) and words.has_room(start, _RESET) and words.ends(start, start):
         return Callback("reset-handler", start, function)
     return None
 
 
 def _vm_change(words: Words, word: int) -> Callback | None:
     """VMChangeStateEntry (system/runstate.c): one function to three, opaque, link."""
-    before = words(word + 16)
     for start in (word - 8, word - 16, word - 24):
         function = words(start)
-        if words.code.has(function) and words.closes(before, start) and words.ends(word + 8):
+        if words.code.has(function) and words.size(start) and words.ends(start, word + 8):
             return Callback("vm-change-handler", start, function)
     return None
 
@@ -54,6 +58,9 @@ def _timer(words: Words, word: int) -> Callback | None:
     """QEMUTimer (include/qemu/timer.h): deadline, list, cb, opaque, next; in its list."""
     start, function, timers = word - 24, words(word - 8), words(word - 16)
     if not words.code.has(function) or not timers or words(start) == _NO_DEADLINE:
+        return None
+    # A QEMUTimerList is a block of its own, and begins with its clock, a variable.
+    if not words.size(timers) or not words.in_data(words(timers)):
         return None
     for offset in _ACTIVE_TIMERS:
         at = words(timers + offset)
@@ -70,8 +77,9 @@ def _timer(words: Words, word: int) -> Callback | None:
 def _bottom_half(words: Words, word: int) -> Callback | None:
     """QEMUBH (util/async.c): ctx, name, cb, opaque, next, flags; about to run."""
     start, function, context = word - 24, words(word - 8), words(word - 24)
-    # An AioContext begins with a GSource, whose functions are constants.
-    if not words.code.has(function) or not words.constant(words(context + 16)):
+    if not words.code.has(function) or not _is_context(words, context):
+        return None
+    if not words.has_room(start, _BOTTOM_HALF):
         return None
     name = words(word - 16)
     if words(word + 16) & _BH_FLAGS != _BH_CALLED or not words.constant(name):
@@ -89,16 +97,23 @@ def _bottom_half(words: Words, word: int) -> Callback | None:
     return None
 
 
+def _is_context(words: Words, start: int) -> bool:
+    """AioContext (include/block/aio.h): a GSource, whose functions are in a constant."""
+    functions = words(start + 16)
+    return bool(words.size(start)) and words.constant(functions) and not words.code.has(functions)
+
+
 def _fd(words: Words, word: int) -> Callback | None:
-    """AioHandler: pfd, functions, opaque, and a link that closes; not in the list of deleted."""
-    before = words(word + 16)
+    """AioHandler: pfd, functions, opaque, and its link in the list of an AioContext."""
     if words(word + _FD_DELETED):
         return None
     for count in _FD_FUNCTIONS:
         start = word - 8 - 8 * count
         functions = [words(start + 8 + 8 * i) for i in range(count)]
         named = [function for function in functions if function]
-        if named and all(map(words.code.has, named)) and words.closes(before, start):
+        if not named or not all(map(words.code.has, named)) or not words.size(start):
+            continue
+        if words.ends(start, word + 8, lambda head: _is_context(words, words.start(head))):
             return Callback("fd-handler", start, named[0])
     return None
 
@@ -106,25 +121,32 @@ def _fd(words: Words, word: int) -> Callback | None:
 def _saved(words: Words, word: int) -> Callback | None:
     """SaveStateEntry: link, idstr, numbers, ops, vmsd, opaque."""
     start = word - _SAVE_OPAQUE
-    before, described = words(start + 8), words(word - 8)
-    if not words.constant(described) or not words.closes(before, start):
+    if not words.constant(words(word - 8)) or not words.has_room(start, _SAVE_OPAQUE + 8):
         return None
-    return Callback("savevm-entry", start, 0) if words.ends(start) else None
+    return Callback("savevm-entry", start, 0) if words.ends(start, start) else None
 
 
 def _notifier(words: Words, word: int) -> Callback | None:
     """The link of a live Notifier (include/qemu/notify.h) leads to the next: notify, link."""
     start, function, before = word - 8, words(word - 8), words(word + 8)
-    if words.code.has(function) and words.closes(before, start):
+    if not words.code.has(function) or not words.closes(before, start):
+        return None
+    if words.sure(start) or words.ends(start, word, partial(_in_backend, words)):
         return Callback("notifier", start, function)
     return None
+
+
+def _in_backend(words: Words, head: int) -> bool:
+    return queued.is_backend(words, words.start(head))
 
 
 def _first_notifier(words: Words, word: int) -> Callback | None:
     """The head of a list of Notifiers leads to one whose link leads back."""
     element = words(word)
     function = words(element)
-    if words.code.has(function) and words(element + 16) == word:
+    if not words.code.has(function) or words(element + 16) != word:
+        return None
+    if words.sure(word) or _in_backend(words, word):
         return Callback("notifier", word, function)
     return None
 

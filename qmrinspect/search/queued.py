@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from .words import Callback, Words
 
-__all__ = ["SHAPES"]
+__all__ = ["SHAPES", "is_backend"]
 
 # What malloc adds to a size at most, and how much of a freed block is its list's afterwards.
 _ROUNDED, _OVERWRITTEN = 32, 32
 # So far into a freed element its link is looked for, bytes.
 _LINK_MAX = 1 << 16
 _SMALL = 1 << 32
-# An RngRequest, bytes.
-_ENTROPY = 48
-# A GSList's block, and where an Error (util/error.c) has its function and line.
-_GSLIST, _ERROR_FUNC, _ERROR_LINE, _LINE_MAX = 24, 16, 24, 1 << 20
+# An RngRequest, and the least BlockAIOCB, bytes.
+_ENTROPY, _AIO = 48, 40
+# A GSList's block, and where an Error (util/error.c) has its two constants and its line.
+_GSLIST, _ERROR_TEXTS, _ERROR_LINE, _LINE_MAX = 24, (16, 24), 32, 1 << 20
+# BlockBackend.refcnt (block/block-backend.c), where malloc writes into what is freed.
+_BACKEND_REFS, _REFS_MAX = 8, 1000
+# NetQueue.packets (net/queue.c), behind its function.
+_PACKETS = 24
 # CharFrontend (include/chardev/char-fe.h): a chardev, four functions, opaque.
 _FRONT_FUNCTIONS = 4
 # A MemoryRegionIoeventfd has its notifier behind two 128-bit numbers and what it matches.
@@ -34,7 +38,10 @@ def _aio(words: Words, word: int) -> Callback | None:
     size = words.size(start)
     # AIOCBInfo: one function, two before 8.2, and the size.
     sizes = [words(described + at) for at in (8, 16)]
-    if any(0 < one <= size <= one + _ROUNDED for one in sizes):
+    node = words(start + 8)  # none of a drive without a medium
+    if any(_AIO <= one <= size <= one + _ROUNDED for one in sizes) and (
+        not node or words.size(node)
+    ):
         return Callback("request", start, function)
     return None
 
@@ -52,33 +59,44 @@ def _entropy(words: Words, word: int) -> Callback | None:
 
 def _crypto(words: Words, word: int) -> Callback | None:
     """CryptoDevBackendOpInfo (include/system/cryptodev.h): numbers, cb, opaque, and a link."""
-    start, function, before = word - 24, words(word - 8), words(word + 32)
-    if words.code.has(function) and words.closes(before, start) and words.size(start):
+    start, function = word - 24, words(word - 8)
+    if words.code.has(function) and words.size(start) and words.ends(start, word + 24):
         return Callback("request", start, function)
     return None
 
 
 def _packet(words: Words, word: int) -> Callback | None:
     """NetPacket (net/queue.c): link, sender, flags, size, sent_cb, data."""
-    start, before, sent = word - 16, words(word - 8), words(word + 16)
+    start, sent = word - 16, words(word + 16)
     length = words(word + 8) >> 32
-    if not words.closes(before, start) or not (not sent or words.code.has(sent)):
+    if not 0 < length <= words.size(start) or not (not sent or words.code.has(sent)):
         return None
-    return Callback("packet", start, sent) if 0 < length <= words.size(start) else None
+    queued = words.ends(start, start, lambda head: _is_queue(words, head - _PACKETS))
+    return Callback("packet", start, sent) if queued else None
+
+
+def _is_queue(words: Words, start: int) -> bool:
+    """NetQueue (net/queue.c): opaque, numbers, deliver, packets."""
+    return bool(words.size(start)) and words.code.has(words(start + _PACKETS - 8))
 
 
 def _frontend(words: Words, word: int) -> Callback | None:
-    """CharFrontend: a chardev that has it, four functions, opaque."""
+    """CharFrontend: a chardev that leads back to it, four functions, opaque."""
     start = word - 8 * (_FRONT_FUNCTIONS + 1)
     functions = [words(start + 8 * i) for i in range(1, _FRONT_FUNCTIONS + 1)]
     named = [function for function in functions if function]
     if not named or not all(map(words.code.has, named)):
         return None
-    return (
-        Callback("chardev-handler", start, named[-1])
-        if words.is_a("chardev", words(start))
-        else None
-    )
+    chardev = words(start)
+    if words.is_a("chardev", chardev) and words.leads(chardev, start):
+        return Callback("chardev-handler", start, named[-1])
+    return None
+
+
+def is_backend(words: Words, start: int) -> bool:
+    """Whether a BlockBackend begins at an address, which somebody holds."""
+    held = 0 < words(start + _BACKEND_REFS) & (_SMALL - 1) < _REFS_MAX
+    return held and words.fits("BlockBackend", start, _ROUNDED)
 
 
 def _drive(words: Words, word: int) -> Callback | None:
@@ -86,16 +104,18 @@ def _drive(words: Words, word: int) -> Callback | None:
     operations, start = words(word - 8), words.start(word)
     named = [words(operations + 8 * i) for i in range(4)] if words.constant(operations) else []
     functions = [function for function in named if words.code.has(function)]
-    if functions and start and words.fits("BlockBackend", start, _ROUNDED):
+    if functions and start and is_backend(words, start):
         return Callback("drive-handler", start, functions[0])
     return None
 
 
 def _input(words: Words, word: int) -> Callback | None:
     """QemuInputHandlerState (ui/input.c): dev, handler, id, events, con, and a link."""
-    handler, before = words(word + 8), words(word + 40)
+    handler = words(word + 8)
     function = words(handler + 16) if words.constant(handler) else 0
-    if words.code.has(function) and words.closes(before, word) and words.ends(word + 32):
+    # The mask of its lights came in 11.1.
+    links = [word + at for at in (32, 40)]
+    if words.code.has(function) and any(words.ends(word, link) for link in links):
         return Callback("input-handler", word, function)
     return None
 
@@ -118,19 +138,21 @@ def _eventfd(words: Words, word: int) -> Callback | None:
 
 def _resample(words: Words, word: int) -> Callback | None:
     """KVMResampleFd (accel/kvm/kvm-all.c): gsi, notifier, and a link."""
-    start, before = word - 8, words(word + 16)
-    if words(start) < _SMALL and words.closes(before, start) and words.size(start):
-        return Callback("eventfd", start, 0) if words.ends(start + 16) else None
+    start = word - 8
+    if words(start) < _SMALL and words.size(start) and words.ends(start, start + 16):
+        return Callback("eventfd", start, 0)
     return None
 
 
 def _blocker(words: Words, word: int) -> Callback | None:
     """A GSList that a variable leads to has a freed Error: migration_blockers (migration.c)."""
     error = words(word)
-    if words.size(word) != _GSLIST or not words.constant(words(error + _ERROR_FUNC)):
+    constants = all(words.constant(words(error + at)) for at in _ERROR_TEXTS)
+    if words.size(word) != _GSLIST or not constants:
         return None
-    line = words(error + _ERROR_LINE) & (_SMALL - 1)
-    if not 0 < line < _LINE_MAX:
+    # Since 10.2 the length of a text comes before it.
+    lines = words(error + _ERROR_LINE)
+    if not any(0 < line < _LINE_MAX for line in (lines & (_SMALL - 1), lines >> 32)):
         return None
     return Callback("migration-blocker", word, 0) if word in words.listed() else None
 

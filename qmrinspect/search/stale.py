@@ -70,6 +70,8 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
         for found in there:
             # A library's list, which may never be walked, has the same shape as QEMU's.
             certain = found.kind != _CANDIDATE and (found.kind != "list" or words.in_data(word))
+            if certain and live.in_old_chunk(word):
+                continue
             if not certain and not where.candidates:
                 continue
             block = live.heap.at(target) if freed else None

@@ -7,7 +7,7 @@ What shapes are told by: single words, the blocks of malloc around them, and wha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from ..heap.model import FREED, LIVE, Block
 from ..records.context import LIST_MAX, Context
@@ -20,8 +20,8 @@ __all__ = ["Callback", "Words"]
 
 # The words before an argument, in bytes, and how many in all the shapes words at most often.
 _BEFORE, _AROUND = 64, 16
-# The block of a GSList.
-_GSLIST = 24
+# The block of a GSList, and what malloc adds to a size at most.
+_GSLIST, _ROUNDED = 24, 32
 
 
 class Callback(NamedTuple):
@@ -73,6 +73,14 @@ class Words:
         """Whether an address is in the program or in a module."""
         return any(low <= address < high for low, high in self.code.all)
 
+    def sure(self, address: int) -> bool:
+        """Whether an address is in a variable or in an object.
+
+        QEMU clears an object's memory, while another block may still have a whole structure
+        of earlier.
+        """
+        return self.in_data(address) or self.is_object(address)
+
     def closes(self, before: int, start: int) -> bool:
         """Whether the word at ``before``, which was not freed, leads to ``start``."""
         if not before or self(before) != start:
@@ -80,15 +88,24 @@ class Words:
         block = self.block(before)
         return block is None or block.state != FREED
 
-    def ends(self, link: int) -> bool:
-        """Whether a QTAILQ's links lead back from ``link`` to a head in a variable."""
+    def ends(self, start: int, link: int, head: Callable[[int], bool] | None = None) -> bool:
+        """Whether a list leads from its head to an element, and back by each element's link.
+
+        Links that close in what was left over lead to no head.
+
+        :param link: of the element that begins at ``start``: a QLIST's or a QTAILQ's.
+        :param head: says whether a head is at an address; one in a variable or an object is.
+        """
+        depth = link - start
+        if not self.closes(self(link + 8), start):
+            return False
         for _ in range(LIST_MAX):
             before = self(link + 8)
-            if self.in_data(before):
-                return True
-            if not before:
+            if not before or self(before) != start:
                 return False
-            link = before
+            if self.sure(before) or (head is not None and head(before)):
+                return True
+            start, link = before - depth, before
         return False
 
     # Blocks ------------------------------------------------------------------------
@@ -114,6 +131,13 @@ class Words:
         live = block is not None and block.start == start and block.state == LIVE
         return block.size if block is not None and live else 0
 
+    def has_room(self, start: int, least: int) -> bool:
+        """Whether a live block begins at an address, and is as large as a structure or little more.
+
+        What malloc adds, and what later releases added to a structure, make it larger.
+        """
+        return least <= self.size(start) <= 2 * least + _ROUNDED
+
     def fits(self, struct: str, start: int, rounded: int) -> bool:
         """Whether a block is as large as a structure, which the layout knows."""
         row = self._context.layout.structs.get(struct)
@@ -128,6 +152,12 @@ class Words:
         obj = self._objects.get(address)
         return obj is not None and self._context.is_a(obj.type, type)
 
+    def leads(self, start: int, address: int) -> bool:
+        """Whether a word of the object that begins at ``start`` leads to an address."""
+        obj = self._objects.get(start)
+        size = self._context.types[obj.type].size if obj is not None else 0
+        return address in self.many(start, start + size)
+
     def is_of(self, type: str, address: int) -> bool:
         """Whether an object of a type points to an address."""
         homes = [self._home(word) for word, _ in find_words(self._context.image, [address])]
@@ -141,13 +171,17 @@ class Words:
             return ()
 
     def listed(self) -> Set[int]:
-        """Return the nodes of each GSList that begins in a variable."""
+        """Return the nodes of each GSList that begins in a variable, and ends."""
         if self._lists is None:
             self._lists = set()
             for _, at in self._context.from_data():
-                for _ in range(LIST_MAX):
-                    if at in self._lists or self.size(at) != _GSLIST:
-                        break
-                    self._lists.add(at)
-                    at = self(at + 8)
+                nodes: set[int] = set()
+                seen = self._lists
+                while at not in nodes and at not in seen and self.size(at) == _GSLIST:
+                    nodes.add(at)
+                    # What lies behind a text is left over.
+                    at = self(at + 8) if self._context.live.alive(at + 8) else at
+                # Of what is no list the second word may lead anywhere.
+                if not at or at in seen:
+                    seen |= nodes
         return self._lists

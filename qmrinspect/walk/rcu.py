@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ..records.context import Context
-from ..snapshot import Pending, View
+from ..snapshot import Obj, Pending, View
 from ..target.image import Unreadable
 from .memory import read_view
 
@@ -93,7 +93,7 @@ def _nodes(context: Context, head: int, tail: int) -> list[int] | None:
 
 
 def read_pending(
-    context: Context, views: dict[int, View], objects: Mapping[int, object]
+    context: Context, views: dict[int, View], objects: Mapping[int, Obj]
 ) -> list[Pending] | None:
     """Read the queue; flat views found in it join ``views``.
 
@@ -125,8 +125,13 @@ def read_pending(
     return out
 
 
-def _recognise(context: Context, node: int, objects: Mapping[int, object]) -> tuple[str, int]:
+def _recognise(context: Context, node: int, objects: Mapping[int, Obj]) -> tuple[str, int]:
     layout, image = context.layout, context.image
+
+    def is_a(address: int, type: str) -> bool:
+        # A RAM block has its region where a bus child has its device.
+        return address in objects and context.is_a(objects[address].type, type)
+
     try:
         view = context.record("FlatView", node)
         if view["ref"] == 0 and view["nr"] <= view.get("nr_allocated", view["nr"]):
@@ -139,14 +144,14 @@ def _recognise(context: Context, node: int, objects: Mapping[int, object]) -> tu
         pass
     try:
         child = image.u64(node + layout.offset("BusChild", "child"))
-        if child in objects:
+        if is_a(child, "device"):
             return "bus-child", child
         image.give(child)  # there may be an object that nothing else leads to
     except Unreadable:
         pass
     try:
         root = image.u64(node + layout.offset("AddressSpace", "root"))
-        if root in objects:
+        if is_a(root, "memory-region"):
             return "address-space", root
     except Unreadable:
         pass

@@ -148,9 +148,12 @@ def _port_lists(context: Context, scene: Scene) -> Iterator[Found]:
     if missing:
         # An array begins with one of them.
         arrays = {word for word, _ in find_words(context.image, missing, context.known.words)}
-        found.update(
-            _port_list_at(context, find_words(context.image, arrays, context.known.words), missing)
-        )
+        words = find_words(context.image, arrays, context.known.words)
+        lists = dict(_port_list_at(context, words, missing))
+        if len({members[0] for members in lists.values()}) < len(lists):
+            # One that was freed may lead to an array that another has now.
+            lists = {at: row for at, row in lists.items() if context.live.alive(at) is not False}
+        found.update(lists)
     for start, members in sorted(found.items()):
         for i, region in enumerate(members):
             yield Found(start, f"PortioList.regions[{i}]", ranges[region])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Callable
 
+from ..heap.model import NOT_KNOWN
 from ..records.context import Context
 
 __all__ = ["SHAPES", "Shape"]
@@ -80,8 +81,13 @@ def _netdev_size(context: Context, address: int, struct: str, link: str) -> int:
 
 
 def variable(context: Context, address: int, struct: str, link: str) -> bool:
-    """Whether a variable of the program points to the structure."""
-    return not address % _ALIGNED and context.in_data(address)
+    """Whether a variable of the program points to the structure, a block of its own."""
+    if address % _ALIGNED or not context.in_data(address):
+        return False
+    block = context.live.heap.at(address)
+    if block is None or block.state == NOT_KNOWN:
+        return True
+    return block.start == address and block.size >= context.layout.size(struct)
 
 
 SHAPES: dict[str, Shape] = {
