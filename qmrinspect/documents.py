@@ -16,6 +16,7 @@ __all__ = [
     "CaseJson",
     "DrawnJson",
     "EdgeJson",
+    "ErrorPathJson",
     "ForecastDocument",
     "ForecastJson",
     "ForetoldJson",
@@ -243,12 +244,13 @@ class ReadJson(TypedDict, total=False):
     at_us: int
 
 
-class ErrorPathJson(TypedDict):
+class ErrorPathJson(TypedDict, total=False):
     """A way in which ``device_add`` was refused.
 
     :ivar property: what was changed; ``value`` is what it was given, None for nothing.
     :ivar why: what is wrong with it; ``message`` is QEMU's words.
     :ivar also: the ways that ended with the same words.
+    :ivar after: the ways that came before where QEMU dies of this one: it does not of it alone.
     """
 
     property: str
@@ -256,6 +258,7 @@ class ErrorPathJson(TypedDict):
     why: str
     message: str
     also: list[str]
+    after: list[str]
 
 
 class GroupJson(TypedDict):

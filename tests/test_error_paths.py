@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 
 from qmrinspect.audit.outcome import Outcome
 from qmrinspect.errors import TargetError
+from qmrinspect.hotplug.failing import Trial
 from qmrinspect.hotplug.kinds import Recipe
 from qmrinspect.hotplug.unplug import Cycle
+from qmrinspect.hunt import errorpaths
 from qmrinspect.hunt.errorpaths import ErrorPaths
 from qmrinspect.search.memory import CYCLES
 
@@ -68,3 +71,63 @@ def test_a_qemu_that_dies_while_it_is_read_has_crashed_and_no_other() -> None:
     assert paths._try(dead, [])[0].judgement.text == "killed by SIGSEGV"
     with pytest.raises(TargetError):
         paths._try(alive, [])
+
+
+class Machine:
+    """A QEMU that dies of the way ``last`` where the ways ``needed`` were before it."""
+
+    def __init__(self, last: str, needed: Collection[str], first: bool = False) -> None:
+        self.tried: list[str] = []
+        self._last, self._needed, self._first = last, needed, first
+
+    def attempt(self, trial: Trial) -> Cycle:
+        way = trial.property
+        self.tried.append(way)
+        dies = way == self._last and (self._first or all(n in self.tried for n in self._needed))
+        return Cycle("some-pci", crash="gone" if dies else None, refused="no", step="device_add")
+
+    def death(self) -> str:
+        return "killed by SIGSEGV"
+
+
+@pytest.mark.parametrize(
+    ("needed", "after", "said"),
+    [
+        ((), None, ""),
+        (("b",), ["b=1"], "; not of this way alone, but after b=1"),
+        (
+            ("a", "c"),
+            ["a=1", "b=1", "c=1"],
+            "; not of this way alone, one of these ways was before it: a=1, b=1, c=1",
+        ),
+        (None, ["a=1", "b=1", "c=1"], "was before it: a=1, b=1, c=1"),
+    ],
+)
+def test_a_way_of_which_a_fresh_qemu_does_not_die_names_what_came_before(
+    needed: Collection[str] | None, after: list[str] | None, said: str, monkeypatch: Any
+) -> None:
+    """The one of which QEMU died was named, although an earlier one in the same VM did it."""
+    recipe = Recipe("some-pci", "PCI")
+    ways = [Trial(name, 1, "too small", recipe) for name in "abcd"]
+    monkeypatch.setattr(errorpaths, "trials", lambda recipe, properties: ways)
+    monkeypatch.setattr(errorpaths, "more_trials", lambda *given: [])
+    machines: list[Machine] = []
+
+    def fresh() -> Any:
+        # Without what is needed it dies once, and never again.
+        machines.append(Machine("d", needed or (["?"] if needed is None else []), not machines))
+        machine: Any = machines[-1]
+        machine.drive = lambda function: []
+        return machine
+
+    paths = ErrorPaths(recipe, "pc", fresh, fresh)
+    paths._attempt = lambda vm, trial: vm.attempt(trial)  # type: ignore
+    paths._judged = lambda failed: iter(())  # type: ignore
+    (found,) = paths.run()
+    assert found.row["outcome"] == "crash"
+    assert found.row["error_path"]["property"] == "d"
+    assert found.row["error_path"].get("after") == after
+    assert found.row["text"].endswith(f"killed by SIGSEGV{said}" if needed is not None else said)
+    # The last one that was driven is the one of which the row tells.
+    dead = [machine for machine in machines if machine.tried[-1:] == ["d"]]
+    assert machines[-1].tried == [] and dead[-1] is machines[-2]

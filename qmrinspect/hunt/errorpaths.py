@@ -16,7 +16,7 @@ from typing import Callable, NamedTuple
 from ..audit.outcome import BAD, Outcome
 from ..audit.policy import book_of
 from ..audit.stale import outside_of
-from ..documents import HuntRow
+from ..documents import ErrorPathJson, HuntRow
 from ..errors import MonitorError, PeerMissing, ReadingError, TargetError
 from ..hotplug.failing import FULL, Trial, more_trials, properties_of, trials
 from ..hotplug.kinds import Recipe
@@ -45,6 +45,8 @@ _NEVER = re.compile(
     r"|is not a valid device model name"
 )
 _END = {True: Outcome.CRASH, False: Outcome.HANG}
+# So many of the ways that came before are named in a sentence.
+_NAMED = 8
 # Devices that fill a bus.
 _FILLER, _PLACES_MAX = "pci-testdev", 64
 
@@ -53,11 +55,14 @@ class Failed(NamedTuple):
     """A way that QEMU refused, or died of.
 
     :param message: QEMU's words, or how it died.
+    :param after: the ways of which one, or some together, must be tried before; None where this
+        way alone is enough.
     """
 
     trial: Trial
     cycle: Cycle
     message: str
+    after: tuple[Trial, ...] | None = None
 
 
 class Found(NamedTuple):
@@ -123,6 +128,7 @@ class ErrorPaths:
         properties = vm.drive(lambda monitor: properties_of(monitor, recipe.driver))
         todo = deque(trials(recipe, properties))
         seen: set[tuple[str, str]] = set()
+        before: list[Trial] = []
         more = 0
         while todo and self._tried < _TRIALS_MAX:
             trial = todo.popleft()
@@ -135,9 +141,11 @@ class ErrorPaths:
             self._tried += 1
             cycle = self._attempt(vm, trial)
             if cycle.crash or cycle.hang:
-                yield Failed(trial, cycle, _end_of(vm, cycle))
-                vm = self._fresh()
-            elif cycle.refused and cycle.step == "device_add":
+                yield self._blamed(Failed(trial, cycle, _end_of(vm, cycle)), before)
+                vm, before = self._fresh(), []
+                continue
+            before.append(trial)
+            if cycle.refused and cycle.step == "device_add":
                 yield Failed(trial, cycle, cycle.refused)
                 if _NEVER.search(cycle.refused):
                     return
@@ -146,14 +154,32 @@ class ErrorPaths:
                     if more <= _MORE_MAX:
                         todo.append(other)
             elif not cycle.event and not cycle.refused:
-                vm = self._fresh()  # it was taken, and leaks as it always does
+                vm, before = self._fresh(), []  # it was taken, and leaks as it always does
             elif cycle.refused and cycle.step != "prepare":
-                vm = self._fresh()  # it is still there
+                vm, before = self._fresh(), []  # it is still there
 
     def _attempt(self, vm: OwnVm, trial: Trial) -> Cycle:
         self._number += 1
         id = f"err{self._number}"
         return vm.drive(lambda monitor: run_cycle(monitor, trial.recipe, id))
+
+    def _blamed(self, failure: Failed, before: Sequence[Trial]) -> Failed:
+        """Say after which way a fresh QEMU dies as well: after this one alone, or after another."""
+        last = failure.trial
+        vm = self._fresh()
+        if self._dies(vm, [last]):
+            return failure
+        for other in before:
+            if self._dies(vm, [other, last]):
+                vm = self._fresh()
+                if self._dies(vm, [other, last]):
+                    return failure._replace(after=(other,))
+                break
+        self._dies(self._fresh(), [*before, last])
+        return failure._replace(after=tuple(before))
+
+    def _dies(self, vm: OwnVm, ways: Sequence[Trial]) -> bool:
+        return any(cycle.crash or cycle.hang for cycle in (self._attempt(vm, w) for w in ways))
 
     # What stays --------------------------------------------------------------------
 
@@ -167,14 +193,22 @@ class ErrorPaths:
         vm = self._fresh()
         if self._try(vm, [group[0].trial for group in alike])[0].outcome not in BAD:
             return
-        vm = self._fresh()
-        for group in alike:
+        vm, before = self._fresh(), list[Trial]()
+        for first, *others in alike:
             vm.monitor.forget()
-            hunted, leak = self._try(vm, [group[0].trial])
+            hunted, leak = self._try(vm, [first.trial])
+            if hunted.outcome in _END.values() and before:
+                # What the ways before it left may be what it died of.
+                alone, leak = self._try(self._fresh(), [first.trial])
+                if alone.outcome in _END.values():
+                    hunted = alone
+                else:
+                    first = first._replace(after=tuple(before))
             if hunted.outcome in BAD:
-                yield self._found(hunted, group, leak)
+                yield self._found(hunted, [first, *others], leak)
+            before.append(first.trial)
             if hunted.outcome in _END.values():
-                vm = self._fresh()
+                vm, before = self._fresh(), []
 
     def _try(
         self, vm: OwnVm, ways: Sequence[Trial], memory: bool = True
@@ -292,19 +326,22 @@ class ErrorPaths:
         first = alike[0]
         hunted = hunted._replace(recipe=first.trial.recipe)
         row = row_of(hunted)
-        row["error_path"] = {
+        way: ErrorPathJson = {
             "property": first.trial.property,
             "value": first.trial.value,
             "why": first.trial.why,
             "message": stable(first.message),
             "also": [failure.trial.describe() for failure in alike[1:]],
         }
+        if first.after is not None:
+            way["after"] = [trial.describe() for trial in first.after]
+        row["error_path"] = way
         row["tried"] = self._tried
         if leak is not None:
             row["memory"] = leak.json()
         said = f"{first.trial.describe()}: {stable(first.message)}"
         if hunted.outcome in _END.values():
-            row["text"] = f"{first.trial.describe()}: QEMU died: {row['text']}"
+            row["text"] = f"{first.trial.describe()}: QEMU died: {row['text']}{_after(first)}"
         else:
             row["note"] = f"device_add was refused, and not all was taken back: {said}"
             row["text"] = f"{said}; {row['text']}"
@@ -330,6 +367,18 @@ def _end_of(vm: OwnVm, cycle: Cycle) -> str:
         return vm.death() or cycle.crash
     assert cycle.hang is not None
     return cycle.hang
+
+
+def _after(failure: Failed) -> str:
+    """Say what came before, where a fresh QEMU does not die of a way alone."""
+    if failure.after is None:
+        return ""
+    ways = [trial.describe() for trial in failure.after]
+    if len(ways) == 1:
+        return f"; not of this way alone, but after {ways[0]}"
+    more = f" and {len(ways) - _NAMED} more" if len(ways) > _NAMED else ""
+    one = f"one of these ways was before it: {', '.join(ways[:_NAMED])}{more}" if ways else ""
+    return f"; not of this way alone, {one or 'a fresh QEMU survives it'}"
 
 
 def _shape(message: str) -> str:
