@@ -239,6 +239,16 @@ def test_ctrl_c_cancels_the_command_and_not_the_session(terminal: Terminal, fres
     assert not re.search(r"^State:\s+[tT]", status, re.M)
 
 
+def test_ctrl_c_right_behind_a_command_ends_no_session(terminal: Terminal) -> None:
+    # Now and then it comes while one prompt has ended and the next has not begun.
+    for number in range(30):
+        terminal.enter(f"help refs # {number}")
+        terminal.wait(f"refs # {number}")
+        terminal.type(CTRL_C)
+    terminal.type(DELETE_LINE)
+    answered(terminal, "refs nic0", "^nic0 .* all explained")
+
+
 def test_a_held_monitor_is_told_and_memory_is_read(fresh_vm: Vm, tmp_path: Path) -> None:
     with fresh_vm.monitor(), Terminal(fresh_vm.pid, "repl", home=tmp_path) as terminal:
         terminal.wait("is held by another client")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import threading
 from collections import deque
 from collections.abc import Coroutine, Iterable
@@ -125,6 +126,7 @@ class Screen:
         self._prompt = prompt
         # The prompt comes first; what takes time begins when it is there.
         prompt.app.after_render += self._begin
+        self._hear_interrupts()
         try:
             with patch_stdout(raw=True):
                 await self._read_lines(prompt)
@@ -134,7 +136,14 @@ class Screen:
             if self._ready.is_set():
                 self.runner.cancel()
                 self.session.close()
+            self._loop.remove_signal_handler(signal.SIGINT)
         return 0
+
+    def _hear_interrupts(self) -> None:
+        # Between two prompts the terminal makes a signal of a Ctrl-C, and a prompt takes away the
+        # handler that it found.
+        assert self._loop is not None
+        self._loop.add_signal_handler(signal.SIGINT, self._give_up)
 
     async def _read_lines(self, prompt: PromptSession[str]) -> None:
         while not self._ready.is_set() or not self.session.over:
@@ -146,6 +155,8 @@ class Screen:
                 if not self._ready.is_set() or not self.session.over:
                     self._cancel()
                 return
+            finally:
+                self._hear_interrupts()
             if line.strip() in ("exit", "quit") and not self._busy():
                 return
             # What was pasted may be several lines; JSON over several is one.
@@ -207,11 +218,14 @@ class Screen:
 
         @keys.add("c-c", filter=Condition(self._busy), eager=True)
         def _give_up(event: KeyPressEvent) -> None:
-            cancelled = self._cancel()
-            if cancelled is not None:
-                self.notify(f"cancelled: {printable(cancelled)}", "warning")
+            self._give_up()
 
         return keys
+
+    def _give_up(self) -> None:
+        cancelled = self._cancel() if self._busy() else None
+        if cancelled is not None:
+            self.notify(f"cancelled: {printable(cancelled)}", "warning")
 
     def _message(self) -> StyleAndTextTuples:
         vm = self.session.vm if self._ready.is_set() else None
