@@ -138,6 +138,14 @@ def _settled(pid: int) -> tuple[Image, Heap]:
     raise AssertionError(heap.reason)
 
 
+def _is_all_known(pid: int, least: int) -> None:
+    """What the recorder has, more than ``least`` blocks, is what the heap has."""
+    compared = _compared(*_settled(pid))
+    assert compared.truth > least
+    assert not compared.wrong
+    assert {block.size for block in compared.extra} <= CACHES
+
+
 @pytest.mark.parametrize("version", ["", "10.0", "11.1"])
 def test_every_block_of_a_qemu_is_known(
     recorder: Path, monkeypatch: pytest.MonkeyPatch, version: str
@@ -148,11 +156,7 @@ def test_every_block_of_a_qemu_is_known(
     extra = ("-device", "virtio-net-pci", "-device", "qemu-xhci")
     with Vm(qemu, "pc", extra=extra) as vm:
         monkeypatch.delenv("LD_PRELOAD")
-        image, heap = _settled(vm.pid)
-        compared = _compared(image, heap)
-        assert compared.truth > 20_000
-        assert not compared.wrong
-        assert {block.size for block in compared.extra} <= CACHES
+        _is_all_known(vm.pid, 20_000)
 
 
 def test_every_block_of_a_daemon_is_known(recorder: Path, tmp_path: Path) -> None:
@@ -223,11 +227,7 @@ def test_every_block_of_many_threads_is_known(recorder: Path, stress: Path, tuna
                 block = heap.at(next(iter(_truth(image))))
                 assert block is not None and block.state == "not known"
         program.tell("rest")
-        image, heap = _settled(program.pid)
-        compared = _compared(image, heap)
-        assert compared.truth > 500
-        assert not compared.wrong
-        assert {block.size for block in compared.extra} <= CACHES
+        _is_all_known(program.pid, 500)
 
 
 def test_every_block_of_a_program_without_libraries_is_known(tmp_path: Path) -> None:
@@ -238,11 +238,7 @@ def test_every_block_of_a_program_without_libraries_is_known(tmp_path: Path) -> 
     with Stress(program, "") as running:
         running.tell("storm")
         running.tell("rest")
-        image, heap = _settled(running.pid)
-        compared = _compared(image, heap)
-        assert compared.truth > 500
-        assert not compared.wrong
-        assert {block.size for block in compared.extra} <= CACHES
+        _is_all_known(running.pid, 500)
 
 
 def test_a_walk_that_knows_an_earlier_one_comes_to_the_same(stress: Path) -> None:
