@@ -46,3 +46,10 @@ def test_what_a_thread_left_behind_is_no_cache_that_is_being_changed(
             _check_refused(words, chunks, [heads], {key})
     else:
         _check_refused(words, chunks, [heads], {key})
+
+
+def test_memory_that_was_read_twice_is_there_once() -> None:
+    """The kernel gives its list of mappings in pieces, and one may move between two."""
+    start, data = 0x550000000000, bytes(range(16))
+    image = Image([(start, data), (start, data)])
+    assert image.read(start, 16) == data

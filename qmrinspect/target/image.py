@@ -110,7 +110,9 @@ class Image:
         absent: Ranges | None = None,
         writable: Ranges | None = None,
     ) -> None:
-        self._segments = sorted((a, memoryview(d)) for a, d in segments if len(d))
+        # A list of mappings that changed while it was read may have one of them twice.
+        rows = ((a, memoryview(d)) for a, d in segments if len(d))
+        self._segments = sorted(rows, key=lambda row: row[0])
         self._starts = [a for a, _ in self._segments]
         self._static = static
         self._static_pages: dict[int, bytes | None] = {}
