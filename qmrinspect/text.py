@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["an", "nearest", "plural", "printable"]
+__all__ = ["an", "natural", "nearest", "plural", "printable"]
 
 
 def printable(text: str, limit: int = 200) -> str:
@@ -37,3 +37,18 @@ def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
 def an(word: str) -> str:
     """Return a word with its article: ``an intel-hda``, ``a usb-tablet``."""
     return f"{'an' if word[:1].lower() in 'aeiox8' else 'a'} {word}"
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Return a key to sort by, in which ``device[2]`` comes before ``device[10]``."""
+    out: list[tuple[int, str]] = []
+    digits = ""
+    for char in text + "\0":
+        if char.isascii() and char.isdigit():
+            digits += char
+            continue
+        if digits:
+            out.append((int(digits[:18]), ""))
+            digits = ""
+        out.append((-1, char))
+    return out

@@ -25,9 +25,9 @@ PACKAGE = ROOT / "qmrinspect"
 ROOMS = (
     *("errors", "documents", "text", "masking", "outfile", "closing", "spawn", "target"),
     *("references", "layout", "snapshot", "index", "heap", "records", "walk", "search"),
-    *("strict", "infer", "ledger", "audit", "instants", "fitting", "reading", "trace", "store"),
-    *("monitor", "peers", "hotplug", "hunt", "campaign", "report", "pages", "verbs"),
-    *("fronts", "fronts.repl", "fronts.shell", "fronts.gdb"),
+    *("strict", "infer", "ledger", "audit", "instants", "fitting", "reading", "stacks"),
+    *("trace", "store", "monitor", "peers", "hotplug", "hunt", "campaign", "report", "pages"),
+    *("verbs", "fronts", "fronts.repl", "fronts.shell", "fronts.gdb"),
     "__main__",
 )
 #: What runs on any GDB's Python.
@@ -232,7 +232,7 @@ def _nothing_as_text(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def test_upstairs_what_is_not_there_is_none() -> None:
-    first = ROOMS.index("trace")
+    first = ROOMS.index("stacks")
     found = [
         f"{MODULES[module].relative_to(ROOT)}:{node.lineno}"
         for module, tree in TREES.items()

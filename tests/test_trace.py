@@ -21,9 +21,9 @@ from qmrinspect.errors import TargetError
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.reading import Reader
 from qmrinspect.snapshot import Snapshot
+from qmrinspect.stacks.arch import arch_of
 from qmrinspect.target.process import Process
 from qmrinspect.trace import perf, ring
-from qmrinspect.trace.arch import arch_of
 from qmrinspect.trace.life import Reading
 from qmrinspect.trace.perf import Probe, Tracer
 from qmrinspect.trace.recorder import Recording

@@ -12,13 +12,13 @@ from types import SimpleNamespace
 import pytest
 
 from qmrinspect.errors import TargetError
+from qmrinspect.stacks.arch import arch_of
+from qmrinspect.stacks.cfi import Frames
+from qmrinspect.stacks.expression import NoRule, evaluate, leb
+from qmrinspect.stacks.lines import Line, find_lines, parse_addr2line, relative, source_root
+from qmrinspect.stacks.names import Frame
 from qmrinspect.target.elf import ElfFile
-from qmrinspect.trace.arch import arch_of
-from qmrinspect.trace.cfi import Frames
-from qmrinspect.trace.expression import NoRule, evaluate, leb
 from qmrinspect.trace.kinds import kinds_of
-from qmrinspect.trace.lines import Line, find_lines, parse_addr2line, relative, source_root
-from qmrinspect.trace.names import Frame
 from qmrinspect.trace.tree import balance_tree, folded, tree_json, tree_lines
 from qmrinspect.trace.x86 import Change, find_writes
 

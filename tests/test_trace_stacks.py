@@ -13,11 +13,11 @@ import pytest
 from gdbtool import debug_qemu
 
 from qmrinspect.hotplug.vm import Vm
+from qmrinspect.stacks.arch import arch_of
+from qmrinspect.stacks.code import Code
+from qmrinspect.stacks.unwind import Stack, Unwinder
 from qmrinspect.target.process import Process
-from qmrinspect.trace.arch import arch_of
-from qmrinspect.trace.code import Code
 from qmrinspect.trace.sites import Site, sites_of
-from qmrinspect.trace.unwind import Stack, Unwinder
 
 HERE = Path(__file__).resolve().parent
 #: Stops that are compared; a qemu-xhci makes more.

@@ -25,10 +25,10 @@ from qmrinspect.index import Index
 from qmrinspect.ledger.book import Book
 from qmrinspect.reading import Reader
 from qmrinspect.report import traces
+from qmrinspect.stacks.arch import arch_of
+from qmrinspect.stacks.code import Code
 from qmrinspect.target.process import Process
 from qmrinspect.trace import refusal
-from qmrinspect.trace.arch import arch_of
-from qmrinspect.trace.code import Code
 from qmrinspect.trace.match import balance
 from qmrinspect.trace.perf import Probe, Tracer
 from qmrinspect.trace.sites import new_sites

@@ -39,8 +39,8 @@ from qmrinspect.hunt.attached import Attached  # noqa: E402
 from qmrinspect.hunt.cycle import Hunt  # noqa: E402
 from qmrinspect.hunt.guest import GUEST_PATIENCE_S, Guest, find_guest  # noqa: E402
 from qmrinspect.reading import Reader  # noqa: E402
+from qmrinspect.stacks.code import Code  # noqa: E402
 from qmrinspect.target.process import Process  # noqa: E402
-from qmrinspect.trace.code import Code  # noqa: E402
 from qmrinspect.trace.sites import sites_of  # noqa: E402
 from qmrinspect.trace.tracing import tracing_of  # noqa: E402
 

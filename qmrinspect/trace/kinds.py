@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 from ..ledger import KINDS
-from .names import Frame
+from ..stacks.names import Frame
 
 __all__ = ["kinds_of"]
 

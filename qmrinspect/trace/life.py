@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from .names import Frame, Names
+from ..stacks.names import Frame, Names
+from ..stacks.unwind import Stack, Unwinder
 from .recorder import Event, Recording
-from .unwind import Stack, Unwinder
 
 __all__ = ["Life", "Reading", "Step", "life_of", "steps_of"]
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import TargetError
+from ..stacks.arch import Arch
 from ..target import proc
-from .arch import Arch
 from .refusal import refused
 from .ring import RING_MIN, Ring, RingTooLarge, processors, ring_size
 

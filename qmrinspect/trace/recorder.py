@@ -16,9 +16,9 @@ from typing import Callable, NamedTuple
 
 from ..errors import TargetError
 from ..layout import Layout
+from ..stacks.arch import Arch, arch_of
+from ..stacks.code import Code
 from ..target.image import Target
-from .arch import Arch, arch_of
-from .code import Code
 from .perf import Probe, Sample, Tracer
 from .refusal import TooManyProbes
 from .sites import Site, new_sites, sites_of

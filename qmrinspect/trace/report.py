@@ -10,9 +10,9 @@ from typing import Any
 
 from ..index import Index
 from ..ledger import Book, Edge
+from ..stacks.names import Frame
 from .life import Step
 from .match import Balance, step_kinds
-from .names import Frame
 from .recorder import Recording
 from .story import taken_text, unexplained_text
 from .tree import balance_tree, tree_json

@@ -11,16 +11,13 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..errors import TargetError
-from ..target.elf import ElfFile
-from .code import Code, Module
+from ..stacks.code import Code, Module
 from .x86 import Write, find_writes
 
-__all__ = ["Site", "is_qemu_module", "new_sites", "sites_of"]
+__all__ = ["Site", "new_sites", "sites_of"]
 
 # The two functions that change a count in QEMU's source; anything else is an inlined copy.
 _FUNCTIONS = ("object_ref", "object_unref")
-# Every module of QEMU exports it, with the build's hash behind it (include/qemu/module.h).
-_STAMP = "qemu_stamp"
 
 
 class Site(NamedTuple):
@@ -34,11 +31,6 @@ class Site(NamedTuple):
     write: Write
     watch: int
     behind: int
-
-
-def is_qemu_module(elf: ElfFile) -> bool:
-    """Whether a shared library is a module of QEMU."""
-    return any(name.startswith(_STAMP) for _, _, name in elf.functions())
 
 
 def sites_of(code: Code, offset: int, size: int) -> list[Site]:
@@ -64,7 +56,7 @@ def new_sites(code: Code, offset: int, size: int) -> list[Site]:
 
 
 def _modules(modules: Iterable[Module], program: Module | None) -> list[Module]:
-    return [m for m in modules if m is not program and is_qemu_module(m.elf)]
+    return [m for m in modules if m is not program and m.is_of_qemu]
 
 
 def _in(modules: Sequence[Module], offset: int, size: int) -> list[Site]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from ..stacks.names import Frame
 from ..text import printable
 from .life import Step
 from .match import Balance
-from .names import Frame
 
 __all__ = ["chain", "path_of", "taken_text", "taker", "takers_text", "unexplained_text"]
 

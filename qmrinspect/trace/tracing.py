@@ -14,12 +14,12 @@ from typing import NamedTuple
 from ..errors import TargetError
 from ..ledger import Book
 from ..reading import Reader
+from ..stacks.names import Names
+from ..stacks.unwind import Unwinder
 from ..target.proc import dead
 from .life import Life, Reading, Step, life_of, steps_of
 from .match import Balance, balance, learn_sites
-from .names import Names
 from .recorder import Event, OnEvents, Recorder, Recording
-from .unwind import Unwinder
 
 __all__ = ["Trace", "Tracing", "tracing_of"]
 

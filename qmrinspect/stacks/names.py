@@ -16,7 +16,6 @@ from ..target.image import Target
 from .classes import class_functions
 from .code import Code, Module
 from .lines import Line, find_lines, relative, source_root
-from .sites import is_qemu_module
 
 __all__ = ["Frame", "Names"]
 
@@ -176,6 +175,6 @@ class Names:
 
     def _is_qemu(self, module: Module) -> bool:
         if module.path not in self._qemu:
-            known = module.elf is self._target.elf() or is_qemu_module(module.elf)
+            known = module.elf is self._target.elf() or module.is_of_qemu
             self._qemu[module.path] = known
         return self._qemu[module.path]

@@ -19,6 +19,8 @@ from .cfi import Frames
 __all__ = ["Code", "Module"]
 
 _EXECUTABLE = 1
+# Every module of QEMU exports it, with the build's hash behind it (include/qemu/module.h).
+_STAMP = "qemu_stamp"
 
 
 class Module:
@@ -42,6 +44,11 @@ class Module:
     def name(self) -> str:
         """The file's name without its directory."""
         return os.path.basename(self.path.split(" (deleted)")[0])
+
+    @property
+    def is_of_qemu(self) -> bool:
+        """Whether it is a shared library that is a module of QEMU."""
+        return any(name.startswith(_STAMP) for _, _, name in self.elf.functions())
 
     def code(self) -> Iterator[tuple[int, bytes]]:
         """Yield what is executable as (link-time address, bytes)."""
