@@ -16,8 +16,9 @@ from qmrinspect.audit import check
 from qmrinspect.audit.check import each_once
 from qmrinspect.audit.finding import Severity
 from qmrinspect.audit.outcome import BAD
+from qmrinspect.audit.stale import CALLS
 from qmrinspect.pages import pictures
-from qmrinspect.pages.advice import ADVICE, advice_for
+from qmrinspect.pages.advice import ADVICE, STALE, advice_for
 from qmrinspect.pages.checkpage import check_page
 from qmrinspect.pages.page import page
 from qmrinspect.pages.pictures import reference_graph
@@ -185,10 +186,22 @@ def test_a_cause_has_its_meaning_and_its_commit() -> None:
         assert advice.commit and advice.commit in text
     assert advice_for("held-by-link") == ADVICE["held-by"]
     # What is nobody's fault, and what says no more than that there is something to look at.
-    neutral = {"delayed", "refused", "not-acked", "orphan", "visible-unreferenced", "unreadable"}
+    neutral = {"delayed", "refused", "not-acked", "unreadable"}
     assert {word for word, advice in ADVICE.items() if not advice.commit} == neutral
+    # Where none is known, that is said.
+    for advice in STALE.values():
+        assert bool(advice.commit) != ("No commit of QEMU's is known" in advice.mended)
     assert all(advice_for(word) for word in ("crash", "hang", "stale", "cycle", "underflow"))
     assert all(advice_for(str(word)) or str(word) in ("leak", "partial-leak") for word in BAD)
+
+
+@unit
+def test_each_cause_of_a_stale_device_says_what_it_means_and_who_ends_it() -> None:
+    for kind in set(CALLS) - {"candidate"}:
+        advice = advice_for(kind)
+        assert advice is not None, kind
+        text = html.unescape(page("t", [row("a", "stale", kind)]))
+        assert advice.meaning in text and advice.mended in text
 
 
 @unit

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from qmrinspect.audit.outcome import BAD  # noqa: E402
 from qmrinspect.ledger import KINDS, POLICIES, RULES  # noqa: E402
-from qmrinspect.pages.advice import ADVICE  # noqa: E402
+from qmrinspect.pages.advice import ADVICE, STALE, Advice  # noqa: E402
 from qmrinspect.references import (  # noqa: E402
     HOLDERS,
     Around,
@@ -147,6 +147,12 @@ def causes() -> Iterator[str]:
     for word in ADVICE:
         if word not in _KINDS and word not in _OUTCOMES:
             yield from _advice(word)
+    yield "## Causes of a stale device"
+    yield ""
+    yield "What still leads to it. In text and JSON each has the kind as its name."
+    yield ""
+    for kind, advice in STALE.items():
+        yield from _told(kind, advice)
     yield "## Outcomes that have no cause"
     yield ""
     for word in _OUTCOMES:
@@ -159,10 +165,12 @@ def causes() -> Iterator[str]:
 
 
 def _advice(word: str) -> Iterator[str]:
-    advice = ADVICE[word]
-    kind = "-KIND" if word == "held-by" else ""
+    yield from _told(word + ("-KIND" if word == "held-by" else ""), ADVICE[word])
+
+
+def _told(word: str, advice: Advice) -> Iterator[str]:
     commit = f" ([{advice.commit}]({advice.url}))" if advice.commit else ""
-    yield f"### `{word}{kind}`"
+    yield f"### `{word}`"
     yield ""
     yield f"{_code(advice.meaning)} {_code(advice.mended)}{commit}"
     yield ""

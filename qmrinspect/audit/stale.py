@@ -16,10 +16,10 @@ from ..text import printable
 from .finding import Finding, Severity
 from .graph import hidden
 
-__all__ = ["outside_of", "stale_findings", "stale_json", "stale_text"]
+__all__ = ["CALLS", "outside_of", "stale_findings", "stale_json", "stale_text"]
 
 #: By kind: what it is called, what it does with what it has, and when.
-_CALLS = {
+CALLS = {
     "reset-handler": ("a reset handler", "at the next system reset"),
     "vm-change-handler": ("a VM-change handler", "when the VM is next stopped or continued"),
     "timer": ("an active timer", "when it expires"),
@@ -53,7 +53,7 @@ def stale_text(stale: Stale, was: str | None = None) -> str:
 
     :param was: what was at its target, or is there and is outside the tree; None for not known.
     """
-    holder, when = _CALLS.get(stale.kind, (stale.kind, "when it is used"))
+    holder, when = CALLS.get(stale.kind, (stale.kind, "when it is used"))
     does = f"would call {printable(stale.name)} with" if stale.function else "would use"
     if not stale.certain:
         does = f"has {printable(stale.name)} beside a pointer to"

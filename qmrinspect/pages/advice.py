@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["ADVICE", "Advice", "advice_for"]
+from ..audit.stale import CALLS
+
+__all__ = ["ADVICE", "STALE", "Advice", "advice_for"]
 
 
 class Advice(NamedTuple):
@@ -136,7 +138,9 @@ ADVICE = {
     ),
     "orphan": Advice(
         "The object is alive in memory, and the QOM tree no longer holds it.",
-        "What still holds it, shown here, has to release it when the object is unparented.",
+        "What still holds it, shown here, releases it when the object is unparented, or never took "
+        "a reference, as VNC displays no longer take one on their TLS credentials.",
+        "521534df57",
     ),
     "cycle": Advice(
         "The objects hold each other, and nothing else holds them.",
@@ -166,15 +170,125 @@ ADVICE = {
     "visible-unreferenced": Advice(
         "The guest can reach a region whose owner is not referenced for it: an access after the "
         "owner is gone uses freed memory.",
-        "The region is taken out of what the guest sees before its owner goes.",
+        "The region is taken out of what the guest sees before its owner goes, as virtio devices "
+        "now end their MSI-X regions only after the PCI core took them out.",
+        "8b81bb3b06",
     ),
     "unreadable": Advice(
         "A structure could not be read, or is absurd, and was left out.",
-        "When it stays so, the layout does not fit: see qmr layout.",
+        "Read again, as a VM that runs may have changed it just then; when it stays so, the layout "
+        "does not fit (see qmr layout), or QEMU's memory was overwritten. No commit of QEMU's is "
+        "known for it.",
+    ),
+}
+
+# By kind of what is stale: who ends it, and a commit that did.
+_ENDS = {
+    "reset-handler": (
+        "Unrealize calls qemu_unregister_reset(), or the reset is the class's own and needs no "
+        "handler, as EHCI controllers have it now.",
+        "4e289b1b62",
+    ),
+    "vm-change-handler": (
+        "Unrealize calls qemu_del_vm_change_state_handler(), as USB redirection does now.",
+        "07b026fd82",
+    ),
+    "timer": (
+        "Unrealize calls timer_del() or timer_free(), as HDA codecs do now for the one of each "
+        "stream.",
+        "f27206ceed",
+    ),
+    "bottom-half": ("Unrealize calls qemu_bh_delete(), as virtio-gpu does now.", "957d77863e"),
+    "fd-handler": (
+        "Unrealize calls qemu_set_fd_handler() without functions before the descriptor is closed. "
+        "No commit of QEMU's is known for it.",
+        None,
+    ),
+    "savevm-entry": (
+        "Unrealize calls vmstate_unregister() or unregister_savevm(), as virtio-scsi does now.",
+        "eb2fa76418",
+    ),
+    "notifier": (
+        "Unrealize removes it (notifier_remove()), as virtio-net now removes its notifier of "
+        "migration.",
+        "1e157667d7",
+    ),
+    "irq-handler": (
+        "Who allocated the irq frees it (qemu_free_irq()), as sdhci-pci does now, or connects the "
+        "input of a device that lives as long.",
+        "1c2d03bb08",
+    ),
+    "memory-listener": (
+        "Unrealize calls memory_listener_unregister(), as virtio devices do now.",
+        "f6ab64c05f",
+    ),
+    "request": (
+        "Unrealize waits for what was queued or cancels it (blk_drain(), "
+        "scsi_device_purge_requests()), as virtio-blk does now.",
+        "7bfde688fb",
+    ),
+    "packet": (
+        "What ends the queue drops what waits in it (qemu_purge_queued_packets()), as the end of a "
+        "NIC does now.",
+        "d2abc563e4",
+    ),
+    "chardev-handler": (
+        "Unrealize takes its handlers off the character device (qemu_chr_fe_deinit(), before 2.8 "
+        "qemu_chr_add_handlers() without functions), as virtio-console does now.",
+        "f9a90f189c",
+    ),
+    "drive-handler": (
+        "Who set the operations of a block backend unsets them (blk_set_dev_ops() without any, "
+        "blk_detach_dev()), as exports do now.",
+        "de79b52604",
+    ),
+    "input-handler": (
+        "Who registered it calls qemu_input_handler_unregister(), as vdagent does now.",
+        "878490937c",
+    ),
+    "eventfd": (
+        "It is unset (memory_region_del_eventfd()) while what holds it still lives, as virtio "
+        "devices behind PCI do now.",
+        "06a1307379fc",
+    ),
+    "iommu-notifier": (
+        "Who registered it calls memory_region_unregister_iommu_notifier(), as VFIO's containers "
+        "do now.",
+        "f8d8a94400",
+    ),
+    "migration-blocker": (
+        "Unrealize, and the error path of realize, call migrate_del_blocker(). No commit of QEMU's "
+        "is known for it.",
+        None,
+    ),
+    "bus-list": (
+        "The exit of a bridge, and the error path of its realize, call pci_bridge_exitfn(), as "
+        "pci-bridge does now.",
+        "80aa796bf3",
+    ),
+    "list": (
+        "Unrealize, and the error path of realize, take it off the list (QLIST_REMOVE(), "
+        "QTAILQ_REMOVE()), as VFIO devices now leave their group's.",
+        "2b43b2995b",
+    ),
+    "address-space": (
+        "Unrealize, and the error path of realize, call address_space_destroy(); for those of "
+        "CPUs QEMU 10.2 does it.",
+        "300a87c502",
     ),
 }
 
 
+def _stale(kind: str, mended: str, commit: str | None) -> Advice:
+    holder, when = CALLS[kind]
+    meaning = f"{holder} still leads to what is gone or out of the tree, and would use it {when}."
+    return Advice(meaning[0].upper() + meaning[1:], mended, commit)
+
+
+#: The causes of a stale device: what still leads to it.
+STALE = {kind: _stale(kind, *ends) for kind, ends in _ENDS.items()}
+
+
 def advice_for(word: str) -> Advice | None:
     """Return the two sentences for a cause, an outcome or a kind of finding."""
-    return ADVICE.get("held-by" if word.startswith("held-by-") else word)
+    return ADVICE.get("held-by" if word.startswith("held-by-") else word) or STALE.get(word)
