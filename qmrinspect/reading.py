@@ -7,6 +7,7 @@ From a target to a snapshot that can be trusted, and what is asked of its memory
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -241,9 +242,12 @@ class Reader(Fitting):
         assert self._context is not None
         return find_place(self._context, snapshot.objects, address, self._variables())
 
-    def count(self) -> int | None:
-        """Return how many blocks of malloc were live in the last reading, None for not known."""
-        return (self._context.live.heap.count() or None) if self._context is not None else None
+    def tally(self) -> Counter[int] | None:
+        """Return how many blocks of each size malloc had live in the last reading.
+
+        :return: None for not known.
+        """
+        return (self._context.live.heap.tally() or None) if self._context is not None else None
 
     def blocks(self, snapshot: Snapshot) -> Blocks | None:
         """Return the live blocks of malloc, None where they are not known.

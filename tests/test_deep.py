@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -181,21 +182,30 @@ def test_no_policy_decides_over_memory_that_is_no_object() -> None:
         ([103, 105, 107, 109], [105, 107, 109], False, 3),
         ([103, 104, 107, 108], [105, 106, 109], False, 3),  # something else freed a block
         ([103, 105, None, 107, 109], [105, 107, 109], False, 4),
+        ([(103, 9), (105, 6), (107, 6), (109, 6)], [(5, 9), (7, 5), (9, 5)], False, 3),  # others
+        ([(103, 9), (99, 14), (99, 14)], [(99, 14), (99, 14)], True, 2),  # once
     ],
 )
 def test_one_cycle_is_not_enough_where_blocks_grow(
     monkeypatch: pytest.MonkeyPatch,
-    counts: list[int | None],
-    exact: list[int],
+    counts: list[int | tuple[int, int] | None],
+    exact: list[int | tuple[int, int]],
     enough: bool | None,
     readings: int,
 ) -> None:
+    def tally(live: int | tuple[int, int] | None) -> Counter[int] | None:
+        return (
+            None
+            if live is None
+            else Counter(dict(zip((48, 64), (live, 9) if isinstance(live, int) else live)))
+        )
+
     left, live, seen = list(counts), iter(exact), []
     monkeypatch.setattr(sure, "more_cycles", lambda monitor, recipe, id, count: count)
     vm: Any = SimpleNamespace(
-        count=lambda: left.pop(0),
+        tally=lambda: tally(left.pop(0)),
         drive=lambda step: step(None),
-        blocks=lambda snapshot: SimpleNamespace(live=range(next(live) + 7), coroutines=lambda: 7),
+        blocks=lambda snapshot: SimpleNamespace(tally=lambda: tally(next(live))),
     )
     book = SimpleNamespace(index=SimpleNamespace(snapshot=None))
     hunt: Any = SimpleNamespace(take_reading=lambda: seen.append(1) or book)

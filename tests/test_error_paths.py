@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from qmrinspect.hotplug.kinds import Recipe
 from qmrinspect.hotplug.unplug import Cycle
 from qmrinspect.hunt import errorpaths
 from qmrinspect.hunt.errorpaths import ErrorPaths
+from qmrinspect.monitor.base import MonitorLost, MonitorTimeout
 from qmrinspect.search.memory import CYCLES
 
 pytestmark = pytest.mark.unit
@@ -31,7 +33,9 @@ def test_ways_after_which_no_block_is_left_are_read_once(
     read: list[int] = []
     left = iter(counts)
     vm: Any = SimpleNamespace(
-        count=lambda: next(left), read=lambda: read.append(1), blocks=lambda _: None
+        tally=lambda: Counter([48] * next(left)) or None,
+        read=lambda: read.append(1),
+        blocks=lambda _: None,
     )
     paths = ErrorPaths(Recipe("some-pci", "PCI"), "pc", lambda: vm, lambda: vm)
     tried: list[object] = []
@@ -47,7 +51,7 @@ def test_a_qemu_that_dies_of_a_way_tried_again_has_crashed(survived: int) -> Non
     """Before, that was no result, and reading the dead one for the next way ended the driver."""
     attempts = iter([*([Cycle("some-pci")] * survived), Cycle("some-pci", crash="gone")])
     vm: Any = SimpleNamespace(
-        count=lambda: 9, read=lambda: None, blocks=lambda _: None, death=lambda: "killed by SIGABRT"
+        tally=lambda: 9, read=lambda: None, blocks=lambda _: None, death=lambda: "killed by SIGABRT"
     )
     paths = ErrorPaths(Recipe("some-pci", "PCI"), "pc", lambda: vm, lambda: vm)
     paths._attempt = lambda vm, trial: next(attempts)  # type: ignore
@@ -131,3 +135,24 @@ def test_a_way_of_which_a_fresh_qemu_does_not_die_names_what_came_before(
     # The last one that was driven is the one of which the row tells.
     dead = [machine for machine in machines if machine.tried[-1:] == ["d"]]
     assert machines[-1].tried == [] and dead[-1] is machines[-2]
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "how"),
+    [
+        (MonitorLost("the monitor is gone"), "crash", "killed by SIGSEGV"),
+        (MonitorTimeout("no answer within 10 s"), "hang", "no answer within 10 s"),
+    ],
+)
+def test_a_qemu_that_dies_of_telling_the_properties_has_crashed(
+    error: Exception, outcome: str, how: str
+) -> None:
+    """Before, virtio-gpu-gl-pci of 7.2.22 without a display was "not done"."""
+
+    def drive(step: Any) -> Any:
+        raise error
+
+    vm: Any = SimpleNamespace(drive=drive, death=lambda: "killed by SIGSEGV")
+    [(_, row)] = ErrorPaths(Recipe("some-pci", "PCI"), "pc", lambda: vm, lambda: vm).run()
+    said = f"device-list-properties: QEMU died: {how}"
+    assert (row["outcome"], row["text"], row["tried"]) == (outcome, said, 0)

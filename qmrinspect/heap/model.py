@@ -7,6 +7,7 @@ For any address its block, and whether that is live: exact, or not known.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from itertools import compress
 from typing import NamedTuple
@@ -101,9 +102,10 @@ class Heap:
         chunks = self._known()
         return [self._block(chunks, i) for i in range(len(chunks.starts))]
 
-    def count(self) -> int:
-        """Return how many blocks are live, 0 when that is not known."""
-        return self._known().live.count(1)
+    def tally(self) -> Counter[int]:
+        """Return how many live blocks there are of each size; none when they are not known."""
+        chunks = self._known()
+        return Counter(compress(chunks.sizes, chunks.live))
 
     def sizes(self) -> dict[int, int]:
         """Return the size of each live block by where it begins; none when they are not known."""

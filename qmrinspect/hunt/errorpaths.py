@@ -23,6 +23,8 @@ from ..hotplug.kinds import Recipe
 from ..hotplug.recipes import recipe_for
 from ..hotplug.unplug import Cycle, ended, plug, run_cycle
 from ..ledger import Book
+from ..monitor.arguments import Property
+from ..monitor.base import MonitorLost, MonitorTimeout
 from ..search.memory import CYCLES, Memory, MemoryLeak
 from ..search.stale import Where
 from ..snapshot import Stale
@@ -102,9 +104,18 @@ class ErrorPaths:
         if self._recipe.non_device is not None:
             yield self._plain(Outcome.REFUSED, f"{self._driver} is no device, and is not realized")
             return
+        vm = self._vm()
+        try:
+            properties = vm.drive(lambda monitor: properties_of(monitor, self._driver))
+        except (MonitorLost, MonitorTimeout) as error:
+            # Some devices are made whole for that, and QEMU dies of them.
+            cycle = ended(Cycle(self._driver), "device-list-properties", error)
+            text = f"device-list-properties: QEMU died: {_end_of(vm, cycle)}"
+            yield self._plain(_END[bool(cycle.crash)], text)
+            return
         failed: list[Failed] = []
         found = False
-        for failure in self._find():
+        for failure in self._find(vm, properties):
             if failure.cycle.crash or failure.cycle.hang:
                 found = True
                 yield self._died(failure)
@@ -123,9 +134,8 @@ class ErrorPaths:
 
     # What fails --------------------------------------------------------------------
 
-    def _find(self) -> Iterator[Failed]:
-        vm, recipe = self._vm(), self._recipe
-        properties = vm.drive(lambda monitor: properties_of(monitor, recipe.driver))
+    def _find(self, vm: OwnVm, properties: Sequence[Property]) -> Iterator[Failed]:
+        recipe = self._recipe
         todo = deque(trials(recipe, properties))
         seen: set[tuple[str, str]] = set()
         before: list[Trial] = []
@@ -256,10 +266,10 @@ class ErrorPaths:
 
         Two counts are enough where nothing does; otherwise each time is read.
         """
-        first = vm.count()
+        first = vm.tally()
         for trial in (*ways,) * BETWEEN:
             self._survived(vm, trial)
-        snapshot, last = vm.read(), vm.count()
+        snapshot, last = vm.read(), vm.tally()
         if first and last and not may_grow(first, last, 1):
             return None
         memory = Memory()

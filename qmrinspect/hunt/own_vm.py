@@ -6,6 +6,7 @@ A QEMU that is started for a hunt.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Callable, TypeVar
 
@@ -86,9 +87,9 @@ class OwnVm(Closing):
         """Return the live blocks of the last reading, None where they are not known."""
         return self._reader.blocks(snapshot)
 
-    def count(self) -> int | None:
-        """Return how many blocks were live in the last reading, None for not known."""
-        return self._reader.count()
+    def tally(self) -> Counter[int] | None:
+        """Return how many blocks of each size were live in the last reading, None for not known."""
+        return self._reader.tally()
 
     def drive(self, step: Callable[[Monitor], T]) -> T:
         """Run ``step``; the VM runs anyway."""

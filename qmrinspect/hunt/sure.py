@@ -7,6 +7,8 @@ a few more cycles, of which only the end is read.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from ..errors import MonitorError
 from ..hotplug.kinds import Recipe
 from ..hotplug.unplug import more_cycles
@@ -27,41 +29,51 @@ def is_sure(hunt: Hunt, vm: OwnVm, recipe: Recipe) -> bool | None:
     :param recipe: of the device that a cycle of ``hunt`` in ``vm`` finalized.
     :return: None where the live blocks of ``vm`` are not known.
     """
-    first = _count(hunt, vm)
+    first = _tally(hunt, vm)
     if first is None:
         return None
-    exact: list[int] = []
+    exact: list[Counter[int]] = []
     for number in range(1, _ROUNDS + 1):
         try:
             done = vm.drive(lambda monitor: more_cycles(monitor, recipe, "more", BETWEEN))
         except MonitorError:
             return False  # what comes of a second cycle is a result as well
         book = hunt.take_reading()
-        count = _count(hunt, vm)
-        if count is None:
+        last = _tally(hunt, vm)
+        if last is None:
             return None
         # What came once is none of what comes with every cycle.
-        if done < BETWEEN or not may_grow(first, count, number):
+        if done < BETWEEN or not may_grow(first, last, number):
             return True
         # Some go by themselves, and a pool keeps others: counted exactly, which takes longer.
         blocks = vm.blocks(book.index.snapshot)
         if blocks is None:
             return None
-        exact.append(len(blocks.live) - blocks.coroutines())
+        exact.append(blocks.tally())
         if not may_grow(exact[0], exact[-1], number - 1):
             return True
     return False
 
 
-def _count(hunt: Hunt, vm: OwnVm) -> int | None:
-    """Return the number of live blocks, None for not known: a single reading may not know it."""
-    known = vm.count()
+def _tally(hunt: Hunt, vm: OwnVm) -> Counter[int] | None:
+    """Return the live blocks by size, None for not known: a single reading may not know it."""
+    known = vm.tally()
     if known is None:
         hunt.take_reading()
-        known = vm.count()
+        known = vm.tally()
     return known
 
 
-def may_grow(first: int, last: int, rounds: int) -> bool:
-    """Whether every cycle of so many rounds may have left a block, by two counts."""
-    return rounds == 0 or last >= first + rounds * BETWEEN - _STRAY
+def may_grow(first: Counter[int], last: Counter[int], rounds: int) -> bool:
+    """Whether every cycle of so many rounds may have left a block.
+
+    What is freed meanwhile hides none of another size, and what has another size with each cycle
+    makes all of them more.
+
+    :param first: how many blocks there were of each size.
+    :param last: how many there are.
+    """
+    least = rounds * BETWEEN
+    if sum(last.values()) >= sum(first.values()) + least - _STRAY:
+        return True
+    return any(count >= first[size] + least for size, count in last.items())

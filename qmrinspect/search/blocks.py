@@ -8,6 +8,7 @@ with what is known of each, and from where they are reached.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Callable, NamedTuple
@@ -127,17 +128,19 @@ class Blocks:
         constant = any(low <= words[1] < high for low, high in self._code.all)
         return constant and self._code.has(words[2])
 
-    def coroutines(self) -> int:
-        """Return how many blocks are coroutines, of which QEMU keeps what it has used.
+    def tally(self) -> Counter[int]:
+        """Return how many blocks there are of each size, without coroutines.
 
-        CoroutineUContext (util/coroutine-ucontext.c): a stack, and how large it is.
+        QEMU keeps coroutines that it has used.
         """
-        found = 0
-        for start, size in self.live.items():
-            if _COROUTINE[0] <= size <= _COROUTINE[1]:
-                words = self._words(start, _COROUTINE[0] // 8)
-                found += any(self._is_stack(*pair) for pair in zip(words, words[1:]))
-        return found
+        return Counter(n for start, n in self.live.items() if not self._is_coroutine(start, n))
+
+    def _is_coroutine(self, start: int, size: int) -> bool:
+        # CoroutineUContext (util/coroutine-ucontext.c): a stack, and how large it is.
+        if not _COROUTINE[0] <= size <= _COROUTINE[1]:
+            return False
+        words = self._words(start, _COROUTINE[0] // 8)
+        return any(self._is_stack(*pair) for pair in zip(words, words[1:]))
 
     def _is_stack(self, start: int, size: int) -> bool:
         # Its first page is the guard (util/oslib-posix.c qemu_alloc_stack).
