@@ -27,13 +27,13 @@ class QmrError(Exception):
     """A failure that the user can act on.
 
     :param text: what happened, one sentence without a final full stop.
-    :param hint: what to do next; empty when the sentence says it already.
+    :param hint: what to do next; None when the sentence says it already.
     :param lines: what was tried, or can be done, a line each; a front shows them below.
     """
 
     exit_code = 2
 
-    def __init__(self, text: str, hint: str = "", lines: Iterable[str] = ()) -> None:
+    def __init__(self, text: str, hint: str | None = None, lines: Iterable[str] = ()) -> None:
         super().__init__(text)
         self.text = text
         self.hint = hint

@@ -72,6 +72,7 @@ def test_what_a_campaign_was_asked_is_the_same_after_json() -> None:
     data = json.loads(json.dumps(settings.json()))
     # As every campaign and bundle has it since the first one.
     assert (data["hosts"], data["bundle"], data["layout"]) == (["usb-bus"], "", "/l")
+    assert data["guest"] == "none" and settings.guest is None
     assert Settings.from_json(data) == settings
     for job in (Job("edu"), Job("EPYC-x86_64-cpu", "EPYC")):
         assert Job.from_json(json.loads(json.dumps(job.json()))) == job

@@ -248,7 +248,7 @@ def test_events_says_what_it_waits_for() -> None:
             self.said: list[str] = []
             self.asked = 0
 
-        def progress(self, text: str) -> None:
+        def progress(self, text: str | None) -> None:
             self.said.append(text)
 
         def monitor(self) -> Waiting:
@@ -269,7 +269,7 @@ def test_events_says_what_it_waits_for() -> None:
     said = waited(count=2, seconds=0.2)
     assert said[0] == "waiting for 2 events of QEMU, 0.2 s at most"
     assert "1 so far" in said[2]
-    assert said[-1] == ""
+    assert said[-1] is None
     assert waited(count=1)[0] == "waiting for 1 event of QEMU, Ctrl-C ends it"
     session, nothing = Waiting(), argparse.Namespace(seconds=0.1, count=None)
     session.asked = 1

@@ -208,6 +208,34 @@ def _is_no_value(node: ast.AST | None) -> bool:
     return isinstance(node, ast.Constant) and node.value == ""
 
 
+def _is_zero(node: ast.AST | None) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) in (int, float) and not node.value
+
+
+def _is_zero_for_none(node: ast.AST) -> bool:
+    """Whether an expression is 0 where something else is not there."""
+    if isinstance(node, ast.IfExp):
+        return any(_is_zero(way) or _is_zero_for_none(way) for way in (node.body, node.orelse))
+    if isinstance(node, ast.BoolOp):
+        return isinstance(node.op, ast.Or) and _is_zero(node.values[-1])
+    # As of dict.get(name, 0).
+    called = node.func if isinstance(node, ast.Call) else None
+    return isinstance(called, ast.Attribute) and called.attr == "get" and _is_zero(node.args[-1])
+
+
+STACKS = ROOMS.index("stacks")
+#: Where 0 is a number like any other.
+ZERO_COUNTS = {
+    "fronts.repl.vm": "how many devices leaked, how many findings are errors",
+    "fronts.shell.cli": "the exit code of a SystemExit that has none",
+    "hotplug.unplug": "seconds to wait",
+    "peers.iscsi": "a SCSI status: GOOD",
+    "stacks.cfi": "an offset; of a rule that has none nobody asks it",
+    "trace.match": "a rank: the best",
+    "trace.tree": "how many references were taken and dropped",
+}
+
+
 def _returns(node: ast.AST) -> Iterator[ast.Return]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Return):
@@ -231,15 +259,29 @@ def _nothing_as_text(tree: ast.Module) -> Iterator[ast.AST]:
         yield from (value for value in values if value is not None and _is_no_value(value))
 
 
+def _nothing_as_zero(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield fields and defaults that are 0, and answers that are 0 where nothing is there."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            defaults = [*node.args.defaults, *node.args.kw_defaults]
+            yield from (value for value in defaults if value is not None and _is_zero(value))
+            for found in _returns(node):
+                if found.value is not None and _is_zero_for_none(found.value):
+                    yield found
+        elif isinstance(node, ast.AnnAssign) and node.value is not None and _is_zero(node.value):
+            yield node
+
+
 def test_upstairs_what_is_not_there_is_none() -> None:
-    first = ROOMS.index("stacks")
+    upstairs = [name for name in MODULES if name and ROOMS.index(room(name)) >= STACKS]
     found = [
         f"{MODULES[module].relative_to(ROOT)}:{node.lineno}"
-        for module, tree in TREES.items()
-        if ROOMS.index(room(module) or "errors") >= first
-        for node in _nothing_as_text(tree)
+        for module in upstairs
+        for node in _nothing_as_text(TREES[module])
     ]
     assert found == []
+    zeros = {module for module in upstairs if any(_nothing_as_zero(TREES[module]))}
+    assert zeros == set(ZERO_COUNTS)
 
 
 def test_a_recipe_knows_a_peer_by_its_kind_alone() -> None:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from qmrinspect.errors import TargetError
+from qmrinspect.report.traces import event_line
 from qmrinspect.stacks.arch import arch_of
 from qmrinspect.stacks.cfi import Frames
 from qmrinspect.stacks.expression import NoRule, evaluate, leb
@@ -19,6 +20,7 @@ from qmrinspect.stacks.lines import Line, find_lines, parse_addr2line, relative,
 from qmrinspect.stacks.names import Frame
 from qmrinspect.target.elf import ElfFile
 from qmrinspect.trace.kinds import kinds_of
+from qmrinspect.trace.recorder import Event
 from qmrinspect.trace.tree import balance_tree, folded, tree_json, tree_lines
 from qmrinspect.trace.x86 import Change, find_writes
 
@@ -144,6 +146,20 @@ def test_what_a_sample_says() -> None:
     (unknown,) = find_writes(bytes.fromhex("f00fc15718 90"), 0x100, 24, 4)
     assert unknown.watch == 0x100
     assert unknown.change({"rdi": 0, "rdx": 0xFFFFFFFF}, False, False) == Change(-1, None)
+    # Behind it the register has the old count, and nothing says what was added.
+    assert unknown.change({"rdi": 0, "rdx": 7}, False, True) == Change(None, 7)
+
+
+@pytest.mark.unit
+def test_a_change_that_is_not_known_is_neither_a_take_nor_a_drop() -> None:
+    seen = Event(0, 7, 0x1000, None, None, (), b"")
+    assert (seen.takes, seen.drops, seen.left) == (False, False, None)
+    drop = seen._replace(by=-1, old=1)
+    assert (drop.takes, drop.drops, drop.left) == (False, True, 0)
+    step = SimpleNamespace(event=seen, frames=[])
+    line = event_line(step, None, 0, "main 7")
+    assert re.search(r"  \?   \?  -  .* an unknown place  \[main 7\]$", line)
+    assert "-1   0" in event_line(SimpleNamespace(event=drop, frames=[]), 0, 0, "main 7")
 
 
 def test_a_place_that_is_jumped_to_is_not_taken_for_the_change() -> None:
@@ -264,7 +280,7 @@ def test_what_a_call_site_says() -> None:
 
 def change(by: int, *stack: str) -> SimpleNamespace:
     frames = [Frame(name, None, None, f"qemu+{name}", 1, "symbol", False) for name in stack[::-1]]
-    return SimpleNamespace(event=SimpleNamespace(by=by), frames=frames)
+    return SimpleNamespace(event=Event(0, 1, 0x1000, by, None, (), b""), frames=frames)
 
 
 @pytest.mark.unit

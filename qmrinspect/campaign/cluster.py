@@ -36,7 +36,7 @@ _contexts = threading.local()
 _open: dict[str, list[_Context]] = defaultdict(list)
 
 # What a worker sends back: rows, the files of their bundles, and how it failed if it did.
-Answer = tuple[list[HuntRow], dict[str, bytes], Optional[tuple[str, str, int]]]
+Answer = tuple[list[HuntRow], dict[str, bytes], Optional[tuple[str, Optional[str], int]]]
 
 
 class _Client(Protocol):
@@ -151,7 +151,7 @@ def _unpack(directory: str | None, rows: list[HuntRow], files: dict[str, bytes])
             row["bundle"] = str(place / Path(row["bundle"]).name)
 
 
-def _failure(text: str, hint: str, code: int) -> QmrError:
+def _failure(text: str, hint: str | None, code: int) -> QmrError:
     error = QmrError(text, hint)
     error.exit_code = code
     return error

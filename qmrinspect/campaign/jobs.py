@@ -147,7 +147,7 @@ def run(settings: Settings, jobs: Sequence[tuple[int, Job]], workers: int = 1) -
     timeout = _CYCLE_S + 10.0 * settings.cycles
     if settings.cycles > 1 or settings.sure or settings.error_paths:
         timeout += _DEEP_S
-    if settings.guest != "none":
+    if settings.guest is not None:
         timeout += _GUEST_S
     threads = [
         threading.Thread(target=_serve, args=(settings, todo, done.put, stop, timeout), daemon=True)

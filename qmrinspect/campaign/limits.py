@@ -25,7 +25,7 @@ def workers_for(settings: Settings, wanted: int | None = None) -> int:
     """Return how many workers a campaign gets: ``wanted``, or two a core, one with a guest;
     never more than there is memory for, and always one.
     """
-    guest = settings.guest != "none"
+    guest = settings.guest is not None
     each = _WORKER_BYTES + (_GUEST_BYTES if guest else 0)
     # Without a guest that computes, a worker waits for QEMU and for RCU half of its time.
     return max(1, min(wanted or cores() * (1 if guest else 2), free_bytes() // each))

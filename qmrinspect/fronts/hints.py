@@ -38,6 +38,7 @@ def typed(text: str, front: str, target: str | None = None) -> str:
 
 def typed_error(error: QmrError, front: str, target: str | None = None) -> QmrError:
     """The same for a failure, which is returned."""
-    error.text, error.hint = (typed(part, front, target) for part in (error.text, error.hint))
+    error.text = typed(error.text, front, target)
+    error.hint = typed(error.hint, front, target) if error.hint is not None else None
     error.lines = tuple(typed(line, front, target) for line in error.lines)
     return error

@@ -50,7 +50,7 @@ class ShellSession:
         self._target: Target | None = None
         self._reader: Reader | None = None
         self._monitor: Monitor | None = None
-        self._progress = ""
+        self._progress: str | None = None
 
     @property
     def options(self) -> Options:
@@ -271,8 +271,8 @@ class ShellSession:
             print(f"{printable(question, 1000)} [y/N] ", end="", file=sys.stderr, flush=True)
             return sys.stdin.readline().strip().lower() in ("y", "yes")
 
-    def progress(self, text: str) -> None:
-        """Show on stderr how far a long work is; an empty text ends it.
+    def progress(self, text: str | None) -> None:
+        """Show on stderr how far a long work is; None ends it.
 
         Only a terminal that can erase a line gets it.
         """
@@ -281,7 +281,7 @@ class ShellSession:
         if text or self._progress:
             # What is longer than a line could not be erased.
             width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
-            sys.stderr.write(f"\r\033[K{printable(text)[: width - 1]}")
+            sys.stderr.write(f"\r\033[K{printable(text or '')[: width - 1]}")
             sys.stderr.flush()
         self._progress = text
 
@@ -289,7 +289,7 @@ class ShellSession:
     def above(self) -> Iterator[None]:
         """Give way to a line of output: what shows progress is erased, and comes back below."""
         text = self._progress
-        self.progress("")
+        self.progress(None)
         yield
         if text and sys.stdout.isatty():
             self.progress(text)

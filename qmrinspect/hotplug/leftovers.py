@@ -43,33 +43,33 @@ def leftovers(monitor: Monitor, timeout: float) -> frozenset[str]:
         buses = monitor.execute("query-pci", timeout=timeout)
     except CommandError:
         return frozenset()  # a machine without PCI
-    there = {chain for bus in (buses if isinstance(buses, list) else []) for chain in _below(bus)}
+    there = {place for place, _ in _placed(buses)}
     return frozenset(owners - there)
 
 
 def chains(buses: object) -> dict[str, str]:
     """Return where the bridges are that have an id, by it; of what ``query-pci`` returned."""
-    found = {}
+    return {
+        str(device["qdev_id"]): chain
+        for chain, device in _placed(buses)
+        if device.get("qdev_id") and "pci_bridge" in device
+    }
+
+
+def _placed(buses: object) -> Iterator[tuple[str, dict[str, object]]]:
+    """Yield all devices, each with its place."""
     for bus in buses if isinstance(buses, list) else []:
-        for chain, device in _devices(bus, f"0000:{_number(bus, 'bus'):02x}", 0):
-            if device.get("qdev_id") and "pci_bridge" in device:
-                found[str(device["qdev_id"])] = chain
-    return found
-
-
-def _below(bus: object) -> Iterator[str]:
-    for chain, _ in _devices(bus, f"0000:{_number(bus, 'bus'):02x}", 0):
-        yield chain
+        number = bus.get("bus") if isinstance(bus, dict) else None
+        if isinstance(number, int):
+            yield from _devices(bus, f"0000:{number:02x}", 0)
 
 
 def _devices(bus: object, above: str, depth: int) -> Iterator[tuple[str, dict[str, object]]]:
     devices = bus.get("devices", []) if isinstance(bus, dict) else []
     for device in devices if isinstance(devices, list) and depth < _DEPTH_MAX else []:
-        chain = f"{above}:{_number(device, 'slot'):02x}.{_number(device, 'function')}"
+        slot, function = device.get("slot"), device.get("function")
+        if not isinstance(slot, int) or not isinstance(function, int):
+            continue  # no device that QEMU would list
+        chain = f"{above}:{slot:02x}.{function}"
         yield chain, device
         yield from _devices(device.get("pci_bridge"), chain, depth + 1)
-
-
-def _number(item: object, name: str) -> int:
-    value = item.get(name, 0) if isinstance(item, dict) else 0
-    return value if isinstance(value, int) else 0

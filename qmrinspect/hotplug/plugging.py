@@ -260,7 +260,7 @@ def _free_bridges(monitor: Monitor, owned: Collection[str]) -> list[str]:
 
 def _free_slots(monitor: Monitor) -> list[int]:
     buses = _pci(monitor)
-    used = {int(str(device.get("slot", 0))) for device in _devices(buses[0] if buses else None)}
+    used = {device.get("slot") for device in _devices(buses[0] if buses else None)}
     return [slot for slot in range(1, 32) if slot not in used]
 
 

@@ -49,14 +49,12 @@ _USE = (
 
 
 def find_guest(text: str) -> str:
-    """Return ``none`` or ``KERNEL:INITRD`` for what ``--guest`` says.
+    """Return ``KERNEL:INITRD`` for what ``--guest`` says.
 
     ``linux`` is made from the distribution's packages by ``tools/make_guest.py``.
 
     :raises UsageError: there is no such guest.
     """
-    if text == "none":
-        return text
     if text == "linux":
         tool = Path(__file__).resolve().parents[2] / "tools" / "make_guest.py"
         if not tool.is_file():
@@ -108,7 +106,7 @@ class Guest:
         if not self._read_until(_READY, _BOOT_S):
             last = self._said[-200:].decode("utf-8", "replace").strip()
             raise TargetError(
-                f"the guest did not boot within {_BOOT_S:g} s", last or vm.exit_text() or ""
+                f"the guest did not boot within {_BOOT_S:g} s", last or vm.exit_text()
             )
 
     def use(self, plugged: Plugged) -> tuple[str, ...]:

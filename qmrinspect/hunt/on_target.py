@@ -29,7 +29,7 @@ def cycles_on(
     driver: Driver,
     recipes: Sequence[Recipe],
     args: argparse.Namespace,
-    progress: Callable[[str], None],
+    progress: Callable[[str | None], None],
 ) -> Iterator[HuntRow]:
     """Do the cycles of a hunt on a VM that runs, until it dies.
 
@@ -61,7 +61,7 @@ def cycles_on(
                 if hunted.outcome in ("crash", "hang"):
                     return
     finally:
-        progress("")
+        progress(None)
 
 
 def attached(pid: int, given: str | None) -> Driver:

@@ -124,7 +124,7 @@ class VmPool(Closing):
     def _is_sure(self, hunted: Hunted) -> bool | None:
         """Whether one cycle is enough, as of :func:`is_sure`."""
         vm, hunt, settings = self._vm, self._hunt, self._settings
-        if not settings.sure or vm is None or hunt is None or settings.guest != "none":
+        if not settings.sure or vm is None or hunt is None or settings.guest is not None:
             return True
         if hunted.outcome != Outcome.CLEAN or hunted.cycle.not_released:
             return True
@@ -243,7 +243,7 @@ class VmPool(Closing):
 
     def _caused_by(self, job: Job, before: list[str], alone: str) -> list[str]:
         """Find the driver after which a job does not end as it does alone."""
-        if self._settings.guest != "none":
+        if self._settings.guest is not None:
             return []  # it would have to boot for every suspect
         names = list(dict.fromkeys(before))
         # Relatives share code, and what was last is fresh in memory.
@@ -274,7 +274,7 @@ class VmPool(Closing):
         # By its name alone: what this QEMU has is known when there is a VM.
         recipe = recipe_for(job.driver)
         needed = set(recipe.start_options)
-        if self._settings.guest != "none":
+        if self._settings.guest is not None:
             needed.difference_update(GUEST_START_OPTIONS)
         own = tuple(o.name for o in START_OPTIONS if o.exclusive and o.name in needed)
         kind = _Kind(job.cpu, recipe.machine, recipe.accel, own)
@@ -341,7 +341,7 @@ class VmPool(Closing):
             layout=self._layout,
             met=self._met,
         )
-        if settings.guest == "none":
+        if settings.guest is None:
             return start(self._model())
         for last in (False, True):
             self._guest = Guest(settings.guest)

@@ -16,7 +16,8 @@ class Settings(NamedTuple):
     """How a campaign hunts; ``qemu``, ``machine`` and ``accel`` as of a VM.
 
     :param cycles: of plug and unplug, for each device.
-    :param guest: ``none``, or the paths of a Linux guest's kernel and initramfs, joined by a colon.
+    :param guest: the paths of a Linux guest's kernel and initramfs, joined by a colon, None for
+        no guest.
     :param start_options: what the VM is started with, by the names of :data:`START_OPTIONS`.
     :param bundle: directory for the evidence of findings, None for no evidence.
     :param forecast: hold each device by a link for a reading, and foretell what each policy
@@ -31,7 +32,7 @@ class Settings(NamedTuple):
     machine: str = "pc"
     accel: str = "tcg"
     cycles: int = 1
-    guest: str = "none"
+    guest: str | None = None
     start_options: tuple[str, ...] = ()
     bundle: str | None = None
     forecast: bool = False
@@ -45,7 +46,7 @@ class Settings(NamedTuple):
         data: dict[str, object] = self._asdict()
         del data["start_options"]
         data.update(hosts=list(self.start_options), bundle=self.bundle or "")
-        return {**data, "layout": self.layout or ""}
+        return {**data, "layout": self.layout or "", "guest": self.guest or "none"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
@@ -57,6 +58,8 @@ class Settings(NamedTuple):
         fields["start_options"] = tuple(data["hosts"])
         for name in ("bundle", "layout"):
             fields[name] = fields.get(name) or None
+        if fields["guest"] == "none":
+            fields["guest"] = None
         return cls(**fields)
 
 

@@ -41,9 +41,10 @@ def event_line(step: Step, count: int | None, offset_ns: int, thread: str) -> st
     moment = step.event.time + offset_ns
     stamp = time.strftime("%H:%M:%S", time.localtime(moment // 1_000_000_000))
     now = f"{count:>3}" if count is not None else "  ?"
+    by = f"{step.event.by:+d}" if step.event.by is not None else " ?"
     kinds = "/".join(sorted(step_kinds(step))) or "-"
     return (
-        f"{stamp}.{moment // 1000 % 1_000_000:06d} {step.event.by:+d} {now}  {kinds:<18} "
+        f"{stamp}.{moment // 1000 % 1_000_000:06d} {by} {now}  {kinds:<18} "
         f"{chain(step)}  [{printable(thread, 40)}]"
     )
 

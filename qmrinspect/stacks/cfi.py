@@ -290,8 +290,7 @@ class _Rows:
             return at
         if byte in (0x0E, 0x13):  # DW_CFA_def_cfa_offset, _sf
             value, at = leb(data, at, byte == 0x13)
-            register = self.cfa[0] if isinstance(self.cfa, tuple) else 0
-            self.cfa = register, value * factor if byte == 0x13 else value
+            self.cfa = self._by_register(at)[0], value * factor if byte == 0x13 else value
             return at
         if byte == 0x2E:  # DW_CFA_GNU_args_size
             return leb(data, at, False)[1]
@@ -304,7 +303,7 @@ class _Rows:
             value, at = leb(data, at, byte == 0x12)
             self.cfa = register, value * factor if byte == 0x12 else value
         elif byte == 0x0D:  # DW_CFA_def_cfa_register
-            self.cfa = register, self.cfa[1] if isinstance(self.cfa, tuple) else 0
+            self.cfa = register, self._by_register(at)[1]
         elif byte in (0x05, 0x11):  # DW_CFA_offset_extended, _sf
             value, at = leb(data, at, byte == 0x11)
             self.rules[register] = Rule("offset", value * factor)
@@ -326,6 +325,15 @@ class _Rows:
         else:
             raise NoRule(at)
         return at
+
+    def _by_register(self, at: int) -> tuple[int, int]:
+        """Return the rule of the frame's address, of which a part alone is changed.
+
+        :raises NoRule: it is no register and offset, and the change is invalid (DWARF 6.4.2.2).
+        """
+        if not isinstance(self.cfa, tuple):
+            raise NoRule(at)
+        return self.cfa
 
     def _block(self, at: int) -> tuple[bytes, int]:
         size, at = leb(self._data, at, False)

@@ -59,7 +59,7 @@ def class_functions(
     types: dict[int, _Type] = {}
     for address in objects:
         klass = _pointer(peek, address + layout.offset("Object", "class"))
-        at = _pointer(peek, klass + layout.offset("ObjectClass", "type")) if klass else 0
+        at = _pointer(peek, klass + layout.offset("ObjectClass", "type")) if klass else None
         for _ in range(_DEPTH_MAX):
             if not at or at in types:
                 break
@@ -136,9 +136,9 @@ def _depth(types: dict[int, _Type], address: int) -> int:
     return depth
 
 
-def _pointer(peek: Peek, address: int) -> int:
+def _pointer(peek: Peek, address: int) -> int | None:
     raw = peek(address, 8)
-    return int(_WORD.unpack(raw)[0]) if raw is not None else 0
+    return int(_WORD.unpack(raw)[0]) if raw is not None else None
 
 
 def _string(peek: Peek, address: int) -> str | None:

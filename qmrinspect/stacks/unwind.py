@@ -61,7 +61,7 @@ class Unwinder:
         :param stack: the bytes from the stack pointer up.
         """
         values: list[int | None] = [registers[i] for i in self._order]
-        low, size = values[self._arch.stack] or 0, len(stack)
+        low, size = registers[self._order[self._arch.stack]], len(stack)
         pcs: list[int] = []
         tops: list[int] = []
         exact = True
@@ -73,11 +73,13 @@ class Unwinder:
             return int(_WORD.unpack_from(stack, at)[0])
 
         while len(pcs) < _DEPTH_MAX:
-            pc = values[self._pc]
+            pc, top = values[self._pc], values[self._arch.stack]
             if not pc:
                 return Stack(tuple(pcs), tuple(tops), "outermost")
+            if top is None:
+                return Stack(tuple(pcs), tuple(tops), "no frame information")
             pcs.append(pc)
-            tops.append(values[self._arch.stack] or 0)
+            tops.append(top)
             # The address of a call that does not return may lie behind its function.
             module = self._code.find(pc if exact else pc - 1)
             if module is None:
@@ -121,7 +123,8 @@ class Unwinder:
                 return Stack(tuple(pcs), tuple(tops), "no frame information")
             if not found:
                 return Stack(tuple(pcs), tuple(tops), "outermost")
-            if (caller[self._arch.stack] or 0) <= tops[-1] and not step.signal:
+            above = caller[self._arch.stack]
+            if above is not None and above <= top and not step.signal:
                 return Stack(tuple(pcs), tuple(tops), "no frame information")
             exact = step.signal
             values = caller

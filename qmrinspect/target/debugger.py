@@ -135,7 +135,7 @@ class Debugged:
         self._read = read
         self._malloc = Malloc()
         #: Is told how far a long reading has come, and an empty text at its end.
-        self.progress: Callable[[str], None] = lambda text: None
+        self.progress: Callable[[str | None], None] = lambda text: None
         self._fetched: tempfile.TemporaryDirectory[str] | None = None
         named = re.search(r"exe = '(.*)'", self._ask("info proc exe"))
         line = re.search(r"cmdline = '(.*)'", self._ask("info proc cmdline"), re.DOTALL)
@@ -215,7 +215,7 @@ class Debugged:
             self.progress(f"reading memory: {done >> 20} of {total >> 20} MB")
 
         segments, reads = read_ranges(self._read, wanted, tell)
-        self.progress("")
+        self.progress(None)
         image = Image(segments, static=self.peek)
         wall_us = (time.perf_counter_ns() - begin) // 1000
         return image, Capture(wall_us, wall_us, reads, image.size, 0, True)

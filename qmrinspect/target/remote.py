@@ -54,7 +54,7 @@ class Remote:
         self._copy = ""
         self._malloc = Malloc()
         #: Called with how far a long reading has come, and with an empty text at its end.
-        self.progress: Callable[[str], None] = lambda text: None
+        self.progress: Callable[[str | None], None] = lambda text: None
         self.pid = 0
         try:
             self._connect(address)
@@ -163,7 +163,7 @@ class Remote:
                 reported = done
                 self.progress(f"reading memory: {done >> 20} of {total >> 20} MB")
             yield at, data
-        self.progress("")
+        self.progress(None)
 
     def close(self) -> None:
         """Let the process run, and gdbserver go."""

@@ -89,12 +89,12 @@ class Life:
     @property
     def taken(self) -> int:
         """How many references were taken."""
-        return sum(step.event.by for step in self.steps if step.event.by > 0)
+        return sum(step.event.by or 0 for step in self.steps if step.event.takes)
 
     @property
     def dropped(self) -> int:
         """How many were dropped."""
-        return -sum(step.event.by for step in self.steps if step.event.by < 0)
+        return -sum(step.event.by or 0 for step in self.steps if step.event.drops)
 
 
 def life_of(
@@ -113,14 +113,13 @@ def life_of(
     :param before: its count when the recording had begun, for one that was there already.
     """
     events = [e for e in recording.events.get(address, ()) if e.time <= reading.end]
-    births = [i for i, event in enumerate(events) if event.old == 0 and event.by > 0]
+    births = [i for i, event in enumerate(events) if event.old == 0 and event.takes]
     born = bool(births)
     if births:
         events = events[births[-1] :]
     elif before is not None:
         events = [event for event in events if event.time >= before.begin]
-    start = 0 if born or before is None else before.ref
-    refused = _refusal(recording, events, born, address, reading, start, before)
+    refused = _refusal(recording, events, born, address, reading, before)
     steps = steps_of(events, unwinder, names, sampled)
     return Life(address, reading.ref, steps, born, refused)
 
@@ -145,25 +144,26 @@ def _refusal(
     born: bool,
     address: int,
     reading: Reading,
-    start: int,
     before: Reading | None,
 ) -> str | None:
     """Say why nothing can be told of an object, None when it can."""
-    if before is None and not born:
+    if born:
+        before = None  # what was there before had its memory
+    elif before is None:
         if address in recording.older:
             return "it was born before the trace began"
         return "no change of its count was seen since the trace began: it was born before"
-    if any(not event.by for event in events):
+    changes = [event.by for event in events if event.by]
+    if len(changes) < len(events):
         return "something else than a known take or drop wrote to its count"
     # What changes while the count is read may be before it or after.
-    sums, total = set(), start
-    low = before.end if before is not None and not born else 0
-    for event in events:
+    sums, total = set(), 0 if before is None else before.ref
+    for event, by in zip(events, changes):
         if event.time > reading.begin:
             sums.add(total)
-        if event.time < low:
+        if before is not None and event.time < before.end:
             return "its count changed at the moment when the trace began; try again"
-        total += event.by
+        total += by
     sums.add(total)
     if reading.ref in sums:
         return None

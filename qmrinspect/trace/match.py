@@ -97,7 +97,7 @@ def site_of(step: Step) -> int | None:
 
 def step_kinds(step: Step) -> frozenset[str]:
     """Return what the call site says; a count of 0 before is a birth, and no other is."""
-    if step.event.old == 0 and step.event.by > 0:
+    if step.event.old == 0 and step.event.takes:
         return frozenset(("initial",))
     kinds = kinds_of(step.frames)
     return kinds - {"initial"} if step.event.old else kinds
@@ -129,13 +129,13 @@ def balance(book: Book, life: Life, learned: Learned | None = None) -> Balance:
         return Balance(life, (), edges, (), None, ())
     steps = life.steps
     gone = _pairs(steps)
-    takes = [i for i, step in enumerate(steps) if step.event.by > 0 and i not in gone]
+    takes = [i for i, step in enumerate(steps) if step.event.takes and i not in gone]
     matched = _assign(book, steps, edges, takes, learned or {})
     held = [Held(edges[n], steps[i], how) for n, (i, how) in sorted(matched.items())]
     unnamed = [edge for n, edge in enumerate(edges) if n not in matched]
     used = {i for i, _ in matched.values()}
     left = [i for i in takes if i not in used]
-    drops = [i for i, step in enumerate(steps) if step.event.by < 0 and i not in gone]
+    drops = [i for i, step in enumerate(steps) if step.event.drops and i not in gone]
     remain = max(0, life.count - len(edges))
     candidates = _unpaired(steps, left, drops, remain)
     open_ = _denied(steps, candidates, edges, remain)
@@ -153,11 +153,11 @@ def _pairs(steps: Sequence[Step]) -> set[int]:
     """
     gone: set[int] = set()
     for i, step in enumerate(steps):
-        if step.event.by >= 0:
+        if not step.event.drops:
             continue
         for j in range(i - 1, -1, -1):
             take = steps[j]
-            if j not in gone and take.event.by > 0 and _same_activation(take, 1, step, 1):
+            if j not in gone and take.event.takes and _same_activation(take, 1, step, 1):
                 gone |= {i, j}
                 break
     if steps and 0 not in gone and steps[0].event.old == 0:
@@ -171,7 +171,7 @@ def _creators_drop(steps: Sequence[Step], gone: set[int]) -> int | None:
     """Return the first drop by whoever made the object, the closest to its making first."""
     birth, best = steps[0], None
     for i, step in enumerate(steps):
-        if step.event.by > 0 or i in gone:
+        if not step.event.drops or i in gone:
             continue
         for up in range(1, _CREATOR_FRAMES + 1):
             depth = next(

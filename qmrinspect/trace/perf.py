@@ -228,7 +228,8 @@ class Tracer:
         try:
             return Ring(fd, self._ring)
         except OSError as error:
-            code = error.errno or 0
+            code = error.errno
+            assert code is not None  # mmap(2) says why
             if code in (errno.EPERM, errno.ENOMEM) and self._ring > RING_MIN:
                 raise RingTooLarge from None
             raise refused(self._pid, code) from None

@@ -41,7 +41,7 @@ class Event(NamedTuple):
     """One change of an object's count.
 
     :param time: CLOCK_MONOTONIC, nanoseconds.
-    :param by: what was added: 1, -1; 0 for a write that is known only by what it hit.
+    :param by: what was added: 1, -1; None for a write that is known only by what it hit.
     :param old: the count before, None when the processor did not say.
     :param registers: empty, and ``stack`` too, where the stack was not kept.
     """
@@ -49,10 +49,25 @@ class Event(NamedTuple):
     time: int
     tid: int
     object: int
-    by: int
+    by: int | None
     old: int | None
     registers: tuple[int, ...]
     stack: bytes
+
+    @property
+    def takes(self) -> bool:
+        """Whether it took a reference."""
+        return self.by is not None and self.by > 0
+
+    @property
+    def drops(self) -> bool:
+        """Whether it dropped one."""
+        return self.by is not None and self.by < 0
+
+    @property
+    def left(self) -> int | None:
+        """The count after it, None when that is not known."""
+        return None if self.old is None or self.by is None else self.old + self.by
 
 
 #: Is given events as they come.
@@ -82,7 +97,7 @@ class Recording(NamedTuple):
     unwatched: Sequence[Site]
     begin: int
     end: int
-    seen: int = 0
+    seen: int
 
 
 class Recorder:
@@ -285,7 +300,7 @@ class Recorder:
             after = site.watch == site.behind
             address = site.write.count_at(registers) - self._offset
         zero = bool(registers[self.arch.flags] & self.arch.zero)
-        by, old = 0, None
+        by = old = None
         if site is not None:
             change = site.write.change(registers, zero, after)
             if change is None:
@@ -297,10 +312,10 @@ class Recorder:
         if self._only:
             if event.object in self._only and event.object not in self._dead:
                 self._events[event.object].append(self._bounded(event))
-                if event.old is not None and event.by and event.old + event.by == 0:
+                if event.by and event.left == 0:
                     self._dead.add(event.object)  # what comes is of the memory's next use
             return
-        if event.old == 0 and event.by > 0:
+        if event.old == 0 and event.takes:
             # The object that had this place before is no more.
             self._forget_object(event.object)
             self._older.discard(event.object)
@@ -310,7 +325,7 @@ class Recorder:
             self._older.add(event.object)
             return
         known.append(self._bounded(event))
-        if event.old is not None and event.old + event.by == 0:
+        if event.left == 0:
             self._forget_object(event.object)
 
     def _forget_object(self, address: int) -> None:

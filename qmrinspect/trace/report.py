@@ -79,7 +79,7 @@ def step_json(first: Step, step: Step) -> dict[str, Any]:
     :param first: times are from this one on.
     """
     return {
-        "by": step.event.by,
+        "by": step.event.by or 0,
         "time_us": (step.event.time - first.event.time) // 1000,
         "thread": step.event.tid,
         "kinds": sorted(step_kinds(step)),

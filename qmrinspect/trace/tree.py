@@ -47,11 +47,11 @@ def balance_tree(steps: Iterable[Step], all: bool = False) -> Node:
     root = Node("", "")
     for step in steps:
         node = root
-        _count(node, step.event.by)
+        _count(node, step.event.by or 0)
         for frame in path_of(step.frames, all):
             text = frame.text()
             node = node.below.setdefault(text, Node(frame.name, text))
-            _count(node, step.event.by)
+            _count(node, step.event.by or 0)
     return root
 
 
@@ -120,7 +120,7 @@ def folded(steps: Sequence[Step]) -> Iterator[str]:
     seen: Counter[str] = Counter()
     for step in steps:
         names = [_semicolons(f.name) for f in path_of(step.frames)]
-        seen[";".join([*names, "take" if step.event.by > 0 else "drop"])] += 1
+        seen[";".join([*names, "take" if step.event.takes else "drop"])] += 1
     for stack, count in sorted(seen.items()):
         yield f"{stack} {count}"
 

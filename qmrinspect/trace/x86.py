@@ -83,16 +83,16 @@ class Write(NamedTuple):
         if self.operation == "xadd":
             if not after:
                 return Change(_signed(value), None)
-            return Change(self.amount or 0, value)
+            return Change(self.amount, value)
         amount = self.amount if self.amount is not None else _signed(value)
         by = -amount if self.operation == "sub" else amount
         return Change(by, -by if after and zero else None)
 
 
 class Change(NamedTuple):
-    """What became of a count: ``by`` was added; ``old`` is what it was, None when unknown."""
+    """What became of a count: ``by`` was added, ``old`` is what it was; None when unknown."""
 
-    by: int
+    by: int | None
     old: int | None
 
 

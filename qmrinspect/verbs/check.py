@@ -19,7 +19,7 @@ from ..report import render, words
 from ..report.checks import check_lines, report_json
 from ..report.render import Row
 from ..text import printable
-from .verb import Outcome, Session
+from .verb import CLEAN, FINDINGS, Outcome, Session
 
 __all__ = ["run_check", "run_orphans"]
 
@@ -33,7 +33,7 @@ def run_check(session: Session, args: argparse.Namespace) -> Outcome:
     The exit code is 1 with a finding that is no note.
     """
     report = session.report()
-    return Outcome(report_json(report), check_lines(report), 1 if report.failed else 0)
+    return Outcome(report_json(report), check_lines(report), FINDINGS if report.failed else CLEAN)
 
 
 # orphans ---------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def run_orphans(session: Session, args: argparse.Namespace) -> Outcome:
         "orphans": [_orphan_json(book, group) for group in groups],
     }
     leaked = any(not group.delayed and not group.used for group in groups)
-    return Outcome(data, _orphan_lines(book, groups, args.all), 1 if leaked else 0)
+    return Outcome(data, _orphan_lines(book, groups, args.all), FINDINGS if leaked else CLEAN)
 
 
 def _orphan_json(book: Book, group: Orphans) -> dict[str, object]:

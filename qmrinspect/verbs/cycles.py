@@ -15,7 +15,7 @@ from ..audit.cycles import Cycle, fate, find_cycles
 from ..audit.finding import Severity
 from ..ledger import Book
 from ..report import render, words
-from .verb import Outcome, Session
+from .verb import CLEAN, FINDINGS, Outcome, Session
 
 __all__ = ["run_cycles"]
 
@@ -43,7 +43,7 @@ def run_cycles(session: Session, args: argparse.Namespace) -> Outcome:
         ],
     }
     lost = any(cycle.lost for cycle in cycles)
-    return Outcome(data, _cycle_lines(book, cycles, args.all), 1 if lost else 0)
+    return Outcome(data, _cycle_lines(book, cycles, args.all), FINDINGS if lost else CLEAN)
 
 
 _TITLES = {

@@ -67,7 +67,7 @@ def _on_own_vms(
             )
             yield Result(one.rows, True, one.error, one.job.driver)
     finally:
-        session.progress("")
+        session.progress(None)
         if store is not None:
             store.close()
 
@@ -75,13 +75,13 @@ def _on_own_vms(
 def run_hunt(session: Session, args: argparse.Namespace) -> Outcome:
     """Plug and unplug devices and judge each one."""
     args.wait_guest = None
-    on_guest = args.guest.isdigit()
+    on_guest = args.guest is not None and args.guest.isdigit()
     # In the REPL a VM is attached to all the time, and some hunts are on others.
     elsewhere = session.front == "repl" and (args.policies or args.introspect)
     if on_guest or (session.has_target() and not elsewhere):
         check_options(args)
         verdicts = Verdicts(args)
-        args.wait_guest = 10.0 if args.guest != "none" else None
+        args.wait_guest = 10.0 if args.guest is not None else None
         driver = attached(int(args.guest), session.layout_file) if on_guest else session.driver()
         verdicts.total, results = on_target(driver, args, session)
         return _outcome(verdicts, results)
@@ -121,14 +121,14 @@ def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Ou
         machine=args.machine or DEFAULT_MACHINE,
         accel=args.accel or DEFAULT_ACCEL,
         cycles=args.cycles,
-        guest=find_guest(args.guest),
+        guest=find_guest(args.guest) if args.guest is not None else None,
         bundle=os.path.abspath(args.bundle) if args.bundle else None,
         forecast=args.forecast,
         layout=os.path.abspath(session.layout_file) if session.layout_file else None,
         trace=args.trace,
         error_paths=args.error_paths,
     )
-    all_models = (args.cpus or ("all" if settings.guest == "none" else "own")) == "all"
+    all_models = (args.cpus or ("all" if settings.guest is None else "own")) == "all"
     planned = plan(settings, names, all_models)
     verdicts.follow(planned)
     return _outcome(verdicts, _on_own_vms(planned, args, session, store))

@@ -30,6 +30,10 @@ DEFAULT_ACCEL = "tcg"
 MACHINE = Argument(("--machine",), {"help": f"its machine type (default: {DEFAULT_MACHINE})"})
 
 
+def _guest(text: str) -> str | None:
+    return None if text == "none" else text
+
+
 def _file(name: str, help: str) -> Argument:
     return Argument((name,), {"metavar": "FILE", "help": help}, "file")
 
@@ -75,7 +79,7 @@ CAMPAIGN = (
     Argument(
         ("--guest",),
         {
-            "default": "none",
+            "type": _guest,
             "metavar": "none|linux|PID",
             "help": "who acknowledges an unplug: nobody, so that qmr does it in the guest's place; "
             "a Linux guest (KERNEL:INITRD names another one); or the guest of a VM that runs",

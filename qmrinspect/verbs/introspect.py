@@ -52,7 +52,7 @@ def hunt_types(session: Session, args: argparse.Namespace) -> Outcome:
                 failed.append(f"{program}: {error}")
                 continue
             finally:
-                session.progress("")
+                session.progress(None)
             clean = types - sum(counts.values())
             totals.append(Total(program, types, {"clean": clean, **counts}, under))
 

@@ -115,12 +115,12 @@ def _arriving(session: Session, seconds: float | None, count: int | None) -> Ite
             event = monitor.wait_event(lambda event: True, min(left, _EVENT_POLL_S))
             if event is not None:
                 seen += 1
-                session.progress("")
+                session.progress(None)
                 yield event
     except KeyboardInterrupt:
         return
     finally:
-        session.progress("")
+        session.progress(None)
 
 
 def event_line(event: Event) -> str:

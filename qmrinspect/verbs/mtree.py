@@ -43,7 +43,7 @@ def _spaces(snapshot: Snapshot, wanted: str | None) -> list[Space]:
         return found
     names = sorted({space.name for space in spaces})
     near = difflib.get_close_matches(wanted, names, 3, 0.4)
-    hint = "did you mean " + " or ".join(map(printable, near)) + "?" if near else ""
+    hint = "did you mean " + " or ".join(map(printable, near)) + "?" if near else None
     raise UsageError(
         f"there is no address space {printable(wanted)}",
         hint or "there are: " + ", ".join(map(printable, names)),

@@ -83,13 +83,13 @@ def _rows(
                     if row["outcome"] != "refused":
                         yield {**row, "build": name}
         finally:
-            session.progress("")
+            session.progress(None)
 
 
 def _builds(given: str | None) -> list[tuple[str, str]]:
     """Return name and program of each build.
 
-    :param given: programs, with commas between; empty for those that tools/build_qemu.py made.
+    :param given: programs, with commas between; None for those that tools/build_qemu.py made.
     """
     programs = [Path(part) for part in given.split(",") if part] if given else _found()
     if len(programs) < 2:

@@ -203,14 +203,16 @@ class _Follow(Work):
             if before is None:
                 raise TargetError(f"{self._name} cannot be read any more", "name another object")
             yield f"{self._name} has {render.plural(before.ref, 'reference')}; its changes:"
-            count, died = before.ref, False
+            count: int | None = before.ref
+            died = False
             offset = time.time_ns() - time.monotonic_ns()
             for events in self._arriving():
                 for step in tracing.steps(e for e in events if e.time >= before.begin):
                     if died:
                         break
-                    count += step.event.by
-                    died = not count
+                    by = step.event.by
+                    count = step.event.left if count is None or by is None else count + by
+                    died = count == 0
                     yield traces.event_line(step, count, offset, self._thread(step.event.tid))
                 if died:
                     yield f"{self._name} was finalized"

@@ -137,8 +137,8 @@ class Session(Protocol):
     def confirm(self, question: str) -> bool:
         """Ask on a terminal; False where there is none to ask on."""
 
-    def progress(self, text: str) -> None:
-        """Show on stderr how far a long work is; an empty text ends it."""
+    def progress(self, text: str | None) -> None:
+        """Show on stderr how far a long work is; None ends it."""
 
 
 #: What answers a verb.
@@ -161,8 +161,8 @@ def later(package: str, module: str, function: str) -> Run:
 class Argument(NamedTuple):
     """One argument: as :meth:`argparse.ArgumentParser.add_argument` takes it.
 
-    :param completes: ``object``, ``path``, ``device``, ``driver``, ``space``, ``file``
-        or empty: what a front may complete it with.
+    :param completes: ``object``, ``path``, ``device``, ``driver``, ``space``, ``file``:
+        what a front may complete it with, None for nothing.
     """
 
     names: Sequence[str]

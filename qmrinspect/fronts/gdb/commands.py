@@ -90,7 +90,7 @@ class Command(gdb.Command):
             _code(error.exit_code)
             raise
         finally:
-            session.progress("")
+            session.progress(None)
             session.close_monitor()
 
     def complete(self, text: str, word: str | None) -> Sequence[str] | int:

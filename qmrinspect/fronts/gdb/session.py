@@ -141,7 +141,7 @@ class Session:
                     raise ReadingError(error.text, hint) from None
                 raise
             finally:
-                self.progress("")
+                self.progress(None)
             self._reader = reader
             if reader.layout is not None:
                 give_types(reader.layout)
@@ -294,11 +294,11 @@ class Session:
     def confirm(self, question: str) -> bool:
         return False
 
-    def progress(self, text: str) -> None:
+    def progress(self, text: str | None) -> None:
         draws = os.isatty(2) and os.environ.get("TERM") != "dumb"
         if draws and (text or self._drew):
             self._drew = bool(text)
-            gdb.write(f"\r\033[K{text}", gdb.STDERR)
+            gdb.write(f"\r\033[K{text or ''}", gdb.STDERR)
             gdb.flush(gdb.STDERR)
 
 

@@ -83,11 +83,11 @@ def _region(value: gdb.Value, address: int | None, names: Names) -> str:
     obj = value["parent_obj"]
     # GDB makes no Python number of an Int128.
     raw, start = names.bytes(value["size"]), int(value["addr"])
-    size = int.from_bytes(raw, "little") if raw is not None else 0
-    if size > _SIZE_MAX:
+    size = int.from_bytes(raw, "little") if raw is not None else None
+    if size is not None and size > _SIZE_MAX:
         raise ValueError("no region")
     parts = [_type_name(obj), _chars(value["name"]) or names.path(address)]
-    end = f"{start + size - 1:#x}" if size else "empty"
+    end = "?" if size is None else f"{start + size - 1:#x}" if size else "empty"
     parts.append(f"{start:#x}-{end}")
     if int(value["priority"]):
         parts.append(f"prio {int(value['priority'])}")

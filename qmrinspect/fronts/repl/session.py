@@ -187,10 +187,10 @@ class ReplSession:
         """Nobody is asked here: the prompt is for the next command."""
         return False
 
-    def progress(self, text: str) -> None:
+    def progress(self, text: str | None) -> None:
         """Show how far a long work is, in the status bar."""
         check_cancelled()
-        self.activity = printable(text)
+        self.activity = printable(text) if text is not None else None
         self._changed()
 
     def close(self) -> None:

@@ -128,7 +128,7 @@ def _answer(verb: Verb, options: Options, own: list[str]) -> int:
     except QmrError as error:
         raise typed_error(error, "shell", options.target_words()) from error.__cause__
     finally:
-        session.progress("")
+        session.progress(None)
         session.close()
 
 
@@ -222,7 +222,7 @@ def _pipe_closed() -> int:
     return 0
 
 
-def _complain(text: str, hint: str, lines: Iterable[str] = ()) -> None:
+def _complain(text: str, hint: str | None, lines: Iterable[str] = ()) -> None:
     # QEMU's own words may quote what a guest or a user made up.
     first = f"qmr: {text}" + (f": {hint}" if hint else "")
     width = _stderr_width()
