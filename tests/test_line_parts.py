@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import stat
@@ -13,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from qmrinspect.audit.known import CPUS, DATA, breaks_its_cycles, known_trouble
 from qmrinspect.campaign.candidates import fitting
 from qmrinspect.errors import QmrError, TargetError, UsageError
 from qmrinspect.fronts.hints import typed
@@ -273,62 +271,6 @@ def test_no_verb_takes_an_empty_argument(verb: str) -> None:
     for words in ([""], [" "], ["--title="]):
         with pytest.raises(QmrError, match="empty"):
             parser.parse_args(words)
-
-
-def test_what_is_known_to_leak_depends_on_the_policy() -> None:
-    assert known_trouble("intel-hda", "owner-ref") == "same-owner-subregions"
-    assert not known_trouble("intel-hda", "owner-shared")
-    assert known_trouble("qemu-xhci", "owner-shared") == "link-cycle"
-    assert known_trouble("rocker", "owner-shared") == "crash"
-    assert not known_trouble("e1000e", "owner-ref")
-    assert known_trouble("athlon-x86_64-cpu", "owner-ref").startswith("address-space-root")
-
-
-@pytest.mark.parametrize(
-    ("driver", "policy", "breaks"),
-    [
-        ("e1000e", "owner-ref", True),
-        ("e1000e", "owner-shared", True),
-        ("intel-hda", "owner-ref", False),
-        ("intel-hda", "strict", False),
-        ("qemu-xhci", "owner-shared", False),
-        # What stays of these is no cycle of theirs.
-        ("piix3-usb-uhci", "owner-ref", True),
-        ("qxl", "owner-ref", True),
-        # QEMU did not live to show it; and nobody hunted that.
-        ("rocker", "owner-ref", None),
-        ("my-own-device", "owner-ref", None),
-        ("e1000e", "a-new-policy", None),
-    ],
-)
-def test_hunts_tell_whose_cycles_an_unplug_breaks(
-    driver: str, policy: str, breaks: bool | None
-) -> None:
-    assert breaks_its_cycles(driver, policy) is breaks
-
-
-def test_what_is_known_is_made_of_what_hunts_printed() -> None:
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-    from make_known import known
-
-    def row(device: str, outcome: str, *causes: str, policy: str = "owner-ref") -> dict[str, Any]:
-        more = {"policy": policy, "qemu_version": "9.0 (X)", "machine": "pc"}
-        return {"device": device, "outcome": outcome, "causes": list(causes), **more}
-
-    found = known(
-        [
-            [row("a", "clean"), row("b", "leak", "link-cycle"), row("c", "refused", policy="")],
-            [row("a", "crash", policy=""), row("d", "stale"), row("x-cpu", "partial-leak", "held")],
-        ]
-    )
-    assert found["hunts"] == [["9.0", "pc", "owner-ref", 2], ["9.0", "pc", "owner-ref", 3]]
-    # What went well once and badly once counts as bad.
-    wanted = {"": "d", "crash": "a", "held": CPUS, "link-cycle": "b"}
-    assert found["found"] == {"owner-ref": wanted}
-    # And the file that ships is of whole hunts under both rules that were released.
-    hunts = json.loads(DATA.read_text())["hunts"]
-    assert {policy for _, _, policy, _ in hunts} >= {"owner-ref", "owner-shared"}
-    assert min(judged for *_, judged in hunts) > 100
 
 
 @pytest.mark.parametrize(

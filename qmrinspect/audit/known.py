@@ -14,11 +14,13 @@ from pathlib import Path
 
 from .cause import CYCLIC
 
-__all__ = ["CPUS", "DATA", "breaks_its_cycles", "known_trouble"]
+__all__ = ["AGAIN", "CPUS", "DATA", "breaks_its_cycles", "known_trouble"]
 
 #: The file, and the name in it that stands for all CPU models.
 DATA = Path(__file__).with_name("known.json")
 CPUS = "*-cpu"
+#: In the place of a cause: QEMU died, but not before the device was plugged once more.
+AGAIN = "crash-again"
 
 # The cause that a policy may rule out, and those under which a region of the same owner keeps
 # nobody alive; see docs/policies.md.
@@ -32,7 +34,8 @@ def known_trouble(driver: str, policy: str) -> str:
 
     :param policy: that the QEMU follows.
     """
-    return ", ".join(_found(policy).get(_name(driver), ()))
+    causes = _found(policy).get(_name(driver), ())
+    return "crash" if {"crash", AGAIN} & {*causes} else ", ".join(causes)
 
 
 def breaks_its_cycles(driver: str, policy: str) -> bool | None:
