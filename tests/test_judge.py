@@ -13,11 +13,14 @@ from fakes import FakeMachine, FakeObject
 from qmrinspect.audit import book_of, check, choose, orphan_groups, why
 from qmrinspect.audit.cause import causes
 from qmrinspect.audit.growth import Growth
-from qmrinspect.hunt.again import judge_again
+from qmrinspect.errors import UsageError
+from qmrinspect.hotplug.kinds import Recipe
+from qmrinspect.hunt.again import judge_again, still_there
 from qmrinspect.hunt.judge import judge
 from qmrinspect.index import Index
 from qmrinspect.ledger import POLICIES, Book
 from qmrinspect.snapshot import Unknown
+from qmrinspect.verbs import plug
 
 pytestmark = pytest.mark.unit
 
@@ -47,6 +50,27 @@ def test_a_verdict_waits_until_it_is_known_what_is_live() -> None:
     driver: Any = SimpleNamespace(stale=lambda *_: [], drive=lambda step: None)
     taken, _ = judge_again(driver, before, plugged, device.address, lambda: readings.pop(0))
     assert taken is after and not readings
+
+
+def test_another_one_is_plugged_only_where_none_of_its_type_leaked() -> None:
+    """What leaked keeps the names of its RAM blocks and of its migration state."""
+    machine = FakeMachine()
+    device = machine.device("dut", "core")
+    kind = machine.snapshot().objects[device.address].type
+    same, other = (Recipe(driver, bus="USB") for driver in (kind, "usb-tablet"))
+    _, plugged, after = unplug(machine, device)
+    assert still_there(after, same) is None  # it was finalized
+    machine = FakeMachine()
+    device = machine.device("dut", "core")
+    device.ref += 1
+    _, plugged, after = unplug(machine, device)
+    assert still_there(plugged, same) is None
+    assert "that leaked is still in memory" in (still_there(after, same) or "")
+    assert still_there(after, other) is None
+    plug.check_leaked(plugged, same, "new")
+    with pytest.raises(UsageError, match="that leaked is still in memory"):
+        plug.check_leaked(after, same, "new")
+    plug.check_leaked(after, same._replace(bus="PCI"), "new")
 
 
 def device_with_regions(machine: FakeMachine) -> FakeObject:

@@ -25,7 +25,7 @@ from .judge import Judgement, judge, memory_of, waits, with_stale
 if TYPE_CHECKING:
     from ..snapshot import Stale
 
-__all__ = ["judge_again", "leaked", "still_there"]
+__all__ = ["judge_again", "still_there"]
 
 # RCU's grace period takes 10 to 100 ms; what is still there after this
 # many readings, each preceded by a pause, is called delayed.
@@ -33,21 +33,18 @@ _READINGS_MAX = 5
 _PAUSE_S = 0.05
 
 
-def still_there(recipe: Recipe) -> str:
-    """Say why a device off PCI is not plugged after one of its type leaked."""
+def still_there(book: Book, recipe: Recipe) -> str | None:
+    """Say why a device is not plugged after one of its type leaked, None where none did.
+
+    What was unparented and lives on keeps the names of its RAM blocks and of its migration state.
+    """
+    objects = book.index.snapshot.objects
+    if all(objects[group.root].type != recipe.driver for group in orphan_groups(book)):
+        return None
     return (
         f"{an(recipe.driver)} that leaked is still in memory, and QEMU may abort when another "
         "takes its place; restart the VM first"
     )
-
-
-def leaked(book: Book, type_name: str) -> bool:
-    """Whether a device of the type has been unparented and lives on.
-
-    It keeps the names of its RAM blocks and of its migration state.
-    """
-    objects = book.index.snapshot.objects
-    return any(objects[group.root].type == type_name for group in orphan_groups(book))
 
 
 def judge_again(
@@ -80,8 +77,11 @@ def judge_again(
         # A block that was made and freed meanwhile need not be the device's.
         return where, [row for row in found if row.certain or within(objects, row.target)]
 
-    after = take()
-    judgement = judge(before, plugged, after, device, name)
+    def read_and_judge() -> tuple[Book, Judgement]:
+        book = take()
+        return book, judge(before, plugged, book, device, name)
+
+    after, judgement = read_and_judge()
     known: list[Stale] = []
     for attempt in range(1, _READINGS_MAX):
         if judgement.outcome == "clean":
@@ -89,8 +89,7 @@ def judge_again(
         seen = _counts(judgement)
         known = stale_now()[1]
         driver.drive(partial(_pause, _PAUSE_S * attempt))
-        after = take()
-        judgement = judge(before, plugged, after, device, name)
+        after, judgement = read_and_judge()
         # A finding must hold in a second reading.  What a flat view holds may be transient, but
         # not while nothing waits for RCU.
         idle = after.index.snapshot.capture.quiescent or not waits(judgement)

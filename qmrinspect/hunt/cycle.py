@@ -34,7 +34,7 @@ from ..index import Index
 from ..ledger import Book, open_book
 from ..monitor.base import MonitorLost
 from ..search.stale import Where
-from .again import judge_again, leaked, still_there
+from .again import judge_again, still_there
 from .came import Came
 from .driver import Driver
 from .foretell import Foretold, Pins, foretell_after, foretell_pinned, held_by, implied
@@ -134,11 +134,12 @@ class Hunt:
         self._came.begin(before)
         machine = before.index.snapshot.target.machine
         cycle = Cycle(driver=recipe.driver, id=id)
-        # Migration state is named after the slot as well.
-        avoid = self._leaked_slots if leaked(before, recipe.driver) else frozenset()
-        if recipe.bus != "PCI" and not self._leaked_slots and leaked(before, recipe.driver):
+        there = still_there(before, recipe)
+        if there is not None and recipe.bus != "PCI" and not self._leaked_slots:
             self._last = before
-            return _early(driver, recipe, machine, cycle._replace(refused=still_there(recipe)))
+            return _early(driver, recipe, machine, cycle._replace(refused=there))
+        # Migration state is named after the slot as well.
+        avoid = self._leaked_slots if there is not None else frozenset()
         try:
             plugged = driver.drive(lambda monitor: plug(monitor, recipe, id, avoid))
         except (MonitorError, PeerMissing) as error:

@@ -34,7 +34,8 @@ def _ending(cause: Cause, one: Balance | None) -> str:
     if one.life.refused is not None:
         return f" (who took it is not known: {one.life.refused})"
     edges: Sequence[object] = cause.edges
-    takers = takers_text(held.step for held in one.held if held.edge in edges)
-    if takers is None and not edges:
+    if edges:
+        takers = takers_text(held.step for held in one.held if held.edge in edges)
+    else:
         takers = unexplained_text(one)
     return f", {takers}" if takers is not None else ""

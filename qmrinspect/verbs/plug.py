@@ -16,7 +16,7 @@ from ..errors import MonitorError, TargetError, UsageError
 from ..hotplug.plugging import parse_devfn
 from ..hotplug.recipes import Recipe, recipe_for
 from ..hotplug.unplug import Cycle, Plugged, drivers, plug, unplug
-from ..hunt.again import judge_again, leaked, still_there
+from ..hunt.again import judge_again, still_there
 from ..hunt.driver import Driver
 from ..hunt.judge import Judgement
 from ..index import Index
@@ -85,8 +85,9 @@ def check_leaked(book: Book, recipe: Recipe, id: str) -> None:
                 f"{printable(words.name(index, device.address))} leaked and still has the id {id}",
                 "take another id, or say --force: QEMU may abort",
             )
-    if recipe.bus != "PCI" and leaked(book, recipe.driver):
-        raise UsageError(still_there(recipe), "or say --force")
+    there = still_there(book, recipe)
+    if there is not None and recipe.bus != "PCI":
+        raise UsageError(there, "or say --force")
 
 
 def wanted(driver: Driver, name: str, properties: Sequence[str]) -> tuple[Recipe, str | None]:
