@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from qmrinspect.masking import MASK, masked, masked_message, masked_words
 from qmrinspect.monitor import whose
 from qmrinspect.monitor.base import CommandError, Event
 from qmrinspect.monitor.connecting import check_greeting
+from qmrinspect.monitor.processes import Running
+from qmrinspect.monitor.readable import judge
 from qmrinspect.outfile import probe, write
 from qmrinspect.report import render
 from qmrinspect.verbs.monitor import event_json, event_line
@@ -271,6 +274,19 @@ def test_no_verb_takes_an_empty_argument(verb: str) -> None:
     for words in ([""], [" "], ["--title="]):
         with pytest.raises(QmrError, match="empty"):
             parser.parse_args(words)
+
+
+def test_what_ended_meanwhile_is_not_listed() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as lives:
+        try:
+            ended = subprocess.Popen([sys.executable, "-c", ""])
+            ended.wait()
+            # Neither is a QEMU; only the one that lives is told as such.
+            one, other = (Running(p.pid, "x", "pc", "", (), None, None) for p in (ended, lives))
+            ((process, verdict),) = judge([one, other])
+        finally:
+            lives.kill()
+    assert process.pid == lives.pid and verdict.refused
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,9 @@ def test_arguments_get_the_types_that_qemu_wants(
     [
         ("qom-get", "path=/machine", "needs property="),
         ("qom-get", "pth=/machine", "did you mean path"),
+        # No front but the REPL has help for a QMP command: what it takes is said at once.
+        ("qom-get", "", "it takes path, property"),
+        ("query-status", "a=1", "it takes no arguments"),
         ("balloon", "value=much", "takes a number"),
         ("set-action", "shutdown=explode", "one of poweroff, pause"),
         ("qom-get", "path", "is no assignment"),

@@ -159,12 +159,12 @@ class Schema:
                 prop = known.get(name)
                 out[name] = typed_property(prop, value) if isinstance(value, str) else _loose(value)
             else:
-                hint = _near(name, members) if members else f"see help {command}"
+                hint = _near(name, members)
                 raise UsageError(f"{command} takes no {printable(name)}", hint)
         missing = [m.name for m in members.values() if not m.optional and m.name not in out]
         if missing:
             wanted = " ".join(f"{name}=" for name in missing)
-            raise UsageError(f"{command} needs {wanted}", _meant(missing, tree, command))
+            raise UsageError(f"{command} needs {wanted}", _meant(missing, tree, members))
         return out
 
     def _convert(self, kind: str, value: str | Tree, key: str, depth: int) -> Any:
@@ -365,13 +365,17 @@ def _options(entry: Mapping[str, Any]) -> list[str]:
     return [str(member["type"]) for member in entry.get("members", ())]
 
 
-def _meant(missing: Sequence[str], given: Mapping[str, Any], command: str) -> str:
+def _meant(missing: Sequence[str], given: Mapping[str, Any], members: Mapping[str, Member]) -> str:
     near = [name for name in missing if difflib.get_close_matches(name, list(given), 1, 0.6)]
-    return f"did you mean {' and '.join(near)}?" if near else f"see help {command}"
+    return f"did you mean {' and '.join(near)}?" if near else _takes(members)
 
 
 def _near(name: str, members: Mapping[str, Member]) -> str:
     near = difflib.get_close_matches(name, list(members), 2, 0.5)
     if near:
         return "did you mean " + " or ".join(near) + "?"
+    return _takes(members)
+
+
+def _takes(members: Mapping[str, Member]) -> str:
     return "it takes " + (", ".join(members) or "no arguments")

@@ -14,6 +14,7 @@ from ..errors import QmrError
 from ..layout.dwarf import debug_info
 from ..layout.find import described
 from ..reading import Reader
+from ..target.proc import command_line
 from ..target.process import Process
 from .processes import Running
 
@@ -31,21 +32,22 @@ class Verdict(NamedTuple):
     refused: str | None
 
 
-def judge(found: Sequence[Running]) -> list[Verdict]:
-    """Return a verdict for each process, in the same order."""
+def judge(found: Sequence[Running]) -> list[tuple[Running, Verdict]]:
+    """Return a verdict for each process that still runs, in the same order."""
     known: dict[tuple[int, int] | None, str] = {}
     out = []
     for process in found:
         if process.refused:
-            out.append(Verdict(None, process.refused))
+            out.append((process, Verdict(None, process.refused)))
             continue
         try:
             layout = _layout(process.pid, known.get(process.program))
         except QmrError as error:
-            out.append(Verdict(None, error.text))
+            if command_line(process.pid):
+                out.append((process, Verdict(None, error.text)))
         else:
             known[process.program] = layout
-            out.append(Verdict(layout, None))
+            out.append((process, Verdict(layout, None)))
     return out
 
 

@@ -24,8 +24,7 @@ def run_ps(session: Session, args: argparse.Namespace) -> Outcome:
     """List the QEMUs that run here (``qmr-ps/1``)."""
     from ..monitor.readable import judge
 
-    found = running()
-    verdicts = judge(found)
+    found = judge(running())
     data = {
         "format": "qmr-ps/1",
         "processes": [
@@ -39,13 +38,13 @@ def run_ps(session: Session, args: argparse.Namespace) -> Outcome:
                 "readable": not verdict.refused,
                 "refused": verdict.refused or "",
             }
-            for process, verdict in zip(found, verdicts)
+            for process, verdict in found
         ],
     }
-    return Outcome(data, _ps_lines(found, verdicts))
+    return Outcome(data, _ps_lines(found))
 
 
-def _ps_lines(found: Sequence[Running], verdicts: Sequence[Verdict]) -> Iterator[str]:
+def _ps_lines(found: Sequence[tuple[Running, Verdict]]) -> Iterator[str]:
     if not found:
         yield "no QEMU runs here that qmr can see"
         return
@@ -62,10 +61,10 @@ def _ps_lines(found: Sequence[Running], verdicts: Sequence[Verdict]) -> Iterator
             ),
             "dim" if verdict.refused else None,
         )
-        for process, verdict in zip(found, verdicts)
+        for process, verdict in found
     ]
     head = ("pid", "name", "machine", "version", "layout", "readable", "monitors")
     yield from render.table(head, rows, right=(0,), indent=0)
-    for process, verdict in zip(found, verdicts):
+    for process, verdict in found:
         if verdict.refused:
             yield f"{process.pid}: {printable(verdict.refused)}"
