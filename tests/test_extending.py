@@ -56,6 +56,12 @@ class Package:
         place = old.index(behind) + len(behind) if behind else len(old)
         path.write_text(old[:place] + "\n" + text + old[place:])
 
+    def create(self, name: str, text: str) -> None:
+        """Write a file that was not there."""
+        path = self._directory / "qmrinspect" / name
+        assert not path.exists()
+        path.write_text(text)
+
     def run(self, *arguments: object) -> str:
         """Run Python there."""
         done = subprocess.run(
@@ -99,6 +105,23 @@ def test_adding_a_verb_takes_one_entry_and_one_function(package: Package, tmp_pa
     assert "how many objects there are" in shown and "example: qmr count" in shown
     table = "from qmrinspect.verbs.table import VERBS; print(VERBS['count'].help)"
     assert package.run("-c", table) == "how many objects there are"
+
+
+def test_adding_a_peer_takes_one_file_and_one_line(package: Package) -> None:
+    package.create("peers/echo.py", example("A peer"))
+    line = example("A peer", 1).strip().strip("{}")
+    package.put("peers/__init__.py", line, "PEERS: dict[str, Callable[[], Peer]] = {")
+    ask = (
+        "import socket\n"
+        "from qmrinspect.peers import open_peer\n"
+        "peer = open_peer('echo')\n"
+        "client = socket.socket(socket.AF_UNIX)\n"
+        "client.connect(peer.path)\n"
+        "client.sendall(b'hello')\n"
+        "print(client.recv(5).decode())\n"
+        "peer.close()"
+    )
+    assert package.run("-c", ask) == "hello"
 
 
 def test_a_peer_is_opened_by_its_kind_and_gives_its_names() -> None:

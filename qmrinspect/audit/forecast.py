@@ -241,5 +241,4 @@ def forecast(
 
 def all_policies() -> Sequence[Policy]:
     """Return the policies in the order in which they are listed: the oldest first."""
-    order = ("strict", "owner-ref", "no-ref", "subregion-ref", "owner-shared")
-    return sorted(POLICIES, key=lambda policy: order.index(policy.name))
+    return sorted(POLICIES, key=lambda policy: policy.age)

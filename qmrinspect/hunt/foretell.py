@@ -148,7 +148,7 @@ def also_gone(candidates: Iterable[Policy]) -> set[str]:
 
     :param candidates: the policies that this QEMU may follow.
     """
-    sets = [set(_SAME_OR_LESS[policy.name]) for policy in candidates]
+    sets = [set(_SAME_OR_LESS.get(policy.name, (policy.name,))) for policy in candidates]
     return set.intersection(*sets) if sets else set()
 
 

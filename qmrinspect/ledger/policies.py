@@ -40,6 +40,7 @@ class Policy(NamedTuple):
         references: ``owner``, ``region`` or ``nothing``.
     :param same_none: the same for a pair of regions that both have no owner.
     :param finalizing: what finalizing a region asks for and does.
+    :param age: where it stands in a list of them, the oldest first.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Policy(NamedTuple):
     finalizing: Finalizing
     rule: str
     where: str
+    age: int
 
     def referenced(self, region: Region, container: Region) -> int:
         """Return the object that a container references for a subregion; 0 for none.
@@ -74,6 +76,7 @@ POLICIES = (
         "the subregion's owner is referenced, always; finalizing a container detaches its "
         "subregions",
         "2e2b8eb70fdb7dfb (2.5) to 10.1",
+        1,
     ),
     Policy(
         "owner-shared",
@@ -83,6 +86,7 @@ POLICIES = (
         "same owner: no reference; finalizing a region detaches it from its container and its "
         "subregions from it",
         "ac7a892fd3 (10.2) on",
+        4,
     ),
     Policy(
         "subregion-ref",
@@ -91,6 +95,7 @@ POLICIES = (
         Finalizing((NO_CONTAINER,)),
         "same owner: the subregion itself is referenced; otherwise its owner",
         "the series of 2024 and 2025, v4 to v9; not merged",
+        3,
     ),
     Policy(
         "no-ref",
@@ -99,6 +104,7 @@ POLICIES = (
         Finalizing((NO_CONTAINER,)),
         "same owner: no reference; a region in a container must not be finalized",
         "the same series, v1 to v3; not merged",
+        2,
     ),
     Policy(
         "strict",
@@ -108,6 +114,7 @@ POLICIES = (
         "the subregion's owner is referenced, always; a region must be empty, and in no container, "
         "before it is finalized",
         "before 2e2b8eb70fdb7dfb (2.5)",
+        0,
     ),
 )
 

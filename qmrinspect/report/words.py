@@ -207,6 +207,9 @@ def _fields(pattern: str, edges: Sequence[Edge], most: int) -> str:
     return printable(pattern.replace("\0", text), _FIELD_MAX)
 
 
+_EDGE_HEAD = ("kind", "count", "holder", "field", "address")
+
+
 def edge_rows(book: Book, edges: Iterable[Edge], most: int = _PARTS_SHOWN) -> list[Row]:
     """Return the rows of a table of references; see :func:`grouped` for ``most``."""
     return [
@@ -227,15 +230,15 @@ def edge_rows(book: Book, edges: Iterable[Edge], most: int = _PARTS_SHOWN) -> li
 def edge_table(rows: Sequence[Row], indent: int, head: Sequence[str] = ()) -> Iterator[str]:
     """Yield rows of :func:`edge_rows` as a table."""
     # A sign may stand before the kind.
-    first = len(rows[0].cells) - 5 if rows else 0
-    yield from render.table(head, rows, right=(first + 1,), indent=indent, drop=(first + 4,))
+    first = len(rows[0].cells) - len(_EDGE_HEAD) if rows else 0
+    dropped = first + _EDGE_HEAD.index("address")
+    yield from render.table(head, rows, right=(first + 1,), indent=indent, drop=(dropped,))
 
 
 def reference_table(book: Book, edges: Sequence[Edge], indent: int = 2) -> Iterator[str]:
     """Yield references as a table; those granted by a rule come apart, with their reason."""
     named = [edge for edge in edges if not edge.rule]
-    head = ("kind", "count", "holder", "field", "address")
-    yield from edge_table(edge_rows(book, named, 0), indent, head)
+    yield from edge_table(edge_rows(book, named, 0), indent, _EDGE_HEAD)
     for edge in edges:
         if edge.rule:
             rule = RULES[edge.rule]
