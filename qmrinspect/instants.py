@@ -23,7 +23,7 @@ from .target.image import PAGE, Capture, Image, Ranges
 from .target.instant import Copy, Frozen, Stoppable
 from .target.memory import merged
 from .walk import Program, chooser, decode
-from .walk.quiet import Signs, signs
+from .walk.quiet import Signs, signs, waiting
 
 __all__ = ["ATTEMPTS", "GRACE_S", "PAUSE_S", "Instants", "added", "patiently"]
 
@@ -33,6 +33,9 @@ Taken = tuple[Snapshot, Context]
 # A busy VM is between two references often, but never for long.
 ATTEMPTS = 8
 PAUSE_S = 0.004
+# On a busy host it may be for long: whoever holds the big lock waits for a CPU.  A stop that only
+# asks is short; so many of them take a second, and are not tried again where all were in vain.
+_PATIENCE = 24
 # An RCU grace period is shorter.
 GRACE_S = 0.1
 # Stops for pages that were missing before.
@@ -71,6 +74,7 @@ class Instants:
         self._changing: set[int] = set()  # pages that were seen to differ between readings
         self._always: set[int] = set()  # pages of the signs
         self._distrust = _DISTRUST  # readings that do without a proof
+        self._rests = True  # whether the last reading was of a quiet moment
         self._last: _Walked | None = None
 
     def look(self) -> Snapshot:
@@ -92,7 +96,7 @@ class Instants:
         return walked.snapshot
 
     def read(self, spent: list[Capture]) -> Taken | None:
-        """Take a snapshot of one instant; None when that needs a stop for all memory.
+        """Take a snapshot of one instant; None when it is not known yet where a quiet one shows.
 
         :param spent: what earlier stops cost; those of this reading are added.
         :raises QmrError: the target cannot be read; ReadingError: the structures make no
@@ -101,16 +105,18 @@ class Instants:
         if self._signs is None:
             return None
         if self._own:
-            return self._whole(spent)
+            return self.whole(spent)
         wanted = self._wanted()
         taken = self._hot(wanted, spent)
-        return taken if taken is not None else self._pages(wanted, spent)
+        if taken is None:
+            taken = self._pages(wanted, spent)
+        return taken if taken is not None else self.whole(spent)
 
     def _pages(self, wanted: set[int], spent: list[Capture]) -> Taken | None:
         """Stop for all pages that are wanted, and those that turn out to be."""
         rounds = 0
         while rounds < _ROUNDS:
-            last = len(spent) >= ATTEMPTS - 1 + rounds
+            last = len(spent) >= self._looks() + rounds
             begin = time.perf_counter_ns()
             frozen = self._freeze(self._ranges(wanted), not last)
             if not frozen.quiet:
@@ -141,25 +147,32 @@ class Instants:
             wanted |= missing
         return None
 
-    def _whole(self, spent: list[Capture]) -> Taken:
-        """Stop for all memory, at a quiet moment if there is one."""
+    def whole(self, spent: list[Capture]) -> Taken:
+        """As :meth:`read`; stop for all memory, at a quiet moment if there is one."""
+        most = len(spent) + self._looks()
         while True:
-            last = len(spent) >= ATTEMPTS - 1
-            if not last and self._signs is not None and not self._signs.quiet(self._target.peek):
+            last = len(spent) >= most
+            signs = None if last else self._signs
+            if self._own and signs is not None and not signs.quiet(self._target.peek):
                 # That much shows without a stop.
                 spent.append(Capture(0, 0, 0, 0, 0, False, "whole", 0))
                 time.sleep(PAUSE_S * len(spent))
                 continue
-            image, cost = self._all(None if last else self._signs)
+            image, cost = self._all(signs)
             spent.append(cost)
             try:
                 if cost.quiescent:
-                    return self._learn(self._walk(image, added(spent)), set())
+                    walked = self._walk(image, added(spent))
+                    return self._learn(walked, set() if self._own else _needs(walked))
             except ReadingError:
                 # A list that is being changed gets a second look.
                 if last:
                     raise
             time.sleep(PAUSE_S * len(spent))
+
+    def _looks(self) -> int:
+        """Return how many looks may be in vain before one that takes what there is."""
+        return (_PATIENCE if self._rests else ATTEMPTS) - 1
 
     def _all(self, signs: Signs | None) -> tuple[Image, Capture]:
         ask = signs.quiet if signs is not None else None
@@ -267,10 +280,15 @@ class Instants:
         self._readings += 1
         self._needed.update(dict.fromkeys(needs, self._readings))
         self._last = walked
+        self._rests = walked.snapshot.capture.quiescent
         walked.context.believed()
         if self._signs is None:
-            self._signs = signs(walked.context)
-            self._always = {address // PAGE for address in self._signs.addresses()}
+            self._signs = signs(walked.context, walked.snapshot.objects)
+        else:
+            # Iothreads come and go.
+            found = waiting(walked.context, walked.snapshot.objects)
+            self._signs = self._signs._replace(waiting=found)
+        self._always = {address // PAGE for address in self._signs.addresses()}
         return walked.snapshot, walked.context
 
 

@@ -182,7 +182,8 @@ class Looking(Reader):
 def passing(report: Report) -> Iterator[str]:
     """Yield what each finding of one look is of, with its sign, and what was seen to hold it."""
     book = report.book
-    objects, way = book.index.snapshot.objects, book.index.snapshot.capture.way
+    objects, capture = book.index.snapshot.objects, book.index.snapshot.capture
+    way, quiet = capture.way, capture.quiescent
     for finding in report.findings:
         if finding.severity == Severity.NOTE:
             continue
@@ -193,7 +194,8 @@ def passing(report: Report) -> Iterator[str]:
         # The same of two addresses is told once.
         of = re.sub("0x[0-9a-f]+", "0x..", of)
         sign = f"{finding.observed - finding.expected:+d}"
-        yield f"{finding.kind} {sign} of {of}, way {way}, held by {held or 'nothing'}"
+        moment = "" if quiet else ", at a moment that was not quiet"
+        yield f"{finding.kind} {sign} of {of}, way {way}{moment}, held by {held or 'nothing'}"
 
 
 def busy(readings: int, seconds: float, once: bool = False) -> Iterator[str]:
@@ -230,8 +232,8 @@ def busy(readings: int, seconds: float, once: bool = False) -> Iterator[str]:
                     found["later"] += 1
                     yield f"{WRONG} reading {number}: {[f.text for f in report.findings][:3]}"
             # Everything in one stop, as long as the looks go on.
-            whole._instants = None
-            snapshot = whole.read()
+            assert whole._instants is not None
+            snapshot, whole._context = whole._instants.whole([])
             longest["whole"].append(snapshot.capture.stop_us)
             alone = whole.audit(snapshot)
             found["whole"] += alone.failed

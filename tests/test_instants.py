@@ -239,6 +239,90 @@ def test_a_busy_moment_is_seen_before_anything_is_read() -> None:
     same(snapshot, target.frozen, machine)
 
 
+def test_a_quiet_moment_that_is_long_in_coming_is_waited_for() -> None:
+    machine = FakeMachine()
+    quiet = machine.build()
+    reader = Reader(target := Running(iter([quiet])), [machine.layout])
+    reader.read()
+    machine.retire(machine.view(machine.system, []))
+    busy = machine.build()
+    target._states = iter([*[busy] * 15, quiet])
+    snapshot = reader.read()
+    assert snapshot.capture.quiescent and snapshot.capture.retries == 15
+    same(snapshot, quiet, machine)
+    # Of a VM that is never at rest each reading takes no longer than that: it hangs, perhaps.
+    target._states = iter([busy])
+    first, second = reader.read().capture, reader.read().capture
+    assert not first.quiescent and not second.quiescent
+    assert second.retries < first.retries // 2
+
+
+def test_a_copy_of_all_memory_waits_for_a_quiet_moment_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = FakeMachine()
+    quiet = machine.build()
+    reader = Reader(target := Running(iter([quiet])), [machine.layout])
+    reader.read()
+    machine.retire(machine.view(machine.system, []))
+    busy = machine.build()
+    # Three stops for pages, each with a copy, bring nothing.
+    monkeypatch.setattr(target, "_pieces", lambda ranges: [])
+    target._states = iter([*[quiet] * 6, *[busy] * 10, quiet])
+    snapshot = reader.read()
+    assert (snapshot.capture.way, snapshot.capture.quiescent) == ("whole", True)
+    assert target.whole == 11
+    same(snapshot, quiet, machine)
+
+
+def working(machine: FakeMachine, context: int) -> FakeTarget:
+    """Return the machine at an instant at which an iothread is between two references."""
+    machine.poke("AioContext", context, notify_me=0)
+    machine.nic.ref += 1
+    state = machine.build()
+    machine.nic.ref -= 1
+    machine.poke("AioContext", context, notify_me=2)
+    return state
+
+
+def iothread(machine: FakeMachine, name: str) -> int:
+    """Make an iothread that waits for work; return its context."""
+    context = machine.make("AioContext", notify_me=2)
+    thread = machine.add_child(machine.objects_container, name, machine.new("iothread"))
+    machine.poke("IOThread", thread.address, ctx=context, running=1)
+    return context
+
+
+def test_an_iothread_at_work_is_no_quiet_moment() -> None:
+    machine = FakeMachine()
+    # As large as its structure.
+    machine.define("iothread", "object", machine.layout.size("IOThread"))
+    first = iothread(machine, "io0")
+    reader = Reader(target := Running(iter([machine.build()])), [machine.layout])
+    assert reader.read().capture.quiescent
+    busy, quiet = working(machine, first), machine.build()
+    target._states = iter([busy, busy, quiet])
+    snapshot = reader.read()
+    assert snapshot.capture.quiescent and snapshot.capture.retries == 2
+    same(snapshot, quiet, machine)
+    # One that is new is known by the next reading; one that ends holds none up.
+    second = iothread(machine, "io1")
+    target._states = iter([machine.build()])
+    reader.read()
+    busy, quiet = working(machine, second), machine.build()
+    target._states = iter([busy, quiet])
+    snapshot = reader.read()
+    assert snapshot.capture.quiescent and snapshot.capture.retries == 1
+    same(snapshot, quiet, machine)
+    for thread in [o for o in machine.objects if o.type == "iothread"]:
+        machine.poke("IOThread", thread.address, running=0)
+    for context in (first, second):
+        machine.poke("AioContext", context, notify_me=0)
+    target._states = iter([machine.build()])
+    reader.read()
+    assert reader.read().capture.retries == 0
+
+
 def test_pages_that_were_never_touched_are_zeros_and_not_read() -> None:
     def refuse(address: int, size: int) -> bytes | None:
         raise AssertionError(f"{address:#x} was read")

@@ -64,6 +64,9 @@ _CORE: dict[str, str] = {
     "SCSIDevice": "requests",
     "MachineState": "memdev",
     "IRQState": "handler opaque n",
+    # what a moment is told by: include/system/iothread.h, include/block/aio.h
+    "IOThread": "ctx running",
+    "AioContext": "notify_me",
     # an unplug that waits for the guest: include/hw/acpi/memory_hotplug.h, cpu.h,
     # include/hw/pci/shpc.h
     "PCIDevice": "devfn shpc",

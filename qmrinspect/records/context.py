@@ -121,6 +121,7 @@ class Known:
     :ivar heap: what its walk found.
     :ivar words: where the words are that were searched for, and ``beside`` those that lie
         beside the address of code.
+    :ivar waited: where iothreads were seen to wait for work.
     :ivar from_data: the number of an image, its memory but the program's, and the variables that
         lead there.
     """
@@ -132,6 +133,7 @@ class Known:
         self.variables: dict[str, int] = {}
         self.routes: dict[str, tuple[Op, ...]] = {}
         self.in_data: dict[int, int] = {}
+        self.waited: set[int] = set()
         self.words, self.beside = Found(), Beside()
         self.from_data: FromData = 0, [], []
         self.of_types: OfTypes | None = None

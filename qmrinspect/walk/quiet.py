@@ -4,7 +4,8 @@
 Between taking a reference and storing the pointer a count is ahead of its
 holders.  Nearly all of QEMU does that under the big lock, much of it inside a
 memory transaction; a reading taken while neither is open, and nothing waits for
-RCU, is free of such moments.
+RCU, is free of such moments.  An iothread does its disks' requests without the big lock:
+what it is doing is done when it waits for more.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import NamedTuple
 from ..records.context import Context
 from ..target.image import Peek, Unreadable
 from . import rcu
+from .scene import Objects, of_type
 
-__all__ = ["Quiet", "Signs", "signs", "state_of"]
+__all__ = ["Quiet", "Signs", "signs", "state_of", "waiting"]
 
 _CODE_MAX = 192
 
@@ -26,15 +28,17 @@ class Quiet(NamedTuple):
 
     :param transaction: depth of the open memory transaction.
     :param locked: whether a thread holds the big lock.
+    :param working: whether an iothread is at work.
     """
 
     transaction: int | None
     locked: bool | None
+    working: bool | None = None
 
     @property
     def settled(self) -> bool:
         """Whether nothing that was seen speaks against a quiet moment."""
-        return not self.transaction and not self.locked
+        return not self.transaction and not self.locked and not self.working
 
 
 class Signs(NamedTuple):
@@ -45,20 +49,24 @@ class Signs(NamedTuple):
     :param at_next: of an element of the queue, bytes.
     :param data: (start, end) of the program's own data, where the last element of an empty
         queue lies.
+    :param waiting: addresses of 32-bit words that are not 0 then: one for each iothread.
     """
 
     zero: tuple[int, ...]
     queue: tuple[int, int] | None
     at_next: int
     data: tuple[int, int]
+    waiting: tuple[int, ...] = ()
 
     def addresses(self) -> tuple[int, ...]:
         """Return where :meth:`quiet` looks."""
-        return self.zero + (self.queue or ())
+        return self.zero + self.waiting + (self.queue or ())
 
     def quiet(self, peek: Peek) -> bool:
         """Whether nothing speaks against it, in memory as it is at this moment."""
         if any(_peeked(peek, address, 4) for address in self.zero):
+            return False
+        if not all(_peeked(peek, address, 4) for address in self.waiting):
             return False
         if self.queue is None:
             return True
@@ -71,18 +79,51 @@ def _peeked(peek: Peek, address: int, size: int) -> int:
     return int.from_bytes(raw, "little") if raw is not None else 0
 
 
-def signs(context: Context) -> Signs:
+def signs(context: Context, objects: Objects) -> Signs:
     """Find the variables that :func:`state_of` reads, and the queue for RCU."""
     words = (_depth(context), _lock(context))
     queue = rcu.ends(context)
     at_next = context.layout.offset("rcu_head", "next") if queue else 0
-    return Signs(tuple(word for word in words if word), queue, at_next, context.statics.data)
+    zero = tuple(word for word in words if word)
+    return Signs(zero, queue, at_next, context.statics.data, waiting(context, objects))
 
 
-def state_of(context: Context) -> Quiet:
-    """Read the depth of memory transactions and the big lock."""
+def state_of(context: Context, objects: Objects | None = None) -> Quiet:
+    """Read the depth of memory transactions, the big lock, and what iothreads do.
+
+    :param objects: where they are known; without them nothing is known of iothreads.
+    """
     locked = _u32(context, _lock(context))
-    return Quiet(_u32(context, _depth(context)), None if locked is None else locked != 0)
+    words = [_u32(context, word) for word in waiting(context, objects or {})]
+    working = not all(words) if words else None
+    return Quiet(_u32(context, _depth(context)), None if locked is None else locked != 0, working)
+
+
+def waiting(context: Context, objects: Objects) -> tuple[int, ...]:
+    """Return where each iothread that runs says whether it waits for work.
+
+    ``AioContext.notify_me`` is not 0 from before it looks for work until there is some
+    (util/aio-posix.c aio_poll, util/async.c aio_ctx_prepare).  It is believed once it was seen so:
+    of a layout that does not fit it may be 0 for ever.
+    """
+    layout, image = context.layout, context.image
+    needed = (("IOThread", "ctx"), ("IOThread", "running"), ("AioContext", "notify_me"))
+    if not all(layout.has(*field) for field in needed) or "iothread" not in context.types:
+        return ()
+    if layout.size("IOThread") != context.types["iothread"].size:
+        return ()
+    out = []
+    for address in sorted(of_type(context, objects, "iothread")):
+        try:
+            row = context.record("IOThread", address)
+            place = row["ctx"] + layout.offset("AioContext", "notify_me")
+            if row["ctx"] and row["running"] and image.u32(place):
+                context.known.waited.add(place)
+            if row["running"] and place in context.known.waited:
+                out.append(place)
+        except Unreadable:
+            continue
+    return tuple(out)
 
 
 def _relative(context: Context, function: str, opcode: bytes, tail: int) -> Iterator[int]:

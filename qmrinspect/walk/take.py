@@ -221,7 +221,7 @@ def decode(
         context.unknown.append(Unknown("memory", why))
     complete = bool(layout.build_id) and layout.build_id == info.build_id
     unsearched = declared.unsearched(context, complete and layout.source != "inferred")
-    is_quiet = quiet.state_of(context).settled and not pending
+    is_quiet = quiet.state_of(context, objects).settled and not pending
     unplugging = tuple(read_unplugging(context, objects, devices, buses, regions, props, fields))
     used = {obj.type for obj in objects.values()} | SIZED_TYPES.keys() & context.types.keys()
     for name in list(used):
