@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 import pytest
 from fakes import FakeMachine
 from faketarget import BASE, DATA, GUEST, TEXT
 from mutants import Bench, findings, moved, mutants
-from scenarios import SOLE
+from scenarios import SOLE, ghost_ram
 
 from qmrinspect.audit import check
 from qmrinspect.heap import Block, Heap
@@ -120,6 +122,87 @@ def test_a_scatter_list_that_was_passed_on_makes_no_request(head: int) -> None:
         machine.poke("QEMUIOVector", vector, iov=where, niov=count)
     after = check(machine.snapshot())
     assert after.book.residual(ghost.address) == 0 and not after.failed
+
+
+def _scsi_request(machine: FakeMachine) -> int:
+    machine.define("SCSI", "bus")
+    bus = machine.new("SCSI")
+    disk = machine.new("scsi-device")
+    machine.poke("DeviceState", disk.address, parent_bus=bus.address)
+    fields = {"dev": disk.address, "bus": bus.address, "ops": BASE + DATA, "refcount": 1}
+    machine.allocate(16)
+    return machine.make("SCSIRequest", **fields)
+
+
+def _virtio_request(machine: FakeMachine) -> int:
+    ghost_ram(machine)
+    machine.define("virtio-blk-device", "virtio-device")
+    disk = machine.device("disk0", "virtio-blk-device")
+    queue = machine.allocate(machine.layout.size("VirtQueue") * 2)
+    machine.poke("VirtQueue", queue, inuse=1)
+    machine.poke("VRing", queue + machine.layout.offset("VirtQueue", "vring"), num=256)
+    machine.poke("VirtIODevice", disk.address, vq=queue)
+    machine.allocate(16)
+    request = machine.make("VirtIOBlockReq", dev=disk.address, vq=queue)
+    vector = machine.array(GUEST + 0x100, 0x80)
+    element = request + machine.layout.offset("VirtIOBlockReq", "elem")
+    machine.poke("VirtQueueElement", element, in_num=1, in_sg=vector, out_sg=vector)
+    return request
+
+
+_KINDS = ("scsi-request", "queue-element")
+_SIZE = 0x210
+
+
+@pytest.mark.parametrize("make", (_scsi_request, _virtio_request))
+@pytest.mark.parametrize(
+    ("head", "behind", "there"),
+    (
+        (_SIZE | 5, 0x75, True),
+        (_SIZE | 4, 0x31, True),
+        # It was merged with the free block before it; what became of that ends elsewhere.
+        (_SIZE | 4, 0x7F2AECC52580, False),
+        (_SIZE | 5, 0x70, False),
+        (_SIZE | 5, 0x7F2AECC52581, False),
+        # It is in a block that is smaller than a request, or in none.
+        (0x35, 0x75, False),
+        (0, 0x75, False),
+        (0x7F2AECC52580, 0x75, False),
+    ),
+)
+def test_a_request_has_a_block_of_its_own_in_the_instant_of_the_stop(
+    make: Callable[[FakeMachine], int],
+    head: int,
+    behind: int,
+    there: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is left of a freed one was found for minutes: its head was inside another block."""
+    machine = FakeMachine()
+    request = make(machine)
+    machine.allocate(2 * _SIZE)
+    machine.pokes += [(request - 8, 8, head), (request - 8 + _SIZE, 8, behind)]
+    monkeypatch.setattr(Heap, "is_glibc", True)
+    # Blocks are walked in a copy that may be of later.
+    monkeypatch.setattr(Heap, "at", lambda heap, address: Block(address, 0x1000, "freed"))
+    assert any(row.kind in _KINDS for row in machine.snapshot().fields) is there
+    # Of another allocator nothing is known.
+    monkeypatch.setattr(Heap, "is_glibc", False)
+    assert any(row.kind in _KINDS for row in machine.snapshot().fields)
+
+
+@pytest.mark.parametrize(
+    ("refcount", "back", "there"), ((1, 0, True), (3, 0, True), (0x35, 0, False), (1, 0x101, False))
+)
+def test_a_request_off_its_list_has_few_references_and_no_way_back(
+    refcount: int, back: int, there: bool
+) -> None:
+    machine = FakeMachine()
+    request = _scsi_request(machine)
+    machine.poke("SCSIRequest", request, refcount=refcount)
+    # tql_prev, which QTAILQ_REMOVE clears (include/qemu/queue.h).
+    machine.pokes.append((request + machine.layout.offset("SCSIRequest", "next") + 8, 8, back))
+    assert any(row.kind == "scsi-request" for row in machine.snapshot().fields) is there
 
 
 def test_a_condition_that_was_left_out_excuses_what_it_would_hold() -> None:

@@ -26,8 +26,11 @@ _BUFFERS_MAX = 1024  # VIRTQUEUE_MAX_SIZE
 _ELEMENT_MAX = 64 << 10  # of memory that an element and its vectors take
 _PIECES_MAX = 1 << 16  # of one scatter list
 _ENTRY = 16  # bytes of a ScatterGatherEntry, include/system/dma.h
-_FLAGS, _MAPPED = 7, 2  # of a block's size, malloc/malloc.c
-_REFS_MAX = 1000  # of one request
+_FLAGS, _MAPPED, _IN_USE = 7, 2, 1  # of a block's size, malloc/malloc.c
+_BLOCK_MAX = 1 << 40  # bytes of a heap; addresses are more
+# References on one request; what malloc keeps in front of a block, its size, is more.
+_REFS_MAX = 32
+_REQUEST_MAX = 64 << 10  # bytes of a SCSI request of any device
 _TABLE_WORDS = 3  # of an AIOCBInfo: up to 7.2 two functions and a size, since then one
 _ALLOCATED_MAX = 4096  # bytes of such a request
 _NVME_QUEUES_MAX = 0xFFFF  # NVME_MAX_IOQPAIRS
@@ -39,8 +42,8 @@ _VECTOR = "QEMUIOVector.iov ->[QEMUIOVector.niov iovec] + iovec.iov_base"
 def _scsi_requests(context: Context, scene: Scene) -> Iterator[Found]:
     """SCSI requests hold their device and the bus's (hw/scsi/scsi-bus.c scsi_req_alloc).
 
-    Those that are queued are on the device's list; the others have its bus and
-    functions of the program.
+    Those that are queued are on the device's list; the others have its bus, functions of the
+    program, and memory of their own.
     """
     layout, image = context.layout, context.image
     link, parent = layout.offset("SCSIRequest", "next"), layout.offset("BusState", "parent")
@@ -62,11 +65,15 @@ def _scsi_requests(context: Context, scene: Scene) -> Iterator[Found]:
         request = word - at_dev
         try:
             row = context.record("SCSIRequest", request)
+            # QTAILQ_REMOVE clears the way back.
+            queued = image.u64(request + link + 8)
         except Unreadable:
             continue
+        counted = 0 < row["refcount"] < _REFS_MAX and not queued
         bus = row["bus"]
-        counted = 0 < row["refcount"] < _REFS_MAX
-        if counted and bus and bus == image.u64(device + home) and low <= row["ops"] < high:
+        if not (counted and bus and bus == image.u64(device + home) and low <= row["ops"] < high):
+            continue
+        if _is_block(context, request, layout.size("SCSIRequest"), _REQUEST_MAX):
             requests[request] = device
 
     def held(request: int) -> Iterator[Found]:
@@ -175,6 +182,25 @@ def _is_block_request(context: Context, request: int) -> bool:
     except Unreadable:
         # A core may be without constants.
         return True
+
+
+def _is_block(context: Context, address: int, least: int, most: int) -> bool:
+    """Whether a block of malloc begins at an address, by what lies in front of it and behind it.
+
+    What is left of a freed structure lies in a free block that begins before it, or in blocks
+    that were made of that.  Both words are of the instant at which the structure was read, as the
+    blocks may not be (see :func:`_has_room`).
+    """
+    try:
+        size = context.image.u64(address - 8) & ~_FLAGS
+        if address % 16 == size % 16 == 0 and least <= size <= most + HEADER:
+            # Of the block behind it one flag says whether this is in use.
+            behind = context.image.u64(address - 8 + size)
+            if behind & _IN_USE and behind < _BLOCK_MAX:
+                return True
+    except Unreadable:
+        pass
+    return not context.live.heap.is_glibc
 
 
 def _has_room(context: Context, entries: int, count: int) -> bool:
@@ -314,9 +340,10 @@ def _is_request(context: Context, struct: str, request: int, device: int) -> boo
         return False
     # virtqueue_alloc_element: the vectors follow the element in the same allocation.
     vectors = (row["in_sg"], row["out_sg"])
-    return 0 < row["in_num"] + row["out_num"] <= _BUFFERS_MAX and all(
+    fits = 0 < row["in_num"] + row["out_num"] <= _BUFFERS_MAX and all(
         element < vector < element + _ELEMENT_MAX for vector in vectors
     )
+    return fits and _is_block(context, request, layout.size(struct), _ELEMENT_MAX)
 
 
 def _scsi_devices(context: Context, scene: Scene) -> Collection[int]:
