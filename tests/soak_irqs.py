@@ -54,7 +54,8 @@ def main(runs: int) -> int:
         told, sound = sum(r[0] for r in results), sum(r[1] for r in results)
         false = sum(r[2] for r in results)
         print(
-            f"{qemu}: {told} of {runs} leaked irqs told, {false} of {sound} sound ones", flush=True
+            f"{qemu}: {told} of {runs} leaked irqs reported, {false} of {sound} sound ones",
+            flush=True,
         )
         wrong += runs - told + false
     return wrong

@@ -372,7 +372,7 @@ class VmPool(Closing):
 _ODD = {
     "crash": "QEMU dies of it",
     "refused": "QEMU refuses it",
-    "not-acked": "the guest keeps it",
+    "not-acked": "the guest does not release it",
 }
 
 

@@ -95,7 +95,7 @@ class Verdicts:
         done = f"{self._done} of {self.total} done"
         campaign = getattr(self._args, "campaign", "")
         if campaign:
-            return f"{done}, and kept in {campaign}: the same command goes on with the others"
+            return f"{done}, and saved in {campaign}: the same command goes on with the others"
         return f"{done}; with --campaign FILE, the same command would go on where it was"
 
     def _take(self, results: Iterator[Result]) -> Iterator[HuntRow]:

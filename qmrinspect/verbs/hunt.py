@@ -143,7 +143,7 @@ def _store(campaign: str | None) -> Store | None:
 
 
 def run_demo(session: Session, args: argparse.Namespace) -> Outcome:
-    """Do the main job on a QEMU that is started for it."""
+    """Hunt a few devices on a QEMU that is started for it."""
     for argument in CAMPAIGN[1:]:
         name = argument.names[-1].lstrip("-").replace("-", "_")
         options = argument.options

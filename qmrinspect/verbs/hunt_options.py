@@ -27,7 +27,7 @@ QEMU = Argument(
 )
 DEFAULT_MACHINE = "pc"
 DEFAULT_ACCEL = "tcg"
-MACHINE = Argument(("--machine",), {"help": f"its machine type (default: {DEFAULT_MACHINE})"})
+MACHINE = Argument(("--machine",), {"help": f"QEMU's machine type (default: {DEFAULT_MACHINE})"})
 
 
 def _guest(text: str) -> str | None:
@@ -52,7 +52,7 @@ CAMPAIGN = (
         ("--forecast",),
         {
             "action": "store_true",
-            "help": "hold each device by a link for one more reading, and tell exactly what its "
+            "help": "hold each device by a link for one more reading, and say exactly what its "
             "unplug would do under each policy",
         },
     ),
@@ -61,7 +61,7 @@ CAMPAIGN = (
         {
             "action": "store_true",
             "help": "plug each device in the ways that make its realize fail (values out of range, "
-            "a backend that is missing, a place that is taken), and judge what stays",
+            "a backend that is missing, a slot that is taken), and judge what stays",
         },
     ),
     Argument(
@@ -75,7 +75,7 @@ CAMPAIGN = (
             "for good",
         },
     ),
-    Argument(("--accel",), {"help": f"its accelerator (default: {DEFAULT_ACCEL})"}),
+    Argument(("--accel",), {"help": f"QEMU's accelerator (default: {DEFAULT_ACCEL})"}),
     Argument(
         ("--guest",),
         {
@@ -106,7 +106,7 @@ CAMPAIGN = (
         ("--dask",),
         {"metavar": "ADDRESS", "help": "hunt on a cluster: tcp://SCHEDULER"},
     ),
-    _file("--campaign", "keep the results in FILE, or go on with what it has"),
+    _file("--campaign", "save the results in FILE, or go on from what it has"),
     _file("--baseline", "compare with an earlier campaign: only new findings fail"),
     _file("--expect", "rules for known findings, each with its reason"),
     _file("--junit", "write a JUnit report"),
@@ -131,8 +131,7 @@ MANY = (
         ("--policies",),
         {
             "action": "store_true",
-            "help": "hunt on several builds, and put what was foretold on each beside what each "
-            "did",
+            "help": "hunt on several builds, and compare the forecast of each with what happened",
         },
     ),
     Argument(

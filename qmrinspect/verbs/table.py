@@ -132,14 +132,14 @@ VERBS: dict[str, Verb] = {
                     ("-o", "--output"),
                     {
                         "metavar": "FILE",
-                        "help": "write it there: as SVG where the name ends so (drawn with "
-                        "graphviz), else as DOT",
+                        "help": "write it to FILE: SVG (drawn with graphviz) where the name ends "
+                        "in .svg, DOT otherwise",
                     },
                     "file",
                 ),
                 Argument(
                     ("--svg",),
-                    {"metavar": "FILE", "help": "write SVG there, whatever the name ends in"},
+                    {"metavar": "FILE", "help": "write SVG to FILE, whatever its name"},
                     "file",
                 ),
             ),
@@ -278,7 +278,7 @@ VERBS: dict[str, Verb] = {
         ),
         Verb(
             "demo",
-            "the main job on a QEMU that qmr starts itself: six devices, one verdict each",
+            "a short hunt on a QEMU that qmr starts itself: six devices, one verdict each",
             (TRACE, QEMU, MACHINE),
             _run("hunt", "run_demo"),
             fronts=frozenset(("shell", "repl")),
@@ -293,7 +293,7 @@ VERBS: dict[str, Verb] = {
                     {
                         "nargs": "?",
                         "metavar": "CAMPAIGN",
-                        "help": "what qmr hunt --campaign kept, or qmr hunt --json printed",
+                        "help": "what qmr hunt --campaign saved, or qmr hunt --json printed",
                     },
                     "file",
                 ),
@@ -350,7 +350,7 @@ VERBS: dict[str, Verb] = {
                     {
                         "nargs": "+",
                         "metavar": ("DRIVER", "k=v"),
-                        "help": "plug a device, and tell who took each reference that is held then",
+                        "help": "plug a device, and show who took each reference that is held then",
                     },
                     "driver",
                 ),
@@ -360,7 +360,7 @@ VERBS: dict[str, Verb] = {
                         "dest": "seconds",
                         "type": seconds,
                         "metavar": "SECONDS",
-                        "help": "end after so long",
+                        "help": "stop after so many seconds",
                     },
                 ),
                 Argument(
@@ -421,7 +421,7 @@ VERBS: dict[str, Verb] = {
                     ("--trace",),
                     {
                         "action": "store_true",
-                        "help": "say what dropped its references, and which were not",
+                        "help": "show what dropped its references, and what did not",
                     },
                 ),
             ),

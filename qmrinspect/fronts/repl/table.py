@@ -39,7 +39,7 @@ _OWN = (
     Verb("marks", "list the instants that were marked", (), _run("run_marks"), _REPL),
     Verb(
         "watch",
-        "tell an object's reference count whenever it changes; it is peeked at ten times a "
+        "print an object's reference count whenever it changes; it is read ten times a "
         "second, and the VM is not stopped",
         (
             Argument(("object",), {"nargs": "?", "metavar": "OBJ"}, "object"),
