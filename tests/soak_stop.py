@@ -198,15 +198,30 @@ def passing(report: Report) -> Iterator[str]:
         yield f"{finding.kind} {sign} of {of}, way {way}{moment}, held by {held or 'nothing'}"
 
 
-def busy(readings: int, seconds: float, once: bool = False) -> Iterator[str]:
+#: What the guest reads its disks by, and what reads all of them at the same time.
+ONE_BY_ONE = '[ -z "$io" ] || read_disks &'
+AT_ONCE = """sleep 2
+for path in /sys/block/*; do
+    disk=${path##*/}
+    case $disk in loop*|ram*|fd*|zram*) continue;; esac
+    for size in 2k 4k 64k; do
+        while :; do dd if="/dev/$disk" of=/dev/null bs=$size count=64 iflag=direct; done &
+    done >/dev/null 2>&1
+done"""
+
+
+def busy(readings: int, seconds: float, once: bool = False, at_once: bool = False) -> Iterator[str]:
     """Yield what readings of a guest at I/O find; no new one begins after so many seconds.
 
     :param once: only a copy of everything each, looked at once: more of them fit in the time.
+    :param at_once: the guest reads all its disks at the same time, with three processes each.
     """
+    from make_guest import INIT
     from matrix import Cell, Matrix
 
+    assert ONE_BY_ONE in INIT
     cell = Cell("stock", "qemu-system-x86_64", "q35", "mixed", "tcg", "linux")
-    vm = Matrix("generic")._start(cell)
+    vm = Matrix("generic", INIT.replace(ONE_BY_ONE, AT_ONCE) if at_once else "")._start(cell)
     try:
         process = Process(vm.vm.pid)
         reader, whole = Looking(process), Reader(process)
@@ -342,18 +357,24 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=0, help="instead of 300, 1000, 1000")
     parser.add_argument("--seconds", type=float, default=1e6, help="begin nothing after them")
     parser.add_argument("--once", action="store_true", help="busy: one look at each copy of all")
+    parser.add_argument("--at-once", action="store_true", help="busy: all disks are read at once")
     parser.add_argument("--out", type=Path, help="the page whose chapters are written")
     parser.add_argument("--more", action="store_true", help="behind what the page has of it")
     args = parser.parse_args()
     what: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
         "storm": ("Under a storm of plugs", lambda: stormy(args.times or 300)),
-        "busy": ("A guest at I/O", lambda: busy(args.times or 1000, args.seconds, args.once)),
+        "busy": (
+            "A guest at I/O",
+            lambda: busy(args.times or 1000, args.seconds, args.once, args.at_once),
+        ),
         "kill": ("Killed at any moment", lambda: kill(args.times or 1000, args.seconds)),
     }
     failed = False
     for word in args.what or what:
         title, run = what[word]
-        lines = [f"`tests/soak_stop.py {word}` at {chapter.origin()}.", ""]
+        options = [o for o in ("--once", "--at-once") if o in sys.argv and word == "busy"]
+        command = " ".join(("tests/soak_stop.py", word, *options))
+        lines = [f"`{command}` at {chapter.origin()}.", ""]
         print(*lines, sep="\n", flush=True)
         for line in run():
             print(line, flush=True)
