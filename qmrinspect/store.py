@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from subprocess import PIPE
@@ -26,6 +26,7 @@ from .errors import TargetError
 from .outfile import open_private, unwritable
 from .snapshot import Address, Snapshot, TargetInfo
 from .target.image import Capture
+from .text import printable
 
 __all__ = ["FORMAT", "load", "save"]
 
@@ -157,12 +158,18 @@ def _writing(raw: IO[bytes], path: Path) -> Iterator[IO[str]]:
             yield cast("IO[str]", packed)
     elif path.suffix == ".zst":
         command = [_zstd(path), "-qc"]
-        with subprocess.Popen(command, stdin=PIPE, stdout=raw, encoding="utf-8") as process:
-            assert process.stdin is not None
-            yield process.stdin
-            process.stdin.close()
+        with subprocess.Popen(
+            command, stdin=PIPE, stdout=raw, stderr=PIPE, encoding="utf-8", errors="replace"
+        ) as process:
+            assert process.stdin is not None and process.stderr is not None
+            # It may have ended, and says why.
+            with suppress(BrokenPipeError):
+                yield process.stdin
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            said = printable(process.stderr.read().strip()) or "no reason"
         if process.returncode:
-            raise OSError(f"zstd ended with {process.returncode}")
+            raise OSError(f"zstd ended with {process.returncode}: {said}")
     else:
         text = io.TextIOWrapper(raw, encoding="utf-8")
         yield text

@@ -237,6 +237,26 @@ def test_of_cpu_models_that_end_alike_the_first_is_told() -> None:
     assert "2 more CPU models as a-cpu\n4 cycles: 1 clean, 3 leak" in lines
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (Settings(), "3 cycles: 2 clean, 1 crash; 1 refused"),
+        # Of many cycles of a device there is one row, or few.
+        (Settings(cycles=5), "8 cycles, 3 verdicts: 2 clean, 1 crash; 1 refused"),
+        (Settings(cycles=5, error_paths=True), "3 cycles: 2 clean, 1 crash; 1 refused"),
+    ],
+)
+def test_cycles_are_counted_and_not_rows(settings: Settings, says: str) -> None:
+    def row(device: str, outcome: str, cycle: int) -> Any:
+        return found(device, outcome) | {"cycle": cycle, "text": "", "objects_left": []}
+
+    rows = [[row("a", "clean", 5)], [row("b", "clean", 1), row("b", "crash", 3)]]
+    results = (Result(more, True) for more in [*rows, [row("c", "refused", 1)]])
+    args = argparse.Namespace(driver=[], expect="", baseline="", junit="")
+    jobs = [Job(name, None) for name in "abc"]
+    assert says in "\n".join(Verdicts(args, Plan(settings, jobs)).lines(results))
+
+
 def test_what_to_do_about_a_job_that_failed_is_said_once() -> None:
     lost = QmrError("a worker of the hunt ended with status 1", "run it again")
     for campaign, advice in (("", "run it again"), ("c.sqlite", "what is left")):

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from qmrinspect.campaign import jobs
 from qmrinspect.campaign.candidates import fitting
 from qmrinspect.errors import QmrError, TargetError, UsageError
 from qmrinspect.fronts.hints import typed
 from qmrinspect.fronts.options import Options
 from qmrinspect.fronts.session import ShellSession
+from qmrinspect.fronts.shell import cli
 from qmrinspect.hotplug.kinds import Recipe
 from qmrinspect.hotplug.plugging import _device_add
 from qmrinspect.hunt.bundle import _script
@@ -356,3 +358,18 @@ def test_a_bus_that_is_named_is_the_one_that_is_tried() -> None:
     with pytest.raises(CommandError, match="does not support hotplugging"):
         _device_add(monitor, Recipe("e1000e", "PCI", {}), {"bus": "pcie.0"}, None, ())
     assert monitor.tried == [None, "rp0", "pcie.0"]
+
+
+def test_a_hunt_that_is_interrupted_while_it_plans_says_so(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "plan", interrupt)
+    assert cli.main(["hunt", "usb-kbd"]) == 130
+    out, err = capfd.readouterr()
+    assert (out, err) == (
+        "",
+        "qmr: interrupted: nothing was done yet; the same command begins anew\n",
+    )

@@ -252,6 +252,21 @@ def test_a_place_that_cannot_be_written(snapshot: Snapshot, tmp_path: Path) -> N
         assert not list(tmp_path.iterdir())
 
 
+def test_why_zstd_failed_is_part_of_the_sentence(
+    snapshot: Snapshot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    program = tmp_path / "zstd"
+    program.write_text("#!/bin/sh\necho No space left on device >&2\nexit 70\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(TargetError, match="No space left on device"):
+        save(snapshot, tmp_path / "x.zst")
+    assert capfd.readouterr().err == ""
+
+
 def test_without_zstd_there_is_a_hint(
     snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,7 +58,8 @@ class Verdicts:
 
     def __init__(self, args: argparse.Namespace, plan: Plan | None = None) -> None:
         self._args = args
-        self.total = self._done = self._before = 0
+        self.total = self._done = self._before = self._cycles = 0
+        self._many = False
         self._left_out: Sequence[str] = ()
         self._models: set[str] = set()
         if plan is not None:
@@ -86,6 +87,8 @@ class Verdicts:
     def follow(self, plan: Plan) -> None:
         """Take up what a hunt on VMs of our own is going to do."""
         self.total, self._left_out = len(plan.jobs), plan.models
+        # Of many cycles of a device there is one row, or few.
+        self._many = plan.settings.cycles > 1 and not plan.settings.error_paths
         # Most CPU models end alike: of those the first is shown.
         jobs = plan.jobs if not self._args.driver else ()
         self._models = {job.driver for job in jobs if job.cpu}
@@ -104,6 +107,8 @@ class Verdicts:
                 self._failed.append((result.driver, result.error))
             self._done += 1
             self._before += 0 if result.fresh else len(result.rows)
+            cycles = [row["cycle"] for row in result.rows if _was_judged(row)]
+            self._cycles += max(cycles, default=0) if self._many else len(cycles)
             for row in result.rows:
                 yield self._judge(row)
         if self._baseline is not None:
@@ -166,8 +171,10 @@ class Verdicts:
         cycles = {o: n for o, n in sorted(self._counts.items()) if o != "refused"}
         parts = ", ".join(f"{n} {outcome}" for outcome, n in cycles.items())
         refused = f"; {self._counts['refused']} refused" if self._counts["refused"] else ""
-        total = sum(cycles.values())
-        yield f"{render.plural(total, 'cycle')}: {parts or 'nothing was judged'}{refused}"
+        rows = render.plural(sum(cycles.values()), "verdict")
+        of = f", {rows}" if self._many else ""
+        done = render.plural(self._cycles, "cycle")
+        yield f"{done}{of}: {parts or 'nothing was judged'}{refused}"
         if self._before:
             verb = "is" if self._before == 1 else "are"
             yield (
@@ -229,3 +236,8 @@ class Verdicts:
             if is_bad(row) and not row.get("expected") and row.get("status") != "known"
         ]
         return bool(new)
+
+
+def _was_judged(row: HuntRow) -> bool:
+    """Whether a row tells of a plug and an unplug; where QEMU refused, there was none."""
+    return row.get("hotpluggable", True) and row["outcome"] != "refused"

@@ -129,7 +129,10 @@ def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Ou
         error_paths=args.error_paths,
     )
     all_models = (args.cpus or ("all" if settings.guest is None else "own")) == "all"
-    planned = plan(settings, names, all_models)
+    try:
+        planned = plan(settings, names, all_models)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("nothing was done yet; the same command begins anew") from None
     verdicts.follow(planned)
     return _outcome(verdicts, _on_own_vms(planned, args, session, store))
 
