@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from conftest import Qmr
 from qmrinspect.errors import NotStopping, TargetError
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.reading import Reader
+from qmrinspect.target import proc
+from qmrinspect.target.denied import denied
 from qmrinspect.target.memory import BatchReader, Buffers
 from qmrinspect.target.process import Process
 from qmrinspect.target.threads import Stopped
@@ -211,6 +214,14 @@ def test_an_ended_process(qmr: Qmr) -> None:
     done = qmr(str(gone.pid), "check")
     assert done.code == 2
     assert done.err.startswith(f"qmr: there is no process {gone.pid}")
+
+
+def test_what_has_ended_and_was_not_waited_for_has_ended() -> None:
+    """Before, it was in a container, or a right was lacking."""
+    with subprocess.Popen(["true"]) as ends:
+        while not proc.dead(ends.pid):
+            time.sleep(0.01)
+        assert denied(ends.pid).text == f"process {ends.pid} has ended"
 
 
 def test_what_is_no_qemu_is_told(qmr: Qmr) -> None:

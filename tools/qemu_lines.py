@@ -217,6 +217,20 @@ SOURCES = (
         "hw/usb/ccid-card-emulated.c event_thread: the last event is not given to vevent_delete()",
     ),
     Source(
+        *("ccid-card-emulated", "", "*did not answer*"),
+        "hw/usb/ccid-card-emulated.c emulated_unrealize: the signal to the apdu thread is lost "
+        "where it does not wait yet, and joining it never ends",
+    ),
+    Source(
+        *("usb-ehci", "", "maxframes*"),
+        "hw/usb/hcd-ehci-pci.c usb_ehci_pci_realize: the error of usb_ehci_realize() is not taken, "
+        "and the device goes on half made",
+    ),
+    Source(
+        *("qxl", "", "surfaces*"),
+        "hw/display/qxl.c qxl_realize_common: memory for as many surfaces as are asked for",
+    ),
+    Source(
         *("host-x86_64-cpu", "unreachable-memory", "*"),
         "accel/kvm/kvm-accel-ops.c kvm_start_vcpu_thread: halt_cond, and the address space of "
         "cpu_address_space_init(), are not freed",

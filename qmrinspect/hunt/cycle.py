@@ -33,6 +33,7 @@ from ..hotplug.unplug import (
 from ..index import Index
 from ..ledger import Book, open_book
 from ..monitor.base import MonitorLost
+from ..search.memory import Memory
 from ..search.stale import Where
 from .again import judge_again, still_there
 from .came import Came
@@ -167,7 +168,7 @@ class Hunt:
             )
         except (ReadingError, TargetError) as error:
             # It refused, and died of taking back what it had made.
-            return self._died(recipe, hunted.machine, hunted.cycle._replace(refused=None), error)
+            return self.died(recipe, hunted.machine, hunted.cycle._replace(refused=None), error)
         if judgement.outcome not in BAD:
             self._last = after
             return hunted
@@ -190,9 +191,9 @@ class Hunt:
         used = self._use(plugged) if self._use is not None else ()
         try:
             with_it = self._book()
+            self._came.end(with_it)
         except (ReadingError, TargetError) as error:
-            return self._died(recipe, machine, cycle._replace(step="device_add"), error)
-        self._came.end(with_it)
+            return self.died(recipe, machine, cycle._replace(step="device_add"), error)
         device = with_it.index.resolve(plugged.path).address if plugged.path else None
         pins, pin, foretold = self._pins, None, None
         try:
@@ -218,7 +219,7 @@ class Hunt:
         try:
             result = self._judge_after(before, with_it, device, name)
         except (ReadingError, TargetError) as error:
-            died = self._died(recipe, machine, cycle._replace(step="judge"), error)
+            died = self.died(recipe, machine, cycle._replace(step="judge"), error)
             return died._replace(foretold=foretold, under=_under(foretold))
         except MonitorError as error:
             early = _early(driver, recipe, machine, ended(cycle, "judge", error))
@@ -273,12 +274,29 @@ class Hunt:
             return None
         return foretell_pinned(pinned, device, came, pins, with_it)
 
-    def _died(
-        self, recipe: Recipe, machine: str, cycle: Cycle, error: ReadingError | TargetError
+    def remembered(self, memory: Memory, hunted: Hunted) -> Hunted:
+        """Return the result of a cycle, whose blocks are added to those of the cycles before.
+
+        :raises QmrError: as :meth:`died` does.
+        """
+        try:
+            after = hunted.after
+            memory.add(self._driver.blocks(after.index.snapshot) if after is not None else None)
+        except (ReadingError, TargetError) as error:
+            return self.died(hunted.recipe, hunted.machine, hunted.cycle, error)
+        return hunted
+
+    def died(
+        self, recipe: Recipe, machine: str, cycle: Cycle | None, error: ReadingError | TargetError
     ) -> Hunted:
-        # The memory of a QEMU that has died cannot be read; any other reason counts.
+        """Return the result of a cycle of which QEMU died while it was read.
+
+        :raises TargetError: it has not: the memory cannot be read for any other reason.
+        :raises ReadingError: as before.
+        """
         if not self._driver.death():
             raise error
+        cycle = cycle if cycle is not None else Cycle(recipe.driver, step="judge")
         return _early(self._driver, recipe, machine, cycle._replace(crash=error.text))
 
     def _judged(

@@ -27,7 +27,6 @@ from ..monitor.arguments import Property
 from ..monitor.base import MonitorLost, MonitorTimeout
 from ..search.memory import CYCLES, Memory, MemoryLeak
 from ..search.stale import Where
-from ..snapshot import Stale
 from .again import judge_again
 from .cycle import Hunted
 from .judge import Judgement, with_stale
@@ -110,8 +109,9 @@ class ErrorPaths:
         except (MonitorLost, MonitorTimeout) as error:
             # Some devices are made whole for that, and QEMU dies of them.
             cycle = ended(Cycle(self._driver), "device-list-properties", error)
-            text = f"device-list-properties: QEMU died: {_end_of(vm, cycle)}"
-            yield self._plain(_END[bool(cycle.crash)], text)
+            end = _END[bool(cycle.crash)]
+            text = f"device-list-properties: {_told(end, _end_of(vm, cycle))}"
+            yield self._plain(end, text)
             return
         failed: list[Failed] = []
         found = False
@@ -258,7 +258,7 @@ class ErrorPaths:
             outside = outside_of(after, [row.address for row in judgement.left])
             stale = vm.stale(after.index.snapshot, Where(None, outside))
             new = [row for row in stale if (row.kind, row.address) not in known]
-            judgement = _with_stale(judgement, made, new)
+            judgement = with_stale(judgement, made, new) if new else judgement
         return self._hunted(judgement, cycle, after, (before, made, after))
 
     def _memory(self, vm: OwnVm, ways: Sequence[Trial]) -> MemoryLeak | None:
@@ -351,15 +351,12 @@ class ErrorPaths:
             row["memory"] = leak.json()
         said = f"{first.trial.describe()}: {stable(first.message)}"
         if hunted.outcome in _END.values():
-            row["text"] = f"{first.trial.describe()}: QEMU died: {row['text']}{_after(first)}"
+            end = _told(hunted.outcome, row["text"])
+            row["text"] = f"{first.trial.describe()}: {end}{_after(first)}"
         else:
             row["note"] = f"device_add was refused, and not all was taken back: {said}"
             row["text"] = f"{said}; {row['text']}"
         return Found(hunted, row)
-
-
-def _with_stale(judgement: Judgement, made: Book, stale: Sequence[Stale]) -> Judgement:
-    return with_stale(judgement, made, stale) if stale else judgement
 
 
 def _with_memory(hunted: Hunted, leak: MemoryLeak | None) -> Hunted:
@@ -369,6 +366,10 @@ def _with_memory(hunted: Hunted, leak: MemoryLeak | None) -> Hunted:
         outcome=Outcome.PARTIAL_LEAK, cause=leak.cause, text=f"memory stays: {leak.text}"
     )
     return hunted._replace(outcome=judgement.outcome, judgement=judgement)
+
+
+def _told(end: Outcome, text: str) -> str:
+    return f"QEMU died: {text}" if end == Outcome.CRASH else text
 
 
 def _end_of(vm: OwnVm, cycle: Cycle) -> str:

@@ -91,7 +91,7 @@ class VmPool(Closing):
                 continue
             # What the row of a cycle does to the VM comes after it.
             if cycles > 1 and hunted.after is not None:
-                memory.add(self._vm.blocks(hunted.after.index.snapshot) if self._vm else None)
+                hunted = self._hunt.remembered(memory, hunted) if self._hunt else hunted
                 more = number == cycles and hunted.outcome == Outcome.CLEAN
                 if more and memory.undecided() and number <= 2 * CYCLES:
                     cycles = max(cycles + 1, CYCLES + 1)
@@ -140,11 +140,13 @@ class VmPool(Closing):
             return leak  # no pool has what nothing leads to
         try:
             done = vm.drive(lambda monitor: more_cycles(monitor, recipe, "more", MORE))
-        except MonitorError as error:
+            blocks = vm.blocks(vm.read()) if done == MORE else None
+        except (MonitorError, ReadingError, TargetError) as error:
+            if not isinstance(error, MonitorError) and not vm.death():
+                raise
             self._drop()
             row["note"] = f"its memory is not judged: in {MORE} more cycles, {error.text}"
             return None
-        blocks = vm.blocks(vm.read()) if done == MORE else None
         if blocks is None:
             row["note"] = f"its memory is not judged: {done} of {MORE} more cycles went well"
             return None
@@ -181,11 +183,11 @@ class VmPool(Closing):
             assert self._hunt is not None
             try:
                 return self._hunt.one(recipe, f"dut{self._number}")
-            except (ReadingError, TargetError):
-                # It died of what was there before, or cannot be read at all.
-                if attempt == 2 or not vm.death():
-                    raise
-                self._drop()
+            except (ReadingError, TargetError) as error:
+                died = self._hunt.died(recipe, self._settings.machine, None, error)
+                if attempt == 2:
+                    return died
+                self._drop()  # it may have died of what was there before
         raise AssertionError
 
     def _row(self, job: Job, hunted: Hunted, number: int) -> HuntRow:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ..errors import MonitorError
+from ..errors import MonitorError, ReadingError, TargetError
 from ..hotplug.kinds import Recipe
 from ..hotplug.unplug import more_cycles
 from .cycle import Hunt
@@ -29,15 +29,23 @@ def is_sure(hunt: Hunt, vm: OwnVm, recipe: Recipe) -> bool | None:
     :param recipe: of the device that a cycle of ``hunt`` in ``vm`` finalized.
     :return: None where the live blocks of ``vm`` are not known.
     """
+    try:
+        return _nothing_grows(hunt, vm, recipe)
+    except MonitorError:
+        return False  # what comes of a second cycle is a result as well
+    except (ReadingError, TargetError):
+        if not vm.death():
+            raise
+        return False  # it died of one, and was read too late
+
+
+def _nothing_grows(hunt: Hunt, vm: OwnVm, recipe: Recipe) -> bool | None:
     first = _tally(hunt, vm)
     if first is None:
         return None
     exact: list[Counter[int]] = []
     for number in range(1, _ROUNDS + 1):
-        try:
-            done = vm.drive(lambda monitor: more_cycles(monitor, recipe, "more", BETWEEN))
-        except MonitorError:
-            return False  # what comes of a second cycle is a result as well
+        done = vm.drive(lambda monitor: more_cycles(monitor, recipe, "more", BETWEEN))
         book = hunt.take_reading()
         last = _tally(hunt, vm)
         if last is None:

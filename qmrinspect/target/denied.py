@@ -24,6 +24,8 @@ def denied(pid: int) -> TargetError:
         status = proc.status(pid)
     except OSError:
         return ended(pid)
+    if "VmSize" not in status:
+        return ended(pid)  # what ends has no memory any more, long before it is waited for
     text = f"process {pid} may not be read"
     tracer = proc.tracer(pid)
     if tracer is not None:

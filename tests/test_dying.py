@@ -1,0 +1,60 @@
+"""QEMUs that die while a hunt drives and reads them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qmrinspect.audit.outcome import Outcome
+from qmrinspect.errors import TargetError
+from qmrinspect.hotplug.kinds import Recipe
+from qmrinspect.hunt import sure
+from qmrinspect.hunt.cycle import Hunt
+from qmrinspect.hunt.pool import Job, Settings, VmPool
+from qmrinspect.search.memory import Memory
+
+pytestmark = pytest.mark.unit
+
+
+def _unreadable(*_: object) -> Any:
+    raise TargetError("process 4242 has ended")
+
+
+def test_a_qemu_that_dies_of_a_later_cycle_is_no_job_undone(monkeypatch: Any) -> None:
+    """Before, where it was read too late, nothing was judged."""
+    monkeypatch.setattr(sure, "more_cycles", lambda monitor, recipe, id, count: count)
+    hunt: Any = SimpleNamespace(take_reading=_unreadable)
+    vm: Any = SimpleNamespace(tally=lambda: Counter({48: 9}), drive=lambda step: step(None))
+    vm.death = lambda: "killed by SIGSEGV"
+    assert sure.is_sure(hunt, vm, Recipe("some-pci", "PCI")) is False
+    vm.death = lambda: None
+    with pytest.raises(TargetError):
+        sure.is_sure(hunt, vm, Recipe("some-pci", "PCI"))
+
+
+def test_a_fresh_qemu_that_dies_while_it_is_read_has_crashed() -> None:
+    death: list[str | None] = ["killed by SIGSEGV"] * 2
+    vm: Any = SimpleNamespace(death=lambda: death[0], blocks=_unreadable, close=lambda: None)
+    vm.monitor = SimpleNamespace(forget=lambda: None)
+    fresh: list[Hunt] = []
+    with VmPool(Settings(start_options=())) as pool:
+
+        def ready(job: Job) -> Any:
+            fresh.append(Hunt(vm))
+            fresh[-1].one = _unreadable  # type: ignore
+            pool._hunt = fresh[-1]
+            return vm, Recipe("some-pci", "PCI")
+
+        pool._ready = ready  # type: ignore
+        hunted = pool._cycle(Job("some-pci"))
+        assert (hunted.outcome, hunted.judgement.text) == ("crash", "killed by SIGSEGV")
+        assert len(fresh) == 2  # the first may have died of what was there before
+        after: Any = SimpleNamespace(index=SimpleNamespace(snapshot=None))
+        clean = hunted._replace(outcome=Outcome.CLEAN, after=after)
+        assert fresh[-1].remembered(Memory(), clean).outcome == "crash"
+        death[0] = None
+        with pytest.raises(TargetError):
+            pool._cycle(Job("some-pci"))
