@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Qmr
+from conftest import Qmr, release
 from test_policies import built
 
 from qmrinspect.campaign.candidates import candidates
@@ -197,6 +197,13 @@ def test_a_cpu_model_has_a_vm_of_its_own(pool: VmPool) -> None:
 
 
 # Growth ----------------------------------------------------------------------------
+
+
+def test_what_only_a_cached_flat_view_holds_is_no_leak_in_a_second_cycle() -> None:
+    """A VM that stands still changes its topology only once for dirty logging."""
+    with VmPool(Settings(qemu=release("11.1"), start_options=(), cycles=2)) as pool:
+        rows = list(pool.do(Job("Nehalem-v1-x86_64-cpu", "Nehalem-v1")))
+    assert {row["outcome"] for row in rows} <= {"stale", "delayed"}
 
 
 def test_growth_tells_once_from_every_time() -> None:

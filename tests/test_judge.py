@@ -15,11 +15,11 @@ from qmrinspect.audit.cause import causes
 from qmrinspect.audit.growth import Growth
 from qmrinspect.errors import UsageError
 from qmrinspect.hotplug.kinds import Recipe
-from qmrinspect.hunt.again import judge_again, still_there
+from qmrinspect.hunt.again import judge_again, rendered_anew, still_there
 from qmrinspect.hunt.judge import judge
 from qmrinspect.index import Index
 from qmrinspect.ledger import POLICIES, Book
-from qmrinspect.snapshot import Unknown
+from qmrinspect.snapshot import Space, Unknown
 from qmrinspect.verbs import plug
 
 pytestmark = pytest.mark.unit
@@ -50,6 +50,21 @@ def test_a_verdict_waits_until_it_is_known_what_is_live() -> None:
     driver: Any = SimpleNamespace(stale=lambda *_: [], drive=lambda step: None)
     taken, _ = judge_again(driver, before, plugged, device.address, lambda: readings.pop(0))
     assert taken is after and not readings
+
+
+def test_only_new_flat_views_tell_that_the_topology_changed() -> None:
+    """Otherwise what only a cached view holds was taken for a leak: a change was not to be had."""
+    snapshot = FakeMachine().snapshot()
+
+    def views(*rows: tuple[int, int]) -> Book:
+        spaces = {at: Space(at, "memory", 0x10, view, ()) for at, view in rows}
+        return book_of(snapshot._replace(spaces=spaces))
+
+    before = views((1, 0x100), (2, 0x200))
+    assert rendered_anew(before, views((1, 0x300), (2, 0x400)))
+    assert rendered_anew(before, views((1, 0x300)))
+    assert not rendered_anew(before, before)
+    assert not rendered_anew(before, views((2, 0x200), (3, 0x300)))  # one came, another went
 
 
 def test_another_one_is_plugged_only_where_none_of_its_type_leaked() -> None:

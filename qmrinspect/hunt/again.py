@@ -25,7 +25,7 @@ from .judge import Judgement, judge, memory_of, waits, with_stale
 if TYPE_CHECKING:
     from ..snapshot import Stale
 
-__all__ = ["judge_again", "still_there"]
+__all__ = ["judge_again", "rendered_anew", "still_there"]
 
 # RCU's grace period takes 10 to 100 ms; what is still there after this
 # many readings, each preceded by a pause, is called delayed.
@@ -45,6 +45,16 @@ def still_there(book: Book, recipe: Recipe) -> str | None:
         f"{an(recipe.driver)} that leaked is still in memory, and QEMU may abort when another "
         "takes its place; restart the VM first"
     )
+
+
+def rendered_anew(before: Book, after: Book) -> bool:
+    """Whether the memory topology changed between two readings: each space has another flat view.
+
+    A VM that stands postpones the end of dirty logging, so that a second begin is no change
+    (``memory_global_dirty_log_stop()``, system/memory.c).
+    """
+    first, last = before.index.snapshot.spaces, after.index.snapshot.spaces
+    return any(last[at].view != space.view for at, space in first.items() if at in last)
 
 
 def judge_again(

@@ -35,7 +35,7 @@ from ..ledger import Book, open_book
 from ..monitor.base import MonitorLost
 from ..search.memory import Memory
 from ..search.stale import Where
-from .again import judge_again, still_there
+from .again import judge_again, rendered_anew, still_there
 from .came import Came
 from .driver import Driver
 from .foretell import Foretold, Pins, foretell_after, foretell_pinned, held_by, implied
@@ -322,7 +322,7 @@ class Hunt:
         if verdict.outcome == "stale":
             text = f"{verdict.text}; {judgement.causes[0].text}; it went when the topology changed"
             return _Result(last, verdict._replace(text=text), True)
-        if not forced or verdict.outcome != "delayed":
+        if not (forced and rendered_anew(after, last)) or verdict.outcome != "delayed":
             return _Result(last, verdict, False)
         # What was forced to end and did not end is not transient.
         kinds = sorted({edge.kind for cause in verdict.causes for edge in cause.edges})
