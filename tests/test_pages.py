@@ -200,7 +200,9 @@ def test_each_cause_of_a_stale_device_says_what_it_means_and_who_ends_it() -> No
     for kind in set(CALLS) - {"candidate"}:
         advice = advice_for(kind)
         assert advice is not None, kind
-        text = html.unescape(page("t", [row("a", "stale", kind)]))
+        stale = [{"kind": kind, "text": "a thing leads there"}] * 2
+        text = html.unescape(page("t", [row("a", "stale", stale=stale)]))
+        assert f"stale: {kind}<" in text
         assert advice.meaning in text and advice.mended in text
 
 

@@ -129,7 +129,7 @@ def hunt_findings(rows: Iterable[Row]) -> Iterable[Shown]:
         bundle = row.get("bundle")
         yield Shown(
             row["outcome"],
-            tuple(row.get("causes") or ()),
+            tuple(row.get("causes") or _kinds(row)),
             [name],
             sentences,
             shape_of([*sentences, *marks], name),
@@ -138,3 +138,10 @@ def hunt_findings(rows: Iterable[Row]) -> Iterable[Shown]:
             row,
             [(name, bundle)] if bundle else [],
         )
+
+
+def _kinds(row: Row) -> Iterable[str]:
+    """Return what leads to a device that is stale: each kind once."""
+    if row["outcome"] != "stale":
+        return ()
+    return dict.fromkeys(one["kind"] for one in row.get("stale") or ())
