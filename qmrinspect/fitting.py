@@ -135,15 +135,18 @@ class Fitting:
         reason = ""
         instants = self._instants_of(layout)
         before: set[str] = set()
+        doubts = False
         for attempt in range(ATTEMPTS if self._runs else 1):
             if attempt:
                 time.sleep(PAUSE_S * attempt)
-            # A look without a stop is enough, unless the VM is never at rest.
-            stops = instants is None or attempt >= ATTEMPTS // 2
+            # A look without a stop is enough, unless the VM is never at rest; what it contradicts
+            # may be of no instant: a list that went on meanwhile.
+            late = instants is None or attempt >= ATTEMPTS // 2
+            stops = late or doubts
             try:
                 snapshot = self._take(layout) if stops or not instants else instants.look()
             except (LayoutError, ReadingError) as error:
-                if stops or isinstance(error, LayoutError):
+                if late or isinstance(error, LayoutError):
                     return None, error.text
                 reason = error.text
                 continue
@@ -153,6 +156,8 @@ class Fitting:
             if fits(checks):
                 wrong = self._doubted(context, snapshot, layout)
                 if not wrong:
+                    if instants is not None and stops:
+                        instants.learn(context.image, snapshot, context)
                     self._fitting, self._instants, self._context = layout, instants, context
                     self._met |= types_of(snapshot) if layout is not self._recalled else set()
                     return snapshot, ""
@@ -160,7 +165,7 @@ class Fitting:
                 if wrong == before or not self._runs:
                     less = layout.without(wrong)
                     return (None, reason) if less.missing() else self._try(less)
-                before = wrong
+                before, doubts = wrong if stops else set(), True
                 continue
             worst = next((c for c in checks if not c.ok), checks[0])
             reason = f"{worst.name}: {worst.detail}"

@@ -198,6 +198,8 @@ def passing(report: Report) -> Iterator[str]:
         yield f"{finding.kind} {sign} of {of}, way {way}{moment}, held by {held or 'nothing'}"
 
 
+#: Kinds of references that requests hold.
+IN_FLIGHT = ("queue-element", "request-map", "scatter-list", "scsi-request")
 #: What the guest reads its disks by, and what reads all of them at the same time.
 ONE_BY_ONE = '[ -z "$io" ] || read_disks &'
 AT_ONCE = """sleep 2
@@ -229,6 +231,7 @@ def busy(readings: int, seconds: float, once: bool = False, at_once: bool = Fals
         whole.read()
         found: Counter[str] = Counter()
         passed: Counter[str] = Counter()
+        flight: Counter[str] = Counter()
         ways: Counter[str] = Counter()
         longest: dict[str, list[int]] = {"pages": [], "whole": []}
         number, end = 0, time.monotonic() + seconds
@@ -251,6 +254,7 @@ def busy(readings: int, seconds: float, once: bool = False, at_once: bool = Fals
             snapshot, whole._context = whole._instants.whole([])
             longest["whole"].append(snapshot.capture.stop_us)
             alone = whole.audit(snapshot)
+            flight.update(edge.kind for edge in alone.book.edges if edge.kind in IN_FLIGHT)
             found["whole"] += alone.failed
             passed.update(f"in a copy of everything: {text}" for text in passing(alone))
         looks = f"{found['whole']} by a copy of everything in one stop"
@@ -259,6 +263,8 @@ def busy(readings: int, seconds: float, once: bool = False, at_once: bool = Fals
             looks += f"; ways {dict(ways)}"
         yield f"- {number} readings, findings at one look: {looks}"
         yield from (f"- at one look, {count} times {text}" for text, count in passed.most_common())
+        seen = ", ".join(f"{kind} {count}" for kind, count in sorted(flight.items()))
+        yield f"- in flight in the copies of everything, references: {seen or 'none'}"
         for name, values in longest.items():
             if not values:
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 from fakes import FakeMachine
@@ -266,7 +266,6 @@ def test_a_copy_of_all_memory_waits_for_a_quiet_moment_as_well(
     reader.read()
     machine.retire(machine.view(machine.system, []))
     busy = machine.build()
-    # Three stops for pages, each with a copy, bring nothing.
     monkeypatch.setattr(target, "_pieces", lambda ranges: [])
     target._states = iter([*[quiet] * 6, *[busy] * 10, quiet])
     snapshot = reader.read()
@@ -295,7 +294,6 @@ def iothread(machine: FakeMachine, name: str) -> int:
 
 def test_an_iothread_at_work_is_no_quiet_moment() -> None:
     machine = FakeMachine()
-    # As large as its structure.
     machine.define("iothread", "object", machine.layout.size("IOThread"))
     first = iothread(machine, "io0")
     reader = Reader(target := Running(iter([machine.build()])), [machine.layout])
@@ -350,6 +348,13 @@ class Ending(Running):
         finally:
             self._next = self._idle
 
+    def capture_all(self, *given: Any) -> tuple[Image, Capture]:
+        self._next = self._busy
+        try:
+            return super().capture_all(*given)
+        finally:
+            self._next = self._idle
+
 
 def test_a_request_that_ends_before_the_copy_is_found_by_its_queue() -> None:
     machine = FakeMachine()
@@ -377,3 +382,18 @@ def test_a_request_that_ends_before_the_copy_is_found_by_its_queue() -> None:
         snapshot = reader.read()
         same(snapshot, target.frozen, machine)
         assert [f.holder for f in snapshot.fields if f.kind == "scatter-list"] == [qsg]
+
+
+def test_a_list_that_went_on_while_it_was_copied_switches_no_kind_off() -> None:
+    """A look without a stop is of no instant: the head is of before, the element of later."""
+    machine = FakeMachine()
+    layout, disk = machine.layout, machine.device("disk0", "scsi-device")
+    disk.ref += 1
+    request = machine.make("SCSIRequest", dev=disk.address, refcount=2)
+    machine.poke("SCSIDevice", disk.address, requests=request)
+    back = request + layout.offset("SCSIRequest", "next") + 8
+    machine.pokes.append((back, 8, disk.address + layout.offset("SCSIDevice", "requests")))
+    reader = Reader(Ending(at := machine.build(), at.corrupt(back, bytes(8))), [layout])
+    snapshot = reader.read()
+    assert reader.layout is not None and reader.layout.has("SCSIRequest", "next")
+    assert [f.kind for f in snapshot.fields if f.target == disk.address] == ["scsi-request"]
