@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Write docs/deep-hunts.md from campaigns of several QEMUs.
 
-    tools/make_deep.py CAMPAIGN[@COMMIT]...
+    tools/make_deep.py CAMPAIGN[@COMMIT[@VERSION]]...
 
 Each campaign is what ``qmr hunt --campaign FILE`` kept, mostly with ``--cycles`` or
-``--error-paths``, by the qmr of a commit.  A finding is told once, with the QEMUs that have it,
-its cause, and the line of QEMU's source that explains it where it is known here.
+``--error-paths``, by the qmr of a commit; QEMU's version is needed where none was read.  A finding
+is told once, with the QEMUs that have it, its cause, and the line of QEMU's source that explains it
+where it is known here.
 """
 
 from __future__ import annotations
@@ -114,12 +115,12 @@ def _most(values: Iterable[str]) -> str:
 
 
 def read(text: str) -> Campaign:
-    """Read a campaign, ``FILE`` or ``FILE@COMMIT``."""
-    path, _, commit = text.partition("@")
+    """Read a campaign, ``FILE``, ``FILE@COMMIT`` or ``FILE@COMMIT@VERSION``."""
+    path, commit, version, *_ = (*text.split("@"), "", "")
     store = Store(path, create=False)
     rows = list(store.rows())
     store.close()
-    version = _most(row.get("qemu_version", "") for row in rows)
+    version = version or _most(row.get("qemu_version", "") for row in rows)
     for row in rows:
         # One that died was not read.
         row["qemu_version"] = row.get("qemu_version") or version

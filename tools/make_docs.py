@@ -64,7 +64,7 @@ def lines() -> Iterator[str]:
     yield "## Rules"
     yield ""
     yield "References that QEMU's source grants although the holder is not visible here: `qmr"
-    yield "check` counts them apart (`refs_by_rule`) and lists each rule with its uses."
+    yield "check` counts them separately (`refs_by_rule`) and lists each rule with its uses."
     yield "A program that names its variables needs only the rules for irqs."
     yield ""
     yield "| rule | grants | QEMU source |"

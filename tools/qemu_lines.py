@@ -231,6 +231,11 @@ SOURCES = (
         "hw/display/qxl.c qxl_realize_common: memory for as many surfaces as are asked for",
     ),
     Source(
+        *("rocker", "", "len-ports*did not answer*"),
+        "hw/core/qdev-properties.c set_prop_arraylen: a property for each of as many elements as "
+        "are asked for",
+    ),
+    Source(
         *("host-x86_64-cpu", "unreachable-memory", "*"),
         "accel/kvm/kvm-accel-ops.c kvm_start_vcpu_thread: halt_cond, and the address space of "
         "cpu_address_space_init(), are not freed",
