@@ -217,14 +217,18 @@ def test_memory_that_never_rests_is_read_whole(monkeypatch: pytest.MonkeyPatch) 
     same(snapshot, target.frozen, machine)
 
 
-def test_a_busy_moment_is_seen_before_anything_is_read() -> None:
+def quiet_and_busy() -> tuple[FakeMachine, FakeTarget, FakeTarget, Running, Reader]:
+    """Return a machine at a quiet moment and at another; the reader has seen the first."""
     machine = FakeMachine()
     quiet = machine.build()
     reader = Reader(target := Running(iter([quiet])), [machine.layout])
     reader.read()
-    view = machine.view(machine.system, [])
-    machine.retire(view)
-    busy = machine.build()
+    machine.retire(machine.view(machine.system, []))
+    return machine, quiet, machine.build(), target, reader
+
+
+def test_a_busy_moment_is_seen_before_anything_is_read() -> None:
+    machine, quiet, busy, target, reader = quiet_and_busy()
     assert busy.u64(BASE + RCU_HEAD) == quiet.u64(BASE + RCU_HEAD)
     target._states = iter([busy, busy, quiet])
     before = len(target.stops)
@@ -240,12 +244,7 @@ def test_a_busy_moment_is_seen_before_anything_is_read() -> None:
 
 
 def test_a_quiet_moment_that_is_long_in_coming_is_waited_for() -> None:
-    machine = FakeMachine()
-    quiet = machine.build()
-    reader = Reader(target := Running(iter([quiet])), [machine.layout])
-    reader.read()
-    machine.retire(machine.view(machine.system, []))
-    busy = machine.build()
+    machine, quiet, busy, target, reader = quiet_and_busy()
     target._states = iter([*[busy] * 15, quiet])
     snapshot = reader.read()
     assert snapshot.capture.quiescent and snapshot.capture.retries == 15
@@ -260,12 +259,7 @@ def test_a_quiet_moment_that_is_long_in_coming_is_waited_for() -> None:
 def test_a_copy_of_all_memory_waits_for_a_quiet_moment_as_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    machine = FakeMachine()
-    quiet = machine.build()
-    reader = Reader(target := Running(iter([quiet])), [machine.layout])
-    reader.read()
-    machine.retire(machine.view(machine.system, []))
-    busy = machine.build()
+    machine, quiet, busy, target, reader = quiet_and_busy()
     monkeypatch.setattr(target, "_pieces", lambda ranges: [])
     target._states = iter([*[quiet] * 6, *[busy] * 10, quiet])
     snapshot = reader.read()

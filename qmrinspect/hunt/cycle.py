@@ -287,7 +287,7 @@ class Hunt:
         return hunted
 
     def died(
-        self, recipe: Recipe, machine: str, cycle: Cycle | None, error: ReadingError | TargetError
+        self, recipe: Recipe, machine: str, cycle: Cycle, error: ReadingError | TargetError
     ) -> Hunted:
         """Return the result of a cycle of which QEMU died while it was read.
 
@@ -296,7 +296,6 @@ class Hunt:
         """
         if not self._driver.death():
             raise error
-        cycle = cycle if cycle is not None else Cycle(recipe.driver, step="judge")
         return _early(self._driver, recipe, machine, cycle._replace(crash=error.text))
 
     def _judged(

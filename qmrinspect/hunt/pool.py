@@ -21,7 +21,7 @@ from ..documents import HuntRow
 from ..errors import MonitorError, QmrError, ReadingError, TargetError
 from ..hotplug.kinds import Driver, Recipe
 from ..hotplug.recipes import START_OPTIONS, recipe_for
-from ..hotplug.unplug import drivers, more_cycles
+from ..hotplug.unplug import Cycle, drivers, more_cycles
 from ..layout.find import given
 from ..search.memory import CYCLES, MORE, UNREACHABLE, Memory, MemoryLeak
 from .backtrace import backtrace, stacks
@@ -184,7 +184,8 @@ class VmPool(Closing):
             try:
                 return self._hunt.one(recipe, f"dut{self._number}")
             except (ReadingError, TargetError) as error:
-                died = self._hunt.died(recipe, self._settings.machine, None, error)
+                cycle = Cycle(recipe.driver, step="judge")
+                died = self._hunt.died(recipe, self._settings.machine, cycle, error)
                 if attempt == 2:
                     return died
                 self._drop()  # it may have died of what was there before
