@@ -21,7 +21,7 @@ from qmrinspect.target.process import Process
 
 def main(driver: str = "bochs-display", qemu: str = "qemu-system-x86_64") -> int:
     recipe = recipe_for(driver)
-    with Vm(qemu, "pc", extra=vm_arguments([recipe])) as vm, vm.monitor() as monitor:
+    with Vm(qemu, "pc", extra=vm_arguments(recipe.needs)) as vm, vm.monitor() as monitor:
         reader = Reader(Process(vm.pid))
         plugged = plug(monitor, recipe, "dut")
         address = check(reader.read()).book.index.resolve("dut").address

@@ -57,7 +57,7 @@ def store(snapshot: Snapshot, name: str) -> None:
 def make(name: str) -> None:
     """Make both snapshots of one QEMU."""
     recipes = [recipe_for(driver) for driver in DRIVERS]
-    with OwnVm(recipes, program(name)) as vm:
+    with OwnVm(frozenset().union(*(one.needs for one in recipes)), program(name)) as vm:
         store(vm.read(), f"{name}-idle")
         for number, one in enumerate(recipes):
             hunted = Hunt(vm).one(one, f"dut{number}")

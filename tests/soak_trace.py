@@ -48,7 +48,7 @@ _DEVICES_IN_ONE_VM = 8
 _BUSES = ("PCI", "usb-bus", "SCSI", "virtio-bus", "virtio-serial-bus", "ccid-bus", "nvme-bus")
 _EXCLUSIVE = {option.name for option in START_OPTIONS if option.exclusive}
 # What needs a VM that has all buses, and all that goes together.
-_ANYTHING = Recipe("", "PCI", start_options=tuple({o.name for o in START_OPTIONS} - _EXCLUSIVE))
+_ANYTHING = {"PCI", *(o.name for o in START_OPTIONS)} - _EXCLUSIVE
 
 
 def kills(qemu: str, count: int) -> tuple[int, int]:
@@ -82,7 +82,7 @@ def plugged(qemu: str, done: Collection[str]) -> Iterator[tuple[str, Counter[str
 
     :param done: devices to leave out.
     """
-    vm, number = OwnVm([_ANYTHING], qemu), 0
+    vm, number = OwnVm(_ANYTHING, qemu), 0
     try:
         known = vm.drive(drivers)
         for name in sorted(known):
@@ -92,12 +92,12 @@ def plugged(qemu: str, done: Collection[str]) -> Iterator[tuple[str, Counter[str
             try:
                 if recipe.machine or recipe.accel or _EXCLUSIVE & set(recipe.start_options):
                     machine, accel = recipe.machine or "pc", recipe.accel or "tcg"
-                    with OwnVm([recipe], qemu, machine, accel=accel) as own:
+                    with OwnVm(recipe.needs, qemu, machine, accel=accel) as own:
                         yield name, one(own, recipe, "d1")
                     continue
                 if number == _DEVICES_IN_ONE_VM or not vm.vm.alive():
                     vm.close()
-                    vm, number = OwnVm([_ANYTHING], qemu), 0
+                    vm, number = OwnVm(_ANYTHING, qemu), 0
                 number += 1
                 yield name, one(vm, recipe, f"d{number}")
             except QmrError as error:
@@ -139,7 +139,7 @@ def table(qemu: str, rounds: int) -> int:
     name = next((name for name in takers.TABLES if f"version {name}" in said), "stock")
     right = 0
     for number in range(rounds):
-        vm = OwnVm([Recipe("", "PCI")], qemu)
+        vm = OwnVm(("PCI",), qemu)
         try:
             machine = takers.Machine(vm, takers.TABLES[name])
             takers.test_each_remaining_reference_has_its_taker(machine)

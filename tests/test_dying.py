@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from qmrinspect.hotplug.kinds import Recipe
 from qmrinspect.hunt import sure
 from qmrinspect.hunt.cycle import Hunt
 from qmrinspect.hunt.pool import Job, Settings, VmPool
+from qmrinspect.hunt.suspects import caused_by
 from qmrinspect.search.memory import Memory
 
 pytestmark = pytest.mark.unit
@@ -58,3 +60,22 @@ def test_a_fresh_qemu_that_dies_while_it_is_read_has_crashed() -> None:
         death[0] = None
         with pytest.raises(TargetError):
             pool._cycle(Job("some-pci"))
+
+
+def test_who_harmed_a_vm_is_searched_among_the_likely_ones_first() -> None:
+    before = [f"dev{number:02}" for number in range(20)]
+
+    def search(*guilty: str) -> tuple[list[str], int]:
+        tried: list[Sequence[str]] = []
+
+        def causes(names: Sequence[str]) -> bool:
+            tried.append(names)
+            return set(guilty) <= set(names)
+
+        return caused_by("dev03-like", before, causes), len(tried)
+
+    assert search("dev03") == (["dev03"], 1)  # a name that is alike
+    assert search("dev19")[1] <= 4  # one of the last two
+    assert search("dev11")[0] == ["dev11"]  # by halves
+    assert search("dev01")[0] == []  # too long ago
+    assert search("dev12", "dev18")[0] == []  # both together, which halves tear apart

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from qmrinspect.hotplug.kinds import Driver, Recipe
+from qmrinspect.hotplug.kinds import Driver
 from qmrinspect.hotplug.recipes import recipe_for
 from qmrinspect.hotplug.unplug import drivers
 from qmrinspect.hunt.cycle import Hunt, Hunted
@@ -155,7 +155,7 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     if request.param != "stock":
         tool = [sys.executable, str(ROOT / "tools" / "build_qemu.py"), request.param]
         qemu = subprocess.run(tool, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    vm = OwnVm([Recipe("", "PCI")], qemu)
+    vm = OwnVm(("PCI",), qemu)
     yield Machine(vm, TABLES[request.param])
     vm.close()
 

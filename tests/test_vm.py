@@ -194,9 +194,9 @@ def test_a_recipe_brings_what_its_driver_needs() -> None:
     tablet = recipe_for("usb-tablet")
     assert tablet.bus == "usb-bus"
     assert not tablet.backends
-    assert "qemu-xhci" in " ".join(vm_arguments([tablet]))
-    assert vm_arguments([nvme]) == []
-    assert "pcie-root-port" in " ".join(vm_arguments([nvme], "q35,smm=off"))
+    assert "qemu-xhci" in " ".join(vm_arguments(tablet.needs))
+    assert vm_arguments(nvme.needs) == []
+    assert "pcie-root-port" in " ".join(vm_arguments(nvme.needs, "q35,smm=off"))
     assert "host" in recipe_for("vfio-pci").missing
     for kept in (
         "vfio-user-pci",
@@ -323,7 +323,7 @@ def test_a_hang_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_root_ports_of_q35() -> None:
     recipe = recipe_for("virtio-net-pci")
     with (
-        Vm(machine="q35", extra=vm_arguments([recipe], "q35")) as vm,
+        Vm(machine="q35", extra=vm_arguments(recipe.needs, "q35")) as vm,
         vm.monitor(PlainMonitor) as monitor,
     ):
         for _ in range(2):
@@ -337,7 +337,7 @@ def test_q35_without_acpi_hotplug_is_reset() -> None:
     recipe = recipe_for("e1000e")
     native = ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
     with (
-        Vm(machine="q35", extra=[*native, *vm_arguments([recipe], "q35")]) as vm,
+        Vm(machine="q35", extra=[*native, *vm_arguments(recipe.needs, "q35")]) as vm,
         vm.monitor() as monitor,
     ):
         cycle = run_cycle(monitor, recipe, "dut", timeout=5)

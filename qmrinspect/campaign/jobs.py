@@ -14,7 +14,6 @@ from typing import Callable, NamedTuple
 
 from ..documents import HuntRow
 from ..errors import QmrError, TargetError
-from ..hotplug.kinds import Recipe
 from ..hotplug.recipes import START_OPTIONS, recipe_for, vm_arguments
 from ..hotplug.vm import Vm
 from ..hunt.pool import VmPool
@@ -91,10 +90,10 @@ def plan(settings: Settings, names: Sequence[str], cpus: bool = False) -> Plan:
         settings = settings._replace(start_options=_usable(settings))
         return Plan(settings, jobs, () if cpus else found.models)
     jobs = []
-    needed: set[str | None] = set()
+    needed: set[str] = set()
     for name in fitting(names, [*found.names, *found.models], found.known):
         recipe = recipe_for(name, found.known)
-        needed.update((recipe.bus, *recipe.start_options))
+        needed |= recipe.needs
         jobs.append(Job(name, _model(name) if name in found.models else None))
     options = tuple(option.name for option in _SHARED if option.name in needed)
     # All that a QEMU has would take half as long again.
@@ -106,7 +105,7 @@ def _usable(settings: Settings) -> tuple[str, ...]:
     options = _SHARED
     while True:
         names = tuple(option.name for option in options)
-        words = vm_arguments([Recipe("", "PCI", start_options=names)], settings.machine)
+        words = vm_arguments(("PCI", *names), settings.machine)
         try:
             with Vm(settings.qemu, settings.machine, settings.accel, words):
                 return names

@@ -63,6 +63,11 @@ class Recipe(NamedTuple):
     machine: str | None = None
     accel: str | None = None
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What its VM must have: a type of bus, and start options."""
+        return frozenset(self.start_options).union(() if self.bus is None else (self.bus,))
+
 
 class StartOption(NamedTuple):
     """What a VM needs at its start: ``name`` is the type of bus that is there with it, or a word.

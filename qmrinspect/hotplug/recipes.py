@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from .catalogue import BUS_BY_NAME, ROOT_PORT, RULES, START_OPTIONS
 from .kinds import Backend, Driver, NonDevice, Recipe, Rule, StartOption
@@ -100,21 +100,19 @@ _COMMANDS = {
 }
 
 
-def vm_arguments(recipes: Iterable[Recipe], machine: str = "pc") -> list[str]:
-    """Return QEMU's arguments for a VM in which all the recipes find their bus.
+def vm_arguments(needs: Collection[str], machine: str = "pc") -> list[str]:
+    """Return QEMU's arguments for a VM that has what recipes need.
 
+    :param needs: types of buses and start options, as of :attr:`Recipe.needs`.
     :param machine: the VM's ``-machine``.
     """
-    recipes = list(recipes)
     kind = machine.split(",")[0]
-    buses = {recipe.bus for recipe in recipes}
-    buses.update(name for recipe in recipes for name in recipe.start_options)
     start_options = [
         option
         for option in START_OPTIONS
-        if option.name in buses and option.machine in (None, kind)
+        if option.name in needs and option.machine in (None, kind)
     ]
-    if "PCI" in buses and "q35" in kind:
+    if "PCI" in needs and "q35" in kind:
         start_options.append(ROOT_PORT)
     return [word for option in start_options for word in option.arguments]
 

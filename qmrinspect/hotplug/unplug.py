@@ -26,8 +26,8 @@ __all__ = [
     "Cycle",
     "Plugged",
     "drivers",
+    "finish",
     "force_topology",
-    "late_event",
     "more_cycles",
     "plug",
     "release",
@@ -153,13 +153,22 @@ def wait_deleted(
     return monitor.wait_event(ours, timeout)
 
 
-def late_event(monitor: Monitor, plugged: Plugged, cycle: Cycle, timeout: float = 0.0) -> Cycle:
+def _late_event(monitor: Monitor, plugged: Plugged, cycle: Cycle, timeout: float = 0.0) -> Cycle:
     """Note a ``DEVICE_DELETED`` that has come, or comes within ``timeout`` seconds.
 
     :raises MonitorLost: QEMU died meanwhile.
     """
     event = None if cycle.event else wait_deleted(monitor, plugged, timeout)
     return cycle if event is None else cycle._replace(event=True, event_us=event.timestamp_us)
+
+
+def finish(monitor: Monitor, plugged: Plugged, cycle: Cycle) -> Cycle:
+    """Note an event that came late, and release what stood behind the device.
+
+    :raises MonitorError: QEMU died meanwhile, or hangs.
+    """
+    cycle = _late_event(monitor, plugged, cycle)
+    return cycle._replace(not_released=release(monitor, plugged))
 
 
 def unplug(
@@ -206,7 +215,7 @@ def unplug(
         step = "wait"
         gone = unparented(monitor, plugged.id)
         cycle = cycle._replace(unparented=gone, unparented_us=now_us() if gone else None)
-        cycle = late_event(monitor, plugged, cycle, timeout)
+        cycle = _late_event(monitor, plugged, cycle, timeout)
         if gone:
             return cycle
         gone = unparented(monitor, plugged.id)
@@ -239,7 +248,7 @@ def run_cycle(monitor: Monitor, recipe: Recipe, id: str, timeout: float = EVENT_
     try:
         if cycle.died:
             return cycle
-        return cycle._replace(not_released=release(monitor, plugged))
+        return finish(monitor, plugged, cycle)
     except MonitorError as error:
         return ended(cycle, "release", error)
     finally:

@@ -24,10 +24,9 @@ from ..hotplug.unplug import (
     Cycle,
     Plugged,
     ended,
+    finish,
     force_topology,
-    late_event,
     plug,
-    release,
     unplug,
 )
 from ..index import Index
@@ -226,8 +225,7 @@ class Hunt:
             return early._replace(foretold=foretold, under=_under(foretold))
         judge_us, seen_us = (time.perf_counter_ns() - begin) // 1000, now_us()
         try:
-            cycle = driver.drive(lambda monitor: late_event(monitor, plugged, cycle))
-            held = driver.drive(lambda monitor: release(monitor, plugged))
+            cycle = driver.drive(lambda monitor: finish(monitor, plugged, cycle))
         except MonitorError as error:
             return _early(driver, recipe, machine, ended(cycle, "release", error))
         gone = result.judgement.outcome in _GONE or result.ended
@@ -253,7 +251,7 @@ class Hunt:
             machine,
             result.judgement.outcome,
             result.judgement,
-            cycle._replace(not_released=held),
+            cycle,
             plugged.took_us,
             cycle.unplug_us,
             judge_us,

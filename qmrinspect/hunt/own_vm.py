@@ -7,11 +7,11 @@ A QEMU that is started for a hunt.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Callable, TypeVar
 
 from ..closing import Closing
-from ..hotplug.recipes import Recipe, vm_arguments
+from ..hotplug.recipes import vm_arguments
 from ..hotplug.vm import Vm
 from ..layout import Layout
 from ..monitor.base import Monitor
@@ -36,7 +36,7 @@ _DYING_S = 2.0
 class OwnVm(Closing):
     """A QEMU of our own.
 
-    :param recipes: what will be plugged; they say what the VM needs.
+    :param needs: what it must have for what will be plugged, as of :attr:`Recipe.needs`.
     :param extra: more arguments for QEMU.
     :param accel: QEMU's accelerator.
     :param ready: waits for the guest of a VM that has one, and makes the VM run.
@@ -46,7 +46,7 @@ class OwnVm(Closing):
 
     def __init__(
         self,
-        recipes: Iterable[Recipe],
+        needs: Collection[str],
         qemu: str = "qemu-system-x86_64",
         machine: str = "pc",
         extra: Sequence[str] = (),
@@ -58,7 +58,7 @@ class OwnVm(Closing):
         #: What fitted.
         self.layout, self.met = layout, met
         stopped = ready is None
-        self.vm = Vm(qemu, machine, accel, [*vm_arguments(recipes, machine), *extra], stopped)
+        self.vm = Vm(qemu, machine, accel, [*vm_arguments(needs, machine), *extra], stopped)
         try:
             if ready is not None:
                 ready(self.vm)

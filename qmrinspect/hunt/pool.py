@@ -9,7 +9,6 @@ one, for the earlier ones may have harmed it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -30,20 +29,16 @@ from .cycle import Hunt, Hunted, not_begun
 from .errorpaths import ErrorPaths
 from .guest import GUEST_PATIENCE_S, GUEST_START_OPTIONS, Guest
 from .own_vm import OwnVm
-from .rows import pluggable, row_of
+from .rows import row_of
 from .settings import Job, Settings
 from .stays import with_what_stays
 from .sure import is_sure
+from .suspects import caused_by, suspicion
 
 __all__ = ["Job", "Settings", "VmPool"]
 
 # Outcomes after which more cycles in the same VM say how much comes with each.
 _GROWS = (Outcome.LEAK, Outcome.PARTIAL_LEAK, Outcome.STALE, Outcome.DELAYED)
-
-# So many of the devices before a victim, the last ones and its relatives, may have harmed its VM.
-_SUSPECTS = 2
-# Of the last ones so many are searched, by halves, when it was none of those.
-_HALVED = 16
 
 
 class _Kind(NamedTuple):
@@ -114,7 +109,7 @@ class VmPool(Closing):
             last["growth"] = growth.summary()
         grown = growth.stays() if last["outcome"] == Outcome.CLEAN else None
         leak = self._leak(hunted.recipe, memory, last) if grown is None else None
-        last = with_what_stays(job.driver, last, leak, grown)
+        last = with_what_stays(last, leak, grown)
         if self._settings.bundle and last["outcome"] in BAD and "bundle" not in last:
             last["bundle"] = self._bundle(job, hunted, last, transcript)
         if cycles > 1 and last["outcome"] in BAD:
@@ -200,12 +195,13 @@ class VmPool(Closing):
         if hunted.cycle.not_released and hunted.outcome == "clean":
             row["text"] += "; QEMU did not release " + "; ".join(hunted.cycle.not_released)
             harmed = True
-        if before and number == 1 and _odd(hunted):
+        suspected = suspicion(hunted) if before and number == 1 else None
+        if suspected is not None:
             alone = self._alone(job)
             if alone["outcome"] != hunted.outcome:
                 alone["after"] = self._caused_by(job, before, alone["outcome"])
                 who = " and ".join(alone["after"]) or f"{len(before)} others, {before[-1]} last,"
-                alone["note"] = f"{_ODD[hunted.outcome]} where {who} came before: {row['text']}"
+                alone["note"] = f"{suspected} where {who} came before: {row['text']}"
             return alone
         row = self._with_evidence(job, hunted, row)
         self._before.append(job.driver)
@@ -244,33 +240,22 @@ class VmPool(Closing):
         self._drop()
         return row
 
-    def _caused_by(self, job: Job, before: list[str], alone: str) -> list[str]:
-        """Find the driver after which a job does not end as it does alone."""
-        if self._settings.guest is not None:
-            return []  # it would have to boot for every suspect
-        names = list(dict.fromkeys(before))
-        # Relatives share code, and what was last is fresh in memory.
-        related = get_close_matches(job.driver, names, _SUSPECTS, 0.0)
-        for suspect in dict.fromkeys([*related, *reversed(names[-_SUSPECTS:])]):
-            if self._causes([suspect], job, alone):
-                return [suspect]
-        group = names[-_HALVED:]
-        while len(group) > 1:
-            half = group[: len(group) // 2]
-            group = half if self._causes(half, job, alone) else group[len(half) :]
-        return group if self._causes(group, job, alone) else []
+    def _caused_by(self, job: Job, before: Sequence[str], alone: str) -> list[str]:
+        """Find the drivers after which a job does not end as it does alone."""
 
-    def _causes(self, names: Sequence[str], job: Job, alone: str) -> bool:
-        """Whether a job ends otherwise in a VM in which these drivers were."""
-        self._drop()
-        try:
-            for name in names:
-                self._cycle(Job(name, job.cpu))
-            return self._cycle(job).outcome != alone
-        except QmrError:
-            return True
-        finally:
+        def causes(names: Sequence[str]) -> bool:
             self._drop()
+            try:
+                for name in names:
+                    self._cycle(Job(name, job.cpu))
+                return self._cycle(job).outcome != alone
+            except QmrError:
+                return True
+            finally:
+                self._drop()
+
+        # With a guest it would have to boot for every suspect.
+        return caused_by(job.driver, before, causes) if self._settings.guest is None else []
 
     def _ready(self, job: Job) -> tuple[OwnVm, Recipe]:
         """Return a VM in which a job can be done, and the recipe for it there."""
@@ -285,7 +270,7 @@ class VmPool(Closing):
             self._drop()
         if self._vm is None:
             self._kind = kind
-            self._vm = self._start_special(recipe) or self._start()
+            self._vm = self._start_special(recipe.needs) or self._start()
             more = self._settings.forecast, self._settings.trace, self._settings.cycles > 1
             self._hunt = Hunt(self._vm, None, None, *more)
             if self._guest is not None:
@@ -299,7 +284,7 @@ class VmPool(Closing):
             self._number = 0
         return self._vm, recipe_for(job.driver, self._known)
 
-    def _start_special(self, recipe: Recipe) -> OwnVm | None:
+    def _start_special(self, needs: Collection[str]) -> OwnVm | None:
         """Start a VM for what needs a machine type, an accelerator or a start option of its own.
 
         It has no guest: a guest need not boot on that.
@@ -310,15 +295,13 @@ class VmPool(Closing):
         settings, kind = self._settings, self._kind
         if not (kind.machine or kind.accel or kind.start_options):
             return None
-        machine = recipe.machine or settings.machine
-        accel = recipe.accel or settings.accel
         try:
             return OwnVm(
-                [recipe],
+                needs,
                 settings.qemu,
-                machine,
+                kind.machine or settings.machine,
                 self._model(),
-                accel,
+                kind.accel or settings.accel,
                 layout=self._layout,
                 met=self._met,
             )
@@ -333,11 +316,9 @@ class VmPool(Closing):
     def _start(self) -> OwnVm:
         settings = self._settings
         # A VM for one CPU model is for that alone.
-        options = ("cpu",) if self._kind.cpu else settings.start_options
-        recipes = [Recipe("", None if self._kind.cpu else "PCI", start_options=options)]
         start = partial(
             OwnVm,
-            recipes,
+            ("cpu",) if self._kind.cpu else ("PCI", *settings.start_options),
             settings.qemu,
             settings.machine,
             accel=settings.accel,
@@ -369,28 +350,6 @@ class VmPool(Closing):
     def close(self) -> None:
         """End the VM."""
         self._drop()
-
-
-# What may be due to a device that was there before.
-_ODD = {
-    "crash": "QEMU dies of it",
-    "refused": "QEMU refuses it",
-    "not-acked": "the guest does not release it",
-}
-
-
-def _odd(hunted: Hunted) -> bool:
-    """Whether a device that was there before may be to blame for an outcome."""
-    if hunted.outcome == "crash" and hunted.foretold is not None:
-        aborts = [found.abort for found in hunted.foretold.forecasts if found.abort is not None]
-        # What follows from the device's own references needs nobody else.
-        if any(abort.expression in hunted.judgement.text for abort in aborts):
-            return False
-    if hunted.outcome != "refused":
-        return hunted.outcome in _ODD
-    # Of a refusal, where nothing else is.
-    tried = hunted.cycle.step == "device_add" and pluggable(hunted)
-    return tried and not hunted.recipe.missing
 
 
 def _gist(row: HuntRow) -> tuple[object, ...]:

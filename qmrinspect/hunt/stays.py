@@ -14,7 +14,7 @@ __all__ = ["with_what_stays"]
 
 
 def with_what_stays(
-    driver: str, row: HuntRow, leak: MemoryLeak | None, grown: tuple[str, str] | None
+    row: HuntRow, leak: MemoryLeak | None, grown: tuple[str, str] | None
 ) -> HuntRow:
     """Return the row of a last cycle with what comes with each.
 
@@ -28,6 +28,6 @@ def with_what_stays(
         return row
     cause, text = grown
     # It balances, or is no object, and nobody will ever take it back.
-    text = f"{driver} was finalized, and {text}"
+    text = f"{row['device']} was finalized, and {text}"
     outcome = str(Outcome.PARTIAL_LEAK)
     return {**row, "outcome": outcome, "cause": cause, "causes": [cause], "text": text}
