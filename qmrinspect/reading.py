@@ -213,7 +213,7 @@ class Reader(Fitting):
         code = [row.function for row in found if row.function]
         mappings = self._context.image.mappings
         names = dict(zip(code, names_of(self.target, mappings, code)))
-        named = [row._replace(name=names.get(row.function, "")) for row in found]
+        named = [row._replace(name=names.get(row.function, row.name)) for row in found]
         # GLib's functions, a hash table's say, lie beside what they are not called with.
         return [row for row in named if row.certain or not is_glib(row.name)]
 

@@ -299,7 +299,8 @@ class Stale(NamedTuple):
     :param kind: what sort of callback: ``reset-handler``, ``timer``, ...
     :param address: of the structure; ``word`` is where it has the pointer.
     :param target: what it would be called with.
-    :param function: what would be called, 0 where nothing is; ``name`` is its name.
+    :param function: what would be called, 0 where nothing is; ``name`` is its name, or that of a
+        property.
     :param freed: whether the target was freed; otherwise it is an object outside the tree.
     :param block: where the freed block begins, and its ``size`` in bytes.
     :param certain: whether the structure was recognised; otherwise there is a function beside

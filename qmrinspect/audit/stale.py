@@ -41,10 +41,14 @@ CALLS = {
     "list": ("a list", "when it is next walked"),
     "candidate": ("a structure that is not known", "if it is used as it looks"),
     "address-space": ("the list of address spaces", "when the memory topology changes"),
+    "child": ("the child property", "when a name is next looked for in the QOM tree"),
+    "link": ("the link property", "when it is next followed"),
+    "subregion": ("the container of a memory region", "when the memory topology changes"),
 }
 #: Lists, which lead to what they have.
 _LEADS = (
-    "memory-listener address-space notifier eventfd iommu-notifier migration-blocker bus-list list"
+    "memory-listener address-space notifier eventfd iommu-notifier migration-blocker bus-list list "
+    "child link subregion"
 ).split()
 
 
@@ -54,6 +58,8 @@ def stale_text(stale: Stale, was: str | None = None) -> str:
     :param was: what was at its target, or is there and is outside the tree; None for not known.
     """
     holder, when = CALLS.get(stale.kind, (stale.kind, "when it is used"))
+    if stale.name and not stale.function:
+        holder = f'{holder} "{printable(stale.name)}" of'
     does = f"would call {printable(stale.name)} with" if stale.function else "would use"
     if not stale.certain:
         does = f"has {printable(stale.name)} beside a pointer to"
@@ -103,7 +109,7 @@ def stale_json(stale: Stale, index: Index) -> StaleJson:
     return {
         "kind": stale.kind,
         "address": hex(stale.address),
-        "function": stale.name,
+        "function": stale.name if stale.function else "",
         "target": hex(stale.target),
         "freed": stale.freed,
         "text": text,

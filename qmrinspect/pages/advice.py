@@ -276,6 +276,23 @@ _ENDS = {
         "CPUs QEMU 10.2 does it.",
         "300a87c502",
     ),
+    "child": (
+        "A region in the memory of a device gets that as its owner (memory_region_init_io() and "
+        "its like), so that it is unparented with it: without one it is a child of "
+        "/machine/unattached for good. No commit of QEMU's is known for it.",
+        None,
+    ),
+    "link": (
+        "Unrealize, or who frees it, sets the link to NULL, or makes it strong "
+        "(OBJ_PROP_LINK_STRONG). No commit of QEMU's is known for it.",
+        None,
+    ),
+    "subregion": (
+        "Unrealize, and the error path of realize, call memory_region_del_subregion(); a region "
+        "that has its device as its owner keeps that alive till then. No commit of QEMU's is known "
+        "for it.",
+        None,
+    ),
 }
 
 

@@ -74,14 +74,14 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
                 continue
             if not certain and not where.candidates:
                 continue
-            block = live.heap.at(target) if freed else None
-            start, size = (block.start, block.size) if block is not None else (target, 0)
+            start, size = _freed_block(live, target) if freed else (target, 0)
             out[found.kind, found.address] = Stale(
                 found.kind, found.address, word, target, found.function, "", freed, start, size
             )._replace(certain=certain)
     sure = {row.target for row in out.values() if row.certain}
     pointed = [row for row in _pointed(context, snapshot, where) if row.target not in sure]
     out.update({(s.kind, s.address): s for s in (*_listed(snapshot, live, where), *pointed)})
+    out.update({(s.kind, s.target): s for s in _graph(snapshot, live, where)})
     return _without_nameless(live, sorted(out.values()))
 
 
@@ -148,16 +148,28 @@ def _candidates(words: Words, word: int) -> list[Callback]:
 
 def _listed(snapshot: Snapshot, live: Live, where: Where) -> Iterator[Stale]:
     """Address spaces and memory listeners that QEMU's lists lead to, in freed memory."""
-    free = live.heap.freed
     for kind, addresses in (
         ("address-space", snapshot.spaces.keys()),
         ("memory-listener", snapshot.listeners.keys()),
     ):
         for address in addresses:
-            if where.freed is not None and not within(where.freed, address):
-                continue
-            if free(address) or (live.heap.exact and _is_gone(live, address)):
+            if _is_dead(live, where, address):
                 yield Stale(kind, address, address, address, 0, "", True, address, 0)
+
+
+def _graph(snapshot: Snapshot, live: Live, where: Where) -> Iterator[Stale]:
+    """Properties and containers of live objects that lead to what is in freed memory.
+
+    A region without an owner holds nothing: the memory it is embedded in is freed, and
+    /machine/unattached keeps it as a child (memory_region_do_init(), system/memory.c).
+    """
+    props, regions = snapshot.props, snapshot.regions.values()
+    rows = [("child" if p.role == "child" else "link", p.holder, p.target, p.name) for p in props]
+    rows += [("subregion", r.address, at, "") for r in regions for at in (*r.subregions, r.alias)]
+    gone = {at for at in {row[2] for row in rows} if at and _is_dead(live, where, at)}
+    for kind, holder, target, name in rows:
+        if target in gone and not live.heap.freed(holder) and not within(where.outside, holder):
+            yield Stale(kind, holder, holder, target, 0, name, True, *_freed_block(live, target))
 
 
 def _pointed(context: Context, snapshot: Snapshot, where: Where) -> Iterator[Stale]:
@@ -172,6 +184,19 @@ def _pointed(context: Context, snapshot: Snapshot, where: Where) -> Iterator[Sta
             yield Stale(row.kind, holder, holder, target, 0, "", True, block.start, block.size)
         elif block is None and within(where.outside, target):
             yield Stale(row.kind, holder, holder, target, 0, "", False, target, 0)
+
+
+def _is_dead(live: Live, where: Where, address: int) -> bool:
+    """Whether an address is in freed memory that matters."""
+    if where.freed is not None and not within(where.freed, address):
+        return False
+    return bool(live.heap.freed(address)) or _is_gone(live, address)
+
+
+def _freed_block(live: Live, address: int) -> tuple[int, int]:
+    """Return where the freed block begins that has an address, and its size; 0 for a mapping."""
+    block = live.heap.at(address)
+    return (block.start, block.size) if block is not None else (address, 0)
 
 
 def _is_gone(live: Live, address: int) -> bool:
