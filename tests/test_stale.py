@@ -15,14 +15,13 @@ from qmrinspect import reading
 from qmrinspect.audit.stale import stale_text
 from qmrinspect.heap.model import FREED, LIVE, Block
 from qmrinspect.reading import Reader
-from qmrinspect.search import pointed
 from qmrinspect.search.blocks import Blocks
 from qmrinspect.search.callbacks import SHAPES, recognised
 from qmrinspect.search.functions import Code
-from qmrinspect.search.pointed import POINTED, pointers
-from qmrinspect.search.stale import Where, _graph, _without_nameless
+from qmrinspect.search.pointed import POINTED
+from qmrinspect.search.stale import Where, _without_nameless
 from qmrinspect.search.words import Words
-from qmrinspect.snapshot import Prop, Stale
+from qmrinspect.snapshot import Stale
 from qmrinspect.target.image import Image
 from qmrinspect.target.image import Mapping as Mapped
 
@@ -299,46 +298,6 @@ def test_every_kind_has_its_sentence() -> None:
     for kind in sorted(kinds):
         text = stale_text(Stale(kind, A, A, GONE, 0, "", True, GONE, 64))
         assert not text.startswith(kind) and "when it is used" not in text
-
-
-def test_a_declared_field_leads_to_what_must_not_be_freed(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = {A: [SimpleNamespace(holder=A, value=GONE)], B: []}
-    seen = []
-
-    def follow(context: Any, address: int, way: str) -> Any:
-        seen.append(way)
-        return read[address]
-
-    monkeypatch.setattr(pointed, "follow", follow)
-    context: Any = SimpleNamespace(is_a=lambda type, other: (type, other) == ("PCIE", "PCI"))
-    objects: Any = {A: SimpleNamespace(type="PCIE"), B: SimpleNamespace(type="irq")}
-    found = [(row.kind, target) for row, _, _, target in pointers(context, objects)]
-    assert found == [("bus-list", GONE)] * 2
-    assert seen == ["PCIBus.child", "PCIBus.sibling"]
-
-
-def test_the_graph_leads_to_what_was_freed() -> None:
-    def prop(holder: int, target: int, role: str) -> Prop:
-        return Prop(holder, "it", target, role, "instance")
-
-    freed = SimpleNamespace(
-        freed=lambda at: at in (GONE, B), exact=True, at=lambda at: Block(GONE, 64, FREED)
-    )
-    live: Any = SimpleNamespace(heap=freed, alive=lambda at: True, is_stack=lambda at: False)
-    region: Any = SimpleNamespace(address=A, subregions=(GONE, DATA), alias=0)
-    props = [
-        prop(A, GONE, "child"),
-        prop(A, GONE, "weak"),
-        prop(A, DATA, "child"),  # alive
-        prop(A, 0, "strong"),
-        prop(B, GONE, "child"),  # what was freed leads nowhere
-    ]
-    snapshot: Any = SimpleNamespace(props=props, regions={A: region})
-    found = {(row.kind, row.address, row.target) for row in _graph(snapshot, live, Where())}
-    assert found == {("child", A, GONE), ("link", A, GONE), ("subregion", A, GONE)}
-    # Nor does what is outside the tree, and what was freed before may be left over.
-    assert not [*_graph(snapshot, live, Where(outside=[(A, A + 8)]))]
-    assert not [*_graph(snapshot, live, Where(freed=[(B, B + 8)]))]
 
 
 def test_a_library_of_a_qemu_in_a_directory_of_its_own_is_no_module() -> None:
