@@ -22,11 +22,12 @@ from qmrinspect.hotplug.failing import FULL, more_trials, trials
 from qmrinspect.hotplug.kinds import Backend, Recipe
 from qmrinspect.hunt import again, sure
 from qmrinspect.hunt.came import Came
+from qmrinspect.hunt.introspect import Total
 from qmrinspect.hunt.judge import Judgement
 from qmrinspect.hunt.pool import Job, Settings, VmPool
 from qmrinspect.hunt.rows import key
 from qmrinspect.monitor.arguments import Property
-from qmrinspect.report.rows import verdict_lines
+from qmrinspect.report.rows import type_lines, verdict_lines
 from qmrinspect.search.blocks import Blocks, Group
 from qmrinspect.search.memory import CYCLES, Memory
 from qmrinspect.snapshot import Stale
@@ -344,6 +345,13 @@ def test_a_candidate_is_told_as_one() -> None:
     row: Any = {"device": "d", "outcome": "clean", "objects_left": [], "text": ""}
     row["candidates"] = [{"text": stale_text(_stale(False))}]
     assert any(line.startswith("    not certain: a structure") for line in verdict_lines(row))
+
+
+@pytest.mark.unit
+def test_the_sum_of_types_has_every_outcome() -> None:
+    ends = {str(word): 1 for word in Outcome}
+    (line,) = type_lines([Total("qemu-system-x86_64", len(ends), ends, {})], [])
+    assert all(f"1 {word}" in line for word in ends)
 
 
 # On QEMUs ---------------------------------------------------------------------------

@@ -17,6 +17,8 @@ import pytest
 from fakes import FakeMachine
 
 import qmrinspect
+from qmrinspect.hotplug.catalogue import RULES, START_OPTIONS
+from qmrinspect.hotplug.nondevices import NON_DEVICES
 from qmrinspect.peers import PEERS, open_peer
 from qmrinspect.store import save
 
@@ -90,7 +92,12 @@ def test_a_rule_makes_a_recipe(package: Package) -> None:
     assert package.run(*ask) == "{} [] ()"
     rules = re.sub(r"Rule\('[\w-]+'", "Rule('mine'", entries(example("A recipe")))
     package.put("hotplug/catalogue.py", rules, "RULES: tuple[Rule, ...] = (")
-    assert package.run(*ask) == "{'serial': '{id}'} ['drive'] ('usb',)"
+    assert package.run(*ask) == "{'serial': '{id}'} ['memdev', 'drive'] ('memory',)"
+
+
+def test_what_a_recipe_needs_at_the_start_is_known() -> None:
+    named = {name for one in (*RULES, *NON_DEVICES.values()) for name in one.start_options}
+    assert named <= {option.name for option in START_OPTIONS}
 
 
 def test_adding_a_verb_takes_one_entry_and_one_function(package: Package, tmp_path: Path) -> None:

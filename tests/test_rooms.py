@@ -199,6 +199,21 @@ def test_upstairs_any_is_for_json_alone() -> None:
     assert users == JSON_BORDER
 
 
+def test_an_outcome_is_compared_with_a_member() -> None:
+    """A word that no outcome is would be equal to none, and nobody would know."""
+    found = [
+        f"{module}:{node.lineno}"
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare)
+        and isinstance(node.left, ast.Attribute)
+        and node.left.attr == "outcome"
+        for compared in node.comparators
+        if any(isinstance(part, ast.Constant) for part in ast.walk(compared))
+    ]
+    assert found == []
+
+
 def _is_no_value(node: ast.AST | None) -> bool:
     """Whether an expression is a text or a number that can only mean that nothing is there."""
     if isinstance(node, ast.IfExp):

@@ -15,13 +15,14 @@ from ..documents import ForecastJson, HuntRow
 from ..ledger.policies import POLICIES, by_name
 from ..search.memory import GROWING, UNREACHABLE
 from .growth import GROWS
+from .outcome import UNJUDGED, Outcome
 
 __all__ = ["Agreement", "Cell", "agreement", "agrees"]
 
 _MESSAGE = re.compile(r"(\w+): [Aa]ssertion (?:`(.*?)' failed|failed: \((.*?)\))")
 # What is seen to end when it is made to end was finalized, only later; a callback that outlives
 # a device that was finalized is the device's own fault, and no policy's.
-_ENDED = ("clean", "delayed", "stale")
+_ENDED = (Outcome.CLEAN, Outcome.DELAYED, Outcome.STALE)
 _NO_OBJECTS = (GROWING, UNREACHABLE, GROWS)
 
 
@@ -151,7 +152,7 @@ def _foretold(row: HuntRow, source: str) -> Sequence[ForecastJson]:
 
 def _is_fact(row: HuntRow) -> bool:
     """Whether a device was plugged and unplugged, and its end was seen."""
-    if row["outcome"] in ("refused", "not-acked", "hang"):
+    if row["outcome"] in {*UNJUDGED, Outcome.HANG}:
         return False
     # One that dies before it was unparented, in its own code, tells nothing of policies.
     return not (row["outcome"] == "crash" and row.get("forecast") is None)
@@ -169,7 +170,7 @@ def _sure(by: Mapping[str, Mapping[str, HuntRow]], build: str, policy: str) -> C
             found = [one for one in plugged if one["policy"] == policy]
             if not found or found[0]["certainty"] != "sure" or fact is None:
                 continue
-            if fact["outcome"] in ("refused", "not-acked"):
+            if fact["outcome"] in UNJUDGED:
                 continue
             total += 1
             did = "clean" if _has_ended(fact) else fact["outcome"]

@@ -15,7 +15,7 @@ from ..ledger import Book
 from ..text import plural
 from .cause import Cause, causes
 
-__all__ = ["BAD", "Ended", "Outcome", "is_of_a_view", "outcome_of"]
+__all__ = ["BAD", "FINALIZED", "UNJUDGED", "Ended", "Outcome", "is_of_a_view", "outcome_of"]
 
 
 class Outcome(Word):
@@ -43,6 +43,11 @@ class Outcome(Word):
 
 #: Outcomes that are findings; the others say that nothing was wrong, or nothing tried.
 BAD = frozenset((Outcome.LEAK, Outcome.PARTIAL_LEAK, Outcome.STALE, Outcome.CRASH, Outcome.HANG))
+
+#: Outcomes with which the device itself was finalized.
+FINALIZED = frozenset((Outcome.CLEAN, Outcome.PARTIAL_LEAK, Outcome.STALE))
+#: Outcomes that say nothing of what an unplug leaves: it did not come to one.
+UNJUDGED = frozenset((Outcome.REFUSED, Outcome.NOT_ACKED))
 
 
 class Ended(NamedTuple):

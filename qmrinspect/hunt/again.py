@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Callable
 
 from ..audit.graph import orphan_groups
+from ..audit.outcome import Outcome
 from ..audit.policy import book_of
 from ..audit.stale import outside_of
 from ..hotplug.kinds import Recipe
@@ -94,7 +95,7 @@ def judge_again(
     after, judgement = read_and_judge()
     known: list[Stale] = []
     for attempt in range(1, _READINGS_MAX):
-        if judgement.outcome == "clean":
+        if judgement.outcome == Outcome.CLEAN:
             break
         seen = _counts(judgement)
         known = stale_now()[1]
@@ -105,7 +106,7 @@ def judge_again(
         idle = after.index.snapshot.capture.quiescent or not waits(judgement)
         if idle and seen == _counts(judgement) and not _granted(after):
             break
-    if judgement.outcome != "not-acked":
+    if judgement.outcome != Outcome.NOT_ACKED:
         where, found = stale_now()
         stale = [row for row in found if row.certain]
         # A finding must hold in a second reading; what was seen at the one before has had it.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
 
-from ..audit.outcome import BAD, Outcome
+from ..audit.outcome import BAD, FINALIZED, Outcome
 from ..audit.policy import Verdict, choose
 from ..errors import MonitorError, PeerMissing, ReadingError, TargetError
 from ..hotplug.kinds import Recipe
@@ -56,9 +56,6 @@ T = TypeVar("T")
 # A finalized device has said so by then, mostly.  The memory is the proof, so that an
 # event which comes while it is read is soon enough.
 _EVENT_S = 0.1
-
-# The device itself was finalized.
-_GONE = ("clean", "partial-leak", "stale")
 
 # Readings of a cycle of which it is remembered when they were.
 _READINGS = 16
@@ -228,23 +225,23 @@ class Hunt:
             cycle = driver.drive(lambda monitor: finish(monitor, plugged, cycle))
         except MonitorError as error:
             return _early(driver, recipe, machine, ended(cycle, "release", error))
-        gone = result.judgement.outcome in _GONE or result.ended
+        gone = result.judgement.outcome in FINALIZED or result.ended
         at_us = seen_us if cycle.event_us is None else cycle.event_us
         finalized_us = at_us if gone else None
-        if result.judgement.outcome == "clean" and not recipe.backends:
+        if result.judgement.outcome == Outcome.CLEAN and not recipe.backends:
             # Nothing was taken away since: what is there now is there before the next.
             self._last = result.after
         elif result.judgement.outcome in {*BAD, Outcome.DELAYED}:
             self._leaked_slots.update(() if plugged.slot is None else (plugged.slot,))
         left = {row.address for row in result.judgement.left}
-        if device is not None and device in left and result.judgement.outcome == "leak":
+        if device is not None and device in left and result.judgement.outcome == Outcome.LEAK:
             after = foretell_after(result.after, device, left)
             foretold = foretold._replace(left=after.forecasts) if foretold else after
         under = _under(foretold)
-        if foretold is None and device is not None and result.judgement.outcome in _GONE:
+        if foretold is None and device is not None and result.judgement.outcome in FINALIZED:
             assert self._verdict is not None
             came = came_with(before, with_it)
-            rest = left if result.judgement.outcome == "partial-leak" else ()
+            rest = left if result.judgement.outcome == Outcome.PARTIAL_LEAK else ()
             under = implied(self._verdict.candidates, with_it, device, came, result.after, rest)
         return Hunted(
             recipe,
@@ -306,20 +303,20 @@ class Hunt:
         self, before: Book, with_it: Book, device: int | None, name: str | None
     ) -> _Result:
         after, judgement = self._judged(before, with_it, device, name)
-        if judgement.outcome != "delayed":
+        if judgement.outcome != Outcome.DELAYED:
             return _Result(after, judgement, False)
         # What only a cached flat view holds goes with the next change of the topology.
         forced = self._driver.drive(force_topology)
         last, verdict = self._judged(before, with_it, device, name)
-        if verdict.outcome == "clean" and judgement.stale:
+        if verdict.outcome == Outcome.CLEAN and judgement.stale:
             verdict = with_stale(verdict, with_it, self._still_led_to(judgement.stale))
-        if verdict.outcome == "clean":
+        if verdict.outcome == Outcome.CLEAN:
             text = f"{judgement.text}; it went when the topology changed"
             return _Result(after, judgement._replace(text=text), True)
-        if verdict.outcome == "stale":
+        if verdict.outcome == Outcome.STALE:
             text = f"{verdict.text}; {judgement.causes[0].text}; it went when the topology changed"
             return _Result(last, verdict._replace(text=text), True)
-        if not (forced and rendered_anew(after, last)) or verdict.outcome != "delayed":
+        if not (forced and rendered_anew(after, last)) or verdict.outcome != Outcome.DELAYED:
             return _Result(last, verdict, False)
         # What was forced to end and did not end is not transient.
         kinds = sorted({edge.kind for cause in verdict.causes for edge in cause.edges})

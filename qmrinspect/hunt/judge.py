@@ -103,7 +103,7 @@ def with_stale(judgement: Judgement, plugged: Book, stale: Sequence[Stale]) -> J
         home = plugged.index.enclosing(row.target)
         texts.append(stale_text(row, plugged.index.label(home) if home else None))
     text = "; ".join(texts[:_STALE_SHOWN])
-    if judgement.outcome == "clean":
+    if judgement.outcome == Outcome.CLEAN:
         outcome = judgement._replace(outcome=Outcome.STALE, cause=stale[0].kind, text=text)
     else:
         outcome = judgement._replace(text=f"{judgement.text}; {text}")
@@ -162,6 +162,6 @@ def _undropped(plugged: Book, after: Book, address: int) -> tuple[Edge, ...]:
 
 def waits(judgement: Judgement) -> bool:
     """Whether another reading may see something else: all that is left is transient."""
-    return judgement.outcome == "delayed" or any(
+    return judgement.outcome == Outcome.DELAYED or any(
         edge.kind in TRANSIENT for row in judgement.left for edge in row.references
     )

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Callable
 
 from ..audit.growth import Growth
+from ..audit.outcome import Outcome
 from ..documents import HuntRow
 from ..hotplug.kinds import Recipe
 from ..search.memory import Memory
@@ -58,7 +59,7 @@ def cycles_on(
                         if leak is not None:
                             row["memory"] = leak.json()
                 yield row
-                if hunted.outcome in ("crash", "hang"):
+                if hunted.outcome in (Outcome.CRASH, Outcome.HANG):
                     return
     finally:
         progress(None)

@@ -102,7 +102,7 @@ class VmPool(Closing):
             if last and not same:
                 yield last
             last = row
-            if hunted.outcome in ("crash", "hang", "refused", "not-acked"):
+            if hunted.outcome in (Outcome.CRASH, Outcome.HANG, Outcome.REFUSED, Outcome.NOT_ACKED):
                 break
         transcript = self._vm.monitor.transcript if self._vm is not None else []
         if growth.cycles > 1:
@@ -189,10 +189,10 @@ class VmPool(Closing):
     def _row(self, job: Job, hunted: Hunted, number: int) -> HuntRow:
         row = row_of(hunted, number)
         before = list(self._before)
-        harmed = hunted.outcome not in ("clean", "refused") or (
-            hunted.outcome == "refused" and hunted.cycle.step != "device_add"
+        harmed = hunted.outcome not in (Outcome.CLEAN, Outcome.REFUSED) or (
+            hunted.outcome == Outcome.REFUSED and hunted.cycle.step != "device_add"
         )
-        if hunted.cycle.not_released and hunted.outcome == "clean":
+        if hunted.cycle.not_released and hunted.outcome == Outcome.CLEAN:
             row["text"] += "; QEMU did not release " + "; ".join(hunted.cycle.not_released)
             harmed = True
         suspected = suspicion(hunted) if before and number == 1 else None

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..audit.cause import Cause, way_back
 from ..audit.forecast import Forecast
-from ..audit.outcome import BAD
+from ..audit.outcome import BAD, Outcome
 from ..audit.stale import stale_json
 from ..documents import (
     EdgeJson,
@@ -53,7 +53,7 @@ def pluggable(hunted: Hunted) -> bool:
 
 
 def _missing(hunted: Hunted) -> str | None:
-    if hunted.outcome != "refused":
+    if hunted.outcome != Outcome.REFUSED:
         return None
     return hunted.cycle.refused if hunted.cycle.step == "prepare" else hunted.recipe.missing
 
@@ -134,7 +134,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
         "read": _read_json(hunted),
         "under": dict(hunted.under),
         "forecast": _foretold_json(hunted.foretold, hunted.books[1:2]),
-        "text": stable(judgement.text) if hunted.outcome == "crash" else judgement.text,
+        "text": stable(judgement.text) if hunted.outcome == Outcome.CRASH else judgement.text,
     }
     if hunted.trace is not None and hunted.after is not None:
         from ..trace.report import balance_json, recording_json

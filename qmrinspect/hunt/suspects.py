@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Callable
 
+from ..audit.outcome import Outcome
 from .hunted import Hunted
 from .rows import pluggable
 
@@ -22,20 +23,20 @@ _SUSPECTS = 2
 _HALVED = 16
 
 _DOES = {
-    "crash": "QEMU dies of it",
-    "refused": "QEMU refuses it",
-    "not-acked": "the guest does not release it",
+    Outcome.CRASH: "QEMU dies of it",
+    Outcome.REFUSED: "QEMU refuses it",
+    Outcome.NOT_ACKED: "the guest does not release it",
 }
 
 
 def suspicion(hunted: Hunted) -> str | None:
     """Say what a device that was there before may be to blame for, None for nothing."""
-    if hunted.outcome == "crash" and hunted.foretold is not None:
+    if hunted.outcome == Outcome.CRASH and hunted.foretold is not None:
         aborts = [found.abort for found in hunted.foretold.forecasts if found.abort is not None]
         # What follows from the device's own references needs nobody else.
         if any(abort.expression in hunted.judgement.text for abort in aborts):
             return None
-    if hunted.outcome == "refused":
+    if hunted.outcome == Outcome.REFUSED:
         # Of a refusal, where nothing else is.
         tried = hunted.cycle.step == "device_add" and pluggable(hunted)
         if not tried or hunted.recipe.missing:

@@ -13,7 +13,7 @@ from ..audit.unrealize import Prospect, Tie
 from ..documents import ForecastDocument, ForecastJson, HuntRow, ProspectJson, TieJson
 from ..hunt.rows import forecast_json
 from ..text import printable
-from . import render
+from . import render, words
 from .render import Row
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "under_line",
 ]
 
-_LOOKS = {"clean": "good", "crash": "error", "leak": "error", "partial-leak": "error"}
 _TIES_SHOWN = 12
 #: Characters of a reason that are shown.
 REASON_MAX = 4000
@@ -77,8 +76,7 @@ def _row(found: ProspectJson) -> Row:
             f"{gist(found['if_everything'])} if unrealize ends all, "
             f"{gist(found['if_nothing'])} if it ends none"
         )
-    look = "warning" if outcome is None else _LOOKS.get(outcome, "warning")
-    return Row((found["policy"], text, _CERTAINTY[found["certainty"]]), look)
+    return Row((found["policy"], text, _CERTAINTY[found["certainty"]]), words.look_of(outcome))
 
 
 def _reasons(found: ProspectJson) -> Iterator[str]:

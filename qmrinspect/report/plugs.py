@@ -8,7 +8,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from ..audit.outcome import BAD
 from ..audit.stale import stale_json
 from ..hotplug.unplug import Cycle, Plugged
 from ..hunt.judge import Judgement
@@ -83,7 +82,7 @@ def unplug_lines(
     with_it: Book, after: Book | None, plugged: Plugged, cycle: Cycle, verdict: Judgement
 ) -> Iterator[str]:
     """Yield the verdict on an unplug, with what stays."""
-    look = "error" if verdict.outcome in BAD else "good" if verdict.outcome == "clean" else "note"
+    look = words.look_of(verdict.outcome)
     name = f"{plugged.id} ({plugged.recipe.driver})"
     if not verdict.causes:
         yield f"{name}: {render.paint(verdict.outcome, look)}, {printable(verdict.text, 2000)}"

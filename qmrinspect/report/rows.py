@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
+from ..audit.outcome import Outcome
 from ..documents import CaseJson, EdgeJson, GrowthJson
 from ..hunt.introspect import Total
 from ..hunt.rows import Row
@@ -101,11 +102,7 @@ def growth_lines(growth: GrowthJson | None) -> Iterator[str]:
 def type_lines(totals: Sequence[Total], failed: Sequence[str]) -> Iterator[str]:
     """Yield how the types of each emulator ended that were made and dropped."""
     for total in totals:
-        words = [
-            f"{total.outcomes[word]} {word}"
-            for word in ("clean", "leak", "partial-leak", "delayed", "crash")
-            if total.outcomes.get(word)
-        ]
+        words = [f"{total.outcomes[word]} {word}" for word in Outcome if total.outcomes.get(word)]
         name = printable(os.path.basename(total.emulator))
         yield f"{name}: {render.plural(total.types, 'type')}: {', '.join(words)}"
         for policy, found in total.under.items():

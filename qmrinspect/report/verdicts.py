@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..audit.outcome import UNJUDGED
 from ..documents import HuntRow
 from ..errors import QmrError, UsageError
 from ..hunt.rows import FORMAT, is_bad, key
@@ -29,8 +30,6 @@ __all__ = ["Result", "Verdicts"]
 
 # One broken QEMU fails them all, for the same reason.
 _FAILED_SHOWN = 5
-# What comes of these says nothing about a leak.
-_UNJUDGED = frozenset(("refused", "not-acked"))
 
 
 class Result(NamedTuple):
@@ -225,7 +224,7 @@ class Verdicts:
                 if self._args.campaign
                 else first.hint,
             )
-        if self._rows and not any(row["outcome"] not in _UNJUDGED for row in self._rows):
+        if self._rows and not any(row["outcome"] not in UNJUDGED for row in self._rows):
             raise UsageError(
                 f"nothing was judged: {', '.join(sorted({r['outcome'] for r in self._rows}))}",
                 "the rows say why; name other devices, or another --machine",

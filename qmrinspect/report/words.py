@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from ..audit.graph import TRANSIENT
+from ..audit.outcome import BAD, Outcome
 from ..documents import EdgeJson, ObjectJson
 from ..index import Index
 from ..ledger import RULES, Book, Edge
@@ -30,6 +31,7 @@ __all__ = [
     "head_json",
     "hex_text",
     "holder_text",
+    "look_of",
     "name",
     "namesake",
     "object_json",
@@ -51,6 +53,11 @@ _FIELD_MAX = 8000
 def hex_text(address: int) -> str:
     """Return an address as the contract writes it."""
     return f"{address:#x}"
+
+
+def look_of(outcome: str | None) -> str:
+    """Return how an outcome looks, as of :func:`render.paint`; None is one that is open."""
+    return "error" if outcome in BAD else "good" if outcome == Outcome.CLEAN else "warning"
 
 
 def short(index: Index, address: int) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ..audit import book_of
 from ..audit.diff import diff
-from ..audit.outcome import BAD
+from ..audit.outcome import BAD, UNJUDGED
 from ..audit.outcome import Outcome as Ending
 from ..audit.without import without
 from ..errors import MonitorError, TargetError, UsageError
@@ -188,7 +188,7 @@ def _unplugged(
     with_it: Book, after: Book | None, plugged: Plugged, cycle: Cycle, verdict: Judgement
 ) -> Outcome:
     # Where the guest did not release it, the device is still plugged.
-    code = FINDINGS if verdict.outcome in BAD else 2 if verdict.outcome == "not-acked" else CLEAN
+    code = FINDINGS if verdict.outcome in BAD else 2 if verdict.outcome in UNJUDGED else CLEAN
     return Outcome(
         unplug_json(with_it, after, plugged, cycle, verdict),
         unplug_lines(with_it, after, plugged, cycle, verdict),
