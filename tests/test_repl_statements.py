@@ -167,6 +167,12 @@ def test_a_driver_says_what_it_takes_and_takes_json(fresh_vm: Vm) -> None:
     assert shell.stdout.startswith("j1 (e1000e) is plugged")
     shell = run("", str(fresh_vm.pid), "plug", '{"driver": "e1000e", "id": "j2"}')
     assert shell.stdout.startswith("j2 (e1000e) is plugged")
+    shell = run(
+        "", str(fresh_vm.pid), "plug", "e1000e,id=j3,mac=52:54:00:12:34:98", "multifunction=on"
+    )
+    assert shell.stdout.startswith("j3 (e1000e) is plugged")
+    shell = run("", str(fresh_vm.pid), "plug", "e1000e,id=j4,romfile=/no,,such")
+    assert (shell.returncode, shell.stdout) == (2, "") and "/no,such" in shell.stderr
     wrong = run("", str(fresh_vm.pid), "plug", '{"id": "j3"}')
     assert (wrong.returncode, wrong.stdout) == (2, "") and "no driver" in wrong.stderr
     wrong = run("", str(fresh_vm.pid), "qmp", "qom-get", '{"path": }')

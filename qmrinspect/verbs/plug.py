@@ -93,7 +93,7 @@ def check_leaked(book: Book, recipe: Recipe, id: str) -> None:
 def wanted(driver: Driver, name: str, properties: Sequence[str]) -> tuple[Recipe, str | None]:
     """Return how to plug a device that a user names, and the id that it was given.
 
-    :param name: of the driver, or JSON that names it.
+    :param name: of the driver, or JSON that names it; ``k=v`` may follow, behind commas.
     :param properties: ``k=v`` words, or JSON.
     :raises UsageError: this QEMU has no such device, or a word is no assignment.
     """
@@ -104,6 +104,9 @@ def wanted(driver: Driver, name: str, properties: Sequence[str]) -> tuple[Recipe
         name = str(json_arguments(" ".join(properties)).get("driver", ""))
         if not name:
             raise UsageError("these arguments name no driver", 'plug {"driver": "e1000e", ...}')
+    # As -device takes it, where a comma in a value is two (qemu_opt_parse(), util/qemu-option.c).
+    name, *more = (word.replace("\0", ",") for word in name.replace(",,", "\0").split(","))
+    properties = [*more, *properties]
     known_driver(name, known)
     if properties and properties[0].startswith("{"):
         given = json_arguments(" ".join(properties))

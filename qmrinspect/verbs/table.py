@@ -389,7 +389,11 @@ VERBS: dict[str, Verb] = {
             "plug",
             "plug a device, with what it needs behind it, and say what appeared",
             (
-                Argument(("driver",), {"metavar": "DRIVER", "help": "as for device_add"}, "driver"),
+                Argument(
+                    ("driver",),
+                    {"metavar": "DRIVER", "help": "as for device_add, or DRIVER,k=v,..."},
+                    "driver",
+                ),
                 Argument(
                     ("property",),
                     {
