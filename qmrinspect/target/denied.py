@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from ..errors import TargetError
 from . import proc
@@ -34,13 +33,10 @@ def denied(pid: int) -> TargetError:
             f"{text}: {name} (pid {tracer}) is debugging it",
             "detach it there, or use qmr inside that GDB",
         )
-    owner = int(status.get("Uid", "0").split()[0])
+    owner = proc.owner(pid)
     if owner != os.geteuid() and os.geteuid() != 0:
         return TargetError(f"{text}: it belongs to uid {owner}", "run qmr as that user or as root")
-    try:
-        scope = int(Path("/proc/sys/kernel/yama/ptrace_scope").read_text())
-    except (OSError, ValueError):
-        scope = 0
+    scope = proc.setting("kernel/yama/ptrace_scope")
     if scope == 3:
         return TargetError(f"{text}: kernel.yama.ptrace_scope is 3", "it needs a reboot to change")
     if scope and os.geteuid() != 0:

@@ -1,7 +1,7 @@
 """What /proc says of a process
 ----------------------------
 
-The one reader of the text files of ``/proc/PID``: see proc(5).
+The one reader of the text files of ``/proc/PID``, and of the kernel's settings: see proc(5).
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ __all__ = [
     "command_line",
     "dead",
     "dying",
+    "maps",
     "name",
+    "owner",
     "pids",
+    "setting",
     "stack_pointer",
     "stat",
     "status",
@@ -118,6 +121,35 @@ def stack_pointer(pid: int, tid: int) -> int:
     with open(f"/proc/{pid}/task/{tid}/syscall", encoding="ascii") as file:
         fields = file.read().split()
     return int(fields[-2], 16) if len(fields) > 2 else 0
+
+
+def maps(pid: int) -> str:
+    """Return what a process maps, a line each; nothing for one that is ending.
+
+    :raises OSError: it has ended, or may not be read.
+    """
+    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def owner(pid: int) -> int | None:
+    """Return the user whose a process is, None when it has ended."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+
+
+def setting(name: str) -> int | None:
+    """Return a number that the kernel is set to, None where it has no such setting.
+
+    :param name: its path below ``/proc/sys``.
+    """
+    try:
+        with open(f"/proc/sys/{name}", encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
 
 
 def threads(pid: int) -> list[int]:

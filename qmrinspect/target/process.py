@@ -21,7 +21,7 @@ from .instant import Choose, Copy, Frozen
 from .malloc import Malloc
 from .memory import BatchReader, Buffer, Buffers
 from .pagemap import touched
-from .proc import dead
+from .proc import command_line, dead, maps
 from .thin import copied
 from .threads import Stopped, while_stopped
 
@@ -94,14 +94,7 @@ class Process:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         proc = Path("/proc") / str(pid)
-        try:
-            self.argv = [
-                os.fsdecode(part) for part in (proc / "cmdline").read_bytes().split(b"\0")[:-1]
-            ]
-        except (FileNotFoundError, ProcessLookupError):
-            raise TargetError(
-                f"there is no process {pid}", "qmr ps lists the QEMUs that run here"
-            ) from None
+        self.argv = command_line(pid)
         try:
             self.exe = os.readlink(proc / "exe")
             # Through /proc, so that an upgraded or containered program is read as it runs.
@@ -110,6 +103,10 @@ class Process:
         except PermissionError:
             raise denied(pid) from None
         except (FileNotFoundError, ProcessLookupError):
+            if not proc.exists():
+                raise TargetError(
+                    f"there is no process {pid}", "qmr ps lists the QEMUs that run here"
+                ) from None
             if dead(pid):
                 raise ended(pid) from None
             raise TargetError(
@@ -143,7 +140,7 @@ class Process:
 
     def _read_maps(self) -> str:
         try:
-            text = Path(f"/proc/{self.pid}/maps").read_text(errors="replace")
+            text = maps(self.pid)
         except PermissionError:
             raise denied(self.pid) from None
         except (FileNotFoundError, ProcessLookupError):

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 
 from ..errors import TargetError
-from ..target.proc import status
+from ..target.proc import owner, setting, status
 
 __all__ = ["TooManyProbes", "refused"]
 
@@ -35,13 +34,13 @@ def refused(pid: int, code: int) -> TargetError:
         return TargetError(f"{text}: {os.strerror(code)}", "raise the limit of open files")
     if code not in (errno.EPERM, errno.EACCES):
         return TargetError(f"{text}: {os.strerror(code)}")
-    owner = _owner(pid)
-    if owner != os.geteuid() and os.geteuid():
+    uid = owner(pid)
+    if uid != os.geteuid() and os.geteuid():
         return TargetError(
-            f"{text}: it belongs to uid {owner}",
+            f"{text}: it belongs to uid {uid}",
             "run qmr as that user or as root, or give it CAP_PERFMON and CAP_SYS_PTRACE",
         )
-    paranoid = _number("/proc/sys/kernel/perf_event_paranoid")
+    paranoid = setting("kernel/perf_event_paranoid")
     if paranoid is not None and paranoid > 2 and os.geteuid():
         return TargetError(
             f"{text}: kernel.perf_event_paranoid is {paranoid}",
@@ -62,20 +61,6 @@ def refused(pid: int, code: int) -> TargetError:
         f"{text}, although qmr runs as root: it lacks CAP_PERFMON, or the kernel is locked down",
         "run qmr on the host; cat /sys/kernel/security/lockdown",
     )
-
-
-def _owner(pid: int) -> int | None:
-    try:
-        return os.stat(f"/proc/{pid}").st_uid
-    except OSError:
-        return None
-
-
-def _number(path: str) -> int | None:
-    try:
-        return int(Path(path).read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _filtered() -> bool:
