@@ -13,7 +13,7 @@ from qmrinspect.audit.outcome import Outcome
 from qmrinspect.errors import TargetError
 from qmrinspect.hotplug.failing import Trial
 from qmrinspect.hotplug.kinds import Recipe
-from qmrinspect.hotplug.unplug import Cycle
+from qmrinspect.hotplug.unplug import Cycle, Step
 from qmrinspect.hunt import errorpaths
 from qmrinspect.hunt.errorpaths import ErrorPaths
 from qmrinspect.monitor.base import MonitorLost, MonitorTimeout
@@ -88,7 +88,7 @@ class Machine:
         way = trial.property
         self.tried.append(way)
         dies = way == self._last and (self._first or all(n in self.tried for n in self._needed))
-        return Cycle("some-pci", crash="gone" if dies else None, refused="no", step="device_add")
+        return Cycle("some-pci", crash="gone" if dies else None, refused="no", step=Step.DEVICE_ADD)
 
     def death(self) -> str:
         return "killed by SIGSEGV"

@@ -199,15 +199,15 @@ def test_upstairs_any_is_for_json_alone() -> None:
     assert users == JSON_BORDER
 
 
-def test_an_outcome_is_compared_with_a_member() -> None:
-    """A word that no outcome is would be equal to none, and nobody would know."""
+def test_an_outcome_or_a_step_is_compared_with_a_member() -> None:
+    """A word that is none of them would be equal to none, and nobody would know."""
     found = [
         f"{module}:{node.lineno}"
         for module, tree in TREES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Compare)
         and isinstance(node.left, ast.Attribute)
-        and node.left.attr == "outcome"
+        and node.left.attr in ("outcome", "step")
         for compared in node.comparators
         if any(isinstance(part, ast.Constant) for part in ast.walk(compared))
     ]

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 from .catalogue import BUS_BY_NAME, ROOT_PORT, RULES, START_OPTIONS
 from .kinds import Backend, Driver, NonDevice, Recipe, Rule, StartOption
@@ -31,17 +32,16 @@ __all__ = [
 ]
 
 
-def recipe_for(driver: str, drivers: Iterable[Driver] | Mapping[str, Driver] = ()) -> Recipe:
+def recipe_for(driver: str, known: Mapping[str, Driver] = MappingProxyType({})) -> Recipe:
     """Put together what a driver needs.
 
     :param driver: the name of its type, as for ``device_add``.
-    :param drivers: what this QEMU has, from :func:`parse_qdm`; a driver that is not in it is
+    :param known: what this QEMU has, from :func:`parse_qdm`; a driver that is not in it is
         taken for a PCI device when its name does not say otherwise.
     """
     kind, colon, name = driver.partition(":")
     if colon:
         return _non_device_recipe(kind, name)
-    known = drivers if isinstance(drivers, Mapping) else {item.name: item for item in drivers}
     # An alias leads to its driver.
     driver, bus, _ = known.get(driver) or Driver(driver, _guess_bus(driver))
     properties: dict[str, object] = {}

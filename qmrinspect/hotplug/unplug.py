@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ..documents import Word
 from ..errors import MonitorError, PeerMissing
 from ..monitor.base import CommandError, Event, Monitor, MonitorLost, MonitorTimeout
 from .acknowledge import acknowledge, prepare, unparented
@@ -25,6 +26,7 @@ __all__ = [
     "EVENT_TIMEOUT",
     "Cycle",
     "Plugged",
+    "Step",
     "drivers",
     "finish",
     "force_topology",
@@ -45,6 +47,24 @@ _REQUESTED = "is already in the process of unplug"
 _FAILED_MAX = 3
 
 
+class Step(Word):
+    """A step of a cycle, which may be refused, hang, or crash QEMU."""
+
+    #: What a backend needs is not on this machine.
+    PREPARE = "prepare"
+    LIST_PROPERTIES = "device-list-properties"
+    DEVICE_ADD = "device_add"
+    DEVICE_DEL = "device_del"
+    ACKNOWLEDGE = "acknowledge"
+    WAIT = "wait"
+    #: The link that held a device is dropped.
+    FINALIZE = "finalize"
+    JUDGE = "judge"
+    RELEASE = "release"
+    #: A type was made and dropped, and never plugged.
+    INTROSPECT = "introspect"
+
+
 class Cycle(NamedTuple):
     """What was seen of one plug and unplug.
 
@@ -59,9 +79,7 @@ class Cycle(NamedTuple):
     :param event: whether ``DEVICE_DELETED`` came.
     :param unparented: whether the device has left ``/machine/peripheral``.
     :param unparented_us: when that was seen.
-    :param step: what was refused, hung or crashed: ``device_add``, ``device_del``,
-        ``acknowledge``, ``wait``, ``release``; ``prepare`` when this machine lacks what a
-        backend needs.
+    :param step: what was refused, hung or crashed.
     :param refused: QEMU's reason.
     :param crash: how the monitor was lost.
     :param hang: what was not answered.
@@ -79,7 +97,7 @@ class Cycle(NamedTuple):
     event: bool = False
     event_us: int | None = None
     unparented: bool = False
-    step: str | None = None
+    step: Step | None = None
     refused: str | None = None
     crash: str | None = None
     hang: str | None = None
@@ -194,7 +212,7 @@ def unplug(
         plug_us=plugged.plug_us,
         plugged_us=plugged.plugged_us,
     )
-    step = "device_del"
+    step = Step.DEVICE_DEL
     try:
         # The reply may never come, and the time counts all the same.
         cycle = cycle._replace(request_us=now_us())
@@ -208,11 +226,11 @@ def unplug(
             # Somebody else asked for it, and the guest has not released it.
             if _REQUESTED not in error.desc:
                 raise
-        step = "acknowledge"
+        step = Step.ACKNOWLEDGE
         cycle = cycle._replace(acknowledge_us=now_us())
         how, time_us = acknowledge(monitor, plugged, guest, insist)
         cycle = cycle._replace(acknowledge=how, acknowledge_us=time_us)
-        step = "wait"
+        step = Step.WAIT
         gone = unparented(monitor, plugged.id)
         cycle = cycle._replace(unparented=gone, unparented_us=now_us() if gone else None)
         cycle = _late_event(monitor, plugged, cycle, timeout)
@@ -243,14 +261,14 @@ def run_cycle(monitor: Monitor, recipe: Recipe, id: str, timeout: float = EVENT_
     try:
         plugged = plug(monitor, recipe, id)
     except (MonitorError, PeerMissing) as error:
-        return ended(Cycle(recipe.driver, id), "device_add", error)
+        return ended(Cycle(recipe.driver, id), Step.DEVICE_ADD, error)
     cycle = unplug(monitor, plugged, timeout)
     try:
         if cycle.died:
             return cycle
         return finish(monitor, plugged, cycle)
     except MonitorError as error:
-        return ended(cycle, "release", error)
+        return ended(cycle, Step.RELEASE, error)
     finally:
         for peer in plugged.peers:
             peer.close()
@@ -273,10 +291,10 @@ def more_cycles(monitor: Monitor, recipe: Recipe, id: str, count: int) -> int:
     return done
 
 
-def ended(cycle: Cycle, step: str, error: MonitorError | PeerMissing) -> Cycle:
+def ended(cycle: Cycle, step: Step, error: MonitorError | PeerMissing) -> Cycle:
     """Put into a cycle how QEMU ended it, or that it could not be begun; the rest is raised."""
     if isinstance(error, PeerMissing):
-        return cycle._replace(step="prepare", refused=error.text)
+        return cycle._replace(step=Step.PREPARE, refused=error.text)
     if isinstance(error, CommandError):
         return cycle._replace(step=step, refused=error.desc)
     if isinstance(error, MonitorTimeout):

@@ -23,6 +23,7 @@ from ..hotplug.plugging import now_us
 from ..hotplug.unplug import (
     Cycle,
     Plugged,
+    Step,
     ended,
     finish,
     force_topology,
@@ -140,7 +141,7 @@ class Hunt:
         try:
             plugged = driver.drive(lambda monitor: plug(monitor, recipe, id, avoid))
         except (MonitorError, PeerMissing) as error:
-            cycle = ended(cycle, "device_add", error)
+            cycle = ended(cycle, Step.DEVICE_ADD, error)
             early = _early(driver, recipe, machine, cycle)
             return self._refused(before, early) if cycle.refused is not None else early
         try:
@@ -151,7 +152,7 @@ class Hunt:
 
     def _refused(self, before: Book, hunted: Hunted) -> Hunted:
         """Judge what a refused ``device_add`` left: the device had been made, and must be gone."""
-        if hunted.cycle.step == "prepare" or NOT_PLUGGABLE.search(hunted.cycle.refused or ""):
+        if hunted.cycle.step == Step.PREPARE or NOT_PLUGGABLE.search(hunted.cycle.refused or ""):
             self._last = before  # refused before anything was made
             return hunted
         recipe = hunted.recipe
@@ -189,7 +190,7 @@ class Hunt:
             with_it = self._book()
             self._came.end(with_it)
         except (ReadingError, TargetError) as error:
-            return self.died(recipe, machine, cycle._replace(step="device_add"), error)
+            return self.died(recipe, machine, cycle._replace(step=Step.DEVICE_ADD), error)
         device = with_it.index.resolve(plugged.path).address if plugged.path else None
         pins, pin, foretold = self._pins, None, None
         try:
@@ -199,14 +200,14 @@ class Hunt:
             wait = 0.0 if pin is not None else _EVENT_S
             cycle = driver.drive(lambda monitor: unplug(monitor, plugged, wait, guest=self._guest))
         except MonitorError as error:
-            return _early(driver, recipe, machine, ended(cycle, "device_del", error))
+            return _early(driver, recipe, machine, ended(cycle, Step.DEVICE_DEL, error))
         if pin is not None and not cycle.died:
             if cycle.unparented and device is not None:
                 foretold = self._foretell(before, with_it, device, pin)
             try:
                 driver.drive(partial(release_pin, pin=pin))
             except MonitorError as error:
-                cycle = ended(cycle, "finalize", error)
+                cycle = ended(cycle, Step.FINALIZE, error)
         if cycle.died or cycle.refused is not None:
             early = _early(driver, recipe, machine, cycle, (before, with_it))
             return early._replace(foretold=foretold, under=_under(foretold))
@@ -215,16 +216,16 @@ class Hunt:
         try:
             result = self._judge_after(before, with_it, device, name)
         except (ReadingError, TargetError) as error:
-            died = self.died(recipe, machine, cycle._replace(step="judge"), error)
+            died = self.died(recipe, machine, cycle._replace(step=Step.JUDGE), error)
             return died._replace(foretold=foretold, under=_under(foretold))
         except MonitorError as error:
-            early = _early(driver, recipe, machine, ended(cycle, "judge", error))
+            early = _early(driver, recipe, machine, ended(cycle, Step.JUDGE, error))
             return early._replace(foretold=foretold, under=_under(foretold))
         judge_us, seen_us = (time.perf_counter_ns() - begin) // 1000, now_us()
         try:
             cycle = driver.drive(lambda monitor: finish(monitor, plugged, cycle))
         except MonitorError as error:
-            return _early(driver, recipe, machine, ended(cycle, "release", error))
+            return _early(driver, recipe, machine, ended(cycle, Step.RELEASE, error))
         gone = result.judgement.outcome in FINALIZED or result.ended
         at_us = seen_us if cycle.event_us is None else cycle.event_us
         finalized_us = at_us if gone else None
@@ -362,7 +363,7 @@ class _Result(NamedTuple):
 
 def not_begun(recipe: Recipe, machine: str, reason: str) -> Hunted:
     """Return the result of a cycle for which no VM could be had."""
-    cycle = Cycle(recipe.driver, step="prepare", refused=reason)
+    cycle = Cycle(recipe.driver, step=Step.PREPARE, refused=reason)
     judgement = Judgement(Outcome.REFUSED, None, (), (), reason)
     return Hunted(recipe, machine, Outcome.REFUSED, judgement, cycle)
 
@@ -383,7 +384,7 @@ def _early(
         outcome, text = Outcome.HANG, cycle.hang
     else:
         outcome, text = Outcome.REFUSED, cycle.refused or ""
-        if recipe.missing and cycle.step == "device_add":
+        if recipe.missing and cycle.step == Step.DEVICE_ADD:
             text = f"{recipe.missing} (QEMU says: {text})"
     judgement = Judgement(outcome, None, (), (), text)
     return Hunted(recipe, machine, outcome, judgement, cycle, books=books)

@@ -21,7 +21,7 @@ from ..errors import MonitorError, PeerMissing, ReadingError, TargetError
 from ..hotplug.failing import FULL, Trial, more_trials, properties_of, trials
 from ..hotplug.kinds import Recipe
 from ..hotplug.recipes import recipe_for
-from ..hotplug.unplug import Cycle, ended, plug, run_cycle
+from ..hotplug.unplug import Cycle, Step, ended, plug, run_cycle
 from ..ledger import Book
 from ..monitor.arguments import Property
 from ..monitor.base import MonitorLost, MonitorTimeout
@@ -108,7 +108,7 @@ class ErrorPaths:
             properties = vm.drive(lambda monitor: properties_of(monitor, self._driver))
         except (MonitorLost, MonitorTimeout) as error:
             # Some devices are made whole for that, and QEMU dies of them.
-            cycle = ended(Cycle(self._driver), "device-list-properties", error)
+            cycle = ended(Cycle(self._driver), Step.LIST_PROPERTIES, error)
             end = _END[bool(cycle.crash)]
             text = f"device-list-properties: {_told(end, _end_of(vm, cycle))}"
             yield self._plain(end, text)
@@ -155,7 +155,7 @@ class ErrorPaths:
                 vm, before = self._fresh(), []
                 continue
             before.append(trial)
-            if cycle.refused and cycle.step == "device_add":
+            if cycle.refused and cycle.step == Step.DEVICE_ADD:
                 yield Failed(trial, cycle, cycle.refused)
                 if _NEVER.search(cycle.refused):
                     return
@@ -165,7 +165,7 @@ class ErrorPaths:
                         todo.append(other)
             elif not cycle.event and not cycle.refused:
                 vm, before = self._fresh(), []  # it was taken, and leaks as it always does
-            elif cycle.refused and cycle.step != "prepare":
+            elif cycle.refused and cycle.step != Step.PREPARE:
                 vm, before = self._fresh(), []  # it is still there
 
     def _attempt(self, vm: OwnVm, trial: Trial) -> Cycle:
@@ -295,7 +295,7 @@ class ErrorPaths:
             for number in range(_PLACES_MAX):
                 vm.drive(partial(plug, recipe=filler, id=f"full{number}"))
         except (MonitorError, PeerMissing) as error:
-            cycle = ended(Cycle(self._driver), "device_add", error)
+            cycle = ended(Cycle(self._driver), Step.DEVICE_ADD, error)
             if not cycle.refused:
                 return
         vm.monitor.forget()
@@ -321,7 +321,7 @@ class ErrorPaths:
 
     def _plain(self, outcome: Outcome, text: str) -> Found:
         judgement = Judgement(outcome, None, (), (), text)
-        cycle = Cycle(self._driver, step="device_add")
+        cycle = Cycle(self._driver, step=Step.DEVICE_ADD)
         cycle = cycle._replace(refused=text if outcome == Outcome.REFUSED else None)
         hunted = self._hunted(judgement, cycle, None, ())
         row = row_of(hunted)

@@ -19,7 +19,7 @@ from ..closing import Closing
 from ..documents import HuntRow
 from ..errors import MonitorError
 from ..hotplug.kinds import Recipe
-from ..hotplug.unplug import Cycle
+from ..hotplug.unplug import Cycle, Step
 from ..hotplug.vm import Vm
 from ..index import Index
 from ..ledger import Book, open_book
@@ -190,7 +190,7 @@ class _Emulator(Closing):
                 foretold = foretell_rest(after, left, name, gone)
             under = {policy.name: UNKNOWN for policy in all_policies()}
             under.update({f.policy.name: str(f.outcome.outcome) for f in foretold.forecasts})
-        cycle = Cycle(name, step="introspect")
+        cycle = Cycle(name, step=Step.INTROSPECT)
         hunted = Hunted(
             Recipe(name, None),
             "none",

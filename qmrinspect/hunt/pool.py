@@ -20,7 +20,7 @@ from ..documents import HuntRow
 from ..errors import MonitorError, QmrError, ReadingError, TargetError
 from ..hotplug.kinds import Driver, Recipe
 from ..hotplug.recipes import START_OPTIONS, recipe_for
-from ..hotplug.unplug import Cycle, drivers, more_cycles
+from ..hotplug.unplug import Cycle, Step, drivers, more_cycles
 from ..layout.find import given
 from ..search.memory import CYCLES, MORE, UNREACHABLE, Memory, MemoryLeak
 from .backtrace import backtrace, stacks
@@ -179,7 +179,7 @@ class VmPool(Closing):
             try:
                 return self._hunt.one(recipe, f"dut{self._number}")
             except (ReadingError, TargetError) as error:
-                cycle = Cycle(recipe.driver, step="judge")
+                cycle = Cycle(recipe.driver, step=Step.JUDGE)
                 died = self._hunt.died(recipe, self._settings.machine, cycle, error)
                 if attempt == 2:
                     return died
@@ -190,7 +190,7 @@ class VmPool(Closing):
         row = row_of(hunted, number)
         before = list(self._before)
         harmed = hunted.outcome not in (Outcome.CLEAN, Outcome.REFUSED) or (
-            hunted.outcome == Outcome.REFUSED and hunted.cycle.step != "device_add"
+            hunted.outcome == Outcome.REFUSED and hunted.cycle.step != Step.DEVICE_ADD
         )
         if hunted.cycle.not_released and hunted.outcome == Outcome.CLEAN:
             row["text"] += "; QEMU did not release " + "; ".join(hunted.cycle.not_released)

@@ -24,6 +24,7 @@ from ..documents import (
     ReadJson,
     RegionJson,
 )
+from ..hotplug.unplug import Step
 from ..index import Index
 from ..ledger import Book, Edge
 from ..ledger.documents import edge_json
@@ -48,14 +49,14 @@ Row = HuntRow
 def pluggable(hunted: Hunted) -> bool:
     """Whether QEMU says of what was hunted that it can be plugged at all."""
     cycle = hunted.cycle
-    refused = cycle.refused if cycle.step == "device_add" else None
+    refused = cycle.refused if cycle.step == Step.DEVICE_ADD else None
     return refused is None or not NOT_PLUGGABLE.search(refused)
 
 
 def _missing(hunted: Hunted) -> str | None:
     if hunted.outcome != Outcome.REFUSED:
         return None
-    return hunted.cycle.refused if hunted.cycle.step == "prepare" else hunted.recipe.missing
+    return hunted.cycle.refused if hunted.cycle.step == Step.PREPARE else hunted.recipe.missing
 
 
 def is_bad(row: Row) -> bool:
@@ -123,7 +124,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
         "plug_us": hunted.plug_us or 0,
         "unplug_us": hunted.unplug_us or 0,
         "judge_us": hunted.judge_us or 0,
-        "step": cycle.step or "",
+        "step": str(cycle.step or ""),
         "hotpluggable": pluggable(hunted),
         "outside": _missing(hunted) or "",
         "kept": list(cycle.not_released),

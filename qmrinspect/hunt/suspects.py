@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import Callable
 
 from ..audit.outcome import Outcome
+from ..hotplug.unplug import Step
 from .hunted import Hunted
 from .rows import pluggable
 
@@ -38,7 +39,7 @@ def suspicion(hunted: Hunted) -> str | None:
             return None
     if hunted.outcome == Outcome.REFUSED:
         # Of a refusal, where nothing else is.
-        tried = hunted.cycle.step == "device_add" and pluggable(hunted)
+        tried = hunted.cycle.step == Step.DEVICE_ADD and pluggable(hunted)
         if not tried or hunted.recipe.missing:
             return None
     return _DOES.get(hunted.outcome)
