@@ -19,10 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from qmrinspect.audit.known import AGAIN, CPUS, DATA  # noqa: E402
-
-# What ends the device, whatever else it left.
-_GONE = ("clean", "delayed", "stale")
-_TROUBLE = ("leak", "partial-leak")
+from qmrinspect.audit.outcome import ALL_FINALIZED, Outcome  # noqa: E402
 
 
 def known(
@@ -61,14 +58,14 @@ def known(
 def _words(row: Mapping[str, Any]) -> Iterable[str] | None:
     """Return what came of a device: its causes, a crash, nothing bad; None: it was not judged."""
     outcome = row.get("outcome")
-    if outcome in _GONE:
+    if outcome in ALL_FINALIZED:
         return ()
-    if outcome == "crash":
+    if outcome == Outcome.CRASH:
         # Somebody ended it from outside.
         if not row["text"].startswith("killed by"):
             return None
         return ("crash" if row["cycle"] == 1 else AGAIN,)
-    if outcome not in _TROUBLE:
+    if outcome not in (Outcome.LEAK, Outcome.PARTIAL_LEAK):
         return None
     return [cause for cause in row["causes"] if cause != "delayed"]
 

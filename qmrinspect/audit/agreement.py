@@ -15,14 +15,11 @@ from ..documents import ForecastJson, HuntRow
 from ..ledger.policies import POLICIES, by_name
 from ..search.memory import GROWING, UNREACHABLE
 from .growth import GROWS
-from .outcome import UNJUDGED, Outcome
+from .outcome import ALL_FINALIZED, UNJUDGED, Outcome
 
 __all__ = ["Agreement", "Cell", "agreement", "agrees"]
 
 _MESSAGE = re.compile(r"(\w+): [Aa]ssertion (?:`(.*?)' failed|failed: \((.*?)\))")
-# What is seen to end when it is made to end was finalized, only later; a callback that outlives
-# a device that was finalized is the device's own fault, and no policy's.
-_ENDED = (Outcome.CLEAN, Outcome.DELAYED, Outcome.STALE)
 _NO_OBJECTS = (GROWING, UNREACHABLE, GROWS)
 
 
@@ -73,7 +70,7 @@ def agrees(foretold: ForecastJson, row: HuntRow) -> bool:
 
 def _has_ended(row: HuntRow) -> bool:
     """Whether the device and its objects went: no policy decides over what is none."""
-    return row["outcome"] in _ENDED or row["cause"] in _NO_OBJECTS
+    return row["outcome"] in ALL_FINALIZED or row["cause"] in _NO_OBJECTS
 
 
 def agreement(rows: Iterable[HuntRow]) -> Agreement:

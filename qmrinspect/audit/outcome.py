@@ -15,7 +15,16 @@ from ..ledger import Book
 from ..text import plural
 from .cause import Cause, causes
 
-__all__ = ["BAD", "FINALIZED", "UNJUDGED", "Ended", "Outcome", "is_of_a_view", "outcome_of"]
+__all__ = [
+    "ALL_FINALIZED",
+    "BAD",
+    "FINALIZED",
+    "UNJUDGED",
+    "Ended",
+    "Outcome",
+    "is_of_a_view",
+    "outcome_of",
+]
 
 
 class Outcome(Word):
@@ -43,9 +52,11 @@ class Outcome(Word):
 
 #: Outcomes that are findings; the others say that nothing was wrong, or nothing tried.
 BAD = frozenset((Outcome.LEAK, Outcome.PARTIAL_LEAK, Outcome.STALE, Outcome.CRASH, Outcome.HANG))
-
 #: Outcomes with which the device itself was finalized.
 FINALIZED = frozenset((Outcome.CLEAN, Outcome.PARTIAL_LEAK, Outcome.STALE))
+#: Outcomes with which all objects that came with it are finalized, or seen to be later; a
+#: callback that outlives them is the device's own fault.
+ALL_FINALIZED = frozenset((Outcome.CLEAN, Outcome.DELAYED, Outcome.STALE))
 #: Outcomes that say nothing of what an unplug leaves: it did not come to one.
 UNJUDGED = frozenset((Outcome.REFUSED, Outcome.NOT_ACKED))
 

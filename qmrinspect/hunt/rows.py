@@ -36,6 +36,7 @@ __all__ = [
     "Row",
     "forecast_json",
     "is_bad",
+    "is_new",
     "key",
     "pluggable",
     "row_of",
@@ -62,6 +63,11 @@ def _missing(hunted: Hunted) -> str | None:
 def is_bad(row: Row) -> bool:
     """Whether a row is a finding."""
     return row.get("outcome") in BAD
+
+
+def is_new(row: Row) -> bool:
+    """Whether a row is a finding that is neither expected nor in the baseline."""
+    return is_bad(row) and not row.get("expected") and row.get("status") != "known"
 
 
 def key(row: Row) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..hunt.rows import Row, is_bad
+from ..hunt.rows import Row, is_bad, is_new
 from ..outfile import write
 from ..text import printable
 
@@ -42,11 +42,7 @@ def write_junit(path: str, rows: Iterable[Row]) -> None:
             time=f"{microseconds / 1e6:.6f}",
         )
         text = printable(row["text"], 4000)
-        if is_bad(row) and (row.get("expected") or row.get("status") == "known"):
-            counts["skipped"] += 1
-            reason = row.get("expected") or "known from the baseline"
-            ElementTree.SubElement(case, "skipped", message=f"{row['outcome']}: {reason}")
-        elif is_bad(row):
+        if is_new(row):
             counts["failures"] += 1
             kind = " ".join([row["outcome"], *row["causes"]])
             failure = ElementTree.SubElement(case, "failure", type=kind, message=text)
@@ -55,6 +51,10 @@ def write_junit(path: str, rows: Iterable[Row]) -> None:
                 for found in row["case"]
                 for edge in found["references"]
             )
+        elif is_bad(row):
+            counts["skipped"] += 1
+            reason = row.get("expected") or "known from the baseline"
+            ElementTree.SubElement(case, "skipped", message=f"{row['outcome']}: {reason}")
         elif row["outcome"] != "clean":
             counts["skipped"] += 1
             ElementTree.SubElement(case, "skipped", message=f"{row['outcome']}: {text}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..audit.outcome import UNJUDGED
 from ..documents import HuntRow
 from ..errors import QmrError, UsageError
-from ..hunt.rows import FORMAT, is_bad, key
+from ..hunt.rows import FORMAT, is_bad, is_new, key
 from ..outfile import probe
 from ..text import printable
 from . import render
@@ -229,12 +229,7 @@ class Verdicts:
                 f"nothing was judged: {', '.join(sorted({r['outcome'] for r in self._rows}))}",
                 "the rows say why; name other devices, or another --machine",
             )
-        new = [
-            row
-            for row in self._rows
-            if is_bad(row) and not row.get("expected") and row.get("status") != "known"
-        ]
-        return bool(new)
+        return any(is_new(row) for row in self._rows)
 
 
 def _was_judged(row: HuntRow) -> bool:
