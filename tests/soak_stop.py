@@ -1,6 +1,7 @@
 """What a stop must never do, again and again: ``make soak`` runs the long versions.
 
-tests/soak_stop.py [storm] [busy] [kill] [--times N] [--seconds N] [--once] [--out PAGE [--more]]
+tests/soak_stop.py [storm] [busy] [kill] [--times N] [--seconds N] [--only once|check] [--at-once]
+        [--out PAGE [--more]]
 
 ``storm``  readings under a storm of plugs, each compared with a copy of all memory that was
            made in the same stop
@@ -212,10 +213,11 @@ for path in /sys/block/*; do
 done"""
 
 
-def busy(readings: int, seconds: float, once: bool = False, at_once: bool = False) -> Iterator[str]:
+def busy(readings: int, seconds: float, how: str = "", at_once: bool = False) -> Iterator[str]:
     """Yield what readings of a guest at I/O find; no new one begins after so many seconds.
 
-    :param once: only a copy of everything each, looked at once: more of them fit in the time.
+    :param how: ``once`` for a copy of everything each, looked at once, ``check`` for what a check
+        does: more of them fit in the time; both by default.
     :param at_once: the guest reads all its disks at the same time, with three processes each.
     """
     from make_guest import INIT
@@ -229,15 +231,12 @@ def busy(readings: int, seconds: float, once: bool = False, at_once: bool = Fals
         reader, whole = Looking(process), Reader(process)
         reader.read()
         whole.read()
-        found: Counter[str] = Counter()
-        passed: Counter[str] = Counter()
-        flight: Counter[str] = Counter()
-        ways: Counter[str] = Counter()
+        found, passed, flight, ways = (Counter[str]() for _ in range(4))
         longest: dict[str, list[int]] = {"pages": [], "whole": []}
         number, end = 0, time.monotonic() + seconds
         while number < readings and time.monotonic() < end:
             number += 1
-            if not once:
+            if how != "once":
                 reader.first = None
                 report = reader.check()
                 assert reader.first is not None
@@ -249,31 +248,32 @@ def busy(readings: int, seconds: float, once: bool = False, at_once: bool = Fals
                 if report.failed:
                     found["later"] += 1
                     yield f"{WRONG} reading {number}: {[f.text for f in report.findings][:3]}"
-            # Everything in one stop, as long as the looks go on.
-            assert whole._instants is not None
-            snapshot, whole._context = whole._instants.whole([])
-            longest["whole"].append(snapshot.capture.stop_us)
-            alone = whole.audit(snapshot)
-            flight.update(edge.kind for edge in alone.book.edges if edge.kind in IN_FLIGHT)
-            found["whole"] += alone.failed
-            passed.update(f"in a copy of everything: {text}" for text in passing(alone))
-        looks = f"{found['whole']} by a copy of everything in one stop"
-        if not once:
-            looks = f"{found['pages']} by pages, {looks}; after the next looks: {found['later']}"
-            looks += f"; ways {dict(ways)}"
-        yield f"- {number} readings, findings at one look: {looks}"
+            if how != "check":
+                # Everything in one stop, as long as the looks go on.
+                assert whole._instants is not None
+                snapshot, whole._context = whole._instants.whole([])
+                longest["whole"].append(snapshot.capture.stop_us)
+                report = whole.audit(snapshot)
+                found["whole"] += report.failed
+                passed.update(f"in a copy of everything: {text}" for text in passing(report))
+            flight.update(edge.kind for edge in report.book.edges if edge.kind in IN_FLIGHT)
+        looks = [] if how == "once" else [f"{found['pages']} by pages"]
+        looks += [] if how == "check" else [f"{found['whole']} by a copy of everything in one stop"]
+        yield f"- {number} readings, findings at one look: {', '.join(looks)}"
+        if how != "once":
+            yield f"- after the next looks: {found['later']}; ways {dict(ways)}"
         yield from (f"- at one look, {count} times {text}" for text, count in passed.most_common())
         seen = ", ".join(f"{kind} {count}" for kind, count in sorted(flight.items()))
-        yield f"- in flight in the copies of everything, references: {seen or 'none'}"
+        yield f"- in flight, references: {seen or 'none'}"
         for name, values in longest.items():
-            if not values:
-                continue
             values.sort()
-            yield (
-                f"- stops, {name}: p50 {values[len(values) // 2] / 1000:.2f} ms, "
-                f"p99 {values[len(values) * 99 // 100] / 1000:.2f} ms, "
-                f"most {values[-1] / 1000:.2f} ms"
-            )
+            told = ("p50", 50), ("p99", 99), ("most", 100)
+            ms = [
+                f"{p} {values[(len(values) - 1) * n // 100] / 1000:.2f} ms"
+                for p, n in told
+                if values
+            ]
+            yield f"- stops, {name}: {', '.join(ms) or 'none'}"
     finally:
         vm.close()
 
@@ -362,7 +362,8 @@ def main() -> int:
     parser.add_argument("what", nargs="*", help="storm, busy, kill; all by default")
     parser.add_argument("--times", type=int, default=0, help="instead of 300, 1000, 1000")
     parser.add_argument("--seconds", type=float, default=1e6, help="begin nothing after them")
-    parser.add_argument("--once", action="store_true", help="busy: one look at each copy of all")
+    only = "busy: one look each at a copy of everything, or what a check does"
+    parser.add_argument("--only", choices=("once", "check"), help=only)
     parser.add_argument("--at-once", action="store_true", help="busy: all disks are read at once")
     parser.add_argument("--out", type=Path, help="the page whose chapters are written")
     parser.add_argument("--more", action="store_true", help="behind what the page has of it")
@@ -371,15 +372,15 @@ def main() -> int:
         "storm": ("Under a storm of plugs", lambda: stormy(args.times or 300)),
         "busy": (
             "A guest at I/O",
-            lambda: busy(args.times or 1000, args.seconds, args.once, args.at_once),
+            lambda: busy(args.times or 1000, args.seconds, args.only or "", args.at_once),
         ),
         "kill": ("Killed at any moment", lambda: kill(args.times or 1000, args.seconds)),
     }
     failed = False
     for word in args.what or what:
         title, run = what[word]
-        options = [o for o in ("--once", "--at-once") if o in sys.argv and word == "busy"]
-        command = " ".join(("tests/soak_stop.py", word, *options))
+        given = [*(["--only", args.only] if args.only else []), *["--at-once"][: args.at_once]]
+        command = " ".join(("tests/soak_stop.py", word, *(given if word == "busy" else ())))
         lines = [f"`{command}` at {chapter.origin()}.", ""]
         print(*lines, sep="\n", flush=True)
         for line in run():
