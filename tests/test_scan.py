@@ -81,7 +81,7 @@ def test_a_search_that_was_interrupted_leaves_nothing_behind(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("qmrinspect.records.scan._matches", interrupted)
+        patch.setattr("qmrinspect.records.scan._marked", interrupted)
         with pytest.raises(KeyboardInterrupt):
             list(find_words(Image([(0, bytes(memory))]), {value}, found))
     assert not list(find_words(Image([(0, bytes(0x40000))]), {value}, found))

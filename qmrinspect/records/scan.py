@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from ..target.image import PAGE, Image
@@ -24,6 +24,9 @@ _PIECE = 1 << 16
 Ranges = Sequence[tuple[int, int]]
 
 _ZEROS = bytes(_PIECE)
+# The bytes that tell words from each other, the most telling first: the fourth tells what is
+# near from other pointers, the next below a few values from each other.
+_LANES = (3, 2, 1, 5)
 _LANE_FULL = 128
 _NEAR = 7
 # A word and its address as one number, which sorts fast.
@@ -104,8 +107,9 @@ class Found:
                 piece = bytes(view)
                 # Half of a heap is pages of zeros.
                 empty = piece == _ZEROS[: len(piece)]
-                sought = of_new if address in same else of_all
-                found = [] if empty else _matches(piece, address, *sought)
+                lanes, words = of_new if address in same else of_all
+                marked = [] if empty else _marked(piece, _mask(piece, lanes), words)
+                found = [(address + 8 * i, word) for i, word in marked]
                 for at, word in found:
                     self._places.setdefault(word, set()).add(at)
                 hits = [*hits, *found] if hits else found
@@ -156,7 +160,7 @@ def find_into(
             piece = bytes(segment[at : at + _PIECE])
             if piece == _ZEROS[: len(piece)]:
                 continue
-            for i, word in _candidates(piece, lanes):
+            for i, word in _marked(piece, _mask(piece, lanes)):
                 if _is_in(ranges, starts, word):
                     yield base + at + 8 * i, word
 
@@ -216,8 +220,7 @@ class Beside:
                     first, end = (at - low) // 8, (at - low + _PIECE) // 8
                     ours = slice(bisect_left(pairs, (first,)), bisect_left(pairs, (end,)))
                     start = base + low
-                    found = sorted([w << _ADDRESS | start + 8 * i for i, w in pairs[ours]])
-                    hits = [hit for one in ranges for hit in found[_of(found, *one)]]
+                    hits = sorted([w << _ADDRESS | start + 8 * i for i, w in pairs[ours]])
                 self._pieces[address] = view, hits
         if not unchanged == len(before) == len(self._pieces):
             self._sorted = None
@@ -242,79 +245,75 @@ def _is_in(ranges: Ranges, starts: Sequence[int], word: int) -> bool:
 
 def _pairs(
     piece: bytes, lanes: Sequence[tuple[int, bytes]], beside: Sequence[tuple[int, bytes]]
-) -> Sequence[tuple[int, int]]:
+) -> list[tuple[int, int]]:
     """Return (number, word) for each word that passes, and has one beside it that does."""
     if piece == _ZEROS[: len(piece)]:
-        return ()
+        return []
     # Few pieces have addresses of code.
     near = _mask(piece, beside)
     wanted = _mask(piece, lanes) if near else 0
-    if wanted:
-        around = near >> 8
-        for k in range(1, _NEAR + 1):
-            around |= near << 8 * k
-        return _marked(piece, wanted & around)
-    return ()
+    # The seven words behind each, by doubling, and the one before.
+    behind = near | near << 8
+    behind |= behind << 16
+    behind |= behind << 24
+    return _marked(piece, wanted & (behind << 8 | near >> 8))
 
 
 def _lanes(words: Collection[int]) -> list[tuple[int, bytes]]:
     """Return the bytes that one of the words may have, by lane."""
     packed = [word.to_bytes(8, "little") for word in words]
-    lanes = []
-    # The middle lanes first: they tell a few values from all other pointers into the heap.  The
-    # fifth tells pointers from all else, and one in which most bytes may be tells nothing.
-    for lane in (2, 1, 0, 5):
-        seen = {word[lane] for word in packed}
-        if lane == 5 or len(seen) < _LANE_FULL:
-            lanes.append((lane, bytes(b in seen for b in range(256))))
-    return lanes
+    return _telling({lane: {word[lane] for word in packed} for lane in _LANES})
 
 
 def _into_lanes(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, bytes]]:
     """Return the bytes that an address in one of the ranges may have, by lane."""
-    lanes = []
-    # What the two highest bytes would tell is found out word by word.
-    for lane in (2, 3, 4, 5):
-        seen: set[int] = set()
+    lanes: dict[int, set[int]] = {lane: set() for lane in _LANES}
+    for lane, seen in lanes.items():
         for start, end in ranges:
             low, high = start >> 8 * lane, (end - 1) >> 8 * lane
             seen.update(byte & 255 for byte in range(low, min(high, low + 255) + 1))
-        lanes.append((lane, bytes(b in seen for b in range(256))))
-    return lanes
+    return _telling(lanes)
 
 
-def _matches(
-    piece: bytes, address: int, lanes: Sequence[tuple[int, bytes]], wanted: Collection[int]
-) -> list[tuple[int, int]]:
-    return [(address + 8 * i, word) for i, word in _candidates(piece, lanes) if word in wanted]
+def _telling(lanes: Mapping[int, Collection[int]]) -> list[tuple[int, bytes]]:
+    """Leave out the lanes that tell little; each costs as much as a hundred words looked at.
 
-
-def _candidates(piece: bytes, lanes: Sequence[tuple[int, bytes]]) -> Sequence[tuple[int, int]]:
-    """Return (number, word) for each word that passes in every lane."""
-    return _marked(piece, _mask(piece, lanes))
+    One in which most bytes may be tells nothing.  The last tells pointers from all else, where
+    few others do, or none tells zeros.
+    """
+    *others, last = lanes
+    kept = [lane for lane in others if len(lanes[lane]) < _LANE_FULL]
+    if len(kept) < 2 or all(0 in lanes[lane] for lane in kept):
+        kept.append(last)
+    return [(lane, bytes(b in lanes[lane] for b in range(256))) for lane in kept]
 
 
 def _mask(piece: bytes, lanes: Sequence[tuple[int, bytes]]) -> int:
     """Return a number with a byte for each word: 1 for each that passes in every lane."""
     mask = -1
     for lane, table in lanes:
-        mask &= int.from_bytes(piece[lane : len(piece) // 8 * 8 : 8].translate(table), "little")
+        passed = piece[lane : len(piece) // 8 * 8 : 8].translate(table)
+        # Most pieces end here; to make a number of them takes as long as all else.
+        mask &= int.from_bytes(passed, "little") if 1 in passed else 0
         if not mask:
             break
     return mask
 
 
-def _marked(piece: bytes, mask: int) -> Sequence[tuple[int, int]]:
+def _marked(piece: bytes, mask: int, wanted: Container[int] | None = None) -> list[tuple[int, int]]:
+    """Return (number, word) for each word that a mask has, of those that are wanted."""
+    out: list[tuple[int, int]] = []
     if not mask:
-        return ()
+        return out
     count = len(piece) // 8
     find = mask.to_bytes(count, "little").find
     words = array("Q", piece[: count * 8])
     if sys.byteorder == "big":
         words.byteswap()
-    out = []
     at = find(1)
     while at >= 0:
-        out.append((at, words[at]))
+        word = words[at]
+        if wanted is None or word in wanted:
+            out.append((at, word))
         at = find(1, at + 1)
     return out
