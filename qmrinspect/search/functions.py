@@ -17,8 +17,6 @@ from ..target.process import map_file
 
 __all__ = ["Code", "is_glib", "names_of"]
 
-Names = Sequence[tuple[int, int, str]]
-
 
 class Code:
     """Code of QEMU's own: the program's, and that of modules in a directory of QEMU's.
@@ -53,31 +51,28 @@ def _is_module(path: str) -> bool:
 
 def names_of(target: Target, mappings: Sequence[Mapping], addresses: Sequence[int]) -> list[str]:
     """Name each function; one without a symbol is its file's name and the place in it."""
-    tables: dict[str, tuple[int, Names]] = {}
+    files: dict[str, tuple[int, ElfFile | None]] = {}
     out = []
     for address in addresses:
         i = bisect_right([m.start for m in mappings], address) - 1
         path = mappings[i].path if i >= 0 and address < mappings[i].end else ""
-        if path not in tables:
-            tables[path] = _table(target, mappings, path)
-        base, names = tables[path]
+        if path not in files:
+            files[path] = _file(target, mappings, path)
+        base, elf = files[path]
         at = address - base
-        k = bisect_right(names, (at, 1 << 64, "")) - 1
-        if k >= 0 and at < names[k][0] + names[k][1]:
-            out.append(names[k][2])
-        else:
-            out.append(f"{os.path.basename(path) or 'code'}+{at:#x}")
+        name = elf.function_at(at) if elf is not None else ""
+        out.append(name or f"{os.path.basename(path) or 'code'}+{at:#x}")
     return out
 
 
-def _table(target: Target, mappings: Sequence[Mapping], path: str) -> tuple[int, Names]:
-    """Return where a file is loaded, and its functions."""
+def _file(target: Target, mappings: Sequence[Mapping], path: str) -> tuple[int, ElfFile | None]:
+    """Return where a file is loaded, and it."""
     if not path or path.removesuffix(" (deleted)") == target.exe:
-        return target.base(), target.elf().functions()
+        return target.base(), target.elf()
     start = min((m.start - m.offset for m in mappings if m.path == path), default=0)
     try:
         file = f"/proc/{target.pid}/root{path}" if target.kind == "process" else path
         elf = ElfFile(memoryview(map_file(file)), path)
     except (OSError, TargetError):
-        return start, ()
-    return start - elf.load_base(), elf.functions()
+        return start, None
+    return start - elf.load_base(), elf

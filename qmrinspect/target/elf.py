@@ -11,7 +11,9 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import compress
 from typing import NamedTuple
 
 from ..errors import TargetError
@@ -28,9 +30,11 @@ ET_CORE = 4
 EM_X86_64 = 62
 _SHT_SYMTAB, _SHT_NOTE, _SHT_NOBITS, _SHT_DYNSYM = 2, 7, 8, 11
 _NT_GNU_BUILD_ID = 3
+_NUMBER = 32  # bits that the number of a symbol takes
 # Linkers make 20 bytes of it at most; what is longer than a hash is none.
 _BUILD_ID_MAX = 64
 _STT_OBJECT, _STT_FUNC = 1, 2
+_IS_FUNCTION = bytes(info & 15 == _STT_FUNC for info in range(256))
 
 
 class ElfSegment(NamedTuple):
@@ -88,6 +92,7 @@ class ElfFile:
         # What was looked up: one program is read again in each process that runs it.
         self._found: dict[tuple[str, ...], dict[str, list[int]]] = {}
         self._functions: list[tuple[int, int, str]] | None = None
+        self._by_place: list[_Functions] | None = None
         self._names_index = header[13]
         for i in range(shnum):
             if shoff + i * shentsize + _SHDR.size > len(data):
@@ -210,6 +215,14 @@ class ElfFile:
             self._functions = self._typed(_STT_FUNC)
         return self._functions
 
+    def function_at(self, address: int) -> str:
+        """Return the name of the function that has a link-time address, empty for none."""
+        if self._by_place is None:
+            tables = self._tables(full=True)
+            self._by_place = [_Functions(self._raw(section), text) for section, text in tables]
+        rows = (row for table in self._by_place for row in table.at(address))
+        return max(rows, default=(0, 0, ""))[2]
+
     def _typed(self, kind: int) -> list[tuple[int, int, str]]:
         rows: set[tuple[int, int, str]] = set()
         for section, strings in self._tables(full=True):
@@ -218,6 +231,34 @@ class ElfFile:
                     end = strings.find(b"\0", st_name)
                     rows.add((value, size, strings[st_name:end].decode("latin-1")))
         return sorted(rows)
+
+
+class _Functions:
+    """The functions of a symbol table by address; a name is read when it is asked for."""
+
+    def __init__(self, raw: bytes, strings: bytes) -> None:
+        self._raw, self._strings = raw, strings
+        words = array("Q", raw)
+        if sys.byteorder == "big":
+            words.byteswap()
+        rows = enumerate(zip(words[::3], words[1::3], words[2::3]))
+        functions = compress(rows, raw[4 :: _SYM.size].translate(_IS_FUNCTION))
+        # Of an undefined one the head has no section.
+        self._places = sorted(
+            [at << _NUMBER | i for i, (head, at, size) in functions if head >> 48 and size]
+        )
+
+    def at(self, address: int) -> Iterator[tuple[int, int, str]]:
+        """Yield (address, size, name) of those that begin last before an address and have it."""
+        i = bisect_right(self._places, (address + 1) << _NUMBER) - 1
+        start = self._places[i] >> _NUMBER
+        while i >= 0 and self._places[i] >> _NUMBER == start:
+            number = self._places[i] & (1 << _NUMBER) - 1
+            name, *_, size = _SYM.unpack_from(self._raw, number * _SYM.size)
+            if address < start + size:
+                end = self._strings.find(b"\0", name)
+                yield start, size, self._strings[name:end].decode("latin-1")
+            i -= 1
 
 
 def _ends_in(strings: bytes, name: bytes) -> Iterator[int]:
