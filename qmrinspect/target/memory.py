@@ -7,6 +7,7 @@ allows, into memory that was touched before.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -22,7 +23,6 @@ _IOV_MAX = 1024
 _HOLES_MAX = 64
 # What a buffer has in reserve, so that it serves for the next reading as well.
 _SLACK, _SPARE, _MUCH_LARGER = 8, 1 << 20, 4
-_MAP_POPULATE = 0x8000  # the mmap module has it since Python 3.10
 
 
 class _Iovec(ctypes.Structure):
@@ -65,7 +65,11 @@ class Buffer:
 
     def __init__(self, size: int) -> None:
         size = max(size, PAGE)
-        self.memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | _MAP_POPULATE)
+        self.memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE)
+        # Large pages are there in a fourth of the time; a kernel may have none.
+        with contextlib.suppress(OSError):
+            self.memory.madvise(mmap.MADV_HUGEPAGE)
+        self.memory[::PAGE] = bytes(-(-size // PAGE))
         self.size = size
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
 
