@@ -7,7 +7,6 @@ types.  Addresses are text (``"0x7f..."``), times are microseconds.
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TypedDict
 
 __all__ = [
@@ -33,18 +32,7 @@ __all__ = [
     "StatesJson",
     "TieJson",
     "TreeJson",
-    "Word",
 ]
-
-
-class Word(str, Enum):
-    """One of a few words: equal to its text, and printed as it."""
-
-    def __str__(self) -> str:
-        return str(self.value)
-
-    def __format__(self, spec: str) -> str:
-        return format(str(self.value), spec)
 
 
 class EdgeJson(TypedDict, total=False):

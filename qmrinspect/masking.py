@@ -16,46 +16,42 @@ __all__ = ["MASK", "masked", "masked_message", "masked_words"]
 #: Stands for every secret, however long that is.
 MASK = "********"
 
+# Each is compiled when a text may have what it looks for.
 # The last part of a name, as in "password", "proxy-password", "encrypt.passphrase", "rxcookie".
 # "key-secret" and the like name an object, and are none.
 _NAME = r"(?:password|passwd|passphrase|pass|psk|pin|key|token|cookie)"
-_SECRET = re.compile(rf"(?:.*[-_.])?{_NAME}|[rt]xcookie", re.I)
+_SECRET = rf"(?i)(?:.*[-_.])?{_NAME}|[rt]xcookie"
 # An object that is a secret has it in "data" (qapi/crypto.json).
-_OBJECT = re.compile(r"\bsecret(?:_keyring)?\b")
+_OBJECT = r"\bsecret(?:_keyring)?\b"
 _SWITCHES = frozenset(("on", "off", "true", "false", "yes", "no"))
 
 # name=value in a line: up to a space or a comma, or quoted.  A comma in a value is doubled.
-_IN_LINE = re.compile(r"(?<![\w.-])([\w.-]+)=(\"(?:\\.|[^\"\\])*\"|'[^']*'|(?:,,|[^\s,'\"])+)")
+_IN_LINE = r"(?<![\w.-])([\w.-]+)=(\"(?:\\.|[^\"\\])*\"|'[^']*'|(?:,,|[^\s,'\"])+)"
 # The same in one word of a command line, where spaces are the value's own.
-_IN_WORD = re.compile(r"(?<![\w.-])([\w.-]+)=((?:,,|[^,])+)")
+_IN_WORD = r"(?<![\w.-])([\w.-]+)=((?:,,|[^,])+)"
 # A whole word in quotes: 'data=two words'.
-_IN_QUOTES = re.compile(r"(['\"])([\w.-]+)=((?:(?!\1).)*)\1")
+_IN_QUOTES = r"(['\"])([\w.-]+)=((?:(?!\1).)*)\1"
 # A member of JSON, in the quotes that QEMU takes, or of JSON in a string of JSON.
-_JSON = re.compile(
-    r"((?P<quote>(?<!\\)\\{0,15}[\"'])(?P<name>[\w.-]+)(?P=quote)\s*:\s*)"
+_JSON = (
+    r"(?s)((?P<quote>(?<!\\)\\{0,15}[\"'])(?P<name>[\w.-]+)(?P=quote)\s*:\s*)"
     r"(?P<open>\\{0,15})(?P<mark>[\"'])"
-    r"(?P<value>(?:(?!(?P=open)(?P=mark))(?:\\.|[^\\]))*)(?P=open)(?P=mark)",
-    re.S,
+    r"(?P<value>(?:(?!(?P=open)(?P=mark))(?:\\.|[^\\]))*)(?P=open)(?P=mark)"
 )
 # A pair inside one value, as in rbd:pool/image:id=me:key=...
-_IN_VALUE = re.compile(rf"(:(?:[\w.-]*[-_.])?{_NAME}=)[^:,\s'\"]+", re.I)
+_IN_VALUE = rf"(?i)(:(?:[\w.-]*[-_.])?{_NAME}=)[^:,\s'\"]+"
 # Of {"property": "password", "value": ...}, the name stands in another member.
-_SET_BY_NAME = re.compile(
-    rf"\bproperty(?:=|[\"']\s*:\s*[\"'])(?:[^\s\"']*[-_.])?(?:{_NAME}|data)\b", re.I
-)
-_SET_TO = re.compile(
-    r"(\bvalue(?:=|[\"']\s*:\s*))(\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|[^\s,}]+)"
-)
+_SET_BY_NAME = rf"(?i)\bproperty(?:=|[\"']\s*:\s*[\"'])(?:[^\s\"']*[-_.])?(?:{_NAME}|data)\b"
+_SET_TO = r"(\bvalue(?:=|[\"']\s*:\s*))(\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|[^\s,}]+)"
 # All that follows is this command's own, spaces as well.
-_OBJECT_ADD = re.compile(r"\bobject_add\s+(?=[^\s])")
+_OBJECT_ADD = r"\bobject_add\s+(?=[^\s])"
 _URLS = (
-    re.compile(r"([a-z][a-z0-9+.-]{0,30}://[^/\s:@'\"]*:)[^@\s'\"]+(?=@)", re.I),
-    re.compile(r"(iscsi://[^/\s:@%'\"]*%)[^@\s'\"]+(?=@)", re.I),
+    r"(?i)([a-z][a-z0-9+.-]{0,30}://[^/\s:@'\"]*:)[^@\s'\"]+(?=@)",
+    r"(?i)(iscsi://[^/\s:@%'\"]*%)[^@\s'\"]+(?=@)",
 )
 # Commands of the monitors whose secret has no name.
 _WORD = r"(\"[^\"]*\"|'[^']*'|(?![\w-]+=)[^\s'\"]+)"
 _COMMANDS = tuple(
-    re.compile(rf"(\b{command}\s+){_WORD}")
+    rf"(\b{command}\s+){_WORD}"
     for command in (
         r"set_password\s+(?!protocol=)\S+",
         r"change\s+vnc(?:\s+(?:password|passwd))?",
@@ -67,7 +63,7 @@ _COMMANDS = tuple(
 
 def masked(line: str) -> str:
     """Return a line that somebody typed, or that was printed, without its secrets."""
-    found = _OBJECT_ADD.search(line)
+    found = re.search(_OBJECT_ADD, line) if "object_add" in line else None
     if found is None:
         return _masked(line, _IN_LINE)
     # What follows it may be quoted as a whole, or be part of a message.
@@ -83,10 +79,10 @@ def masked_words(words: Sequence[str]) -> list[str]:
     return [_masked(word, _IN_WORD) for word in words]
 
 
-def _masked(text: str, assignment: re.Pattern[str]) -> str:
-    data = bool(_OBJECT.search(text))
-    for url in _URLS:
-        text = url.sub(rf"\1{MASK}", text)
+def _masked(text: str, assignment: str) -> str:
+    data = "secret" in text and bool(re.search(_OBJECT, text))
+    for url in _URLS if "://" in text else ():
+        text = re.sub(url, rf"\1{MASK}", text)
 
     def quoted(found: re.Match[str]) -> str:
         quote, name, value = found.groups()
@@ -97,17 +93,18 @@ def _masked(text: str, assignment: re.Pattern[str]) -> str:
 
     def member(found: re.Match[str]) -> str:
         # What is no secret may be JSON in a string.
-        value = MASK if _is_secret(found["name"], data) else _JSON.sub(member, found["value"])
+        value = MASK if _is_secret(found["name"], data) else re.sub(_JSON, member, found["value"])
         mark = found["open"] + found["mark"]
         return f"{found[1]}{mark}{value}{mark}"
 
-    text = _JSON.sub(member, text)
-    text = assignment.sub(assigned, _IN_QUOTES.sub(quoted, text))
-    text = _IN_VALUE.sub(rf"\1{MASK}", text)
-    if _SET_BY_NAME.search(text):
-        text = _SET_TO.sub(lambda found: found[1] + _like(found[2]), text)
-    for command in _COMMANDS:
-        text = command.sub(rf"\1{MASK}", text)
+    if "'" in text or '"' in text:
+        text = re.sub(_IN_QUOTES, quoted, re.sub(_JSON, member, text))
+    if "=" in text:
+        text = re.sub(_IN_VALUE, rf"\1{MASK}", re.sub(assignment, assigned, text))
+    if "property" in text.lower() and re.search(_SET_BY_NAME, text):
+        text = re.sub(_SET_TO, lambda found: found[1] + _like(found[2]), text)
+    for command in _COMMANDS if len(text.split()) > 1 else ():
+        text = re.sub(command, rf"\1{MASK}", text)
     return text
 
 
@@ -123,7 +120,7 @@ def _value(name: str, value: str, data: bool) -> str:
 
 
 def _is_secret(name: str, data: bool) -> bool:
-    return bool(_SECRET.fullmatch(name)) or (data and name.rpartition(".")[2] == "data")
+    return bool(re.fullmatch(_SECRET, name)) or (data and name.rpartition(".")[2] == "data")
 
 
 def masked_message(message: Any) -> Any:
@@ -136,7 +133,7 @@ def _message(value: Any, data: bool) -> Any:
         return masked(value)
     if isinstance(value, Mapping):
         kind = str(value.get("qom-type", ""))
-        data = data or bool(_OBJECT.fullmatch(kind))
+        data = data or bool(re.fullmatch(_OBJECT, kind))
         named = _is_secret(str(value.get("property", "")), True)
         return {
             name: MASK

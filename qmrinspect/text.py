@@ -5,8 +5,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import Enum
 
-__all__ = ["an", "natural", "nearest", "plural", "printable"]
+__all__ = ["Word", "an", "natural", "nearest", "plural", "printable"]
+
+
+class Word(str, Enum):
+    """One of a few words: equal to its text, and printed as it."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self.value), spec)
 
 
 def printable(text: str, limit: int = 200) -> str:

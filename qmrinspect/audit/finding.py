@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..documents import Word
 from ..ledger import Edge
+from ..text import Word
 
 __all__ = ["Finding", "Severity"]
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from ..documents import Word
 from ..ledger import Book
-from ..text import plural
+from ..text import Word, plural
 from .cause import Cause, causes
 
 __all__ = [

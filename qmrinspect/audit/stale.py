@@ -7,14 +7,17 @@ The sentence on a stale callback, the same in every verb, and the findings of a 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from ..documents import StaleJson
 from ..index import Index
 from ..ledger import Book
 from ..snapshot import Stale
 from ..text import printable
 from .finding import Finding, Severity
 from .graph import hidden
+
+if TYPE_CHECKING:
+    from ..documents import StaleJson
 
 __all__ = ["CALLS", "outside_of", "stale_findings", "stale_json", "stale_text"]
 

@@ -100,13 +100,13 @@ class ShellSession:
         return Process(pid)
 
     def _pid(self) -> int:
-        from ..monitor.processes import find_by_name, running
-
         options = self._options
         text = options.get("--pid") or options.name
+        if text is not None and text.isdigit():
+            return int(text)
+        from ..monitor.processes import find_by_name, running
+
         if text is not None:
-            if text.isdigit():
-                return int(text)
             if text.startswith(LIBVIRT):
                 from ..monitor.libvirt import domain_pid
 

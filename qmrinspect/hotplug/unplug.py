@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..documents import Word
 from ..errors import MonitorError, PeerMissing
 from ..monitor.base import CommandError, Event, Monitor, MonitorLost, MonitorTimeout
+from ..text import Word
 from .acknowledge import acknowledge, prepare, unparented
 from .kinds import Driver, Recipe
 from .plugging import STEP_TIMEOUT, Plugged, now_us, plug, release

@@ -10,9 +10,9 @@ QEMU it was made from and may well fit others.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
+from binascii import crc32
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
@@ -37,8 +37,9 @@ __all__ = [
 ]
 
 _PROFILES = Path(__file__).parent / "profiles"
-# A cached layout of another schema lacks fields; its name tells.
-_SCHEMA_ID = hashlib.sha256(json.dumps(SCHEMA, sort_keys=True).encode()).hexdigest()[:12]
+# A cached layout of another schema lacks fields; its name tells.  To import hashlib, for a better
+# hash, takes longer than all else here.
+_SCHEMA_ID = f"{crc32(json.dumps(SCHEMA, sort_keys=True).encode()):08x}"
 # A directory of layouts that holds more is something else.
 _OWN_MAX = 64
 

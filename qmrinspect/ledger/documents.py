@@ -4,9 +4,13 @@
 
 from __future__ import annotations
 
-from ..documents import EdgeJson
+from typing import TYPE_CHECKING
+
 from ..index import Index
 from .edges import Edge
+
+if TYPE_CHECKING:
+    from ..documents import EdgeJson
 
 __all__ = ["edge_json"]
 

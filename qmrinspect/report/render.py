@@ -243,14 +243,16 @@ def _cap(spans: Mapping[int, tuple[int, int]], room: int) -> int:
 
 
 # Where a line may be broken: before a space, behind the steps of a path and of a field.
-_BORDER = re.compile(
-    r"(?=(?<!\s)\s)|(?<=\S/)(?=\S)|(?<=,)(?=\S)|(?<=[0-9a-f]{16}-)|(?<=->)|(?<=[A-Za-z\])]\.)(?=[A-Za-z_]{8})"
+# Compiled by whoever breaks lines.
+_BORDER = (
+    r"(?=(?<!\s)\s)|(?<=\S/)(?=\S)|(?<=,)(?=\S)|(?<=[0-9a-f]{16}-)|(?<=->)"
+    r"|(?<=[A-Za-z\])]\.)(?=[A-Za-z_]{8})"
 )
 
 
 def _pieces(text: str) -> list[str]:
     lead = len(text) - len(text.lstrip())
-    first, *others = [piece for piece in _BORDER.split(text[lead:]) if piece] or [""]
+    first, *others = [piece for piece in re.split(_BORDER, text[lead:]) if piece] or [""]
     return [" " * lead + first, *others]
 
 

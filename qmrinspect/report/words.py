@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..audit.graph import TRANSIENT
 from ..audit.outcome import BAD, Outcome
-from ..documents import EdgeJson, ObjectJson
 from ..index import Index
 from ..ledger import RULES, Book, Edge
 from ..ledger.documents import edge_json
@@ -21,6 +20,9 @@ from ..snapshot import Snapshot
 from ..text import printable
 from . import render
 from .render import Row
+
+if TYPE_CHECKING:
+    from ..documents import EdgeJson, ObjectJson
 
 __all__ = [
     "Group",

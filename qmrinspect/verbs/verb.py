@@ -38,6 +38,7 @@ __all__ = [
     "at_least_0",
     "at_least_1",
     "later",
+    "parsed",
     "parser_for",
     "seconds",
 ]
@@ -228,6 +229,16 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}", f"see {self.prog} --help")
+
+
+def parsed(verb: Verb, words: Sequence[str]) -> argparse.Namespace:
+    """Parse the words of a verb; where nothing but its form can be asked for, without a parser.
+
+    :raises UsageError: they make no sense.
+    """
+    if verb.reports and not verb.arguments and {"--json", "--wide"}.issuperset(words):
+        return argparse.Namespace(json="--json" in words, wide="--wide" in words)
+    return parser_for(verb).parse_args(words)
 
 
 def parser_for(verb: Verb, prog: str = "qmr") -> argparse.ArgumentParser:

@@ -103,14 +103,14 @@ def _run(words: Sequence[str]) -> int:
 
 def _answer(verb: Verb, options: Options, own: list[str]) -> int:
     """Run a verb on its words, and return the exit code."""
-    from ...verbs.verb import parser_for
+    from ...verbs.verb import parsed, parser_for
 
     if options.json and verb.reports and "--json" not in own:
         own = ["--json", *own]
     if options.help or {"-h", "--help"} & set(own[: own.index("--") if "--" in own else None]):
         _put(parser_for(verb).format_help().rstrip())
         return 0
-    args = parser_for(verb).parse_args(own)
+    args = parsed(verb, own)
     options.check()
     if "shell" not in verb.fronts:
         raise UsageError(
