@@ -66,8 +66,8 @@ def test_each_refusal_names_what_helps(
     hint: str,
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    monkeypatch.setattr(refusal, "_owner", lambda pid: owner)
-    monkeypatch.setattr(refusal, "_number", lambda path: paranoid)
+    monkeypatch.setattr(refusal, "owner", lambda pid: owner)
+    monkeypatch.setattr(refusal, "setting", lambda name: paranoid)
     monkeypatch.setattr(refusal, "_filtered", lambda: False)
     error = refusal.refused(1234, code)
     assert text in str(error) and hint in str(error.hint)

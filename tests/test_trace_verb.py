@@ -44,6 +44,9 @@ def test_a_plug_is_traced_from_birth(vm: Vm, qmr: Qmr) -> None:
     kinds = sorted(ref["kind"] for ref in device["references"])
     assert kinds == ["address-space-root", "bus-child", "child", *["subregion"] * 3]
     by_kind = {ref["kind"]: ref for ref in device["references"]}
+    # As everywhere: of a holder that is no object, the path of the one that it works for.
+    assert {ref["target"] for ref in device["references"]} == {device["address"]}
+    assert all(ref["holder_path"] for ref in device["references"])
     stack = [frame["function"] for frame in by_kind["bus-child"]["taken"]["stack"]]
     assert stack[:2] == ["qdev_set_parent_bus", "qdev_realize"]
     assert by_kind["bus-child"]["evidence"] == "site+witness"

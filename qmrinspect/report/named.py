@@ -6,7 +6,7 @@ A block node, netdev or chardev, and who uses it, in text and in JSON.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..index import Index
 from ..text import printable
@@ -29,7 +29,7 @@ _KINDS = {
 }
 
 
-def named_json(index: Index, row: Named) -> dict[str, Any]:
+def named_json(index: Index, row: Named) -> dict[str, object]:
     """Return what has a name, and who uses it, as answers have it."""
     return {
         "kind": row.kind,

@@ -6,10 +6,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ..index import Index
-from ..ledger import Book, Edge
+from ..ledger import Book
+from ..ledger.documents import edge_json
 from ..stacks.names import Frame
 from .life import Step
 from .match import Balance, step_kinds
@@ -22,7 +20,7 @@ __all__ = ["FORMAT", "balance_json", "recording_json", "step_json"]
 FORMAT = "qmr-trace/1"
 
 
-def recording_json(recording: Recording) -> dict[str, Any]:
+def recording_json(recording: Recording) -> dict[str, object]:
     """Return how a trace was made."""
     return {
         "method": recording.method,
@@ -35,14 +33,14 @@ def recording_json(recording: Recording) -> dict[str, Any]:
     }
 
 
-def balance_json(book: Book, one: Balance, all: bool = False) -> dict[str, Any]:
+def balance_json(book: Book, one: Balance, all: bool = False) -> dict[str, object]:
     """Return the balance of one object.
 
     :param all: every change, with its stack, and the whole tree.
     """
     index, life = book.index, one.life
     obj = index.snapshot.objects.get(life.object)
-    out: dict[str, Any] = {
+    out: dict[str, object] = {
         "address": hex(life.object),
         "type": obj.type if obj else "",
         "path": index.path(life.object) if obj else "",
@@ -53,13 +51,13 @@ def balance_json(book: Book, one: Balance, all: bool = False) -> dict[str, Any]:
         "refused": life.refused or "",
         "references": [
             {
-                **_edge(index, held.edge),
+                **edge_json(index, held.edge),
                 "evidence": held.evidence,
                 "taken": step_json(life.steps[0], held.step),
             }
             for held in one.held
         ],
-        "unnamed": [_edge(index, edge) for edge in one.unnamed],
+        "unnamed": [edge_json(index, edge) for edge in one.unnamed],
         "unexplained": [step_json(life.steps[0], step) for step in one.unexplained],
         "unexplained_remain": one.choice or len(one.unexplained),
         "denied": [
@@ -73,7 +71,7 @@ def balance_json(book: Book, one: Balance, all: bool = False) -> dict[str, Any]:
     return out
 
 
-def step_json(first: Step, step: Step) -> dict[str, Any]:
+def step_json(first: Step, step: Step) -> dict[str, object]:
     """Return one change of a count.
 
     :param first: times are from this one on.
@@ -89,7 +87,7 @@ def step_json(first: Step, step: Step) -> dict[str, Any]:
     }
 
 
-def _frame(frame: Frame) -> dict[str, Any]:
+def _frame(frame: Frame) -> dict[str, object]:
     return {
         "function": frame.name,
         "file": frame.file or "",
@@ -97,15 +95,4 @@ def _frame(frame: Frame) -> dict[str, Any]:
         "place": frame.place,
         "from": frame.how,
         "machinery": frame.plumbing,
-    }
-
-
-def _edge(index: Index, edge: Edge) -> dict[str, Any]:
-    return {
-        "kind": edge.kind,
-        "count": 1,
-        "holder": hex(edge.holder),
-        "holder_path": index.path(edge.holder) if edge.holder in index.snapshot.objects else "",
-        "field": edge.field,
-        "rule": edge.rule,
     }
