@@ -68,6 +68,7 @@ class LeftJson(TypedDict, total=False):
     type: str
     was: str
     observed: int
+    expected: int
     references: list[EdgeJson]
     undropped: list[EdgeJson]
     way_back: list[EdgeJson]

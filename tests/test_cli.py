@@ -246,6 +246,7 @@ def test_a_leak_is_named_with_its_references(qmr: Qmr, fresh_vm: Vm) -> None:
     assert not ran.json["event"]
     device = next(o for o in ran.json["objects_left"] if o["type"] == "intel-hda")
     assert device["was"] == "/machine/peripheral/hda7"
+    assert all(ref["holder_label"] for ref in device["references"])
     assert [ref["kind"] for ref in device["references"]] == ["subregion"] * device["observed"]
     assert {ref["field"].split('"')[1] for ref in device["references"]} == {
         "intel-hda",

@@ -117,6 +117,7 @@ def test_a_leak_is_found_with_its_cause(pool: VmPool, driver: str) -> None:
     outcome, causes = LEAKS[driver]
     assert row["outcome"] == outcome
     assert causes <= set(row["causes"])
+    assert all(left["expected"] == len(left["references"]) for left in row["objects_left"])
     assert row["objects_left"]
     assert row["states"]["unparented_us"]
     if outcome == "leak":

@@ -21,6 +21,7 @@ from ..documents import (
     ForecastJson,
     ForetoldJson,
     HuntRow,
+    LeftJson,
     ReadJson,
     RegionJson,
 )
@@ -30,6 +31,7 @@ from ..ledger import Book, Edge
 from ..ledger.documents import edge_json
 from .cycle import NOT_PLUGGABLE, Hunted
 from .foretell import Foretold
+from .judge import Left
 
 __all__ = [
     "FORMAT",
@@ -38,6 +40,7 @@ __all__ = [
     "is_bad",
     "is_new",
     "key",
+    "left_json",
     "pluggable",
     "row_of",
 ]
@@ -81,6 +84,22 @@ def _edges(index: Index | None, edges: Sequence[Edge]) -> list[EdgeJson]:
     return [edge_json(index, edge, label=True) for edge in edges] if index else []
 
 
+def left_json(left: Left, after: Index | None, with_it: Index | None) -> LeftJson:
+    """Return an object that remained.
+
+    :param after: of the snapshot after the unplug, and ``with_it`` of the one with the device.
+    """
+    return {
+        "address": hex(left.address),
+        "type": left.type,
+        "was": left.was,
+        "observed": left.observed,
+        "expected": left.expected,
+        "references": _edges(after, left.references),
+        "undropped": _edges(with_it, left.undropped),
+    }
+
+
 def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
     """Return one line of ``qmr-hunt/1``; ``number`` is the cycle's, from 1."""
     judgement, cycle = hunted.judgement, hunted.cycle
@@ -96,17 +115,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
         "cause": judgement.cause or "",
         "causes": list(dict.fromkeys(cause.name for cause in judgement.causes)),
         "cycle": number,
-        "objects_left": [
-            {
-                "address": hex(left.address),
-                "type": left.type,
-                "was": left.was,
-                "observed": left.observed,
-                "references": _edges(index, left.references),
-                "undropped": _edges(with_it, left.undropped),
-            }
-            for left in judgement.left
-        ],
+        "objects_left": [left_json(left, index, with_it) for left in judgement.left],
         "case": [
             {
                 "cause": cause.name,

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from ..audit.stale import stale_json
 from ..hotplug.unplug import Cycle, Plugged
 from ..hunt.judge import Judgement
+from ..hunt.rows import left_json
 from ..ledger import Book
 from ..text import printable
 from . import render, words
@@ -61,16 +62,7 @@ def unplug_json(
         "acknowledge": cycle.acknowledge or "",
         "event": cycle.event,
         "objects_left": [
-            {
-                "address": words.hex_text(left.address),
-                "type": left.type,
-                "was": left.was,
-                "observed": left.observed,
-                "expected": left.expected,
-                "references": words.references(after.index, left.references) if after else [],
-                "undropped": words.references(with_it.index, left.undropped),
-            }
-            for left in verdict.left
+            left_json(left, after.index if after else None, with_it.index) for left in verdict.left
         ],
         "stale": [stale_json(row, with_it.index) for row in verdict.stale],
         "candidates": [stale_json(row, with_it.index) for row in verdict.candidates],
