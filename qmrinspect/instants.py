@@ -4,7 +4,8 @@
 A VM stands still for as long as the pages take to read that the walk reads: those which
 it read the last times.  All other memory is copied when the VM runs again; a scan looks
 for objects there, and what it finds brings the walk to pages that were not read in the
-stop.  Then the VM is stopped once more for these as well.
+stop.  Then the VM is stopped once more for these as well, and in the end for all but the
+stacks of coroutines, where nothing is that is looked for.
 
 Copied after the stop, not before: what was born before the stop and lives on is there.
 """
@@ -16,11 +17,12 @@ from collections.abc import Sequence
 from typing import Callable, NamedTuple, TypeVar
 
 from .errors import LayoutError, NotStopping, ReadingError
+from .heap import Live
 from .layout import Layout
 from .records.context import Context, Known
 from .snapshot import Snapshot
 from .target.image import PAGE, Capture, Image, Ranges
-from .target.instant import Copy, Frozen, Stoppable
+from .target.instant import Copy, Frozen, Stoppable, numbers
 from .target.memory import merged
 from .walk import Program, chooser, decode
 from .walk.quiet import Signs, signs, waiting
@@ -40,8 +42,10 @@ _PATIENCE = 24
 GRACE_S = 0.1
 # Stops for pages that were missing before.
 _ROUNDS = 3
+# So many pages of heaps that change between two readings are too many to be lucky.
+_MOVING = 16
 # A page that so many readings did without is not read any more.
-_AGE_MAX = 4
+_AGE_MAX = 16
 # Fewer pages are read at once as fast; and so many readings after a proof that failed, and at
 # first, when nothing is known of what changes, all are.
 _HOT_MIN = 512
@@ -68,12 +72,14 @@ class Instants:
         self._program = program._replace(info=program.info._replace(layout=layout.source))
         self._choose = chooser(target, layout, program.statics)
         self._known = Known()
+        self._heap: set[int] = set()  # pages that tell live blocks from free ones
         self._needed: dict[int, int] = {}  # page number to the last reading that needed it
         self._readings = 0
         self._signs: Signs | None = None
         self._changing: set[int] = set()  # pages that were seen to differ between readings
         self._always: set[int] = set()  # pages of the signs
         self._distrust = _DISTRUST  # readings that do without a proof
+        self._blocks = 0  # readings that read in the stop what tells live blocks from free ones
         self._rests = True  # whether the last reading was of a quiet moment
         self._last: _Walked | None = None
 
@@ -112,9 +118,32 @@ class Instants:
             taken = self._pages(wanted, spent)
         return taken if taken is not None else self.whole(spent)
 
+    def follow_blocks(self) -> None:
+        """Read in the stop what tells live blocks of malloc from free ones as well.
+
+        A copy is of no one moment where many threads allocate.
+        """
+        self._blocks = _AGE_MAX
+
+    def _moved(self, walked: _Walked, stopped: set[int]) -> set[int]:
+        """Return the pages that tell live blocks, and may have been others in the stop."""
+        if not self._blocks:
+            return set()
+        image, heap = walked.image, walked.context.live.heap
+        pages = heap.pages()
+        self._heap = pages | heap.ahead()
+        if len(pages & walked.changed) >= _MOVING:
+            self.follow_blocks()
+        # What is the same before and after was so in between.
+        others = pages - stopped if self._last is None else (pages - stopped) & walked.changed
+        return others | {page for page in pages - stopped if image.lacks(page)}
+
     def _pages(self, wanted: set[int], spent: list[Capture]) -> Taken | None:
         """Stop for all pages that are wanted, and those that turn out to be."""
         rounds = 0
+        if self._blocks:
+            self._blocks -= 1
+            wanted |= self._heap
         while rounds < _ROUNDS:
             last = len(spent) >= self._looks() + rounds
             begin = time.perf_counter_ns()
@@ -142,9 +171,12 @@ class Instants:
             needs = _needs(walked)
             # What cannot be read stays unread.
             missing = (image.given - frozen.pages()) | (needs - wanted)
+            missing |= self._moved(walked, frozen.pages())
             if not missing:
                 return self._learn(walked, needs)
             wanted |= missing
+            if rounds == _ROUNDS - 1:
+                wanted |= _all_but_coroutines(image)
         return None
 
     def whole(self, spent: list[Capture]) -> Taken:
@@ -185,7 +217,7 @@ class Instants:
         :return: None where that cannot be shown, or is not worth it.
         """
         hot = self._changing & wanted
-        if self._distrust or len(wanted) < _HOT_MIN or 2 * len(hot) > len(wanted):
+        if self._blocks or self._distrust or len(wanted) < _HOT_MIN or 2 * len(hot) > len(wanted):
             self._distrust = max(0, self._distrust - 1)
             return None
         hot |= self._always
@@ -312,6 +344,13 @@ def _needs(walked: _Walked) -> set[int]:
     # An object that is named and was not found may be one that the copy came too late for.
     lost = {at // PAGE for at in named - snapshot.objects.keys() if at}
     return image.given | image.missing | lost
+
+
+def _all_but_coroutines(image: Image) -> set[int]:
+    """Return the numbers of all pages of an image but for the stacks, which are most of some."""
+    held = numbers((start, len(data)) for start, data in image.segments())
+    live = Live(image, image.mappings, None)
+    return {page for page in held if not live.in_coroutine(page * PAGE)}
 
 
 def _cost(frozen: Frozen, copy: Copy | None, begin: int, way: str) -> Capture:

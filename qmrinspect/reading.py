@@ -224,6 +224,8 @@ class Reader(Fitting):
         """
         looks = _LOOKS if self._runs and self._has_heap else 0
         while looks and self._context is not None and not self._context.live.heap.exact:
+            if self._instants is not None:
+                self._instants.follow_blocks()
             time.sleep(PAUSE_S)
             snapshot = self.read()
             looks -= 1

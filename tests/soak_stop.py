@@ -39,7 +39,7 @@ from qmrinspect.snapshot import Snapshot  # noqa: E402
 from qmrinspect.target.image import Peek, Ranges  # noqa: E402
 from qmrinspect.target.instant import Choose, Copy, Frozen  # noqa: E402
 from qmrinspect.target.process import Process  # noqa: E402
-from qmrinspect.target.threads import Stopped  # noqa: E402
+from qmrinspect.target.threads import Stopped, while_stopped  # noqa: E402
 from qmrinspect.walk import decode, program_of  # noqa: E402
 
 #: Begins a line that tells of what must not be.
@@ -65,19 +65,20 @@ class Both(Process):
     def freeze(self, ranges: Ranges, quiet: Callable[[Peek], bool] | None = None) -> Frozen:
         """Read what was asked for, and then all the rest, in one stop."""
         buffer, reader = self._prepared("stop", ranges)
-        stopped = Stopped(self.pid)
         assert self.choose is not None
-        try:
-            stopped.stop()
-            if quiet is not None and not quiet(self.peek):
-                return Frozen([], stopped.resume(), 0, False)
-            done, self.stacks = reader.run(), stopped.stacks()
-            self.truth = super().copy(self.choose)
-        finally:
-            stop_us = stopped.resume()
+        choose, done, settled = self.choose, list[tuple[int, int, int]](), False
+
+        def work(stopped: Stopped) -> None:
+            nonlocal done, settled
+            settled = quiet is None or quiet(self.peek)
+            if settled:
+                done, self.stacks = reader.run(), stopped.stacks()
+                self.truth = Process.copy(self, choose)
+
+        stop_us = while_stopped(self.pid, work)
         view = memoryview(buffer.memory).toreadonly()
         segments = [(start, view[at : at + size]) for start, at, size in done]
-        return Frozen(segments, stop_us, reader.calls, True, self.stacks)
+        return Frozen(segments, stop_us, reader.calls, settled, self.stacks)
 
 
 def storm(vm: Vm, seconds: float, ended: threading.Event) -> Counter[str]:
@@ -138,13 +139,13 @@ def under_storm(readings: int) -> Stormy:
         info = program.info._replace(layout=layout.source)
         ended = threading.Event()
         plugs: Counter[str] = Counter()
-        thread = threading.Thread(
-            target=lambda: plugs.update(storm(vm, 3600.0, ended)),
-        )
+        thread = threading.Thread(target=lambda: plugs.update(storm(vm, 3600.0, ended)))
         thread.start()
         different, ways, stops, quiet = [], Counter[str](), Counter[int](), 0
         try:
             for number in range(readings):
+                if reader._instants is not None and number % 2:
+                    reader._instants.follow_blocks()
                 snapshot = reader.read()
                 assert target.truth is not None
                 image = target.truth.patched(None, target.peek)
@@ -155,8 +156,11 @@ def under_storm(readings: int) -> Stormy:
                 quiet += capture.quiescent
                 if capture.way == "whole":
                     continue
-                truth, _ = decode(image, capture, layout, program.statics, info)
+                truth, context = decode(image, capture, layout, program.statics, info)
                 wrong = difference(snapshot, truth)
+                blocks = reader._context.live.heap.sizes() if reader._context else {}
+                if number % 2 and blocks and blocks != context.live.heap.sizes():
+                    wrong += f"; {len(blocks)} live blocks are not those"
                 if wrong:
                     different.append(f"reading {number} ({capture.way}): {wrong}")
         finally:

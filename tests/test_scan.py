@@ -28,6 +28,9 @@ def test_scan_finds_words_in_every_chunk() -> None:
     places = [0x1000, 0x1008, 0x10FF8, 0x11000, 0x30FF8]
     assert [a for a, _ in find_words(image, {value, value + (1 << 20)})] == places
     assert list(find_words(image, ())) == []
+    image = Image([(0x1000, bytes(data))])
+    assert [a for a, _ in find_words(image, {value}, None, lambda at: at < 0x11000)] == places[3:]
+    assert image.given == {0x11, 0x30}
 
 
 def test_a_scan_that_knows_what_was_before_finds_the_same() -> None:

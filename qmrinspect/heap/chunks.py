@@ -23,6 +23,7 @@ __all__ = ["HEADER", "Chunks", "Walked"]
 #: Bytes between the start of a chunk and what malloc returned.
 HEADER = 16
 _MIN = 32
+_LINKS = 31  # of a free chunk, up to its last byte
 _PREV_INUSE, _MMAPPED = 1, 2
 _IN_USE = bytes(byte & _PREV_INUSE for byte in range(256))
 _MAPPED = bytes(byte & _MMAPPED for byte in range(256))
@@ -54,8 +55,11 @@ class Walked:
         self._now: dict[int, _Piece] = {}
         self._same = False
         self._changed: set[int] = set()
+        self._pages: dict[int, tuple[list[int], set[int]]] = {}
         #: Which way of keeping free chunks was told, -1 for none so far.
         self.way = -1
+        #: Where the main heap was found to begin, 0 for nowhere so far.
+        self.heap = 0
 
     def begin(self, image: Image) -> None:
         """Begin the walk of an image."""
@@ -64,6 +68,20 @@ class Walked:
         changed = image.changed if last is not image else ()
         self._changed = {page * PAGE // _PIECE for page in changed}
         self._before, self._now = self._now, {}
+
+    def pages(self) -> set[int]:
+        """Return the numbers of the pages with what a chunk begins with.
+
+        Where a walk did not come to its end, the rest is from the one before.
+        """
+        before, self._pages = self._pages, {}
+        for start, piece in {**self._before, **self._now}.items():
+            last = before.get(start)
+            if last is None or last[0] is not piece.starts:
+                ends = {at + size for at in piece.starts for size in (0, _LINKS)}
+                last = piece.starts, {at // PAGE for at in ends}
+            self._pages[start] = last
+        return set().union(*(pages for _, pages in self._pages.values()))
 
     def piece(self, start: int, data: memoryview, entry: int) -> _Piece:
         """Walk the chunks of some memory.

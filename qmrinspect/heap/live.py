@@ -20,6 +20,8 @@ __all__ = ["Live"]
 _RED_ZONE = 128
 # In front of a stack lie pages that cannot be accessed, far fewer than a heap reserves.
 _GUARD_MAX = 1 << 20
+# COROUTINE_STACK_SIZE (util/coroutine-ucontext.c), behind one page that is its guard.
+_COROUTINE, _GUARD = 1 << 20, 4096
 # Of larger blocks no text is looked for, bytes.
 _TEXT_MAX = 120
 # So far in front of an address a free chunk of earlier is looked for, bytes.
@@ -113,6 +115,18 @@ class Live:
         """Whether an address is in the stack of a thread or coroutine, used or not."""
         i = bisect_right(self._starts, address) - 1
         return i >= 0 and address < self._mappings[i].end and self._is_stack(i)
+
+    def in_coroutine(self, address: int) -> bool:
+        """Whether an address is in a coroutine's stack: what lies there was never allocated.
+
+        What the kernel joined with another mapping is larger.
+        """
+        i = bisect_right(self._starts, address) - 1
+        if i < 1 or self._mappings[i].end - self._mappings[i].start != _COROUTINE:
+            return False
+        guard = self._mappings[i - 1]
+        is_guard = guard.perms.startswith("---") and guard.end - guard.start == _GUARD
+        return is_guard and guard.end == self._mappings[i].start and self.is_stack(address)
 
     def _is_stack(self, i: int) -> bool:
         mapping = self._mappings[i]

@@ -13,7 +13,8 @@ from itertools import compress
 from typing import NamedTuple
 
 from ..target.arenas import areas, find_arenas, libc_data
-from ..target.image import Image, Mapping
+from ..target.image import PAGE, Image, Mapping
+from ..target.instant import numbers
 from ..target.words import NotKnown, Words
 from .chunks import HEADER, Chunks, Walked
 from .free import mark_free
@@ -21,6 +22,8 @@ from .mapped import find_mapped, find_parameters
 
 __all__ = ["Block", "Heap"]
 
+# Pages of each heap that malloc may use next.
+_AHEAD = 64
 LIVE, FREED, NOT_KNOWN = "live", "freed", "not known"
 
 
@@ -54,6 +57,7 @@ class Heap:
         self._arenas: list[tuple[int, int]] = []
         self._reason = ""
         self._is_glibc = False
+        self._asked: set[int] = set()
 
     @property
     def exact(self) -> bool:
@@ -147,6 +151,28 @@ class Heap:
                 out.append((start, end))
         return out
 
+    def pages(self) -> set[int]:
+        """Return the numbers of the pages by which blocks are known, as far as a walk came."""
+        self._known()
+        return self._asked | self._walked.pages()
+
+    def ahead(self) -> set[int]:
+        """Return the numbers of the pages in which malloc is going to begin blocks.
+
+        It cuts them from the front of the smallest free block that has room.
+        """
+        chunks = self._known()
+        free = sorted((chunks.sizes[i], chunks.starts[i]) for i in chunks.freed())
+        left = dict.fromkeys(self._spans, _AHEAD)
+        starts = [start for start, _ in self._spans]
+        out: set[int] = set()
+        for size, start in free[bisect_right(free, (PAGE,)) :]:
+            span = self._spans[bisect_right(starts, start) - 1]
+            first, count = start // PAGE, min(size // PAGE + 1, left[span])
+            out.update(range(first, first + count))
+            left[span] -= count
+        return out
+
     def _block(self, chunks: Chunks, i: int) -> Block:
         # All but a mapping may use the field of the next chunk that says how large this is.
         size = chunks.sizes[i] - HEADER
@@ -170,18 +196,23 @@ class Heap:
     def _walk(self) -> Chunks:
         self._walked.begin(self._image)
         words = Words(self._image)
+        self._asked = words.asked
         libc = libc_data(self._mappings)
+        words.asked.update(numbers((start, end - start) for start, end in libc))
         arenas = find_arenas(words, libc)
         self._is_glibc = True
         top = words.get(arenas.all[0] + arenas.at_top)
         low = _lowest(self._mappings, top)
         refused = NotKnown("where the main heap begins was not found in libc's data")
         for parameters in find_parameters(words, libc, low, top):
+            if self._walked.heap not in (0, parameters.heap):
+                continue
             runs = areas(words, arenas, parameters.heap)
             try:
                 mapped = find_mapped(words, self._mappings, runs, parameters)
                 chunks = Chunks(self._walked)
                 rows = [*((a.start, a, None) for a in runs), *((m.start, None, m) for m in mapped)]
+                words.asked.update(block.start // PAGE for block in mapped)
                 for _, area, single in sorted(rows, key=lambda row: row[0]):
                     if area is not None:
                         chunks.add(words, area)
@@ -192,6 +223,7 @@ class Heap:
                 refused = error
                 continue
             self._arenas = [(at, at + arenas.size) for at in arenas.all]
+            self._walked.heap = parameters.heap
             self._spans = [(a.start, max(a.top, a.end) + 1) for a in runs]
             return chunks
         raise refused

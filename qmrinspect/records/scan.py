@@ -14,6 +14,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Callable
 
 from ..target.image import PAGE, Image
 
@@ -128,14 +129,20 @@ def _pieces_of(image: Image) -> Iterator[tuple[int, memoryview]]:
 
 
 def find_words(
-    image: Image, values: Collection[int], found: Found | None = None
+    image: Image,
+    values: Collection[int],
+    found: Found | None = None,
+    useless: Callable[[int], bool] | None = None,
 ) -> Iterator[tuple[int, int]]:
     """Yield (address, word) for every aligned word of the image that is in ``values``.
 
     :param found: what earlier searches found; it is brought up to date.
+    :param useless: says of which addresses a word is nothing that is searched for.
     """
     wanted = frozenset(values)
     for hit in (found or Found()).find(image, wanted) if wanted else ():
+        if useless is not None and useless(hit[0]):
+            continue
         if image.scope is None or hit[0] // PAGE in image.scope:
             image.give(hit[0])
             yield hit

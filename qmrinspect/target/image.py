@@ -176,6 +176,13 @@ class Image:
         i = bisect_right(self._starts, page * PAGE) - 1
         return i >= 0 and page * PAGE < self._starts[i] + len(self._segments[i][1])
 
+    def lacks(self, page: int) -> bool:
+        """Whether the page of that number may change, and was neither captured nor untouched."""
+        at = page * PAGE
+        return (
+            _within(self._writable, at) and not _within(self._absent, at) and not self.holds(page)
+        )
+
     def segments(self) -> Iterator[tuple[int, memoryview]]:
         """Yield (address, bytes) of what was captured, in order."""
         yield from self._segments

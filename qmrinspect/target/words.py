@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from .image import Image
+from .image import PAGE, Image
 
 __all__ = ["NotKnown", "Words"]
 
@@ -23,10 +23,12 @@ class Words:
     """The words of an image, by address.
 
     :ivar parts: (address, words), lowest first; they do not overlap.
+    :ivar asked: numbers of the pages that were asked for, one by one, there or not.
     """
 
     def __init__(self, image: Image) -> None:
         self.parts: list[tuple[int, memoryview]] = []
+        self.asked: set[int] = set()
         for start, data in image.segments():
             skip = -start % 8
             size = (len(data) - skip) // 8 * 8
@@ -36,6 +38,7 @@ class Words:
 
     def part(self, address: int) -> tuple[int, memoryview] | None:
         """Return the part that has an address, None where nothing was captured."""
+        self.asked.add(address // PAGE)
         i = bisect_right(self._starts, address) - 1
         if i < 0:
             return None

@@ -126,12 +126,13 @@ def read_objects(context: Context, classes: Classes) -> dict[int, Obj]:
             return None
         return Obj(address, classes.names[klass], ref, parent, bool(free)), table.address
 
-    for word, klass in find_words(image, classes.names, context.known.words):
+    found = find_words(image, classes.names, context.known.words, context.live.in_coroutine)
+    for word, klass in found:
         address = word - at_class
-        found = context.recall(("object", address), klass, read)
-        if found is not None:
-            out[address] = found[0]
-            claims[found[1]].append(found[0])
+        row = context.recall(("object", address), klass, read)
+        if row is not None:
+            out[address] = row[0]
+            claims[row[1]].append(row[0])
     for address, those in claims.items():
         if len(those) > 1:
             for obj in set(those).difference(_owners(context, address, those)):
