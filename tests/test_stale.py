@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -48,8 +48,8 @@ class FakeWords(Words):
     def __call__(self, address: int) -> int:
         return self._memory.get(address, 0)
 
-    def many(self, start: int, end: int) -> Sequence[int]:
-        return [self(at) for at in range(start, end, 8)]
+    def where(self, start: int, end: int, value: int) -> Iterator[int]:
+        return (at for at in range(start, end, 8) if self(at) == value)
 
     def around(self, word: int) -> None:
         """Nothing is read ahead."""
@@ -70,7 +70,7 @@ class FakeWords(Words):
         return struct == "BlockBackend" and self.size(start) == 904
 
     def leads(self, start: int, address: int) -> bool:
-        return address in self.many(start, start + 64)
+        return any(self.where(start, start + 64, address))
 
     def is_object(self, address: int) -> bool:
         return any(at <= address < at + 64 for at in self.objects)

@@ -12,6 +12,7 @@ import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from ..target.arenas import Area
@@ -22,7 +23,7 @@ __all__ = ["HEADER", "Chunks", "Walked"]
 
 #: Bytes between the start of a chunk and what malloc returned.
 HEADER = 16
-_MIN = 32
+_STEP_MIN = 4  # words
 _LINKS = 31  # of a free chunk, up to its last byte
 _PREV_INUSE, _MMAPPED = 1, 2
 _IN_USE = bytes(byte & _PREV_INUSE for byte in range(256))
@@ -199,24 +200,21 @@ class Chunks:
 
 def _walk(base: int, view: memoryview, entry: int) -> _Piece:
     """Walk up to the last word but one, or to what ends a heap."""
-    i = (entry - base) >> 3
-    # An index is a fourth of the work of an address.
-    last = len(view) - 1
-    found: list[int] = []
+    # An index is a fourth of the work of an address; it is of a chunk's size.
+    i, end = ((entry - base) >> 3) + 1, len(view)
     heads: list[int] = []
-    sizes: list[int] = []
-    add, note, measure = found.append, heads.append, sizes.append
+    note = heads.append
     fence = False
-    while i < last:
-        head = view[i + 1]
-        size = head & ~7
-        if size < _MIN or size & 8:
+    while i < end:
+        head = view[i]
+        step = head >> 3
+        if step < _STEP_MIN or step & 1:
             fence = True
             break
-        add(i)
         note(head)
-        measure(size)
-        i += size >> 3
+        i += step
+    sizes = [head & ~7 for head in heads]
+    *starts, behind = accumulate(sizes, initial=entry)
     # The lowest bytes alone, all at once.
     flags = array("Q", heads)
     if sys.byteorder == "big":
@@ -225,12 +223,12 @@ def _walk(base: int, view: memoryview, entry: int) -> _Piece:
     return _Piece(
         entry,
         view,
-        [base + 8 * i for i in found],
+        starts,
         sizes,
         low.translate(_IN_USE),
         any(low.translate(_MAPPED)),
         fence,
-        base + 8 * i,
+        behind,
     )
 
 

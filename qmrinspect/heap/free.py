@@ -88,11 +88,13 @@ def _all_cached(words: Words, chunks: Chunks) -> set[int]:
     best: tuple[int, set[int], list[list[int]], set[int]] = (0, set(), [], set())
     # A process has one glibc: what explained its caches before does so again.
     known = chunks.walked.way
+    structs: dict[_Cache, list[int]] = {}
     for way in sorted(range(len(_WAYS)), key=lambda way: way != known):
         shape, reveal = _WAYS[way]
         # What is left of a chunk that fits nearly is too small for one of its own.
-        structs = chunks.of_sizes((shape.chunk, shape.chunk + 16))
-        found = _caches(words, chunks, shape, structs, reveal)
+        if shape not in structs:
+            structs[shape] = chunks.of_sizes((shape.chunk, shape.chunk + 16))
+        found = _caches(words, chunks, shape, structs[shape], reveal)
         if len(found[0]) > best[0]:
             best, chunks.walked.way = (len(found[0]), *found), way
             if way == known:

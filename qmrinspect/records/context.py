@@ -15,7 +15,7 @@ from ..target.image import PAGE, Image, Unreadable, without
 from .enclosing import Enclosing
 from .glib import HashTable, HashVariant, entries, open_table
 from .route import Op
-from .scan import Beside, Found, find_into
+from .scan import Beside, Found, aligned, find_into
 
 __all__ = ["Context", "Handles", "Known", "Record", "Statics"]
 
@@ -203,15 +203,10 @@ class Context:
                 for start, segment in self.image.segments()
                 if start < high and low < start + len(segment)
             ]
-        # Without the zeros at its end, which are most of the data, it is found fast.
-        head = word.rstrip(b"\0")
         for start, data in self._data:
-            at = data.find(head)
-            while at >= 0:
-                if not at % 8 and data[at : at + 8] == word:
-                    self.known.in_data[value] = start + at
-                    return True
-                at = data.find(head, at + 1)
+            for at in aligned(data, value):
+                self.known.in_data[value] = start + at
+                return True
         return False
 
     def from_data(self) -> Sequence[tuple[int, int]]:

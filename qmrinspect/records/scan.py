@@ -18,7 +18,7 @@ from typing import Callable
 
 from ..target.image import PAGE, Image
 
-__all__ = ["Beside", "Found", "find_into", "find_words"]
+__all__ = ["Beside", "Found", "aligned", "find_into", "find_words"]
 
 _PIECE = 1 << 16
 #: Sorted (start, end) that do not overlap.
@@ -172,6 +172,18 @@ def find_into(
                     yield base + at + 8 * i, word
 
 
+def aligned(data: bytes, value: int) -> Iterator[int]:
+    """Yield where in some bytes an aligned word has a value, which is not 0."""
+    word = value.to_bytes(8, "little")
+    # Without the zeros at its end, which are most of all memory, it is found fast.
+    head = word.rstrip(b"\0")
+    at = data.find(head)
+    while at >= 0:
+        if not at % 8 and data[at : at + 8] == word:
+            yield at
+        at = data.find(head, at + 1)
+
+
 class Beside:
     """Words into some ranges that have one into others near them.
 
@@ -208,7 +220,8 @@ class Beside:
         changed = set() if same else set(_touched(image.changed))
         self._number, self._sought, self._pieces = image.number, sought, {}
         unchanged = 0
-        lanes = _into_lanes(ranges), _into_lanes(beside)
+        # Of two words one lane each is enough.
+        lanes = _into_lanes(ranges, 1), _into_lanes(beside, 1)
         for base, segment in image.segments():
             for at in range(0, len(segment) - 7, _PIECE):
                 address = base + at
@@ -272,17 +285,20 @@ def _lanes(words: Collection[int]) -> list[tuple[int, bytes]]:
     return _telling({lane: {word[lane] for word in packed} for lane in _LANES})
 
 
-def _into_lanes(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, bytes]]:
-    """Return the bytes that an address in one of the ranges may have, by lane."""
+def _into_lanes(ranges: Ranges, least: int = 2) -> list[tuple[int, bytes]]:
+    """Return the bytes that an address in one of the ranges may have, by lane.
+
+    :param least: so many lanes are enough.
+    """
     lanes: dict[int, set[int]] = {lane: set() for lane in _LANES}
     for lane, seen in lanes.items():
         for start, end in ranges:
             low, high = start >> 8 * lane, (end - 1) >> 8 * lane
             seen.update(byte & 255 for byte in range(low, min(high, low + 255) + 1))
-    return _telling(lanes)
+    return _telling(lanes, least)
 
 
-def _telling(lanes: Mapping[int, Collection[int]]) -> list[tuple[int, bytes]]:
+def _telling(lanes: Mapping[int, Collection[int]], least: int = 2) -> list[tuple[int, bytes]]:
     """Leave out the lanes that tell little; each costs as much as a hundred words looked at.
 
     One in which most bytes may be tells nothing.  The last tells pointers from all else, where
@@ -290,7 +306,7 @@ def _telling(lanes: Mapping[int, Collection[int]]) -> list[tuple[int, bytes]]:
     """
     *others, last = lanes
     kept = [lane for lane in others if len(lanes[lane]) < _LANE_FULL]
-    if len(kept) < 2 or all(0 in lanes[lane] for lane in kept):
+    if len(kept) < least or all(0 in lanes[lane] for lane in kept):
         kept.append(last)
     return [(lane, bytes(b in lanes[lane] for b in range(256))) for lane in kept]
 

@@ -162,11 +162,9 @@ def _element(words: Words, word: int) -> Callback | None:
     element, start = words(word), words.start(word)
     if start == word and not words.is_object(word):
         return None  # the first of two structures that know each other looks the same
-    end = words.end(element)
-    for i, back in enumerate(words.many(element + 8, min(element + _LINK_MAX + 8, end))):
-        if back != word:
-            continue
-        at = element + 8 * i
+    end = min(words.end(element), element + _LINK_MAX + 8)
+    for back in words.where(element + 8, end, word):
+        at = back - 8
         after = words(at)
         # What malloc writes into what was freed hides the next element.
         hidden = at < words.start(element) + _OVERWRITTEN

@@ -6,12 +6,12 @@ What shapes are told by: single words, the blocks of malloc around them, and wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Callable, NamedTuple
 
 from ..heap.model import FREED, LIVE, Block
 from ..records.context import LIST_MAX, Context
-from ..records.scan import find_words
+from ..records.scan import aligned, find_words
 from ..snapshot import Obj
 from ..target.image import Unreadable
 from .functions import Code
@@ -156,19 +156,20 @@ class Words:
         """Whether a word of the object that begins at ``start`` leads to an address."""
         obj = self._objects.get(start)
         size = self._context.types[obj.type].size if obj is not None else 0
-        return address in self.many(start, start + size)
+        return any(self.where(start, start + size, address))
 
     def is_of(self, type: str, address: int) -> bool:
         """Whether an object of a type points to an address."""
         homes = [self._home(word) for word, _ in find_words(self._context.image, [address])]
         return any(home and self._context.is_a(self._objects[home].type, type) for home in homes)
 
-    def many(self, start: int, end: int) -> Sequence[int]:
-        """Return the words from ``start`` to ``end``, none where one cannot be read."""
+    def where(self, start: int, end: int, value: int) -> Iterator[int]:
+        """Yield where between two addresses a word has a value, nowhere if one cannot be read."""
         try:
-            return self._context.image.words(start, (end - start) // 8)
+            raw = self._context.image.read(start, max(end - start, 0) // 8 * 8)
         except Unreadable:
-            return ()
+            return
+        yield from (start + at for at in aligned(raw, value))
 
     def listed(self) -> Set[int]:
         """Return the nodes of each GSList that begins in a variable, and ends."""

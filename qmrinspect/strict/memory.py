@@ -93,14 +93,14 @@ def _flags(tally: Tally, snapshot: Snapshot) -> None:
     """Every ``bool`` of a region is one; what the guest can reach is enabled and terminates."""
     visible = {r.mr for v in snapshot.views.values() if v.found == "space" for r in v.ranges}
     layout = tally.context.layout
+    records = [(address, tally.record("MemoryRegion", address)) for address in snapshot.regions]
     for flag in _FLAGS:
         field = f"MemoryRegion.{flag}"
         bits = tally.asks(f"a region's {flag} is a bool", field, False)
         shown = tally.asks(f"what a view shows is {flag}", field)
         if not bits or layout.structs["MemoryRegion"].fields[flag][1] != 1:
             continue
-        for address in snapshot.regions:
-            record = tally.record("MemoryRegion", address)
+        for address, record in records:
             if record is None:
                 continue
             bits(record[flag] < 2)

@@ -241,24 +241,23 @@ class _Functions:
         words = array("Q", raw)
         if sys.byteorder == "big":
             words.byteswap()
-        rows = enumerate(zip(words[::3], words[1::3], words[2::3]))
-        functions = compress(rows, raw[4 :: _SYM.size].translate(_IS_FUNCTION))
-        # Of an undefined one the head has no section.
-        self._places = sorted(
-            [at << _NUMBER | i for i, (head, at, size) in functions if head >> 48 and size]
-        )
+        functions = compress(enumerate(words[1::3]), raw[4 :: _SYM.size].translate(_IS_FUNCTION))
+        self._places = sorted([at << _NUMBER | i for i, at in functions])
 
     def at(self, address: int) -> Iterator[tuple[int, int, str]]:
         """Yield (address, size, name) of those that begin last before an address and have it."""
-        i = bisect_right(self._places, (address + 1) << _NUMBER) - 1
-        start = self._places[i] >> _NUMBER
-        while i >= 0 and self._places[i] >> _NUMBER == start:
+        last = None
+        for i in range(bisect_right(self._places, (address + 1) << _NUMBER) - 1, -1, -1):
             number = self._places[i] & (1 << _NUMBER) - 1
-            name, *_, size = _SYM.unpack_from(self._raw, number * _SYM.size)
+            name, _, _, section, start, size = _SYM.unpack_from(self._raw, number * _SYM.size)
+            if last is not None and start < last:
+                return
+            if not section or not size:
+                continue
+            last = start
             if address < start + size:
                 end = self._strings.find(b"\0", name)
                 yield start, size, self._strings[name:end].decode("latin-1")
-            i -= 1
 
 
 def _ends_in(strings: bytes, name: bytes) -> Iterator[int]:
