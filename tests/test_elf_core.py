@@ -128,6 +128,14 @@ def test_the_stock_qemu() -> None:
     assert version_of(elf)
     found = elf.symbols(["current_machine", "address_space_memory"])
     assert all(len(values) == 1 for values in found.values()) and len(found) == 2
+    # By its hash table, and by address, a symbol is what it is in the table of all.
+    functions = elf.functions()[::100]
+    rows = [*functions, *elf.objects()[::100]]
+    found = elf.symbols([*(name for *_, name in rows), "nowhere"])
+    assert len(rows) > 100 and all(at in found[name] for at, _, name in rows)
+    assert "nowhere" not in found
+    assert all(elf.function_at(at + size - 1) == name for at, size, name in functions)
+    assert elf.function_at(0) == ""
 
 
 # Cores

@@ -284,9 +284,10 @@ class Context:
 
     def types_of(self, *ancestors: str) -> frozenset[str]:
         """Return the types that are, or derive from, one of some."""
+        wanted = frozenset(ancestors)
         return self.fact(
-            ("types", frozenset(ancestors)),
-            lambda: frozenset(t for t in self.types if not {*ancestors}.isdisjoint(self.chain(t))),
+            ("types", wanted),
+            lambda: frozenset(t for t in self.types if not wanted.isdisjoint(self.chain(t))),
         )
 
     def believed(self) -> None:

@@ -186,20 +186,16 @@ class ElfFile:
             return self._found[wanted]
         found: dict[str, list[int]] = {}
         for section, strings in self._tables(full=True):
-            # The linker merges strings by suffix, so a name may start inside another.
-            offsets: dict[int, str] = {}
-            for name in wanted:
-                offsets.update(dict.fromkeys(_ends_in(strings, name.encode()), name))
             raw = self._raw(section)
-            # The name is the first field: one of a few is found faster than all are unpacked.
-            starts = array("I", raw)[:: _SYM.size // 4]
-            if sys.byteorder == "big":
-                starts.byteswap()
-            for number in [i for i, start in enumerate(starts) if start in offsets]:
-                row = _SYM.unpack_from(raw, number * _SYM.size)
-                st_name, _info, _other, shndx, value, _size = row
+            hashes = self.section(".gnu.hash") if section.type == _SHT_DYNSYM else b""
+            try:
+                rows = list(_hashed(raw, strings, wanted, hashes))
+            except (IndexError, ValueError, ZeroDivisionError):
+                rows = []  # there is no table, or a damaged one
+            for number, name in rows or _named(raw, strings, wanted):
+                *_, shndx, value, _size = _SYM.unpack_from(raw, number * _SYM.size)
                 if shndx and value:
-                    values = found.setdefault(offsets[st_name], [])
+                    values = found.setdefault(name, [])
                     if value not in values:
                         values.append(value)
         self._found[wanted] = found
@@ -258,6 +254,47 @@ class _Functions:
             if address < start + size:
                 end = self._strings.find(b"\0", name)
                 yield start, size, self._strings[name:end].decode("latin-1")
+
+
+def _hashed(
+    raw: bytes, strings: bytes, names: Iterable[str], hashes: bytes | memoryview
+) -> Iterator[tuple[int, str]]:
+    """Yield (number, name) of the dynamic symbols that have one of some names.
+
+    :param hashes: what the dynamic linker finds them by: how many buckets, the number of the
+        first symbol, the size of a filter, one word more, the filter, the first symbol of each
+        bucket, and of each symbol its hash, of which the lowest bit says that a bucket ends.
+    """
+    table = memoryview(hashes)[: len(hashes) // 4 * 4].cast("B").cast("I")
+    count, first, filtered, _ = table[:4]
+    buckets = table[4 + 2 * filtered :]
+    for name in names:
+        sought = 5381
+        for byte in name.encode():
+            sought = (sought * 33 + byte) & 0xFFFFFFFF
+        number = buckets[sought % count]
+        while first <= number < len(raw) // _SYM.size:
+            found = buckets[count + number - first]
+            if (found ^ sought) >> 1 == 0:
+                at = _SYM.unpack_from(raw, number * _SYM.size)[0]
+                if strings.startswith(name.encode() + b"\0", at):
+                    yield number, name
+            if found & 1:
+                break
+            number += 1
+
+
+def _named(raw: bytes, strings: bytes, names: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """The same of any symbols, by the names alone."""
+    # The linker merges strings by suffix, so a name may start inside another.
+    offsets: dict[int, str] = {}
+    for name in names:
+        offsets.update(dict.fromkeys(_ends_in(strings, name.encode()), name))
+    # The name is the first field: one of a few is found faster than all are unpacked.
+    starts = array("I", raw)[:: _SYM.size // 4]
+    if sys.byteorder == "big":
+        starts.byteswap()
+    return ((i, offsets[start]) for i, start in enumerate(starts) if start in offsets)
 
 
 def _ends_in(strings: bytes, name: bytes) -> Iterator[int]:
