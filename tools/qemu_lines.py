@@ -18,6 +18,10 @@ _I82801B11 = (
     "hw/pci-bridge/i82801b11.c: the bridge has no exit: its windows stay in its parent's, and "
     "PCIBus.child leads to its bus, of which acpi_pcihp_get_bsel() dies now and then"
 )
+_IPMI = (
+    "hw/ipmi/ipmi_bt.c, ipmi_kcs.c: memory_region_init_io() without an owner: the region is a "
+    "child of /machine/unattached for good"
+)
 _SHPC = "hw/pci-bridge/pcie_pci_bridge.c: no shpc_free(), as pci_bridge_dev.c has at its end"
 _VQS = "hw/virtio/vhost-user-base.c do_vhost_user_cleanup: the array vub->vqs is not freed"
 _CAN = (
@@ -34,6 +38,8 @@ SOURCES = (
         "hw/virtio/virtio-pci.c virtio_pci_realize: address_space_init() comes before the device's "
         "own realize, and only virtio_pci_exit() destroys it (since 55fa4be6f76a, 9.2)",
     ),
+    Source("pci-ipmi-*", "child", "*", _IPMI),
+    Source("pci-ipmi-*", "", "*SIGSEGV*", _IPMI),
     Source("i82801b11-bridge", "*", "*list of buses*", _I82801B11),
     Source("i82801b11-bridge", "", "*SIGSEGV*", _I82801B11),
     Source(
@@ -286,6 +292,21 @@ SOURCES = (
     Source(
         *("nvme", "", "*cmb_size_mb*failed to allocate*"),
         "hw/nvme/ctrl.c nvme_init_cmb: g_malloc0() of any cmb_size_mb",
+    ),
+    Source(
+        *("*", "", "sriov-pf=*SIGSEGV*"),
+        "include/hw/pci/pci_device.h pci_is_vf: sriov-pf makes a VF, which is realized before it "
+        "has a PF (pcie_sriov_register_device() comes after that)",
+    ),
+    Source(
+        *("cxl-type3", "", "*mutex->initialized*"),
+        "hw/mem/cxl_type3.c ct3_exit: cxl_destroy_cci() of a lock that only a reset makes "
+        "(cxl_init_cci())",
+    ),
+    Source(
+        *("ivshmem-doorbell", "", "*SIGSEGV*"),
+        "hw/misc/ivshmem-pci.c watch_vector_notifier: the handlers of one that was unplugged "
+        "before are called with freed memory",
     ),
     Source(
         *("ivshmem-doorbell", "", "*failed to allocate*"),
