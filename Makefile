@@ -18,8 +18,10 @@ define QEMUS
 10.0 --policy strict
 10.0 --policy no-ref
 10.0 --policy subregion-ref-v7
+10.0 --target aarch64
 10.0 --target aarch64 --policy no-ref
 10.2
+10.2 --target aarch64
 11.1
 11.1 --target aarch64
 endef

@@ -38,6 +38,9 @@ STALE = {
         "i82562 i82801".split(),
         "reset-handler",
     ),
+    # hw/ipmi/ipmi_bt.c, ipmi_kcs.c: the region has no owner.
+    "pci-ipmi-bt": "child",
+    "pci-ipmi-kcs": "child",
     # backends/vhost-user.c vhost_user_backend_finalize() does not call vhost_dev_cleanup().
     "vhost-user-input-pci": "memory-listener",
     "chardev:braille": "fd-handler",
