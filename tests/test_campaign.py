@@ -21,7 +21,7 @@ from qmrinspect.campaign.jobs import Done, Plan, plan, run
 from qmrinspect.campaign.limits import workers_for
 from qmrinspect.campaign.store import Store, baseline_rows
 from qmrinspect.campaign.worker import Worker, WorkerDied
-from qmrinspect.errors import QmrError, TargetError
+from qmrinspect.errors import QmrError, TargetError, UsageError
 from qmrinspect.hunt.settings import Job, Settings
 from qmrinspect.monitor.connecting import peer_pid
 from qmrinspect.monitor.recording import RecordingMonitor
@@ -92,6 +92,28 @@ def test_a_campaign_with_other_settings_is_refused(campaign: Path, qmr: Qmr) -> 
     other = qmr("hunt", "edu", "--campaign", campaign / "c.sqlite")
     assert other.code == 2
     assert "other settings" in other.err
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_error_paths_are_another_campaign(tmp_path: Path, first: bool) -> None:
+    """The same devices are not done when only their cycles, or only their error paths, are."""
+    jobs = [Job("edu")]
+    plans = [Plan(Settings(error_paths=paths, cycles=2), jobs) for paths in (first, not first)]
+    with Store(str(tmp_path / "c.sqlite")) as store:
+        assert store.begin(plans[0]) == store.begin(plans[0]) == [(0, jobs[0])]
+        with pytest.raises(UsageError, match="other settings"):
+            store.begin(plans[1])
+
+
+@pytest.mark.unit
+def test_what_has_error_paths_beside_cycles() -> None:
+    alone, both = Settings(error_paths=True), Settings(error_paths=True, cycles=5)
+    jobs = (Job("edu"), Job("EPYC-x86_64-cpu", "EPYC"), Job("netdev:user"))
+    assert [alone.has_error_paths(job) for job in jobs] == [True, True, True]
+    assert [both.has_error_paths(job) for job in jobs] == [True, False, False]
+    assert not any(Settings(cycles=5).has_error_paths(job) for job in jobs)
+    asked = (Settings(), alone, both, Settings(cycles=5))
+    assert [settings.has_cycles() for settings in asked] == [True, False, True, True]
 
 
 def test_a_campaign_survives_kill_and_goes_on(tmp_path: Path, qmr: Qmr) -> None:
@@ -243,12 +265,18 @@ def test_of_cpu_models_that_end_alike_the_first_is_told() -> None:
         (Settings(), "3 cycles: 2 clean, 1 crash; 1 refused"),
         # Of many cycles of a device there is one row, or few.
         (Settings(cycles=5), "8 cycles, 3 verdicts: 2 clean, 1 crash; 1 refused"),
-        (Settings(cycles=5, error_paths=True), "3 cycles: 2 clean, 1 crash; 1 refused"),
+        (Settings(error_paths=True), "3 cycles: 2 clean, 1 crash; 1 refused"),
+        # The cycles of one device, and two error paths of another.
+        (
+            Settings(cycles=5, error_paths=True),
+            "7 cycles, 3 verdicts: 2 clean, 1 crash; 1 refused",
+        ),
     ],
 )
 def test_cycles_are_counted_and_not_rows(settings: Settings, says: str) -> None:
     def row(device: str, outcome: str, cycle: int) -> Any:
-        return found(device, outcome) | {"cycle": cycle, "text": "", "objects_left": []}
+        way = {"error_path": None} if settings.error_paths and device == "b" else {}
+        return found(device, outcome) | {"cycle": cycle, "text": "", "objects_left": []} | way
 
     rows = [[row("a", "clean", 5)], [row("b", "clean", 1), row("b", "crash", 3)]]
     results = (Result(more, True) for more in [*rows, [row("c", "refused", 1)]])

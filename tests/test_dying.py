@@ -14,7 +14,8 @@ from qmrinspect.errors import TargetError
 from qmrinspect.hotplug.kinds import Recipe
 from qmrinspect.hunt import sure
 from qmrinspect.hunt.cycle import Hunt
-from qmrinspect.hunt.pool import Job, Settings, VmPool
+from qmrinspect.hunt.job_vm import JobVm
+from qmrinspect.hunt.settings import Job, Settings
 from qmrinspect.hunt.suspects import caused_by
 from qmrinspect.search.memory import Memory
 
@@ -42,16 +43,16 @@ def test_a_fresh_qemu_that_dies_while_it_is_read_has_crashed() -> None:
     vm: Any = SimpleNamespace(death=lambda: death[0], blocks=_unreadable, close=lambda: None)
     vm.monitor = SimpleNamespace(forget=lambda: None)
     fresh: list[Hunt] = []
-    with VmPool(Settings(start_options=())) as pool:
+    with JobVm(Settings(start_options=())) as job_vm:
 
         def ready(job: Job) -> Any:
             fresh.append(Hunt(vm))
             fresh[-1].one = _unreadable  # type: ignore
-            pool._hunt = fresh[-1]
+            job_vm.hunt = fresh[-1]
             return vm, Recipe("some-pci", "PCI")
 
-        pool._ready = ready  # type: ignore
-        hunted = pool._cycle(Job("some-pci"))
+        job_vm.ready = ready  # type: ignore
+        hunted = job_vm.cycle(Job("some-pci"))
         assert (hunted.outcome, hunted.judgement.text) == ("crash", "killed by SIGSEGV")
         assert len(fresh) == 2  # the first may have died of what was there before
         after: Any = SimpleNamespace(index=SimpleNamespace(snapshot=None))
@@ -59,7 +60,7 @@ def test_a_fresh_qemu_that_dies_while_it_is_read_has_crashed() -> None:
         assert fresh[-1].remembered(Memory(), clean).outcome == "crash"
         death[0] = None
         with pytest.raises(TargetError):
-            pool._cycle(Job("some-pci"))
+            job_vm.cycle(Job("some-pci"))
 
 
 def test_who_harmed_a_vm_is_searched_among_the_likely_ones_first() -> None:

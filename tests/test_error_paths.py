@@ -153,6 +153,7 @@ def test_a_qemu_that_dies_of_telling_the_properties_has_crashed(
         raise error
 
     vm: Any = SimpleNamespace(drive=drive, death=lambda: "killed by SIGSEGV")
-    [(_, row)] = ErrorPaths(Recipe("some-pci", "PCI"), "pc", lambda: vm, lambda: vm).run()
+    [found] = ErrorPaths(Recipe("some-pci", "PCI"), "pc", lambda: vm, lambda: vm).run()
+    row = found.row
     said = f"device-list-properties: {how}"
     assert (row["outcome"], row["text"], row["tried"]) == (outcome, said, 0)

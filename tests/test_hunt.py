@@ -367,3 +367,14 @@ def test_a_vm_that_dies_of_what_it_refused_is_a_crash() -> None:
         dying = Attached(read, monitor, driver.stale)
         hunted = Hunt(dying).one(recipe_for("vfio-pci"), "dut1")
     assert (hunted.outcome, hunted.cycle.step) == ("crash", "device_add")
+
+
+@pytest.mark.timeout(240)
+def test_a_deep_hunt_has_cycles_and_error_paths(qmr: Qmr) -> None:
+    told = qmr("hunt", "--cycles", "2", "--error-paths", "edu", "virtio-rng-pci", "--json").out
+    *rows, _ = [json.loads(line) for line in told.splitlines()]
+    ways = [(row["device"], row["outcome"], "tried" in row) for row in rows]
+    assert sorted(ways) == [
+        (name, "clean", tried) for name in ("edu", "virtio-rng-pci") for tried in (False, True)
+    ]
+    assert all("growth" in row for row in rows if "tried" not in row)

@@ -82,8 +82,8 @@ def plan(settings: Settings, names: Sequence[str], cpus: bool = False) -> Plan:
         finally:
             process.close()
     models = {_model(name): name for name in found.models}
-    jobs = [Job(name) for name in found.names if not settings.error_paths or ":" not in name]
-    cpus = cpus and not settings.error_paths
+    jobs = [Job(name) for name in found.names if settings.has_cycles() or ":" not in name]
+    cpus = cpus and settings.has_cycles()
     if not names:
         if cpus:
             jobs += [Job(name, model) for model, name in sorted(models.items())]
@@ -144,7 +144,9 @@ def run(settings: Settings, jobs: Sequence[tuple[int, Job]], workers: int = 1) -
     for number, job in jobs:
         todo.put((number, job, 1))
     timeout = _CYCLE_S + 10.0 * settings.cycles
-    if settings.cycles > 1 or settings.sure or settings.error_paths:
+    if settings.cycles > 1 or settings.sure:
+        timeout += _DEEP_S
+    if settings.error_paths:
         timeout += _DEEP_S
     if settings.guest is not None:
         timeout += _GUEST_S

@@ -81,6 +81,8 @@ class Store(Closing):
         """
         settings = {name: plan.settings.json()[name] for name in _SAME}
         settings["build"] = _build(plan.settings.qemu)
+        if plan.settings.error_paths:
+            settings["error_paths"] = True
         wanted = json.dumps({**settings, "jobs": [list(job.json().values()) for job in plan.jobs]})
         known = self._meta("plan")
         if known is not None and known != wanted:

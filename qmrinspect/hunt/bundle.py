@@ -20,7 +20,7 @@ from ..masking import masked_message, masked_words
 from ..outfile import write
 from ..peers.peer import DIRECTORY_PREFIX
 from ..store import save
-from .cycle import Hunted
+from .hunted import Found
 from .settings import Job, Settings
 
 __all__ = ["FORMAT", "read_bundle", "write_bundle"]
@@ -39,21 +39,13 @@ _DIRECTORY = re.compile(rf"/[^\"]*?/{DIRECTORY_PREFIX}\w+")
 _NOT_ALONE = "echo 'QEMU alone may not do: behind it was {}; see qmr replay' >&2"
 
 
-def write_bundle(
-    directory: str,
-    settings: Settings,
-    job: Job,
-    row: HuntRow,
-    hunted: Hunted,
-    argv: Sequence[str],
-    transcript: Sequence[Mapping[str, object]],
-) -> str:
+def write_bundle(directory: str, settings: Settings, job: Job, found: Found) -> str:
     """Write the bundle of one finding and return its directory.
 
-    :param argv: QEMU's command line.
     :raises TargetError: it cannot be written.
     """
-    argv, transcript = masked_words(argv), [masked_message(message) for message in transcript]
+    hunted, row = found.hunted, found.row
+    argv, transcript = masked_words(found.argv), [masked_message(m) for m in found.transcript]
     way = row.get("error_path")
     parts = [row["device"], row["outcome"], *([way["property"]] if way else ())]
     name = re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(parts))

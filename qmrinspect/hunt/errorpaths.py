@@ -16,7 +16,7 @@ from typing import Callable, NamedTuple
 from ..audit.outcome import BAD, Outcome
 from ..audit.policy import book_of
 from ..audit.stale import outside_of
-from ..documents import ErrorPathJson, HuntRow
+from ..documents import ErrorPathJson
 from ..errors import MonitorError, PeerMissing, ReadingError, TargetError
 from ..hotplug.failing import FULL, Trial, more_trials, properties_of, trials
 from ..hotplug.kinds import Recipe
@@ -28,13 +28,13 @@ from ..monitor.base import MonitorLost, MonitorTimeout
 from ..search.memory import CYCLES, Memory, MemoryLeak
 from ..search.stale import Where
 from .again import judge_again
-from .cycle import Hunted
+from .hunted import Found, Hunted
 from .judge import Judgement, with_stale
 from .own_vm import OwnVm
 from .rows import row_of, stable
 from .sure import BETWEEN, may_grow
 
-__all__ = ["ErrorPaths", "Found"]
+__all__ = ["ErrorPaths"]
 
 # A driver has so many properties at most; of what QEMU's words suggest so much is tried, and so
 # many of the ways that leave something are reported.
@@ -64,13 +64,6 @@ class Failed(NamedTuple):
     cycle: Cycle
     message: str
     after: tuple[Trial, ...] | None = None
-
-
-class Found(NamedTuple):
-    """What came of a driver or of one way: a row, and what it was made of."""
-
-    hunted: Hunted
-    row: HuntRow
 
 
 class _Died(Exception):

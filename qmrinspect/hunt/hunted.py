@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..audit.outcome import Outcome
+from ..documents import HuntRow
 from ..hotplug.kinds import Recipe
 from ..hotplug.unplug import Cycle
 from ..ledger import Book
@@ -19,7 +20,7 @@ from .judge import Judgement
 if TYPE_CHECKING:
     from ..trace.tracing import Trace
 
-__all__ = ["NOT_PLUGGABLE", "Hunted"]
+__all__ = ["NOT_PLUGGABLE", "Found", "Hunted"]
 
 #: QEMU's own words for what it does not mark hotpluggable, or has no bus for
 #: (qdev_device_add_from_qdict(), softmmu/qdev-monitor.c), or only knows by name
@@ -63,3 +64,16 @@ class Hunted(NamedTuple):
     foretold: Foretold | None = None
     under: Mapping[str, str] = MappingProxyType({})
     trace: Trace | None = None
+
+
+class Found(NamedTuple):
+    """What is said of a driver, or of one way to fail: a row, and what it was made of.
+
+    :param argv: the command line of its QEMU, and ``transcript`` what went over the monitor; empty
+        where no evidence is wanted.
+    """
+
+    hunted: Hunted
+    row: HuntRow
+    argv: Sequence[str] = ()
+    transcript: Sequence[Mapping[str, object]] = ()

@@ -160,6 +160,8 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
             **recording_json(hunted.trace.recording),
             "objects": [balance_json(hunted.after, one) for one in found],
         }
+    if cycle.not_released and hunted.outcome == Outcome.CLEAN:
+        row["text"] += f"; QEMU did not release {'; '.join(cycle.not_released)}"
     if cycle.refused and hunted.outcome in BAD:
         row["note"] = f"{cycle.step} was refused, and not all was taken back: {cycle.refused}"
     return row

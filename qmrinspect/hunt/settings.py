@@ -41,6 +41,15 @@ class Settings(NamedTuple):
     error_paths: bool = False
     sure: bool = False
 
+    def has_cycles(self) -> bool:
+        """Whether devices are plugged and unplugged, and not in ways that fail only."""
+        return self.cycles > 1 or not self.error_paths
+
+    def has_error_paths(self, job: Job) -> bool:
+        """Whether a job's error paths are tried; beside cycles, a device's of the machine alone."""
+        beside = job.cpu is not None or ":" in job.driver
+        return self.error_paths and not (self.cycles > 1 and beside)
+
     def json(self) -> dict[str, object]:
         """Return what campaigns and bundles keep."""
         data: dict[str, object] = self._asdict()

@@ -12,11 +12,14 @@ from difflib import get_close_matches
 from typing import Callable
 
 from ..audit.outcome import Outcome
+from ..errors import QmrError
 from ..hotplug.unplug import Step
-from .hunted import Hunted
-from .rows import pluggable
+from .hunted import Found, Hunted
+from .job_vm import JobVm
+from .rows import pluggable, row_of
+from .settings import Job
 
-__all__ = ["caused_by", "suspicion"]
+__all__ = ["alone", "caused_by", "suspicion"]
 
 # So many of the devices before a victim, the last ones and its relatives, may have harmed its VM.
 _SUSPECTS = 2
@@ -65,3 +68,35 @@ def caused_by(
         half = group[: len(group) // 2]
         group = half if causes(half) else group[len(half) :]
     return group if causes(group) else []
+
+
+def alone(vm: JobVm, job: Job, hunted: Hunted, suspected: str) -> Found:
+    """Hunt a driver in a VM where nothing was before, and say who was to blame.
+
+    :param hunted: what came of it after others.
+    :param suspected: what they may be to blame for.
+    """
+    before = list(vm.before)
+    vm.close()
+    result = vm.found(vm.cycle(job))
+    vm.close()
+    ended, row = result.hunted.outcome, result.row
+    if ended == hunted.outcome:
+        return result
+
+    def causes(names: Sequence[str]) -> bool:
+        vm.close()
+        try:
+            for name in names:
+                vm.cycle(Job(name, job.cpu))
+            return vm.cycle(job).outcome != ended
+        except QmrError:
+            return True
+        finally:
+            vm.close()
+
+    # With a guest it would have to boot for every suspect.
+    row["after"] = [] if vm.has_guest else caused_by(job.driver, before, causes)
+    who = " and ".join(row["after"]) or f"{len(before)} others, {before[-1]} last,"
+    row["note"] = f"{suspected} where {who} came before: {row_of(hunted)['text']}"
+    return result

@@ -87,7 +87,7 @@ class Verdicts:
         """Take up what a hunt on VMs of our own is going to do."""
         self.total, self._left_out = len(plan.jobs), plan.models
         # Of many cycles of a device there is one row, or few.
-        self._many = plan.settings.cycles > 1 and not plan.settings.error_paths
+        self._many = plan.settings.cycles > 1
         # Most CPU models end alike: of those the first is shown.
         jobs = plan.jobs if not self._args.driver else ()
         self._models = {job.driver for job in jobs if job.cpu}
@@ -106,8 +106,10 @@ class Verdicts:
                 self._failed.append((result.driver, result.error))
             self._done += 1
             self._before += 0 if result.fresh else len(result.rows)
-            cycles = [row["cycle"] for row in result.rows if _was_judged(row)]
+            judged = [row for row in result.rows if _was_judged(row)]
+            cycles = [row["cycle"] for row in judged if "error_path" not in row]
             self._cycles += max(cycles, default=0) if self._many else len(cycles)
+            self._cycles += len(judged) - len(cycles)
             for row in result.rows:
                 yield self._judge(row)
         if self._baseline is not None:
