@@ -19,6 +19,8 @@ from qmrinspect.hotplug.vm import Vm
 from qmrinspect.reading import Reader
 from qmrinspect.target import proc
 from qmrinspect.target.denied import denied
+from qmrinspect.target.image import PAGE, Mapping, Peek
+from qmrinspect.target.malloc import Free, Malloc
 from qmrinspect.target.memory import BatchReader, Buffers
 from qmrinspect.target.process import Process
 from qmrinspect.target.threads import Stopped
@@ -251,6 +253,32 @@ _STATIC = """
 long current_machine = 0x1234567, zeroed[512];
 int main(void) { zeroed[511] = 0x89; write(1, "x", 1); return pause(); }
 """
+
+
+def test_what_was_free_before_a_stop_is_copied_where_it_no_longer_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is free is found before the stop, and counts only as far as the stop confirms it."""
+    stays, ends = range(2), range(2, 4)  # pages of a heap
+
+    def blocks(malloc: Malloc, peek: Peek, mappings: list[Mapping]) -> list[Free]:
+        def block(page: int, sign: bytes | None = None) -> Free:
+            at = heap.start + page * PAGE
+            said = sign or peek(at, 8)
+            assert said is not None
+            return Free(at - PAGE, 2 * PAGE, ((at, said),))
+
+        return [*map(block, stays), *(block(page, b"another!") for page in ends)]
+
+    monkeypatch.setattr(Malloc, "blocks", blocks)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as sleeping:
+        time.sleep(0.5)
+        target = Process(sleeping.pid)
+        heap = next(mapping for mapping in target.mappings() if mapping.path == "[heap]")
+        image, _ = target.capture_all(lambda _: [(heap.start, 4 * PAGE)])
+        target.close()
+        sleeping.kill()
+    assert [page for page in range(4) if image.holds(heap.start // PAGE + page)] == [*ends]
 
 
 def test_a_static_pie_has_its_variables_where_it_was_loaded(tmp_path: Path) -> None:

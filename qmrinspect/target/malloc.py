@@ -10,13 +10,14 @@ behind it says so as well.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from .arenas import BINS, Arenas, find_arenas, libc_data, ring
 from .image import PAGE, Mapping, Peek, Ranges
 from .words import NotKnown
 
-__all__ = ["Malloc"]
+__all__ = ["Free", "Malloc", "whole_pages"]
 
 # Sorted blocks of one size or a narrow range of sizes; the first bin has what was freed last.
 _SMALL_BINS = 63
@@ -27,6 +28,21 @@ _ADDRESS_MAX = 1 << 47
 _FREE_MIN = 16 * PAGE
 _HEAD = 48  # of a free block: its sizes and its four links
 _IN_USE = 1  # PREV_INUSE: of the block before
+
+
+class Free(NamedTuple):
+    """A large free block.
+
+    :param signs: address and bytes that say so: where all are the same later, it is free then.
+    """
+
+    start: int
+    size: int
+    signs: tuple[tuple[int, bytes], ...]
+
+    def stands(self, said: dict[int, bytes]) -> bool:
+        """Whether all signs are the same in what was read since, by address."""
+        return all(said.get(at) == data for at, data in self.signs)
 
 
 class Malloc:
@@ -41,6 +57,10 @@ class Malloc:
 
         Without a stop it may be out of date at once.
         """
+        return whole_pages(self.blocks(peek, mappings))
+
+    def blocks(self, peek: Peek, mappings: Sequence[Mapping]) -> list[Free]:
+        """Return the large free blocks."""
         words = _Peeked(peek)
         try:
             spans = libc_data(mappings)
@@ -51,13 +71,17 @@ class Malloc:
             arenas = ring(words, self._arenas)
         except NotKnown:
             return []
-        out = []
-        for arena in arenas.all:
-            for start, size in _blocks(peek, arenas, arena):
-                low, high = -(-(start + _HEAD) // PAGE) * PAGE, (start + size) // PAGE * PAGE
-                if high > low:
-                    out.append((low, high - low))
-        return _disjoint(sorted(out))
+        return [block for arena in arenas.all for block in _blocks(peek, arenas, arena)]
+
+
+def whole_pages(blocks: Iterable[Free]) -> Ranges:
+    """Return (address, size) of the whole pages in free blocks, lowest first."""
+    out = []
+    for start, size, _ in blocks:
+        low, high = -(-(start + _HEAD) // PAGE) * PAGE, (start + size) // PAGE * PAGE
+        if high > low:
+            out.append((low, high - low))
+    return _disjoint(sorted(out))
 
 
 class _Peeked:
@@ -82,14 +106,19 @@ def _words(peek: Peek, address: int, count: int) -> tuple[int, ...]:
     return struct.unpack(f"<{count}Q", raw) if raw is not None else ()
 
 
-def _blocks(peek: Peek, arenas: Arenas, arena: int) -> Iterator[tuple[int, int]]:
-    """Yield (address, size) of the large free blocks of an arena."""
+def _packed(words: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(words)}Q", *words)
+
+
+def _blocks(peek: Peek, arenas: Arenas, arena: int) -> Iterator[Free]:
+    """Yield the large free blocks of an arena."""
     bins = arena + arenas.at_bins
     heads = _words(peek, bins, 2 * BINS)
     top = _words(peek, arena + arenas.at_top, 1)
     size = _words(peek, top[0] + 8, 1) if top else ()
     if top and size and _FREE_MIN <= size[0] & ~7 < _ADDRESS_MAX and size[0] & _IN_USE:
-        yield top[0], size[0] & ~7
+        signs = (arena + arenas.at_top, _packed(top)), (top[0] + 8, _packed(size))
+        yield Free(top[0], size[0] & ~7, signs)
     for number in (0, *range(_SMALL_BINS, BINS)) if heads else ():
         head, at = bins + number * 16 - 16, heads[2 * number]
         for _ in range(_BLOCKS_MAX):
@@ -100,7 +129,8 @@ def _blocks(peek: Peek, arenas: Arenas, arena: int) -> Iterator[tuple[int, int]]
             if size_here >= _FREE_MIN:
                 behind = _words(peek, at + size_here, 2)
                 if behind and behind[0] == size_here and not behind[1] & _IN_USE:
-                    yield at, size_here
+                    signs = (at + 8, _packed(block[1:2])), (at + size_here, _packed(behind))
+                    yield Free(at, size_here, signs)
             elif number:
                 break  # the largest come first
             at = following
