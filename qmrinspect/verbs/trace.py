@@ -22,9 +22,9 @@ from ..index import Index
 from ..ledger import Book
 from ..reading import Reader
 from ..report import render, traces, words
-from ..target.held import Held, debugger_of
 from ..target.proc import name
 from ..target.process import Process
+from ..trace.held import Held, debugger_of
 from ..trace.life import Reading
 from ..trace.match import Balance, balance
 from ..trace.recorder import Event, Recording

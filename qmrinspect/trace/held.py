@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import time
 
-from . import proc
-from .elf import ElfFile
-from .image import PAGE, Capture, Image, Mapping, Ranges
-from .memory import BatchReader, Buffer
-from .pagemap import touched
-from .process import Process
+from ..target import proc
+from ..target.elf import ElfFile
+from ..target.image import PAGE, Capture, Image, Mapping, Ranges
+from ..target.memory import BatchReader, Buffer
+from ..target.pagemap import touched
+from ..target.process import Process
 
 __all__ = ["Held", "debugger_of"]
 
