@@ -15,7 +15,8 @@ from qmrinspect.hotplug.failing import Trial
 from qmrinspect.hotplug.kinds import Recipe
 from qmrinspect.hotplug.unplug import Cycle, Step
 from qmrinspect.hunt import errorpaths
-from qmrinspect.hunt.errorpaths import ErrorPaths
+from qmrinspect.hunt.errorpaths import ErrorPaths, Failed
+from qmrinspect.hunt.judge import Judgement
 from qmrinspect.monitor.base import MonitorLost, MonitorTimeout
 from qmrinspect.search.memory import CYCLES
 
@@ -157,3 +158,26 @@ def test_a_qemu_that_dies_of_telling_the_properties_has_crashed(
     row = found.row
     said = f"device-list-properties: {how}"
     assert (row["outcome"], row["text"], row["tried"]) == (outcome, said, 0)
+
+
+def test_what_ways_leave_together_and_none_alone_is_told() -> None:
+    """Before, the driver was clean: nothing stayed of any way that was done by itself."""
+    recipe = Recipe("some-pci", "PCI")
+    vm: Any = SimpleNamespace(monitor=SimpleNamespace(forget=lambda: None))
+    paths = ErrorPaths(recipe, "pc", lambda: vm, lambda: vm)
+
+    def attempt(_: Any, ways: Any) -> Any:
+        outcome = Outcome.LEAK if len(ways) > 1 else Outcome.CLEAN
+        judgement = Judgement(outcome, None, (), (), "it is still there")
+        return paths._hunted(judgement, Cycle("some-pci"), None, ()), None
+
+    paths._try = attempt  # type: ignore
+    said = {"a": "too small", "b": "too large"}
+    failed = [
+        Failed(Trial(name, 1, why, recipe), Cycle("some-pci"), why) for name, why in said.items()
+    ]
+    (found,) = paths._judged(failed)
+    assert found.row["error_path"]["after"] == ["a=1"]
+    told = "b=1: too large; it is still there; not of this way alone, but after a=1"
+    assert (found.row["outcome"], found.row["text"]) == ("leak", told)
+    assert list(paths._judged(failed[:1])) == []

@@ -194,9 +194,10 @@ class ErrorPaths:
             groups.setdefault(_shape(failure.message), []).append(failure)
         alike = list(groups.values())[:_SHOWN_MAX]
         vm = self._fresh()
-        if self._try(vm, [group[0].trial for group in alike])[0].outcome not in BAD:
+        together, left = self._try(vm, [group[0].trial for group in alike])
+        if together.outcome not in BAD:
             return
-        vm, before = self._fresh(), list[Trial]()
+        vm, before, found = self._fresh(), list[Trial](), False
         for first, *others in alike:
             vm.monitor.forget()
             hunted, leak = self._try(vm, [first.trial])
@@ -208,10 +209,15 @@ class ErrorPaths:
                 else:
                     first = first._replace(after=tuple(before))
             if hunted.outcome in BAD:
+                found = True
                 yield self._found(hunted, [first, *others], leak)
             before.append(first.trial)
             if hunted.outcome in _END.values():
                 vm, before = self._fresh(), []
+        if not found:
+            *others, last = (group[0] for group in alike)
+            last = last._replace(after=tuple(failure.trial for failure in others))
+            yield self._found(together, [last], left)
 
     def _try(
         self, vm: OwnVm, ways: Sequence[Trial], memory: bool = True
@@ -348,7 +354,7 @@ class ErrorPaths:
             row["text"] = f"{first.trial.describe()}: {end}{_after(first)}"
         else:
             row["note"] = f"device_add was refused, and not all was taken back: {said}"
-            row["text"] = f"{said}; {row['text']}"
+            row["text"] = f"{said}; {row['text']}{_after(first)}"
         return Found(hunted, row)
 
 

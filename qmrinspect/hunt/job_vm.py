@@ -112,10 +112,6 @@ class JobVm(Closing):
             self._number = 0
         return self.vm, recipe_for(job.driver, self._known)
 
-    def there(self, job: Job) -> OwnVm:
-        """Return the VM that is there for a job, or a new one."""
-        return self.ready(job)[0]
-
     def fresh(self, job: Job) -> OwnVm:
         """Return a VM in which nothing was yet."""
         self.close()

@@ -85,7 +85,7 @@ class VmPool(Closing):
     def _is_sure(self, hunted: Hunted) -> bool | None:
         """Whether one cycle is enough, as of :func:`is_sure`."""
         own, hunt, settings = self._vm.vm, self._vm.hunt, self._settings
-        if not settings.sure or own is None or hunt is None or settings.guest is not None:
+        if own is None or hunt is None or not settings.sure or settings.guest is not None:
             return True
         if hunted.outcome != Outcome.CLEAN or hunted.cycle.not_released:
             return True
@@ -93,10 +93,10 @@ class VmPool(Closing):
 
     def _error_paths(self, job: Job) -> Iterator[Found]:
         vm = self._vm
-        recipe = vm.ready(job)[1]
-        there, fresh = partial(vm.there, job), partial(vm.fresh, job)
+        recipe, fresh = vm.ready(job)[1], partial(vm.fresh, job)
+        machine = self._settings.machine
         untouched = False
-        for found in ErrorPaths(recipe, self._settings.machine, there, fresh).run():
+        for found in ErrorPaths(recipe, machine, lambda: vm.ready(job)[0], fresh).run():
             untouched = found.row["outcome"] == Outcome.CLEAN and not found.row["tried"]
             yield Found(found.hunted, found.row, *vm.messages())
         if not untouched:

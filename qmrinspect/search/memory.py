@@ -8,7 +8,7 @@ came once.  What a pool keeps is bounded: many more cycles tell.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ..documents import MemoryJson
@@ -109,19 +109,19 @@ class Memory:
             return None
         kinds = [blocks.kinds() for blocks in self._kept]
         grown = _growing([Counter(kind.values()) for kind in kinds])
-        # What is made anew with every cycle may be where it was: only the sorts that grow count,
-        # and of the last cycle it is not known yet what stays.
-        born = []
-        for k in range(1, len(kinds) - 1):
-            here, before = kinds[k], kinds[k - 1]
-            new = {a for a, kind in here.items() if kind in grown and before.get(a) != kind}
-            for later in kinds[k + 1 :]:
-                new = {a for a in new if later.get(a) == here[a]}
-            born.append(new)
-        if not born or not born[-1]:
-            return None
+        # What is made anew with every cycle may be where it was: only the sorts that grow count.
+        born = _born(kinds, grown)
+        sorted_out = bool(born and born[-1])
+        if not sorted_out:
+            # Behind a short text is what was left over, and malloc gives a bit more now and then:
+            # a leak need not be of one sort.  Then only what nothing leads to counts.
+            born = _born(kinds, None)
         # A word that is left over may lead to what one cycle left: then another cycle tells.
         found = [self._left_by(born, k) for k in reversed(range(len(born))) if born[k]]
+        if not sorted_out:
+            found = [[group for group in groups if not group.reached] for groups in found]
+            if 2 * sum(map(_lost, found)) <= len(born):
+                return None
         groups = next((groups for groups in found if _lost(groups)), found[0])
         blocks = sum(group.blocks for group in groups)
         size = sum(group.bytes for group in groups)
@@ -133,6 +133,23 @@ class Memory:
         others = set().union(*born[:k], *born[k + 1 :])
         groups = self._kept[-1].groups(born[k], others)
         return sorted(groups, key=lambda group: (bool(group.reached), -group.bytes))
+
+
+def _born(kinds: Sequence[Mapping[int, Kind]], grown: Collection[Kind] | None) -> list[set[int]]:
+    """Return which blocks each cycle made that stay; of the last one it is not known yet.
+
+    :param grown: the sorts that count, None for all.
+    """
+    born = []
+    for k in range(1, len(kinds) - 1):
+        here, before = kinds[k], kinds[k - 1]
+        new = {a for a, kind in here.items() if before.get(a) != kind}
+        if grown is not None:
+            new = {a for a in new if here[a] in grown}
+        for later in kinds[k + 1 :]:
+            new = {a for a in new if later.get(a) == here[a]}
+        born.append(new)
+    return born
 
 
 def _lost(groups: Sequence[Group]) -> bool:

@@ -1,0 +1,108 @@
+"""Memory that stays with every cycle, told from what is made anew or once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from qmrinspect.search.blocks import Blocks, Group
+from qmrinspect.search.memory import CYCLES, Memory
+
+pytestmark = pytest.mark.unit
+
+
+class FakeBlocks(Blocks):
+    """Blocks by (where they begin, what sort they are).
+
+    :param led: those that something leads to.
+    """
+
+    def __init__(self, sorts: dict[int, int], led: set[int]) -> None:
+        self.led = led
+        self.live = dict.fromkeys(sorts, 32)
+        self._sorts = sorts
+
+    def kinds(self) -> dict[int, tuple[int, ...]]:
+        return {start: (32, sort) for start, sort in self._sorts.items()}
+
+    def groups(self, born: Any, others: Any) -> list[Group]:
+        reached = "a variable" if self.led & born else ""
+        return [Group(len(born), 32 * len(born), min(born), "", reached)]
+
+
+def remembered(*samples: dict[int, int], led: Collection[int] = ()) -> Memory:
+    memory = Memory()
+    for sorts in samples:
+        memory.add(FakeBlocks(sorts, set(led)))
+    return memory
+
+
+def test_what_each_cycle_leaves_is_told_from_what_is_made_anew() -> None:
+    # Sort 7 grows by one; sort 5 is made anew with every cycle, here or there.
+    samples = [
+        {1: 9, 100 + k % 2: 5, 102: 5, **{200 + i: 7 for i in range(k)}} for k in range(CYCLES + 1)
+    ]
+    leak = remembered(*samples).leak()
+    assert leak is not None
+    assert (leak.cause, leak.blocks, leak.bytes) == ("unreachable-memory", 1, 32)
+    assert (
+        leak.text
+        == "1 block, 32 bytes a cycle: nothing known begins there, which nothing points to"
+    )
+
+
+@pytest.mark.parametrize(("led", "found"), [(False, True), (True, False)])
+def test_what_each_cycle_leaves_need_not_be_of_one_sort(led: bool, found: bool) -> None:
+    """Behind a short text is what was left over, so that no sort grew, and nothing was said."""
+    blocks = {200 + i: 20 + i for i in range(CYCLES)}
+    samples = [{1: 9, 100 + k % 2: 5, **dict(list(blocks.items())[:k])} for k in range(CYCLES + 1)]
+    leak = remembered(*samples, led=blocks if led else ()).leak()
+    assert (leak is not None) == found
+    if leak is not None:
+        assert (leak.cause, leak.blocks) == ("unreachable-memory", 1)
+
+
+def test_a_word_that_leads_to_one_of_many_makes_no_pool() -> None:
+    samples = [dict.fromkeys(range(k), 7) for k in range(1, CYCLES + 2)]
+    every = set(samples[-1])
+    newest = max(samples[-2])
+    causes = {len(led): remembered(*samples, led=led).leak() for led in ([], [newest], every)}
+    assert {count: leak and leak.cause for count, leak in causes.items()} == {
+        0: "unreachable-memory",
+        1: "unreachable-memory",
+        len(every): "growing-memory",
+    }
+
+
+def test_what_came_once_or_stops_is_no_leak() -> None:
+    once = [{i: 1 for i in range(2 + (k > 0))} for k in range(CYCLES + 1)]
+    assert remembered(*once).leak() is None
+    pool = [{i: 1 for i in range(min(k, 4))} for k in range(CYCLES + 2)]
+    assert remembered(*pool).leak() is None
+    grows = [{i: 1 for i in range(k)} for k in range(1, CYCLES + 2)]
+    assert remembered(*grows[:-1]).leak() is None  # too few cycles
+    memory = remembered(*grows)
+    assert memory.leak() is not None
+    assert memory.is_steady(dict.fromkeys(range(CYCLES + 1 + 200), 1), 200)
+    assert not memory.is_steady(dict.fromkeys(range(CYCLES + 1 + 128), 1), 200)
+    memory.add(None)
+    assert memory.leak() is None
+
+
+def test_what_one_cycle_spoils_more_cycles_tell() -> None:
+    def undecided(*sizes: int) -> bool:
+        return remembered(*({i: 1 for i in range(size)} for size in sizes)).undecided()
+
+    assert not undecided(9) and not undecided(9, 9)
+    assert undecided(11, 10)  # two blocks of something else went, one came to stay
+    assert undecided(9, 10)
+    assert not undecided(*range(9, 9 + CYCLES + 1))
+    assert undecided(*range(9, 9 + CYCLES), 8 + CYCLES - 1)
+    memory = remembered({1: 1})
+    memory.add(None)
+    assert memory.undecided()  # the heap was not known this once
+    never = Memory()
+    never.add(None)
+    assert not never.undecided()
