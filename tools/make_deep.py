@@ -128,7 +128,8 @@ def read(text: str) -> Campaign:
     deep = any("error_path" in row for row in rows)
     last = max((row["read"].get("at_us", 0) for row in rows if "read" in row), default=0)
     day = time.strftime("%Y-%m-%d", time.gmtime(last / 1e6)) if last else ""
-    how = "--error-paths" if deep else "--cycles" if cycles > 1 else "hunt"
+    asked = {"--cycles": cycles > 1, "--error-paths": deep}
+    how = " ".join(option for option, given in asked.items() if given) or "hunt"
     return Campaign(how, f"{day} {commit}".strip(), rows)
 
 

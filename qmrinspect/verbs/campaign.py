@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import QmrError
 from ..outfile import probe, write
 from ..report import render
-from .verb import CLEAN, FINDINGS, Outcome, Session
+from .verb import CLEAN, FINDINGS, Answer, Session
 
 __all__ = ["run_replay", "run_report"]
 
@@ -21,7 +21,7 @@ __all__ = ["run_replay", "run_report"]
 _GOOD, _BAD, _SKIP = 0, 1, 125
 
 
-def run_report(session: Session, args: argparse.Namespace) -> Outcome:
+def run_report(session: Session, args: argparse.Namespace) -> Answer:
     """Write one HTML page of a campaign, or of a check of the target."""
     probe(args.output)
     if args.campaign:
@@ -33,10 +33,10 @@ def run_report(session: Session, args: argparse.Namespace) -> Outcome:
     shown = sum(len(group.findings) for group in check_findings(checked))
     code = FINDINGS if checked.failed else CLEAN
     data = {"format": "qmr-report/1", "page": args.output, "findings": len(checked.findings)}
-    return Outcome(data, [f"{render.plural(shown, 'finding')}: {args.output}"], code)
+    return Answer(data, [f"{render.plural(shown, 'finding')}: {args.output}"], code)
 
 
-def _report_hunt(args: argparse.Namespace) -> Outcome:
+def _report_hunt(args: argparse.Namespace) -> Answer:
     from ..campaign.store import baseline_rows, compare
     from ..hunt.rows import is_bad
     from ..pages.page import page
@@ -58,10 +58,10 @@ def _report_hunt(args: argparse.Namespace) -> Outcome:
     if compared is not None:
         lines.append(", ".join(f"{len(found)} {name}" for name, found in compared.items()))
         data["compared"] = {name: len(found) for name, found in compared.items()}
-    return Outcome(data, lines, FINDINGS if counted else CLEAN)
+    return Answer(data, lines, FINDINGS if counted else CLEAN)
 
 
-def run_replay(session: Session, args: argparse.Namespace) -> Outcome:
+def run_replay(session: Session, args: argparse.Namespace) -> Answer:
     """Do one finding again, on another QEMU."""
     from ..hunt.bundle import read_bundle
     from ..hunt.pool import VmPool
@@ -76,7 +76,7 @@ def run_replay(session: Session, args: argparse.Namespace) -> Outcome:
             rows = list(pool.do(job))
     except QmrError as error:
         data = {"format": "qmr-replay/1", "verdict": "skip", "error": str(error)}
-        return Outcome(data, [f"cannot be tested here: {error}"], _SKIP)
+        return Answer(data, [f"cannot be tested here: {error}"], _SKIP)
     # Of the error paths of a driver there is more than one.
     row = next((row for row in rows if key(row) == key(before)), rows[-1])
     if key(row) == key(before):
@@ -88,4 +88,4 @@ def run_replay(session: Session, args: argparse.Namespace) -> Outcome:
         was = " ".join(part for part in key(before)[1:] if part)
         text = f"something else than in the bundle, which has {was}"
     found = {"format": "qmr-replay/1", "verdict": verdict, "row": row}
-    return Outcome(found, [*verdict_lines(row), f"{verdict}: {text}"], code)
+    return Answer(found, [*verdict_lines(row), f"{verdict}: {text}"], code)

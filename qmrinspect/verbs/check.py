@@ -19,7 +19,7 @@ from ..report import render, words
 from ..report.checks import check_lines, report_json
 from ..report.render import Row
 from ..text import printable
-from .verb import CLEAN, FINDINGS, Outcome, Session
+from .verb import CLEAN, FINDINGS, Answer, Session
 
 __all__ = ["run_check", "run_orphans"]
 
@@ -27,19 +27,19 @@ __all__ = ["run_check", "run_orphans"]
 # check -----------------------------------------------------------------------------
 
 
-def run_check(session: Session, args: argparse.Namespace) -> Outcome:
+def run_check(session: Session, args: argparse.Namespace) -> Answer:
     """Audit the target: observed against expected for every object (``qmr-check/1``).
 
     The exit code is 1 with a finding that is no note.
     """
     report = session.report()
-    return Outcome(report_json(report), check_lines(report), FINDINGS if report.failed else CLEAN)
+    return Answer(report_json(report), check_lines(report), FINDINGS if report.failed else CLEAN)
 
 
 # orphans ---------------------------------------------------------------------------
 
 
-def run_orphans(session: Session, args: argparse.Namespace) -> Outcome:
+def run_orphans(session: Session, args: argparse.Namespace) -> Answer:
     """List objects that are alive and no longer in the QOM tree (``qmr-orphans/1``).
 
     The exit code is 1 when one of them is not transient.
@@ -52,7 +52,7 @@ def run_orphans(session: Session, args: argparse.Namespace) -> Outcome:
         "orphans": [_orphan_json(book, group) for group in groups],
     }
     leaked = any(not group.delayed and not group.used for group in groups)
-    return Outcome(data, _orphan_lines(book, groups, args.all), FINDINGS if leaked else CLEAN)
+    return Answer(data, _orphan_lines(book, groups, args.all), FINDINGS if leaked else CLEAN)
 
 
 def _orphan_json(book: Book, group: Orphans) -> dict[str, object]:

@@ -15,12 +15,12 @@ from ..audit.cycles import Cycle, fate, find_cycles
 from ..audit.finding import Severity
 from ..ledger import Book
 from ..report import render, words
-from .verb import CLEAN, FINDINGS, Outcome, Session
+from .verb import CLEAN, FINDINGS, Answer, Session
 
 __all__ = ["run_cycles"]
 
 
-def run_cycles(session: Session, args: argparse.Namespace) -> Outcome:
+def run_cycles(session: Session, args: argparse.Namespace) -> Answer:
     """List groups of objects that hold each other (``qmr-cycles/1``).
 
     The exit code is 1 when nothing else holds one of them.
@@ -43,7 +43,7 @@ def run_cycles(session: Session, args: argparse.Namespace) -> Outcome:
         ],
     }
     lost = any(cycle.lost for cycle in cycles)
-    return Outcome(data, _cycle_lines(book, cycles, args.all), FINDINGS if lost else CLEAN)
+    return Answer(data, _cycle_lines(book, cycles, args.all), FINDINGS if lost else CLEAN)
 
 
 _TITLES = {

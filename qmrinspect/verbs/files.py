@@ -15,12 +15,12 @@ from ..outfile import probe
 from ..report import render, words
 from ..report.differences import difference_json, difference_lines
 from ..snapshot import Snapshot
-from .verb import CLEAN, FINDINGS, Outcome, Session
+from .verb import CLEAN, FINDINGS, Answer, Session
 
 __all__ = ["compared", "run_diff", "run_save"]
 
 
-def run_save(session: Session, args: argparse.Namespace) -> Outcome:
+def run_save(session: Session, args: argparse.Namespace) -> Answer:
     """Write a snapshot file (``qmr-snapshot/1``)."""
     from ..store import save
 
@@ -39,18 +39,18 @@ def run_save(session: Session, args: argparse.Namespace) -> Outcome:
         "size": size,
         "objects": len(snapshot.objects),
     }
-    return Outcome(data, [f"{args.file} holds {count} ({size / 1024:.0f} KiB)"])
+    return Answer(data, [f"{args.file} holds {count} ({size / 1024:.0f} KiB)"])
 
 
 # diff ------------------------------------------------------------------------------
 
 
-def run_diff(session: Session, args: argparse.Namespace) -> Outcome:
+def run_diff(session: Session, args: argparse.Namespace) -> Answer:
     """Compare two instants, object by object and reference by reference (``qmr-diff/1``)."""
     return compared(_instant(session, args.before), _instant(session, args.after))
 
 
-def compared(before: Snapshot, after: Snapshot) -> Outcome:
+def compared(before: Snapshot, after: Snapshot) -> Answer:
     """Compare two snapshots.
 
     :raises TargetError: they are not of the same QEMU process.
@@ -70,7 +70,7 @@ def compared(before: Snapshot, after: Snapshot) -> Outcome:
     found = diff(old, new)
     differ = bool(found.appeared or found.gone or found.changed)
     code = FINDINGS if differ else CLEAN
-    return Outcome(difference_json(old, new, found), difference_lines(old, new, found), code)
+    return Answer(difference_json(old, new, found), difference_lines(old, new, found), code)
 
 
 def _instant(session: Session, name: str) -> Snapshot:

@@ -22,12 +22,12 @@ from ..report import words
 from ..report.forecasts import document_lines, exact_json, prospect_json, tie_json
 from ..report.pairs import pair_lines, pairs_json
 from ..report.policies import policy_json
-from .verb import Outcome, Session
+from .verb import Answer, Session
 
 __all__ = ["run_forecast"]
 
 
-def run_forecast(session: Session, args: argparse.Namespace) -> Outcome:
+def run_forecast(session: Session, args: argparse.Namespace) -> Answer:
     """Say what an unplug would do under each policy (``qmr-forecast/1``)."""
     if args.boot and args.object:
         raise UsageError("forecast takes an object or --boot, not both")
@@ -50,14 +50,14 @@ def run_forecast(session: Session, args: argparse.Namespace) -> Outcome:
                 for container, count in sorted(mapped(book).items())
             ],
         }
-        return Outcome(data, pair_lines(book, found))
+        return Answer(data, pair_lines(book, found))
     if address is not None:
         documents = [_of_object(forecaster, address, learned)]
     else:
         groups = orphan_groups(book)
         documents = [_after(forecaster, group.root, group.members) for group in groups]
     lines = document_lines(documents) if documents else ["nothing was unplugged and is still there"]
-    return Outcome({**head, "objects": documents}, lines)
+    return Answer({**head, "objects": documents}, lines)
 
 
 # Of objects ------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from ..outfile import probe_directory
 from ..report.verdicts import Result, Verdicts
 from .hunt_options import CAMPAIGN, DEFAULT_ACCEL, DEFAULT_MACHINE, PROGRAM
 from .hunt_target import check_options, on_target
-from .verb import CLEAN, FINDINGS, Outcome, Session
+from .verb import CLEAN, FINDINGS, Answer, Session
 
 if TYPE_CHECKING:
     from ..campaign.jobs import Plan
@@ -72,7 +72,7 @@ def _on_own_vms(
             store.close()
 
 
-def run_hunt(session: Session, args: argparse.Namespace) -> Outcome:
+def run_hunt(session: Session, args: argparse.Namespace) -> Answer:
     """Plug and unplug devices and judge each one."""
     args.wait_guest = None
     on_guest = args.guest is not None and args.guest.isdigit()
@@ -84,7 +84,7 @@ def run_hunt(session: Session, args: argparse.Namespace) -> Outcome:
         args.wait_guest = 10.0 if args.guest is not None else None
         driver = attached(int(args.guest), session.layout_file) if on_guest else session.driver()
         verdicts.total, results = on_target(driver, args, session)
-        return _outcome(verdicts, results)
+        return _answer(verdicts, results)
     if args.policies:
         from .policies import hunt_builds
 
@@ -96,9 +96,9 @@ def run_hunt(session: Session, args: argparse.Namespace) -> Outcome:
     return _own(session, args, args.driver)
 
 
-def _outcome(verdicts: Verdicts, results: Iterator[Result]) -> Outcome:
-    # The work is done while its outcome is printed.
-    return Outcome(
+def _answer(verdicts: Verdicts, results: Iterator[Result]) -> Answer:
+    # The work is done while its answer is printed.
+    return Answer(
         verdicts.documents(results),
         verdicts.lines(results),
         stream=True,
@@ -107,7 +107,7 @@ def _outcome(verdicts: Verdicts, results: Iterator[Result]) -> Outcome:
     )
 
 
-def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Outcome:
+def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Answer:
     from ..campaign.jobs import plan
     from ..hunt.guest import find_guest
     from ..hunt.settings import Settings
@@ -134,7 +134,7 @@ def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Ou
     except KeyboardInterrupt:
         raise KeyboardInterrupt("nothing was done yet; the same command begins anew") from None
     verdicts.follow(planned)
-    return _outcome(verdicts, _on_own_vms(planned, args, session, store))
+    return _answer(verdicts, _on_own_vms(planned, args, session, store))
 
 
 def _store(campaign: str | None) -> Store | None:
@@ -145,7 +145,7 @@ def _store(campaign: str | None) -> Store | None:
     return Store(campaign)
 
 
-def run_demo(session: Session, args: argparse.Namespace) -> Outcome:
+def run_demo(session: Session, args: argparse.Namespace) -> Answer:
     """Hunt a few devices on a QEMU that is started for it."""
     for argument in CAMPAIGN[1:]:
         name = argument.names[-1].lstrip("-").replace("-", "_")

@@ -18,12 +18,12 @@ from ..hunt.introspect import Total, introspect
 from ..hunt.rows import FORMAT, is_bad
 from ..report.rows import type_lines, verdict_lines
 from ..text import printable
-from .verb import CLEAN, FINDINGS, Outcome, Session
+from .verb import CLEAN, FINDINGS, Answer, Session
 
 __all__ = ["hunt_types"]
 
 
-def hunt_types(session: Session, args: argparse.Namespace) -> Outcome:
+def hunt_types(session: Session, args: argparse.Namespace) -> Answer:
     """Make and drop the types of one emulator, or of all that are installed."""
     programs = [args.qemu] if args.qemu else _installed()
     totals: list[Total] = []
@@ -79,7 +79,7 @@ def hunt_types(session: Session, args: argparse.Namespace) -> Outcome:
             raise UsageError(failed[0], "name an emulator that qmr can read: --qemu PROGRAM")
         return FINDINGS if bad else CLEAN
 
-    return Outcome(documents(), lines(), CLEAN, stream=True, late=code)
+    return Answer(documents(), lines(), CLEAN, stream=True, late=code)
 
 
 def _summary(totals: Iterable[Total]) -> list[dict[str, object]]:

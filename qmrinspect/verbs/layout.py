@@ -15,12 +15,12 @@ from ..report import render, words
 from ..report.checks import unsearched_json
 from ..report.render import Row
 from ..text import printable
-from .verb import Outcome, Session
+from .verb import Answer, Session
 
 __all__ = ["run_layout"]
 
 
-def run_layout(session: Session, args: argparse.Namespace) -> Outcome:
+def run_layout(session: Session, args: argparse.Namespace) -> Answer:
     """Say where the layout comes from and how well it fits (``qmr-layout/1``), or save it."""
     from ..fitting import program_layout, shipped_layout
 
@@ -46,10 +46,10 @@ def run_layout(session: Session, args: argparse.Namespace) -> Outcome:
     }
     count = render.plural(len(layout.structs), "structure")
     lines = [f"{printable(args.program)}, QEMU {printable(layout.version)}: {count} from {where}"]
-    return Outcome(data, [*lines, *_save(layout, args.save)])
+    return Answer(data, [*lines, *_save(layout, args.save)])
 
 
-def _of_target(session: Session, path: str) -> Outcome:
+def _of_target(session: Session, path: str) -> Answer:
     from ..walk.validate import validate
 
     snapshot = session.snapshot()
@@ -93,7 +93,7 @@ def _of_target(session: Session, path: str) -> Outcome:
         yield f"build id {target.build_id or 'none'}"
         yield from saved
 
-    return Outcome(data, lines())
+    return Answer(data, lines())
 
 
 def _save(layout: Layout, path: str) -> Iterator[str]:

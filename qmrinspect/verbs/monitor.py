@@ -18,7 +18,7 @@ from ..monitor.base import Event
 from ..report import render
 from ..text import printable
 from .properties import json_arguments
-from .verb import CLEAN, Outcome, Session
+from .verb import CLEAN, Answer, Session
 
 __all__ = [
     "event_json",
@@ -40,7 +40,7 @@ _HMP_ERROR = re.compile(
 # qmp, hmp, events ------------------------------------------------------------------
 
 
-def run_qmp(session: Session, args: argparse.Namespace) -> Outcome:
+def run_qmp(session: Session, args: argparse.Namespace) -> Answer:
     """Run a command of QMP, its arguments typed by QEMU's schema (``qmr-qmp/1``)."""
     command = args.command
     if command.startswith("{"):
@@ -55,7 +55,7 @@ def run_qmp(session: Session, args: argparse.Namespace) -> Outcome:
     with death_explained(command, session.snapshot):
         answer = session.monitor().execute(command, arguments or None)
     data = {"format": "qmr-qmp/1", "command": command, "return": answer}
-    return Outcome(data, json.dumps(answer, indent=2).splitlines(), raw=True)
+    return Answer(data, json.dumps(answer, indent=2).splitlines(), raw=True)
 
 
 def _message(text: str) -> tuple[str, dict[str, object]]:
@@ -71,7 +71,7 @@ def _message(text: str) -> tuple[str, dict[str, object]]:
     return command, arguments
 
 
-def run_hmp(session: Session, args: argparse.Namespace) -> Outcome:
+def run_hmp(session: Session, args: argparse.Namespace) -> Answer:
     """Run a line of the human monitor (``qmr-hmp/1``)."""
     line = " ".join(args.line)
     with death_explained(line.strip(), session.snapshot):
@@ -80,14 +80,14 @@ def run_hmp(session: Session, args: argparse.Namespace) -> Outcome:
     # What a guest may name (a device, a block node) comes through here as well.
     lines = [printable(row.expandtabs(), 4000) for row in printed.splitlines()]
     # QEMU has no other word for a failure here.
-    return Outcome(data, lines, 2 if _HMP_ERROR.search(printed) else CLEAN, raw=True)
+    return Answer(data, lines, 2 if _HMP_ERROR.search(printed) else CLEAN, raw=True)
 
 
-def run_events(session: Session, args: argparse.Namespace) -> Outcome:
+def run_events(session: Session, args: argparse.Namespace) -> Answer:
     """Print events as they come (``qmr-event/1``, a line an event)."""
     found = _arriving(session, args.seconds, args.count)
     data = (event_json(event) for event in found)
-    return Outcome(data, _event_lines(found, args.seconds), stream=True, raw=True)
+    return Answer(data, _event_lines(found, args.seconds), stream=True, raw=True)
 
 
 def _event_lines(found: Iterator[Event], seconds: float | None) -> Iterator[str]:
@@ -142,12 +142,12 @@ def event_json(event: Event) -> dict[str, object]:
 # gdb-script ------------------------------------------------------------------------
 
 
-def run_gdb_script(session: Session, args: argparse.Namespace) -> Outcome:
+def run_gdb_script(session: Session, args: argparse.Namespace) -> Answer:
     """Print the path of the script that GDB is to source."""
     package = Path(__file__).resolve().parent.parent
     places = (package.parent / "gdb" / "qmr.py", package / "gdb_script" / "qmr.py")
     for place in places:
         if place.is_file():
             data = {"format": "qmr-gdb-script/1", "path": str(place)}
-            return Outcome(data, [str(place)], raw=True)
+            return Answer(data, [str(place)], raw=True)
     raise TargetError("this installation of qmr has no script for GDB", "install qmr again")

@@ -15,12 +15,12 @@ from ..errors import UsageError
 from ..report.regions import flat_json, flat_lines, region_json, region_lines
 from ..snapshot import Snapshot, Space
 from ..text import printable
-from .verb import Outcome, Session
+from .verb import Answer, Session
 
 __all__ = ["run_mtree"]
 
 
-def run_mtree(session: Session, args: argparse.Namespace) -> Outcome:
+def run_mtree(session: Session, args: argparse.Namespace) -> Answer:
     """Show memory regions by address space (``qmr-mtree/1``), or flat views.
 
     Those are ``qmr-mtree-flat/1``.
@@ -29,8 +29,8 @@ def run_mtree(session: Session, args: argparse.Namespace) -> Outcome:
     book = book_of(snapshot)
     spaces = _spaces(snapshot, args.space)
     if args.flat:
-        return Outcome(flat_json(book, spaces), flat_lines(book, spaces))
-    return Outcome(region_json(book, spaces), region_lines(book, spaces, args.disabled))
+        return Answer(flat_json(book, spaces), flat_lines(book, spaces))
+    return Answer(region_json(book, spaces), region_lines(book, spaces, args.disabled))
 
 
 def _spaces(snapshot: Snapshot, wanted: str | None) -> list[Space]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..index import Index
 from ..report.places import place_json, place_lines
-from .verb import Outcome, Session
+from .verb import Answer, Session
 
 __all__ = ["address_of", "show_address"]
 
@@ -24,7 +24,7 @@ def address_of(text: str) -> int | None:
     return address if 0 < address < 1 << 64 else None
 
 
-def show_address(session: Session, index: Index, address: int) -> Outcome:
+def show_address(session: Session, index: Index, address: int) -> Answer:
     """Answer what an address belongs to and who points there."""
     place = session.place(index.snapshot, address)
-    return Outcome(place_json(index, place), place_lines(index, place))
+    return Answer(place_json(index, place), place_lines(index, place))

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 from ..audit import book_of
 from ..audit.diff import diff
-from ..audit.outcome import BAD, UNJUDGED
-from ..audit.outcome import Outcome as Ending
+from ..audit.outcome import BAD, UNJUDGED, Outcome
 from ..audit.without import without
 from ..errors import MonitorError, TargetError, UsageError
 from ..hotplug.plugging import parse_devfn
@@ -29,7 +28,7 @@ from ..report.plugs import plug_lines, unplug_json, unplug_lines
 from ..snapshot import Device
 from ..text import printable
 from .properties import json_arguments, known_driver, plug_help
-from .verb import CLEAN, FINDINGS, Outcome, Session
+from .verb import CLEAN, FINDINGS, Answer, Session
 
 __all__ = ["check_leaked", "free_id", "run_plug", "run_unplug", "wanted"]
 
@@ -41,7 +40,7 @@ _GUEST_S = 3.0
 # plug ------------------------------------------------------------------------------
 
 
-def run_plug(session: Session, args: argparse.Namespace) -> Outcome:
+def run_plug(session: Session, args: argparse.Namespace) -> Answer:
     """Plug a device with what its recipe needs (``qmr-plug/1``).
 
     :raises UsageError: it would make QEMU abort, and ``--force`` was not said.
@@ -70,7 +69,7 @@ def run_plug(session: Session, args: argparse.Namespace) -> Outcome:
         "avoided": list(plugged.avoided),
     }
     appeared = [a for a in found.appeared if not words.of_view(after.index, a)]
-    return Outcome(data, plug_lines(after, plugged, appeared))
+    return Answer(data, plug_lines(after, plugged, appeared))
 
 
 def check_leaked(book: Book, recipe: Recipe, id: str) -> None:
@@ -134,7 +133,7 @@ def free_id(index: Index) -> str:
 # unplug ----------------------------------------------------------------------------
 
 
-def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
+def run_unplug(session: Session, args: argparse.Namespace) -> Answer:
     """Unplug a device and judge what stays (``qmr-unplug/1``); the exit code is 1 for a finding.
 
     :raises MonitorError: QEMU refused.
@@ -147,9 +146,9 @@ def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
     if cycle.refused is not None:
         raise MonitorError(f"QEMU refused to unplug {device.id}: {printable(cycle.refused)}")
     if cycle.died:
-        outcome, text = Ending.HANG, cycle.hang
+        outcome, text = Outcome.HANG, cycle.hang
         if cycle.crash is not None:
-            outcome, text = Ending.CRASH, driver.death() or cycle.crash
+            outcome, text = Outcome.CRASH, driver.death() or cycle.crash
         verdict = Judgement(outcome, None, (), (), f"QEMU did not survive it: {text}")
         return _unplugged(with_it, None, plugged, cycle, verdict)
     before = without(with_it, device.address)
@@ -189,10 +188,10 @@ def _as_plugged(monitor: Monitor, index: Index, device: Device) -> Plugged:
 
 def _unplugged(
     with_it: Book, after: Book | None, plugged: Plugged, cycle: Cycle, verdict: Judgement
-) -> Outcome:
+) -> Answer:
     # Where the guest did not release it, the device is still plugged.
     code = FINDINGS if verdict.outcome in BAD else 2 if verdict.outcome in UNJUDGED else CLEAN
-    return Outcome(
+    return Answer(
         unplug_json(with_it, after, plugged, cycle, verdict),
         unplug_lines(with_it, after, plugged, cycle, verdict),
         code,

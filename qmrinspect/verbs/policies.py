@@ -19,12 +19,12 @@ from ..ledger import POLICIES
 from ..report.agreement import agreement_json, agreement_lines
 from ..text import printable
 from .hunt_options import DEFAULT_ACCEL, DEFAULT_MACHINE
-from .verb import CLEAN, FINDINGS, Outcome, Session
+from .verb import CLEAN, FINDINGS, Answer, Session
 
 __all__ = ["hunt_builds"]
 
 
-def hunt_builds(session: Session, args: argparse.Namespace) -> Outcome:
+def hunt_builds(session: Session, args: argparse.Namespace) -> Answer:
     """Hunt on several builds and compare."""
     builds = _builds(args.builds)
     rows: list[HuntRow] = []
@@ -51,7 +51,7 @@ def hunt_builds(session: Session, args: argparse.Namespace) -> Outcome:
         found = agreement(rows)
         return FINDINGS if any(cell.wrong for cell in found.cells.values()) else CLEAN
 
-    return Outcome(documents(), lines(), CLEAN, stream=True, late=code)
+    return Answer(documents(), lines(), CLEAN, stream=True, late=code)
 
 
 def _rows(

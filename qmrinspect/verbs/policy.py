@@ -13,12 +13,12 @@ from ..index import Index
 from ..ledger import POLICIES
 from ..report import words
 from ..report.policies import policy_json, policy_lines
-from .verb import Outcome, Session
+from .verb import Answer, Session
 
 __all__ = ["run_policy"]
 
 
-def run_policy(session: Session, args: argparse.Namespace) -> Outcome:
+def run_policy(session: Session, args: argparse.Namespace) -> Answer:
     """Say which reference policy QEMU follows, with the evidence (``qmr-policy/1``)."""
     snapshot = session.snapshot()
     verdict, _ = choose(Index(snapshot))
@@ -40,4 +40,4 @@ def run_policy(session: Session, args: argparse.Namespace) -> Outcome:
             for policy in POLICIES
         ],
     }
-    return Outcome(data, policy_lines(verdict))
+    return Answer(data, policy_lines(verdict))

@@ -17,12 +17,12 @@ from ..monitor.arguments import ask_properties
 from ..monitor.base import Monitor
 from ..report import render
 from ..text import printable
-from .verb import Outcome
+from .verb import Answer
 
 __all__ = ["json_arguments", "known_driver", "plug_help"]
 
 
-def plug_help(monitor: Monitor, name: str) -> Outcome:
+def plug_help(monitor: Monitor, name: str) -> Answer:
     """List the properties of a device.
 
     :raises UsageError: there is no such device.
@@ -47,7 +47,7 @@ def plug_help(monitor: Monitor, name: str) -> Outcome:
         ],
     }
     count = render.plural(len(found), "property", "properties")
-    return Outcome(data, [f"plug {name} takes {count}:", *render.table((), rows)])
+    return Answer(data, [f"plug {name} takes {count}:", *render.table((), rows)])
 
 
 def known_driver(name: str, known: Collection[str]) -> None:

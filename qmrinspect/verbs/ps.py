@@ -12,7 +12,7 @@ from ..monitor.processes import Running, running
 from ..report import render
 from ..report.render import Row
 from ..text import printable
-from .verb import Outcome, Session
+from .verb import Answer, Session
 
 if TYPE_CHECKING:
     from ..monitor.readable import Verdict
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["run_ps"]
 
 
-def run_ps(session: Session, args: argparse.Namespace) -> Outcome:
+def run_ps(session: Session, args: argparse.Namespace) -> Answer:
     """List the QEMUs that run here (``qmr-ps/1``)."""
     from ..monitor.readable import judge
 
@@ -41,7 +41,7 @@ def run_ps(session: Session, args: argparse.Namespace) -> Outcome:
             for process, verdict in found
         ],
     }
-    return Outcome(data, _ps_lines(found))
+    return Answer(data, _ps_lines(found))
 
 
 def _ps_lines(found: Sequence[tuple[Running, Verdict]]) -> Iterator[str]:

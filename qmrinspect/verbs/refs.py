@@ -21,7 +21,7 @@ from ..report import dot, render, words
 from ..report.render import Row
 from ..snapshot import Pointer
 from ..text import printable
-from .verb import Outcome, Session
+from .verb import Answer, Session
 
 __all__ = ["run_graph", "run_refs"]
 
@@ -38,7 +38,7 @@ def _open(session: Session, text: str) -> tuple[Book, int]:
 # refs ------------------------------------------------------------------------------
 
 
-def run_refs(session: Session, args: argparse.Namespace) -> Outcome:
+def run_refs(session: Session, args: argparse.Namespace) -> Answer:
     """List every reference on an object, and what is left unexplained (``qmr-refs/1``)."""
     book, address = _open(session, args.object)
     index = book.index
@@ -67,7 +67,7 @@ def run_refs(session: Session, args: argparse.Namespace) -> Outcome:
             for pointer in pointers
         ],
     }
-    return Outcome(data, _refs_lines(book, address, pointers, args.all))
+    return Answer(data, _refs_lines(book, address, pointers, args.all))
 
 
 def _refs_lines(
@@ -128,7 +128,7 @@ def candidates(book: Book, address: int, pointers: Sequence[Pointer]) -> list[Po
 # graph -----------------------------------------------------------------------------
 
 
-def run_graph(session: Session, args: argparse.Namespace) -> Outcome:
+def run_graph(session: Session, args: argparse.Namespace) -> Answer:
     """Draw the references around an object: DOT, or SVG by Graphviz (``qmr-graph/1``)."""
     if args.svg and args.output:
         raise UsageError("--svg and --output both name a file", "give one of them")
@@ -157,10 +157,10 @@ def run_graph(session: Session, args: argparse.Namespace) -> Outcome:
         else:
             write(file, text)
         count = render.plural(len(nodes), "object")
-        return Outcome(
+        return Answer(
             {**data, "file": file}, [f"{file} shows {count} around {words.name(index, address)}"]
         )
-    return Outcome(data, text.splitlines(), raw=True)
+    return Answer(data, text.splitlines(), raw=True)
 
 
 def _around(book: Book, address: int, depth: int) -> list[Edge]:

@@ -33,7 +33,7 @@ from ..trace.tracing import Tracing, tracing_of
 from ..trace.tree import folded
 from .plug import check_leaked, free_id, wanted
 from .plug import run_unplug as plain_unplug
-from .verb import CLEAN, FINDINGS, Outcome, Session
+from .verb import CLEAN, FINDINGS, Answer, Session
 
 __all__ = ["Work", "begin", "run_trace", "run_unplug"]
 
@@ -50,10 +50,10 @@ class _Traced(NamedTuple):
     first: int | None
 
 
-def run_trace(session: Session, args: argparse.Namespace) -> Outcome:
+def run_trace(session: Session, args: argparse.Namespace) -> Answer:
     """Follow an object, or a device from its birth."""
     work = begin(session, args)
-    return Outcome(work.documents(), work.lines(), stream=True, late=work.code)
+    return Answer(work.documents(), work.lines(), stream=True, late=work.code)
 
 
 def begin(session: Session, args: argparse.Namespace) -> Work:
@@ -69,7 +69,7 @@ def begin(session: Session, args: argparse.Namespace) -> Work:
     return _From(session, args) if args.plug else _Follow(session, args)
 
 
-def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
+def run_unplug(session: Session, args: argparse.Namespace) -> Answer:
     """Unplug a device; with ``--trace``, say what dropped its references and what did not."""
     if not args.trace:
         return plain_unplug(session, args)
@@ -82,9 +82,9 @@ def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
     tracing.start()
     try:
         before = {address: tracing.count(address) for address in only}
-        outcome = plain_unplug(session, args)
-        assert isinstance(outcome.data, dict)
-        left = [int(row["address"], 16) for row in outcome.data["objects_left"]]
+        answer = plain_unplug(session, args)
+        assert isinstance(answer.data, dict)
+        left = [int(row["address"], 16) for row in answer.data["objects_left"]]
         counts = {address: tracing.count(address) for address in left if address in before}
         book = book_of(session.snapshot())
         recording = tracing.stop()
@@ -94,13 +94,13 @@ def run_unplug(session: Session, args: argparse.Namespace) -> Outcome:
     lives = [tracing.life(recording, a, now, before[a]) for a, now in counts.items() if now]
     found = [balance(book, life) for life in lives if life.object in book.index.snapshot.objects]
     data = {
-        **outcome.data,
+        **answer.data,
         "trace": {
             **recording_json(recording),
             "objects": [balance_json(book, one, True) for one in found],
         },
     }
-    return outcome._replace(data=data, lines=_with_drops(outcome.lines, recording, book, found))
+    return answer._replace(data=data, lines=_with_drops(answer.lines, recording, book, found))
 
 
 def _with_drops(

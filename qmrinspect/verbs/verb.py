@@ -2,7 +2,7 @@
 --------------
 
 A verb says once what it is called, what it takes and what it answers; the fronts
-only read its arguments and print its outcome.
+only read its arguments and print its answer.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ..trace.tracing import Tracing
 
 __all__ = [
+    "Answer",
     "Argument",
-    "Outcome",
     "Run",
     "Session",
     "Verb",
@@ -46,7 +46,7 @@ __all__ = [
 CLEAN, FINDINGS = 0, 1
 
 
-class Outcome(NamedTuple):
+class Answer(NamedTuple):
     """What a verb answers.
 
     :param data: what ``--json`` prints: one JSON value; a list of documents when
@@ -143,7 +143,7 @@ class Session(Protocol):
 
 
 #: What answers a verb.
-Run = Callable[["Session", argparse.Namespace], Outcome]
+Run = Callable[["Session", argparse.Namespace], Answer]
 
 
 def later(package: str, module: str, function: str) -> Run:
@@ -152,7 +152,7 @@ def later(package: str, module: str, function: str) -> Run:
     :param package: where the module lies.
     """
 
-    def run(session: Session, args: argparse.Namespace) -> Outcome:
+    def run(session: Session, args: argparse.Namespace) -> Answer:
         answer: Run = getattr(importlib.import_module(f"{package}.{module}"), function)
         return answer(session, args)
 

@@ -22,7 +22,7 @@ from ..ledger import Book
 from ..report import render, words
 from ..report.chains import why_lines
 from ..report.named import named_json, named_text
-from .verb import Outcome, Session
+from .verb import Answer, Session
 
 if TYPE_CHECKING:
     from ..search.named import Named
@@ -34,7 +34,7 @@ __all__ = ["run_why"]
 _CONTAINERS = ("/machine/peripheral", "/objects", "/chardevs")
 
 
-def run_why(session: Session, args: argparse.Namespace) -> Outcome:
+def run_why(session: Session, args: argparse.Namespace) -> Answer:
     """Show what keeps an object alive, and who uses what has that name (``qmr-why/1``)."""
     book = book_of(session.snapshot())
     index, text = book.index, args.object
@@ -72,7 +72,7 @@ def run_why(session: Session, args: argparse.Namespace) -> Outcome:
         "used_by": words.references(index, holders),
         "named": [named_json(index, row) for row in named],
     }
-    return Outcome(data, _lines(book, address, found, named))
+    return Answer(data, _lines(book, address, found, named))
 
 
 def _with_id(index: Index, name: str) -> list[int]:

@@ -16,7 +16,7 @@ from ...errors import QmrError, UsageError
 from ...index import Index
 from ...masking import masked
 from ...report import render
-from ...verbs.verb import Outcome, Verb, parser_for
+from ...verbs.verb import Answer, Verb, parser_for
 from ..complete import complete
 from ..line import parse
 from ..output import fitted
@@ -83,9 +83,9 @@ class Command(gdb.Command):
         width = gdb.parameter("width")
         render.use_style(render.Style(_colored(), width if isinstance(width, int) else None))
         try:
-            outcome = fitted(self._verb.run(session, line.args), line.args)
-            _show(outcome, getattr(line.args, "json", False))
-            _code(outcome.late() if outcome.late is not None else outcome.code)
+            answer = fitted(self._verb.run(session, line.args), line.args)
+            _show(answer, getattr(line.args, "json", False))
+            _code(answer.late() if answer.late is not None else answer.code)
         except QmrError as error:
             _code(error.exit_code)
             raise
@@ -140,12 +140,12 @@ def _code(code: int) -> None:
     gdb.set_convenience_variable("_qmr_exitcode", code)
 
 
-def _show(outcome: Outcome, as_json: bool) -> None:
+def _show(answer: Answer, as_json: bool) -> None:
     if as_json:
-        for text in outcome.json():
+        for text in answer.json():
             _write(text)
     else:
-        for text in outcome.lines:
+        for text in answer.lines:
             _write(text)
 
 

@@ -19,7 +19,7 @@ from ...errors import QmrError, TargetError, UsageError
 from ...report import render
 from ...text import nearest, printable
 from ...verbs.properties import json_arguments
-from ...verbs.verb import Outcome, Verb
+from ...verbs.verb import Answer, Verb
 from .. import line as words_of
 from ..hints import typed
 from ..jobs import Cancelled, current
@@ -87,27 +87,25 @@ class Engine:
         code = 0
         with opened(command, output) as out:
             kept = Kept(out)
-            outcome, as_json = self._outcome(word, rest, command.text)
+            answer, as_json = self._answer(word, rest, command.text)
             try:
-                code = _print(outcome, as_json, kept)
+                code = _print(answer, as_json, kept)
             finally:
                 self.session.activity = None
                 # A pipeline may have read enough before the end.
-                self._remember(name, word, text, outcome, kept)
+                self._remember(name, word, text, answer, kept)
         return code
 
-    def _remember(
-        self, name: str | None, word: str, text: str, outcome: Outcome, kept: Kept
-    ) -> None:
+    def _remember(self, name: str | None, word: str, text: str, answer: Answer, kept: Kept) -> None:
         vm = self.session.vm
-        data = None if outcome.stream else outcome.data
+        data = None if answer.stream else answer.data
         result = Result(text, tuple(kept.lines), data, vm.last if vm is not None else None)
         if word not in self.session.results:
             self.session.results[LAST] = result
         if name:
             self.session.results[name] = result
 
-    def _again(self, result: Result, rest: str) -> tuple[Outcome, bool]:
+    def _again(self, result: Result, rest: str) -> tuple[Answer, bool]:
         """Show once more what a command answered."""
         as_json, rest = _json_option(rest)
         if rest.strip():
@@ -115,7 +113,7 @@ class Engine:
                 f"it is what {printable(result.command)} answered, and takes nothing",
                 "show it, or name it where an object or an instant is wanted: why _, diff _",
             )
-        return Outcome(result.data, result.lines), as_json
+        return Answer(result.data, result.lines), as_json
 
     def _timed(self, text: str, output: Output) -> int:
         if not text:
@@ -162,7 +160,7 @@ class Engine:
             self._depth -= 1
         return code
 
-    def _outcome(self, word: str, rest: str, text: str) -> tuple[Outcome, bool]:
+    def _answer(self, word: str, rest: str, text: str) -> tuple[Answer, bool]:
         if word.startswith("{"):
             return self._message(text), False
         if word == "info":
@@ -188,11 +186,11 @@ class Engine:
             raise UsageError("repl makes no sense in the REPL", "use it on the command line")
         return self._command(text), False
 
-    def _verb(self, verb: Verb, rest: str) -> tuple[Outcome, bool]:
+    def _verb(self, verb: Verb, rest: str) -> tuple[Answer, bool]:
         if set(rest.split()) & {"-h", "--help"}:
             from .help import topic
 
-            return Outcome(None, topic(self.session, verb.name)), False
+            return Answer(None, topic(self.session, verb.name)), False
         if verb.name == "attach":
             # What it takes are options of qmr, not of a verb.
             as_json, rest = _json_option(rest)
@@ -205,12 +203,12 @@ class Engine:
 
     # The monitor.
 
-    def _hmp(self, line: str) -> Outcome:
+    def _hmp(self, line: str) -> Answer:
         return REPL_VERBS["hmp"].run(
             self.session, argparse.Namespace(line=[line.strip()], json=False)
         )
 
-    def _message(self, text: str) -> Outcome:
+    def _message(self, text: str) -> Answer:
         try:
             message = json.loads(text)
             command, arguments = str(message["execute"]), message.get("arguments")
@@ -224,7 +222,7 @@ class Engine:
             ) from None
         return self._execute(command, arguments)
 
-    def _command(self, text: str) -> Outcome:
+    def _command(self, text: str) -> Answer:
         command, rest = first_word(text)
         schema = self.session.knowledge.schema()
         if schema is None:
@@ -247,10 +245,10 @@ class Engine:
         hint = "did you mean " + " or ".join(near) + "?" if near else "help lists the verbs"
         return UsageError(f"there is no verb and no QMP command {printable(word)}", hint)
 
-    def _execute(self, command: str, arguments: Mapping[str, object] | None) -> Outcome:
+    def _execute(self, command: str, arguments: Mapping[str, object] | None) -> Answer:
         answer = self.session.monitor().execute(command, arguments or None)
         data = {"format": "qmr-qmp/1", "command": command, "return": answer}
-        return Outcome(data, [_JSON + json.dumps(answer, indent=2)])
+        return Answer(data, [_JSON + json.dumps(answer, indent=2)])
 
 
 # Marks a line of text that is a JSON document; no verb prints such a character.
@@ -266,10 +264,10 @@ def _like_qmp(word: str) -> bool:
     return bool(word) and word.replace("-", "").replace("_", "").isalnum()
 
 
-def _print(outcome: Outcome, as_json: bool, out: Output) -> int:
+def _print(answer: Answer, as_json: bool, out: Output) -> int:
     job = current()
     if not as_json:
-        for text in outcome.lines:
+        for text in answer.lines:
             if job is not None:
                 job.check()
             if text.startswith(_JSON):
@@ -277,11 +275,11 @@ def _print(outcome: Outcome, as_json: bool, out: Output) -> int:
             else:
                 out.line(render.safe(text))
     else:
-        for text in outcome.json():
+        for text in answer.json():
             if job is not None:
                 job.check()
             out.json(text)
-    return outcome.late() if outcome.late is not None else outcome.code
+    return answer.late() if answer.late is not None else answer.code
 
 
 def guarded(engine: Engine, line: str, output: Output, complain: Callable[[str], None]) -> int:

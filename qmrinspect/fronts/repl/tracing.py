@@ -12,7 +12,7 @@ from ...errors import QmrError, UsageError
 from ...text import printable
 from ...verbs.trace import Work, begin
 from ...verbs.trace import run_trace as run_plain
-from ...verbs.verb import Outcome, Session
+from ...verbs.verb import Answer, Session
 
 if TYPE_CHECKING:
     from .session import ReplSession
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["run_trace"]
 
 
-def run_trace(session: Session, args: argparse.Namespace) -> Outcome:
+def run_trace(session: Session, args: argparse.Namespace) -> Answer:
     """Begin a trace whose lines are printed as they come, end one, or list them.
 
     :raises UsageError: there is no such trace to end.
@@ -45,8 +45,8 @@ def run_trace(session: Session, args: argparse.Namespace) -> Outcome:
     return _traced([key], [f"tracing {printable(key)} beside the prompt; trace --off ends it"])
 
 
-def _traced(names: list[str], lines: list[str]) -> Outcome:
-    return Outcome({"format": "qmr-traces/1", "traced": names}, lines)
+def _traced(names: list[str], lines: list[str]) -> Answer:
+    return Answer({"format": "qmr-traces/1", "traced": names}, lines)
 
 
 def _report(repl: ReplSession, key: str, work: Work) -> None:

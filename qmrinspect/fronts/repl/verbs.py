@@ -21,7 +21,7 @@ from ...text import printable
 from ...verbs.files import compared
 from ...verbs.monitor import event_json, event_line
 from ...verbs.table import VERBS
-from ...verbs.verb import Outcome, Session
+from ...verbs.verb import Answer, Session
 
 if TYPE_CHECKING:
     from .session import ReplSession
@@ -52,7 +52,7 @@ def _of(session: Session) -> ReplSession:
 # Instants --------------------------------------------------------------------------
 
 
-def run_mark(session: Session, args: argparse.Namespace) -> Outcome:
+def run_mark(session: Session, args: argparse.Namespace) -> Answer:
     """Keep the VM as it is now under a name (``qmr-mark/1``); an older mark of the name goes."""
     repl = _of(session)
     snapshot = session.snapshot()
@@ -62,10 +62,10 @@ def run_mark(session: Session, args: argparse.Namespace) -> Outcome:
     name = printable(args.name)
     data = {**words.head_json("qmr-mark/1", snapshot), "name": args.name}
     moved = " is now" if again else ":"
-    return Outcome(data, [f"{name}{moved} this instant, {count}; diff {name} compares with it"])
+    return Answer(data, [f"{name}{moved} this instant, {count}; diff {name} compares with it"])
 
 
-def run_marks(session: Session, args: argparse.Namespace) -> Outcome:
+def run_marks(session: Session, args: argparse.Namespace) -> Answer:
     """List the marks with the pid of their VM and the number of objects (``qmr-marks/1``)."""
     marks = _of(session).marks
     data = {
@@ -78,7 +78,7 @@ def run_marks(session: Session, args: argparse.Namespace) -> Outcome:
     rows = [
         Row((printable(name), str(s.target.pid), str(len(s.objects)))) for name, s in marks.items()
     ]
-    return Outcome(
+    return Answer(
         data,
         render.table(("mark", "pid", "objects"), rows, right=(1, 2), indent=0)
         if rows
@@ -86,7 +86,7 @@ def run_marks(session: Session, args: argparse.Namespace) -> Outcome:
     )
 
 
-def run_diff(session: Session, args: argparse.Namespace) -> Outcome:
+def run_diff(session: Session, args: argparse.Namespace) -> Answer:
     """Compare a mark, a file or the VM as it is with another (``qmr-diff/1``)."""
     repl = _of(session)
     before = _instant(repl, args.before)
@@ -116,7 +116,7 @@ def _instant(repl: ReplSession, name: str) -> Snapshot:
 # watch -----------------------------------------------------------------------------
 
 
-def run_watch(session: Session, args: argparse.Namespace) -> Outcome:
+def run_watch(session: Session, args: argparse.Namespace) -> Answer:
     """Print every change of an object's count, end that, or list what is watched.
 
     :raises UsageError: there is no such watch to end.
@@ -155,8 +155,8 @@ def run_watch(session: Session, args: argparse.Namespace) -> Outcome:
     return _watched([args.object], [f"{name} has {count}; every change is printed"])
 
 
-def _watched(names: Sequence[str], lines: Sequence[str]) -> Outcome:
-    return Outcome({"format": "qmr-watch/1", "watched": list(names)}, lines)
+def _watched(names: Sequence[str], lines: Sequence[str]) -> Answer:
+    return Answer({"format": "qmr-watch/1", "watched": list(names)}, lines)
 
 
 def _report_changes(
@@ -190,7 +190,7 @@ def _report_changes(
 # events ----------------------------------------------------------------------------
 
 
-def run_events(session: Session, args: argparse.Namespace) -> Outcome:
+def run_events(session: Session, args: argparse.Namespace) -> Answer:
     """Print the events that QEMU sends (``qmr-event/1``), those kept before as well."""
     log = _of(session).attached().log
     if args.seconds is not None or args.count is not None:
@@ -201,7 +201,7 @@ def run_events(session: Session, args: argparse.Namespace) -> Outcome:
         hidden = f", not {' '.join(log.hidden)}" if log.hidden else ""
         text = f"shown as they come: {' '.join(log.shown)}{hidden}"
         data = {"format": "qmr-events/1", "show": list(log.shown), "hide": list(log.hidden)}
-        return Outcome(data, [printable(text)])
+        return Answer(data, [printable(text)])
     found = log.last(args.last, args.name)
     documents = [event_json(event) for event in found]
     lines = [event_line(event) for event in found]
@@ -209,7 +209,7 @@ def run_events(session: Session, args: argparse.Namespace) -> Outcome:
     if not lines:
         lines = [f"none of {total} so far fits" if log.total else "no event yet"]
         lines.append("those to come are shown as they come; events --count 1 waits for one")
-    return Outcome(documents, lines, stream=True)
+    return Answer(documents, lines, stream=True)
 
 
 def _patterns(text: str | None) -> tuple[str, ...]:
@@ -219,7 +219,7 @@ def _patterns(text: str | None) -> tuple[str, ...]:
 # attach, detach --------------------------------------------------------------------
 
 
-def run_attach(session: Session, args: argparse.Namespace) -> Outcome:
+def run_attach(session: Session, args: argparse.Namespace) -> Answer:
     """Go to another VM; the monitor of the one before is closed."""
     from ..options import target_options
 
@@ -233,29 +233,29 @@ def run_attach(session: Session, args: argparse.Namespace) -> Outcome:
     }
     state = f", {vm.state}" if vm.state else ""
     pid = f" (pid {vm.pid})" if vm.pid else ""
-    return Outcome(data, [f"attached to {vm.name}{pid}{state}"])
+    return Answer(data, [f"attached to {vm.name}{pid}{state}"])
 
 
-def run_detach(session: Session, args: argparse.Namespace) -> Outcome:
+def run_detach(session: Session, args: argparse.Namespace) -> Answer:
     """Leave the VM; it runs on."""
     repl = _of(session)
     name = repl.attached().name
     repl.detach()
-    return Outcome({"format": "qmr-detach/1", "name": name}, [f"detached from {name}"])
+    return Answer({"format": "qmr-detach/1", "name": name}, [f"detached from {name}"])
 
 
 # The session itself ----------------------------------------------------------------
 
 
-def run_help(session: Session, args: argparse.Namespace) -> Outcome:
+def run_help(session: Session, args: argparse.Namespace) -> Answer:
     """Explain a verb, a QMP command or a driver; without a name list the verbs."""
     from .help import overview, topic
 
     lines = list(topic(_of(session), args.topic) if args.topic else overview(_of(session)))
-    return Outcome({"format": "qmr-help/1", "text": lines}, lines)
+    return Answer({"format": "qmr-help/1", "text": lines}, lines)
 
 
-def run_alias(session: Session, args: argparse.Namespace) -> Outcome:
+def run_alias(session: Session, args: argparse.Namespace) -> Answer:
     """Give a command a name, take one back, or list them (``qmr-alias/1``).
 
     :raises UsageError: there is no such name, or it may not be given.
@@ -273,21 +273,21 @@ def run_alias(session: Session, args: argparse.Namespace) -> Outcome:
         del aliases[name]
     elif name:
         aliases[name] = text
-        return Outcome({"format": "qmr-alias/1", "aliases": dict(aliases)}, [])
+        return Answer({"format": "qmr-alias/1", "aliases": dict(aliases)}, [])
     rows = [Row((printable(key), printable(value))) for key, value in sorted(aliases.items())]
-    return Outcome(
+    return Answer(
         {"format": "qmr-alias/1", "aliases": dict(aliases)}, render.table((), rows, indent=0)
     )
 
 
-def run_history(session: Session, args: argparse.Namespace) -> Outcome:
+def run_history(session: Session, args: argparse.Namespace) -> Answer:
     """List the last lines, or those with a word in them (``qmr-history/1``)."""
     lines = [line for line in _of(session).history if not args.word or " ".join(args.word) in line]
     shown = [printable(line, 2000) for line in lines[-args.last :]]
-    return Outcome({"format": "qmr-history/1", "lines": lines[-args.last :]}, shown)
+    return Answer({"format": "qmr-history/1", "lines": lines[-args.last :]}, shown)
 
 
-def run_source(session: Session, args: argparse.Namespace) -> Outcome:
+def run_source(session: Session, args: argparse.Namespace) -> Answer:
     """Refuse ``source`` where it is not alone in its line: the engine runs files.
 
     :raises UsageError: always.
@@ -295,7 +295,7 @@ def run_source(session: Session, args: argparse.Namespace) -> Outcome:
     raise UsageError("source stands alone in its line", "source FILE")  # the engine runs it
 
 
-def run_exit(session: Session, args: argparse.Namespace) -> Outcome:
+def run_exit(session: Session, args: argparse.Namespace) -> Answer:
     """End the session; a VM that it started ends as well."""
     _of(session).over = True
-    return Outcome({"format": "qmr-exit/1"}, [])
+    return Answer({"format": "qmr-exit/1"}, [])

@@ -21,7 +21,7 @@ from ..options import Options
 from .words import repl_options, split
 
 if TYPE_CHECKING:
-    from ...verbs.verb import Outcome, Verb
+    from ...verbs.verb import Answer, Verb
     from ..session import ShellSession
 
 __all__ = ["main"]
@@ -123,8 +123,8 @@ def _answer(verb: Verb, options: Options, own: list[str]) -> int:
 
     session = ShellSession(options)
     try:
-        outcome = fitted(verb.run(session, args), args, "shell", options.target_words())
-        return _show(session, outcome, as_json=getattr(args, "json", False))
+        answer = fitted(verb.run(session, args), args, "shell", options.target_words())
+        return _show(session, answer, as_json=getattr(args, "json", False))
     except QmrError as error:
         raise typed_error(error, "shell", options.target_words()) from error.__cause__
     finally:
@@ -141,30 +141,30 @@ def _topic(words: Sequence[str]) -> str | None:
     return find_verb(words[0]).name if words else None
 
 
-def _show(session: ShellSession, outcome: Outcome, as_json: bool) -> int:
+def _show(session: ShellSession, answer: Answer, as_json: bool) -> int:
     """Print what a verb answers, and return the exit code."""
     try:
-        return _printed(session, outcome, as_json)
+        return _printed(session, answer, as_json)
     except KeyboardInterrupt:
-        if outcome.interrupted is None:
+        if answer.interrupted is None:
             raise
-        raise KeyboardInterrupt(outcome.interrupted()) from None
+        raise KeyboardInterrupt(answer.interrupted()) from None
 
 
-def _printed(session: ShellSession, outcome: Outcome, as_json: bool) -> int:
+def _printed(session: ShellSession, answer: Answer, as_json: bool) -> int:
     from ...report import render
 
-    lasts = outcome.late is not None or outcome.stream
+    lasts = answer.late is not None or answer.stream
     if not as_json:
-        for line in outcome.lines:
+        for line in answer.lines:
             with session.above():
                 _put(render.safe(line), flush=lasts)
     else:
-        for text in outcome.json():
+        for text in answer.json():
             with session.above():
-                _put(text, flush=outcome.stream)
+                _put(text, flush=answer.stream)
     _flush()
-    return outcome.late() if outcome.late is not None else outcome.code
+    return answer.late() if answer.late is not None else answer.code
 
 
 # Streams ---------------------------------------------------------------------------
