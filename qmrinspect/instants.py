@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Callable, NamedTuple, TypeVar
+from typing import Callable, TypeVar
 
 from .errors import LayoutError, NotStopping, ReadingError
 from .heap import Live
@@ -24,6 +24,7 @@ from .snapshot import Snapshot
 from .target.image import PAGE, Capture, Image, Ranges
 from .target.instant import Copy, Frozen, Stoppable, numbers
 from .target.memory import merged
+from .tuples import NamedTuple
 from .walk import Program, chooser, decode
 from .walk.quiet import Signs, signs, waiting
 

@@ -11,9 +11,10 @@ Addresses are integers; 0 stands for a NULL pointer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, Protocol
 
 from .target.image import Capture
+from .tuples import NamedTuple
 
 __all__ = [
     "Address",

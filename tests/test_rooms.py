@@ -23,7 +23,7 @@ PACKAGE = ROOT / "qmrinspect"
 
 #: From the ground up; a room knows only those before it.
 ROOMS = (
-    *("errors", "documents", "text", "masking", "outfile", "closing", "spawn", "target"),
+    *("tuples", "errors", "documents", "text", "masking", "outfile", "closing", "spawn", "target"),
     *("references", "layout", "snapshot", "index", "heap", "records", "walk", "search"),
     *("strict", "infer", "ledger", "audit", "instants", "fitting", "reading", "stacks"),
     *("trace", "store", "monitor", "peers", "hotplug", "hunt", "campaign", "report", "pages"),
@@ -342,7 +342,7 @@ def test_what_says_what_there_is_imports_nothing_that_works(option: str) -> None
     loaded = _loaded(f"from qmrinspect.fronts.shell.cli import main; main(['{option}'])")
     own = {name for name in loaded if name.startswith("qmrinspect.")}
     rooms = {room(name.partition(".")[2]) for name in own}
-    wanted = {"errors", "text", "report", "verbs"}
+    wanted = {"tuples", "errors", "text", "report", "verbs"}
     assert {name for name in rooms if not name.startswith("fronts")} <= wanted
     assert len(own) < 25
     assert not loaded & {"asyncio", "socket", "subprocess", "sqlite3", "dataclasses", "qemu"}

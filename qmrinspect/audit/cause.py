@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from ..index import Index
 from ..ledger import RULES, Book, Edge
 from ..text import printable
+from ..tuples import NamedTuple
 from .graph import TRANSIENT, forgotten, source
 
 __all__ = ["CYCLIC", "Cause", "causes", "descends", "describe", "unheld", "way_back"]

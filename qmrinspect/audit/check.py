@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
 
 from ..index import Index
 from ..ledger import Book
 from ..ledger.unseen import NotJudged, Unseen
 from ..snapshot import Snapshot
 from ..text import plural
+from ..tuples import NamedTuple
 from .cause import causes, describe, unheld
 from .finding import Finding, Severity
 from .graph import adjacency, components, forgotten, orphan_groups

@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from ..ledger import Edge
 from ..text import Word
+from ..tuples import NamedTuple
 
 __all__ = ["Finding", "Severity"]
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from ..ledger import KINDS, RULES, Book, Edge
+from ..tuples import NamedTuple
 
 __all__ = [
     "Orphans",

@@ -8,10 +8,10 @@ whether QEMU was seen to leave it or is foretold to.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 from ..ledger import Book
 from ..text import Word, plural
+from ..tuples import NamedTuple
 from .cause import Cause, causes
 
 __all__ = [

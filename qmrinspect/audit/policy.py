@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from ..index import Index
 from ..ledger import POLICIES, Book, Policy, open_books
 from ..snapshot import Snapshot
+from ..tuples import NamedTuple
 
 __all__ = ["Verdict", "book_of", "choose"]
 

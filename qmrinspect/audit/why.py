@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from ..ledger import Book, Edge
+from ..tuples import NamedTuple
 from .graph import TRANSIENT, adjacency, components, roots, source
 
 __all__ = ["Why", "why"]

@@ -13,11 +13,11 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate
-from typing import NamedTuple
 
 from ..target.arenas import Area
 from ..target.image import PAGE, Image
 from ..target.words import NotKnown, Words
+from ..tuples import NamedTuple
 
 __all__ = ["HEADER", "Chunks", "Walked"]
 

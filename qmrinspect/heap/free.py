@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Callable, NamedTuple
+from typing import Callable
 
 from ..target.arenas import Area, Arenas
 from ..target.words import NotKnown, Words
+from ..tuples import NamedTuple
 from .chunks import HEADER, Chunks
 
 __all__ = ["mark_free"]

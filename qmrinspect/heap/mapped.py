@@ -9,11 +9,11 @@ together, is in libc's ``mp_`` (``struct malloc_par``, malloc/malloc.c).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from ..target.arenas import Area
 from ..target.image import Mapping
 from ..target.words import NotKnown, Words
+from ..tuples import NamedTuple
 
 __all__ = ["Mapped", "Parameters", "find_mapped", "find_parameters"]
 

@@ -10,12 +10,12 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from itertools import compress
-from typing import NamedTuple
 
 from ..target.arenas import areas, find_arenas, libc_data
 from ..target.image import PAGE, Image, Mapping
 from ..target.instant import numbers
 from ..target.words import NotKnown, Words
+from ..tuples import NamedTuple
 from .chunks import HEADER, Chunks, Walked
 from .free import mark_free
 from .mapped import find_mapped, find_parameters

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from ..errors import LayoutError, TargetError
 from ..target.image import Target
 from ..target.rooted import open_in_root
+from ..tuples import NamedTuple
 from .debugfiles import origin_of
 from .find import Wanted, own_directory
 

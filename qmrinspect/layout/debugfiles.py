@@ -16,13 +16,14 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
-from typing import Callable, NamedTuple
+from typing import Callable
 
 from ..errors import TargetError
 from ..target.elf import ElfFile
 from ..target.image import Target
 from ..target.process import map_descriptor
 from ..target.rooted import open_in_root
+from ..tuples import NamedTuple
 
 __all__ = [
     "DebugFile",

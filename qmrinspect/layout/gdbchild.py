@@ -17,10 +17,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Callable, NamedTuple, Optional
+from typing import IO, TYPE_CHECKING, Any, Callable, Optional
 
 from ..errors import LayoutError
 from ..target import proc
+from ..tuples import NamedTuple
 from .debugfiles import DebugFile
 
 # What only a GDB needs is imported when one is asked: a check mostly asks none.

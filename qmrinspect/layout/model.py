@@ -12,10 +12,11 @@ from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 from ..errors import LayoutError
 from ..outfile import open_private
+from ..tuples import NamedTuple
 from .schema import ABI, REQUIRED
 
 __all__ = [

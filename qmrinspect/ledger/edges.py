@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Callable, NamedTuple
+from typing import Callable
 
 from ..index import Index
+from ..tuples import NamedTuple
 from .policies import Policy
 
 __all__ = ["Edge", "EdgeSource", "Kind", "Rule"]

@@ -8,9 +8,8 @@ may still have.  "memory: Do not create circular reference with subregion" (qemu
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from ..snapshot import Region
+from ..tuples import NamedTuple
 
 __all__ = ["POLICIES", "Finalizing", "Policy", "by_name"]
 

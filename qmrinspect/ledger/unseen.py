@@ -8,11 +8,11 @@ would hold is then neither explained nor a finding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from ..index import Index
 from ..references import KINDS
 from ..snapshot import Unsearched
+from ..tuples import NamedTuple
 
 __all__ = ["NotJudged", "Unseen"]
 

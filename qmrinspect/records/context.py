@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Callable, NamedTuple, TypeVar, cast
+from typing import Callable, TypeVar, cast
 
 from ..heap import Live, Walked
 from ..layout import Layout
 from ..snapshot import Note, Obj, TypeInfo, Unknown, lineage
 from ..target.image import PAGE, Image, Unreadable, without
+from ..tuples import NamedTuple
 from .enclosing import Enclosing
 from .glib import HashTable, HashVariant, entries, open_table
 from .route import Op

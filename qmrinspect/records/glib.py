@@ -9,11 +9,11 @@ trying the known ones on a table that must be there.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from ..errors import LayoutError
 from ..layout.model import unpacker
 from ..target.image import Image, Unreadable
+from ..tuples import NamedTuple
 
 __all__ = ["HASH_VARIANTS", "HashTable", "HashVariant", "entries", "open_table", "probe"]
 

@@ -6,11 +6,12 @@ Offsets instead of the names of a way of :mod:`qmrinspect.references`.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from typing import Union
 
 from ..layout import Layout
 from ..layout.model import resolve
 from ..references.record import Step, parse
+from ..tuples import NamedTuple
 
 __all__ = ["Array", "Deref", "List", "Op", "Route", "Value"]
 

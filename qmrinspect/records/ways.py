@@ -8,9 +8,9 @@ an array holds is read at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from ..target.image import Unreadable
+from ..tuples import NamedTuple
 from .context import LIST_MAX, Context
 from .route import Array, Deref, List, Op, Route, Value
 

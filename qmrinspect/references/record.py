@@ -34,7 +34,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import NamedTuple, Union
+from typing import Union
+
+from ..tuples import NamedTuple
 
 __all__ = [
     "Around",

@@ -12,9 +12,9 @@ import re
 import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from ..text import plural
+from ..tuples import NamedTuple
 
 __all__ = [
     "Row",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..audit.graph import TRANSIENT
 from ..audit.outcome import BAD, Outcome
@@ -18,6 +18,7 @@ from ..ledger import RULES, Book, Edge
 from ..ledger.documents import edge_json
 from ..snapshot import Snapshot
 from ..text import printable
+from ..tuples import NamedTuple
 from . import render
 from .render import Row
 

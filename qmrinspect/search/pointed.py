@@ -8,13 +8,13 @@ the pointer as :mod:`qmrinspect.references.record` has it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from ..errors import LayoutError
 from ..records.context import Context
 from ..records.ways import follow
 from ..snapshot import Obj
 from ..target.image import Unreadable
+from ..tuples import NamedTuple
 
 __all__ = ["POINTED", "Pointed", "pointers"]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from ..heap import Live
 from ..records.context import Context
 from ..records.scan import find_into
 from ..snapshot import Snapshot, Stale
+from ..tuples import NamedTuple
 from .callbacks import recognised
 from .functions import Code
 from .pointed import pointers

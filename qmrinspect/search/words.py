@@ -7,13 +7,14 @@ What shapes are told by: single words, the blocks of malloc around them, and wha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
-from typing import Callable, NamedTuple
+from typing import Callable
 
 from ..heap.model import FREED, LIVE, Block
 from ..records.context import LIST_MAX, Context
 from ..records.scan import aligned, find_words
 from ..snapshot import Obj
 from ..target.image import Unreadable
+from ..tuples import NamedTuple
 from .functions import Code
 
 __all__ = ["Callback", "Words"]

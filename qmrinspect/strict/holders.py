@@ -8,7 +8,6 @@ field that points to anything else is not that field.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import NamedTuple
 
 from ..layout.model import resolve
 from ..records.context import Context
@@ -17,6 +16,7 @@ from ..references import HOLDERS, Holder, OfListener, OfType
 from ..references.record import parse, ways_of
 from ..snapshot import Obj, Snapshot
 from ..target.image import Unreadable
+from ..tuples import NamedTuple
 from ..walk.declared import missing
 from .tally import Tally
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from ..layout import Layout
 from ..references import HOLDERS, OfType
 from ..references.record import parse, ways_of
 from ..snapshot import Snapshot
+from ..tuples import NamedTuple
 from .tally import Tally
 
 __all__ = ["Linked", "head_of", "linked_lists", "relate"]

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple
+from typing import Callable
 
 from ..records.context import Context, Record
 from ..target.image import Unreadable
+from ..tuples import NamedTuple
 
 __all__ = ["Relation", "Tally"]
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from ..tuples import NamedTuple
 from .image import Mapping
 from .words import NotKnown, Words
 

@@ -14,9 +14,9 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import compress
-from typing import NamedTuple
 
 from ..errors import TargetError
+from ..tuples import NamedTuple
 
 __all__ = ["ElfFile", "ElfSegment"]
 

@@ -12,8 +12,9 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import count
-from typing import Callable, NamedTuple, Protocol
+from typing import Callable, Protocol
 
+from ..tuples import NamedTuple
 from .elf import ElfFile
 
 __all__ = [

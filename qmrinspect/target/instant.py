@@ -9,8 +9,9 @@ instant of the stop wherever it has the pages of the stop.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Callable, NamedTuple, Protocol, runtime_checkable
+from typing import Callable, Protocol, runtime_checkable
 
+from ..tuples import NamedTuple
 from .image import PAGE, Capture, Image, Mapping, Peek, Ranges, Target
 
 __all__ = ["Choose", "Copy", "Frozen", "Stoppable", "numbers"]

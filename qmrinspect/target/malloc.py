@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
+from ..tuples import NamedTuple
 from .arenas import BINS, Arenas, find_arenas, libc_data, ring
 from .image import PAGE, Mapping, Peek, Ranges
 from .words import NotKnown

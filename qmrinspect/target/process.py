@@ -11,9 +11,10 @@ import mmap
 import os
 import time
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable
 
 from ..errors import TargetError
+from ..tuples import NamedTuple
 from .denied import denied, ended
 from .elf import ElfFile
 from .image import PAGE, Capture, Image, Mapping, Peek, Ranges, without

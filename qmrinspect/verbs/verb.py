@@ -11,10 +11,11 @@ import argparse
 import importlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, Protocol
 
 from ..errors import UsageError
 from ..text import printable
+from ..tuples import NamedTuple
 
 if TYPE_CHECKING:
     from ..audit.check import Report

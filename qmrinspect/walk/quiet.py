@@ -11,10 +11,10 @@ what it is doing is done when it waits for more.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from ..records.context import Context
 from ..target.image import Peek, Unreadable
+from ..tuples import NamedTuple
 from . import rcu
 from .scene import Objects, of_type
 

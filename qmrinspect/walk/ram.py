@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import NamedTuple
 
 from ..records.context import Context
 from ..target.image import Unreadable
+from ..tuples import NamedTuple
 
 __all__ = ["RAM_FIELDS", "RamMap"]
 

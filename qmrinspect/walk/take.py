@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 from functools import lru_cache
-from typing import NamedTuple
 
 from ..errors import LayoutError, ReadingError, TargetError
 from ..layout import Layout
@@ -22,6 +21,7 @@ from ..snapshot import Snapshot, TargetInfo, Unknown, View
 from ..target.elf import PT_LOAD, ElfFile
 from ..target.image import Capture, Image, Mapping, Ranges, Target, Unreadable
 from ..target.instant import Choose, Stoppable
+from ..tuples import NamedTuple
 from . import declared, memory, plan, qdev, qom, quiet, rcu
 from .classes import read_classes
 from .inuse import leave_out_freed

@@ -9,10 +9,10 @@ is believed.  (A few may not: an object can be half made at the instant.)
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from ..layout import Layout
 from ..snapshot import Snapshot, TypeInfo
+from ..tuples import NamedTuple
 from .qdev import GPIO_FIELDS
 
 __all__ = ["Check", "check_sizes", "fits", "validate"]
