@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Source(NamedTuple):
-    """What explains a finding: patterns of its device, its cause and its text."""
-
-    device: str
-    cause: str
-    text: str
-    where: str
-
+from qemu_error_lines import ERROR_PATHS, Source
 
 _I82801B11 = (
     "hw/pci-bridge/i82801b11.c: the bridge has no exit: its windows stay in its parent's, and "
@@ -24,12 +14,6 @@ _IPMI = (
 )
 _SHPC = "hw/pci-bridge/pcie_pci_bridge.c: no shpc_free(), as pci_bridge_dev.c has at its end"
 _VQS = "hw/virtio/vhost-user-base.c do_vhost_user_cleanup: the array vub->vqs is not freed"
-_CAN = (
-    ("ctucan_pci", "ctucan_pci"),
-    ("kvaser_pci", "can_kvaser_pci"),
-    ("mioe3680_pci", "can_mioe3680_pci"),
-    ("pcm3680_pci", "can_pcm3680_pci"),
-)
 
 #: The first that fits is told.
 SOURCES = (
@@ -54,6 +38,11 @@ SOURCES = (
     Source(
         *("ich9-ahci", "unbalanced", "*irq*"),
         "hw/ide/ahci.c ahci_realize: qemu_allocate_irqs() for the ports, never freed",
+    ),
+    Source(
+        *("ich9-ahci", "unreachable-memory", "*"),
+        "hw/ide/ich.c pci_ich9_ahci_init: qemu_init_irq() of an irq that nobody ends, which keeps "
+        "its properties (10.2 has qemu_init_irq_child())",
     ),
     Source(
         *("i82*", "reset-handler", "*"),
@@ -93,6 +82,11 @@ SOURCES = (
     Source(
         *("chardev:vc", "grows-in-tree", "*"),
         "ui/console-vc.c: a text console stays in /backend for good",
+    ),
+    Source(
+        *("chardev:vc", "growing-memory", "*qemu-*console*"),
+        "ui/console-vc.c vc_chr_open (7.2: ui/console.c new_console): object_new() of a text "
+        "console, which stays in the list of consoles for good",
     ),
     Source(
         *("virtio-9p*", "unreachable-memory", "* 344 bytes*"),
@@ -188,9 +182,25 @@ SOURCES = (
         *("vhost-user-input-pci", "fd-handler", "*"),
         "hw/input/vhost-user-input.c: no unrealize, so that nothing calls vhost_dev_cleanup()",
     ),
-    Source("vhost-user-gpio-pci", "unreachable-memory", "*", _VQS),
-    Source("vhost-user-input-pci", "unreachable-memory", "*", _VQS),
-    Source("vhost-user-snd-pci", "unreachable-memory", "*", _VQS),
+    Source(
+        *("vhost-user-input-pci", "", "serial=*SIGSEGV*"),
+        "hw/input/virtio-input.c virtio_input_idstr_config: cfg_list, which only "
+        "virtio_input_init_config() initializes, and no vhost-user device calls that (7.2)",
+    ),
+    Source(
+        *("vhost-user-input-pci", "", "*SIGSEGV*"),
+        "hw/input/vhost-user-input.c: no unrealize, so that nothing calls vhost_dev_cleanup(), "
+        "and the memory listener is called where it was",
+    ),
+    Source(
+        *("vhost-user-input-pci", "unreachable-memory", "*vhost_backend_init failed*"),
+        "backends/vhost-user.c vhost_user_backend_dev_init: vhost_dev_cleanup() clears dev.vqs "
+        "before vhost_user_backend_finalize() would free it",
+    ),
+    *(
+        Source(f"vhost-user-{device}-pci", "unreachable-memory", "*", _VQS)
+        for device in ("gpio", "i2c", "input", "rng", "snd", "test-device")
+    ),
     Source(
         *("vhost-user-fs-pci", "unreachable-memory", "*"),
         "hw/virtio/vhost-user-fs.c vuf_device_unrealize: vhost_dev_cleanup() clears vhost_dev.vqs "
@@ -207,7 +217,7 @@ SOURCES = (
         "hw/usb/hcd-ehci-pci.c usb_ehci_pci_exit: g_free() of the irq, which is an object",
     ),
     Source(
-        *("lsi53c895a", "unreachable-memory", "*"),
+        *("lsi53c8*", "unreachable-memory", "*"),
         "hw/scsi/lsi53c895a.c lsi_scsi_exit: timer_del(), and no timer_free()",
     ),
     Source(
@@ -231,6 +241,15 @@ SOURCES = (
         *("usb-ehci", "", "maxframes*"),
         "hw/usb/hcd-ehci-pci.c usb_ehci_pci_realize: the error of usb_ehci_realize() is not taken, "
         "and the device goes on half made",
+    ),
+    Source(
+        *("qxl", "", "max_outputs*spice_qxl_set_device_info*"),
+        "hw/display/qxl.c qxl_realize_common: any max_outputs is given to Spice, which aborts",
+    ),
+    Source(
+        *("qxl", "", "*ram_size*find_ram_offset*"),
+        "hw/display/qxl.c qxl_init_ramsize: pow2ceil() of the greatest ram_size (32 bits) or "
+        "vram_size (64 bits) is 0, on which qemu_ram_alloc() asserts",
     ),
     Source(
         *("qxl", "", "surfaces*"),
@@ -263,13 +282,16 @@ SOURCES = (
         *("object:qtest", "unreachable-memory", "* 24 bytes*"),
         "system/qtest.c qtest_server_start: g_string_new() of inbuf, never freed",
     ),
-    Source(
-        *("block:luks", "growing-memory", "*-secret*"),
-        "block/crypto.c block_crypto_open_generic: qemu_opts_create() without qemu_opts_del()",
+    *(
+        Source(
+            *("block:luks", "growing-memory", text),
+            "block/crypto.c block_crypto_open_generic: qemu_opts_create() without qemu_opts_del()",
+        )
+        for text in ("*-secret*", "*nothing known begins there in a variable of QEMU")
     ),
-    Source(
-        *("block:ssh", "unreachable-memory", "*127.0.0.1*"),
-        "block/ssh.c ssh_close: inet is not freed",
+    *(
+        Source("block:ssh", "unreachable-memory", text, "block/ssh.c ssh_close: inet is not freed")
+        for text in ("*127.0.0.1*", "*: 1 block, 40 bytes a cycle*")
     ),
     Source(
         *("block:vvfat", "unreachable-memory", "*"),
@@ -284,85 +306,5 @@ SOURCES = (
         *("nvme*", "*-memory", "*nvme-bus*"),
         "hw/nvme/ctrl.c nvme_init_subsys: a subsystem that nobody unparents (since cd59f50ab0)",
     ),
-    Source(
-        *("nvme", "unreachable-memory", "*cannot connect*"),
-        "hw/nvme/ctrl.c nvme_realize: what nvme_init_state() and pcie_doe_init() made stays where "
-        "nvme_init_pci() fails",
-    ),
-    Source(
-        *("nvme", "", "*cmb_size_mb*failed to allocate*"),
-        "hw/nvme/ctrl.c nvme_init_cmb: g_malloc0() of any cmb_size_mb",
-    ),
-    Source(
-        *("*", "", "sriov-pf=*SIGSEGV*"),
-        "include/hw/pci/pci_device.h pci_is_vf: sriov-pf makes a VF, which is realized before it "
-        "has a PF (pcie_sriov_register_device() comes after that)",
-    ),
-    Source(
-        *("cxl-type3", "", "*mutex->initialized*"),
-        "hw/mem/cxl_type3.c ct3_exit: cxl_destroy_cci() of a lock that only a reset makes "
-        "(cxl_init_cci())",
-    ),
-    Source(
-        *("ivshmem-doorbell", "", "*SIGSEGV*"),
-        "hw/misc/ivshmem-pci.c watch_vector_notifier: the handlers of one that was unplugged "
-        "before are called with freed memory",
-    ),
-    Source(
-        *("ivshmem-doorbell", "", "*failed to allocate*"),
-        "hw/misc/ivshmem-pci.c ivshmem_setup_interrupts: g_new0() of any number of vectors",
-    ),
-    Source(
-        *("ivshmem-doorbell", "unreachable-memory", "*interrupts*"),
-        "hw/misc/ivshmem-pci.c ivshmem_common_realize: peers and msi_vectors stay where "
-        "ivshmem_setup_interrupts() fails",
-    ),
-    Source(
-        *("pci-testdev", "", "*is_power_of_2*"),
-        "hw/misc/pci-testdev.c pci_testdev_realize: membar is not asked to be a power of 2",
-    ),
-    Source(
-        *("pcie-root-port", "address-space-root", "*reserve*"),
-        "hw/pci-bridge/gen_pcie_root_port.c gen_rp_realize: exit() alone where the reserve is "
-        "wrong, which leaves the device's address space",
-    ),
-    *(
-        Source(
-            *(device, "unbalanced", "*connect_to_bus failed*"),
-            f"hw/net/can/{file}.c: an irq is allocated before the bus is connected, and not freed "
-            "where that fails",
-        )
-        for device, file in _CAN
-    ),
-    Source(
-        *("cxl-type3", "", "*cdat_len_check*"),
-        "hw/cxl/cxl-cdat.c cdat_len_check: what a file has is asserted",
-    ),
-    Source(
-        *("cxl-type3", "", "*qemu_mutex_destroy*"),
-        "hw/mem/cxl_type3.c ct3_exit: cxl_destroy_cci() of a mailbox that reset initializes, "
-        "which a realize that fails later never saw",
-    ),
-    Source(
-        *("sdhci-pci", "unreachable-memory", "*"),
-        "hw/sd/sdhci-pci.c sdhci_pci_realize: no sdhci_uninitfn() where sdhci_common_realize() "
-        "fails, which frees the timers",
-    ),
-    *(
-        Source(
-            *(device, "unreachable-memory", "*"),
-            "hw/usb/bus.c usb_qdev_realize: the texts of usb_desc_create_serial() stay where "
-            "usb_device_realize() fails",
-        )
-        for device in ("u2f-passthru", "usb-braille", "usb-serial")
-    ),
-    Source(
-        *("vhost-user-fs-pci", "", "*num-request-queues*SIGABRT*"),
-        "hw/virtio/vhost-user-fs.c vuf_device_realize: num-request-queues is not asked to be "
-        "below VIRTIO_QUEUE_MAX, on which virtio_add_queue() aborts",
-    ),
-    Source(
-        *("v*-pci*", "", "vectors=*failed to allocate*"),
-        "hw/virtio/virtio.c virtio_init: vector_queues for any number of vectors, also below 0",
-    ),
+    *ERROR_PATHS,
 )
