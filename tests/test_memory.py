@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,10 +86,34 @@ def test_what_came_once_or_stops_is_no_leak() -> None:
     assert remembered(*grows[:-1]).leak() is None  # too few cycles
     memory = remembered(*grows)
     assert memory.leak() is not None
-    assert memory.is_steady(dict.fromkeys(range(CYCLES + 1 + 200), 1), 200)
-    assert not memory.is_steady(dict.fromkeys(range(CYCLES + 1 + 128), 1), 200)
+    assert memory.is_steady(FakeBlocks(dict.fromkeys(range(CYCLES + 1 + 200), 1), set()), 200)
+    assert not memory.is_steady(FakeBlocks(dict.fromkeys(range(CYCLES + 1 + 128), 1), set()), 200)
     memory.add(None)
     assert memory.leak() is None
+
+
+@pytest.mark.parametrize(("kept", "steady"), [(200, True), (128, False)])
+def test_a_leak_grows_beside_a_pool(kept: int, steady: bool) -> None:
+    def grown(leak: int, pool: int) -> dict[int, int]:
+        return {**dict.fromkeys(range(leak), 1), **dict.fromkeys(range(-pool, 0), 2)}
+
+    memory = remembered(*(grown(k, 2 * k) for k in range(1, CYCLES + 2)))
+    assert memory.is_steady(FakeBlocks(grown(CYCLES + 1 + kept, 64), set()), 200) is steady
+
+
+def test_a_coroutine_that_qemu_keeps_is_of_no_sort() -> None:
+    words = {0x100: [0] * 11 + [0x700000, (1 << 20) + 4096] + [0] * 26, 0x300: [0] * 39}
+    heap = SimpleNamespace(spans=list)
+    live = SimpleNamespace(heap=heap, is_stack=lambda address: address == 0x701000)
+    blocks = FakeBlocks({}, set())
+    blocks.__dict__.update(
+        live=dict.fromkeys(words, 312),
+        _context=SimpleNamespace(live=live),
+        _code=SimpleNamespace(all=[]),
+        _words=lambda start, most: words[start][:most],
+    )
+    assert list(Blocks.kinds(blocks)) == [0x300]
+    assert blocks.tally() == {312: 1}
 
 
 def test_what_one_cycle_spoils_more_cycles_tell() -> None:

@@ -147,7 +147,7 @@ class Blocks:
         return _STACK <= size <= _STACK + _PAGE and self._context.live.is_stack(start + _PAGE)
 
     def kinds(self) -> dict[int, Kind]:
-        """Return what sort each live block is of, by where it begins.
+        """Return what sort each live block is of, by where it begins, without coroutines.
 
         Two blocks of one sort have the same size, and in their first words the same constants
         of the program where these are, and pointers to heaps where those are.
@@ -160,6 +160,8 @@ class Blocks:
         least = min((low, *ends[:1]))
         out: dict[int, Kind] = {}
         for start, size in self.live.items():
+            if self._is_coroutine(start, size):
+                continue
             words: list[int] = []
             for word in self._words(start, _TELLING):
                 # Most words are numbers, or lead to the main heap.

@@ -98,10 +98,15 @@ class Memory:
         steps = self._steps()
         return self.cycles >= CYCLES and all(step > 0 for step in steps)
 
-    def is_steady(self, live: Mapping[int, int], cycles: int) -> bool:
-        """Whether so many more cycles left as much each."""
-        grown = len(live) - len(self._kept[-1].live)
-        return cycles > 0 and grown >= _STEADY * cycles * min(self._steps())
+    def is_steady(self, blocks: Blocks, cycles: int) -> bool:
+        """Whether so many more cycles left as much each, of all sorts or of one beside a pool."""
+        grown = len(blocks.live) - len(self._kept[-1].live)
+        if grown >= _STEADY * cycles * min(self._steps()):
+            return cycles > 0
+        *counts, after = (Counter(b.kinds().values()) for b in (*self._kept, blocks))
+        first, last = counts[0], counts[-1]
+        share = _STEADY * cycles / (len(counts) - 1)
+        return any(after[k] - last[k] >= share * (last[k] - first[k]) for k in _growing(counts))
 
     def leak(self) -> MemoryLeak | None:
         """Tell what stays with every cycle, None when nothing does."""
