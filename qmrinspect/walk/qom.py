@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 
 from ..errors import ReadingError
 from ..records.context import Context, Handles
@@ -29,6 +30,8 @@ __all__ = [
 
 # A reference count beyond this is not one.
 _REF_MAX = 1_000_000
+# Objects within so many bytes are read again when one of them is.
+_BLOCK = 1 << 16
 _LINK_STRONG, _LINK_DIRECT, _LINK_CLASS = 1, 2, 4
 
 
@@ -110,29 +113,33 @@ def read_objects(context: Context, classes: Classes) -> dict[int, Obj]:
     out: dict[int, Obj] = {}
     claims: dict[int, list[Obj]] = defaultdict(list)
 
-    def read() -> tuple[Obj, int] | None:
-        try:
-            free, properties, ref, parent = unpack(image.read(address, size))
-        except Unreadable:
-            return None
-        if ref >= _REF_MAX or properties & 7 or not properties:
-            return None
-        table = context.table(properties)
-        if (
-            table is None
-            or table.hash_func != context.handles.string_hash
-            or table.value_destroy != context.handles.property_free
-        ):
-            return None
-        return Obj(address, classes.names[klass], ref, parent, bool(free)), table.address
+    def read() -> list[tuple[Obj, int]]:
+        rows = []
+        for word, klass in some:
+            address = word - at_class
+            try:
+                free, properties, ref, parent = unpack(image.read(address, size))
+            except Unreadable:
+                continue
+            if ref >= _REF_MAX or properties & 7 or not properties:
+                continue
+            table = context.table(properties)
+            if (
+                table is not None
+                and table.hash_func == context.handles.string_hash
+                and table.value_destroy == context.handles.property_free
+            ):
+                obj = Obj(address, classes.names[klass], ref, parent, bool(free))
+                rows.append((obj, table.address))
+        return rows
 
     found = find_words(image, classes.names, context.known.words, context.live.in_coroutine)
-    for word, klass in found:
-        address = word - at_class
-        row = context.recall(("object", address), klass, read)
-        if row is not None:
-            out[address] = row[0]
-            claims[row[1]].append(row[0])
+    # Most of the words start no object, and to recall one takes longer than to read it.
+    for block, neighbours in groupby(found, lambda hit: hit[0] // _BLOCK):
+        some = list(neighbours)
+        for obj, table in context.recall(("objects", block), some, read):
+            out[obj.address] = obj
+            claims[table].append(obj)
     for address, those in claims.items():
         if len(those) > 1:
             for obj in set(those).difference(_owners(context, address, those)):
