@@ -57,6 +57,9 @@ class Walked:
         self._same = False
         self._changed: set[int] = set()
         self._pages: dict[int, tuple[list[int], set[int]]] = {}
+        self._before_all: tuple[object, Chunks, set[int]] | None = None
+        self._now_all: tuple[object, Chunks, set[int]] | None = None
+        self._changed_pages: set[int] = set()
         #: Which way of keeping free chunks was told, -1 for none so far.
         self.way = -1
         #: Where the main heap was found to begin, 0 for nowhere so far.
@@ -66,9 +69,35 @@ class Walked:
         """Begin the walk of an image."""
         last, self._image = self._image, image
         self._same = last is not None and (last is image.since or last is image)
-        changed = image.changed if last is not image else ()
-        self._changed = {page * PAGE // _PIECE for page in changed}
+        self._changed_pages = image.changed if last is not image else set()
+        self._changed = {page * PAGE // _PIECE for page in self._changed_pages}
         self._before, self._now = self._now, {}
+        self._before_all, self._now_all = self._now_all, None
+
+    def keep(self, given: object, chunks: Chunks, asked: set[int]) -> None:
+        """Keep what a walk came to.
+
+        :param given: what it was given, but for the image.
+        :param asked: the numbers of the pages that were asked for one by one.
+        """
+        self._now_all = given, chunks, set(asked)
+
+    def again(self, given: object, words: Words) -> Chunks | None:
+        """Return what the last walk came to, None where this one may come to something else."""
+        if not self._same or self._before_all is None:
+            return None
+        before, chunks, asked = self._before_all
+        pieces = {start // _PIECE for start in self._before}
+        if before != given or pieces & self._changed or asked & self._changed_pages:
+            return None
+        for start, piece in self._before.items():
+            data = next((view for _, view in words.cut(start, start + 8 * len(piece.data))), None)
+            if data is None or len(data) != len(piece.data):
+                self._now = {}
+                return None
+            self._now[start] = piece._replace(data=data)
+        words.asked.update(asked)
+        return chunks
 
     def pages(self) -> set[int]:
         """Return the numbers of the pages with what a chunk begins with.

@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import compress
 
-from ..target.arenas import areas, find_arenas, libc_data
+from ..target.arenas import Area, Arenas, areas, find_arenas, libc_data
 from ..target.image import PAGE, Image, Mapping
 from ..target.instant import numbers
 from ..target.words import NotKnown, Words
 from ..tuples import NamedTuple
 from .chunks import HEADER, Chunks, Walked
 from .free import mark_free
-from .mapped import find_mapped, find_parameters
+from .mapped import Mapped, find_mapped, find_parameters
 
 __all__ = ["Block", "Heap"]
 
@@ -210,15 +210,10 @@ class Heap:
             runs = areas(words, arenas, parameters.heap)
             try:
                 mapped = find_mapped(words, self._mappings, runs, parameters)
-                chunks = Chunks(self._walked)
-                rows = [*((a.start, a, None) for a in runs), *((m.start, None, m) for m in mapped)]
                 words.asked.update(block.start // PAGE for block in mapped)
-                for _, area, single in sorted(rows, key=lambda row: row[0]):
-                    if area is not None:
-                        chunks.add(words, area)
-                    elif single is not None:
-                        chunks.single(*single)
-                mark_free(words, arenas, chunks, runs)
+                given = arenas, runs, mapped
+                chunks = self._walked.again(given, words) or self._chunks_of(words, *given)
+                self._walked.keep(given, chunks, words.asked)
             except NotKnown as error:
                 refused = error
                 continue
@@ -227,6 +222,19 @@ class Heap:
             self._spans = [(a.start, max(a.top, a.end) + 1) for a in runs]
             return chunks
         raise refused
+
+    def _chunks_of(
+        self, words: Words, arenas: Arenas, runs: list[Area], mapped: list[Mapped]
+    ) -> Chunks:
+        chunks = Chunks(self._walked)
+        rows = [*((a.start, a, None) for a in runs), *((m.start, None, m) for m in mapped)]
+        for _, area, single in sorted(rows, key=lambda row: row[0]):
+            if area is not None:
+                chunks.add(words, area)
+            elif single is not None:
+                chunks.single(*single)
+        mark_free(words, arenas, chunks, runs)
+        return chunks
 
 
 def _lowest(mappings: Sequence[Mapping], top: int) -> int:
