@@ -65,6 +65,28 @@ def test_what_each_cycle_leaves_need_not_be_of_one_sort(led: bool, found: bool) 
         assert (leak.cause, leak.blocks) == ("unreachable-memory", 1)
 
 
+class Apart(FakeBlocks):
+    """Blocks by (where they begin, how many bytes they have), none of which leads to another."""
+
+    def groups(self, born: Any, others: Any) -> list[Group]:
+        return [Group(1, self._sorts[start], start, "", "") for start in sorted(born)]
+
+
+def test_what_came_with_one_cycle_alone_is_none_of_what_each_leaves() -> None:
+    sizes = {200 + i: 24 + 16 * (i % 2) for i in range(CYCLES)}
+    memory = Memory()
+    for k in range(CYCLES + 1):
+        once = {900: 648} if k >= CYCLES - 1 else {}
+        memory.add(Apart({1: 9, **dict(list(sizes.items())[:k]), **once}, set()))
+    leak = memory.leak()
+    assert leak is not None
+    assert leak.blocks == 1 and leak.bytes in (24, 40)
+    memory = Memory()
+    for k in range(CYCLES + 1):
+        memory.add(Apart({200 + i: 1 << i for i in range(k)}, set()))
+    assert memory.leak() is None  # each left another thing
+
+
 def test_a_word_that_leads_to_one_of_many_makes_no_pool() -> None:
     samples = [dict.fromkeys(range(k), 7) for k in range(1, CYCLES + 2)]
     every = set(samples[-1])

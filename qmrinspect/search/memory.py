@@ -24,6 +24,8 @@ CYCLES, _WARM = 6, 2
 MORE = 200
 _STEADY = 0.95
 _SHOWN = 4
+# Bytes that malloc gives more where less would not be a block (MINSIZE, malloc/malloc.c).
+_ROUNDED = 16
 
 
 class MemoryLeak(NamedTuple):
@@ -124,8 +126,8 @@ class Memory:
         # A word that is left over may lead to what one cycle left: then another cycle tells.
         found = [self._left_by(born, k) for k in reversed(range(len(born))) if born[k]]
         if not sorted_out:
-            found = [[group for group in groups if not group.reached] for groups in found]
-            if 2 * sum(map(_lost, found)) <= len(born):
+            found = _of_most(found, len(born))
+            if not found:
                 return None
         groups = next((groups for groups in found if _lost(groups)), found[0])
         blocks = sum(group.blocks for group in groups)
@@ -155,6 +157,23 @@ def _born(kinds: Sequence[Mapping[int, Kind]], grown: Collection[Kind] | None) -
             new = {a for a in new if later.get(a) == here[a]}
         born.append(new)
     return born
+
+
+def _of_most(found: Sequence[Sequence[Group]], cycles: int) -> list[list[Group]]:
+    """Return of each cycle what nothing leads to and most cycles left the like of."""
+    lost = [[group for group in groups if not group.reached] for groups in found]
+
+    def often(group: Group) -> bool:
+        return 2 * sum(any(_alike(group, other) for other in others) for others in lost) > cycles
+
+    usual = [[group for group in groups if often(group)] for groups in lost]
+    return [groups for groups in usual if groups]
+
+
+def _alike(group: Group, other: Group) -> bool:
+    """Whether two groups are of one size, but for what malloc gives more now and then."""
+    most = _ROUNDED * group.blocks
+    return group.blocks == other.blocks and abs(group.bytes - other.bytes) <= most
 
 
 def _lost(groups: Sequence[Group]) -> bool:
