@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from qmrinspect.hotplug.kinds import Recipe
 from qmrinspect.hunt import sure
 from qmrinspect.hunt.cycle import Hunt
 from qmrinspect.hunt.job_vm import JobVm
+from qmrinspect.hunt.pool import VmPool
 from qmrinspect.hunt.settings import Job, Settings
 from qmrinspect.hunt.suspects import caused_by
 from qmrinspect.search.memory import Memory
@@ -80,3 +82,36 @@ def test_who_harmed_a_vm_is_searched_among_the_likely_ones_first() -> None:
     assert search("dev11")[0] == ["dev11"]  # by halves
     assert search("dev01")[0] == []  # too long ago
     assert search("dev12", "dev18")[0] == []  # both together, which halves tear apart
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kept", "ends"),
+    [
+        ("clean", (), {1: False, 5: False}),
+        ("clean", ("a chardev: busy",), {1: True, 5: True}),
+        ("leak", (), {1: True, 5: False}),
+        # The device holds it; its growth is of one VM.
+        ("leak", ("a chardev: busy",), {1: True, 5: False}),
+        ("crash", (), {1: True, 5: True}),
+    ],
+)
+def test_a_vm_serves_on_after_what_harms_nobody(
+    outcome: str, kept: tuple[str, ...], ends: dict[int, bool]
+) -> None:
+    hunted: Any = SimpleNamespace(
+        outcome=Outcome(outcome), cycle=SimpleNamespace(not_released=kept, step=None)
+    )
+    ended = {}
+    for cycles in (1, 5):
+        closed: list[int] = []
+        vm: Any = SimpleNamespace(
+            before=[],
+            found=lambda *_: None,
+            close=partial(closed.append, 1),
+        )
+        pool = VmPool(Settings(start_options=(), cycles=cycles))
+        pool._vm = vm
+        pool._found(Job("some-pci"), hunted, 1)
+        assert vm.before == ["some-pci"]
+        ended[cycles] = bool(closed)
+    assert ended == ends

@@ -109,12 +109,11 @@ class VmPool(Closing):
             return alone(vm, job, hunted, suspected)
         found = vm.found(hunted, number)
         vm.before.append(job.driver)
-        harmed = hunted.outcome not in (Outcome.CLEAN, Outcome.REFUSED) or (
-            hunted.outcome == Outcome.REFUSED and hunted.cycle.step != Step.DEVICE_ADD
-        )
+        harmed = hunted.outcome != Outcome.CLEAN or bool(hunted.cycle.not_released)
+        if hunted.outcome == Outcome.REFUSED:
+            harmed = hunted.cycle.step != Step.DEVICE_ADD
         # Many cycles go on in the same VM: the hunt avoids the slots that leaked devices own.
-        goes_on = self._settings.cycles > 1 and hunted.outcome in _GROWS
-        if hunted.cycle.not_released or (harmed and not goes_on):
+        if harmed and (self._settings.cycles == 1 or hunted.outcome not in _GROWS):
             vm.close()
         return found
 
