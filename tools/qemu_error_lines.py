@@ -138,6 +138,11 @@ ERROR_PATHS = (
         "where it fails; only virtio_net_device_unrealize() frees them",
     ),
     Source(
+        *("virtio-*", "unreachable-memory", '*with "err*.0", which nothing*'),
+        "hw/virtio/virtio.c virtio_device_realize: bus_name stays where the device's own realize "
+        "fails; only virtio_device_unrealize() frees it",
+    ),
+    Source(
         *("virtio-*-gl*", "", "*missing object type*"),
         "qom/object.c object_initialize: exit() where the module of a type (hw-display-"
         "virtio-gpu-gl) is not installed",
