@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import socket
 import struct
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from qmrinspect.hotplug.vm import Vm
 from qmrinspect.hunt.attached import Attached
 from qmrinspect.hunt.cycle import Hunt
 from qmrinspect.hunt.guest import find_guest
+from qmrinspect.hunt.own_vm import OwnVm
 from qmrinspect.hunt.pool import VmPool
 from qmrinspect.hunt.settings import Job, Settings
 from qmrinspect.monitor.base import Monitor, MonitorLost
@@ -378,3 +381,19 @@ def test_a_deep_hunt_has_cycles_and_error_paths(qmr: Qmr) -> None:
         (name, "clean", tried) for name in ("edu", "virtio-rng-pci") for tried in (False, True)
     ]
     assert all("growth" in row for row in rows if "tried" not in row)
+
+
+def test_what_was_read_goes_with_its_vm() -> None:
+    """A circle held each copy until the collector of circles came: a gigabyte in each worker."""
+    gc.collect()
+    gc.disable()
+    try:
+        vm = OwnVm(("PCI",))
+        for _ in range(3):
+            vm.blocks(vm.read())
+        gone = weakref.ref(vm._process)
+        vm.close()
+        del vm
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -44,6 +44,10 @@ class _Piece(NamedTuple):
     end: int
 
 
+# Where chunks start, their sizes, and which are live.
+_Found = tuple[list[int], list[int], bytearray]
+
+
 class Walked:
     """What the last walk found in each piece of memory; what the next image has as well, it keeps.
 
@@ -57,8 +61,9 @@ class Walked:
         self._same = False
         self._changed: set[int] = set()
         self._pages: dict[int, tuple[list[int], set[int]]] = {}
-        self._before_all: tuple[object, Chunks, set[int]] | None = None
-        self._now_all: tuple[object, Chunks, set[int]] | None = None
+        # Without what leads here: memory waits long for the collector of circles.
+        self._before_all: tuple[object, _Found, set[int]] | None = None
+        self._now_all: tuple[object, _Found, set[int]] | None = None
         self._changed_pages: set[int] = set()
         #: Which way of keeping free chunks was told, -1 for none so far.
         self.way = -1
@@ -80,13 +85,13 @@ class Walked:
         :param given: what it was given, but for the image.
         :param asked: the numbers of the pages that were asked for one by one.
         """
-        self._now_all = given, chunks, set(asked)
+        self._now_all = given, (chunks.starts, chunks.sizes, chunks.live), set(asked)
 
     def again(self, given: object, words: Words) -> Chunks | None:
         """Return what the last walk came to, None where this one may come to something else."""
         if not self._same or self._before_all is None:
             return None
-        before, chunks, asked = self._before_all
+        before, found, asked = self._before_all
         pieces = {start // _PIECE for start in self._before}
         if before != given or pieces & self._changed or asked & self._changed_pages:
             return None
@@ -97,6 +102,8 @@ class Walked:
                 return None
             self._now[start] = piece._replace(data=data)
         words.asked.update(asked)
+        chunks = Chunks(self)
+        chunks.starts, chunks.sizes, chunks.live = found
         return chunks
 
     def pages(self) -> set[int]:
