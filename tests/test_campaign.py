@@ -299,6 +299,7 @@ def test_what_to_do_about_a_job_that_failed_is_said_once() -> None:
 
 def test_the_machine_limits_the_jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert 1 <= workers_for(Settings()) <= 2 * len(os.sched_getaffinity(0))
+    assert 1 <= workers_for(Settings(error_paths=True)) <= 3 * len(os.sched_getaffinity(0))
     assert 1 <= workers_for(Settings(guest="kernel:initrd")) <= len(os.sched_getaffinity(0))
     assert workers_for(Settings(), 10_000) < 10_000
     monkeypatch.setattr(limits, "_available", lambda: 3 << 30)

@@ -22,13 +22,15 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def workers_for(settings: Settings, wanted: int | None = None) -> int:
-    """Return how many workers a campaign gets: ``wanted``, or two a core, one with a guest;
-    never more than there is memory for, and always one.
+    """Return how many workers a campaign gets: ``wanted``, or two a core, three with error paths,
+    one with a guest; never more than there is memory for, and always one.
     """
     guest = settings.guest is not None
     each = _WORKER_BYTES + (_GUEST_BYTES if guest else 0)
-    # Without a guest that computes, a worker waits for QEMU and for RCU half of its time.
-    return max(1, min(wanted or cores() * (1 if guest else 2), free_bytes() // each))
+    # Without a guest that computes, a worker waits for QEMU and for RCU half of its time, and
+    # longer where QEMU refuses (qmp_device_add() drains RCU then).
+    a_core = 1 if guest else 3 if settings.error_paths else 2
+    return max(1, min(wanted or cores() * a_core, free_bytes() // each))
 
 
 def cores() -> int:

@@ -32,7 +32,7 @@ from .hunted import Found, Hunted
 from .judge import Judgement, with_stale
 from .own_vm import OwnVm
 from .rows import row_of, stable
-from .sure import BETWEEN, may_grow
+from .sure import BETWEEN, nothing_grows
 
 __all__ = ["ErrorPaths"]
 
@@ -263,16 +263,16 @@ class ErrorPaths:
     def _memory(self, vm: OwnVm, ways: Sequence[Trial]) -> MemoryLeak | None:
         """Return what memory stays each time that ways are tried; they were, once.
 
-        Two counts are enough where nothing does; otherwise each time is read.
+        A few counts are enough where nothing does; otherwise each time is read.
         """
-        first = vm.tally()
-        for trial in (*ways,) * BETWEEN:
-            self._survived(vm, trial)
-        snapshot, last = vm.read(), vm.tally()
-        if first and last and not may_grow(first, last, 1):
+
+        def again() -> bool:
+            return all(self._survived(vm, trial) for trial in (*ways,) * BETWEEN)
+
+        if nothing_grows(vm, again, vm.read, by_size=len(ways) == 1):
             return None
         memory = Memory()
-        memory.add(vm.blocks(snapshot))
+        memory.add(vm.blocks(vm.read()))
         for _ in range(CYCLES):
             for trial in ways:
                 self._survived(vm, trial)

@@ -14,11 +14,11 @@ from typing import NamedTuple
 from ..audit.outcome import Outcome
 from ..closing import Closing
 from ..errors import ReadingError, TargetError
+from ..hotplug.backtrace import backtrace, stacks
 from ..hotplug.kinds import Driver, Recipe
 from ..hotplug.recipes import START_OPTIONS, recipe_for
 from ..hotplug.unplug import Cycle, Step, drivers
 from ..layout.find import given
-from .backtrace import backtrace, stacks
 from .cycle import Hunt, not_begun
 from .guest import GUEST_PATIENCE_S, GUEST_START_OPTIONS, Guest
 from .hunted import Found, Hunted

@@ -98,8 +98,8 @@ CAMPAIGN = (
         {
             "type": at_least_1,
             "metavar": "N",
-            "help": "VMs at once, if there is memory for them (default: two a core, or one with a "
-            "guest)",
+            "help": "VMs at once, if there is memory for them (default: two a core, three with "
+            "--error-paths, one with a guest)",
         },
     ),
     Argument(

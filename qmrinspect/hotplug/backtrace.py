@@ -13,9 +13,9 @@ import subprocess
 import threading
 
 from ..errors import QmrError
-from ..hotplug.kinds import Recipe
-from ..hotplug.unplug import run_cycle
-from ..hotplug.vm import Vm
+from .kinds import Recipe
+from .unplug import run_cycle
+from .vm import Vm
 
 __all__ = ["backtrace", "stacks"]
 
