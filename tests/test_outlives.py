@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -284,3 +285,15 @@ def test_each_release_is_told_by_one_hunt(version: str) -> None:
     assert "expects a positive integer" in (failed.cycle.refused or "")
     left = ("refused", None) if version == "7.2" else ("leak", "address-space-root")
     assert (failed.outcome, failed.judgement.cause) == left
+
+
+@pytest.mark.parametrize("version", ["7.2", "10.0", "11.1"])
+def test_what_malloc_keeps_for_a_thread_is_no_block_of_a_device(version: str) -> None:
+    """A worker that a disk needs has one: it was told as what scsi-cd leaves with each cycle."""
+    with OwnVm(("PCI",), release(version)) as vm:
+        blocks = vm.blocks(vm.read())
+        threads = len(os.listdir(f"/proc/{vm.vm.pid}/task"))
+    assert blocks is not None
+    left_out = blocks.sizes().keys() - blocks.live.keys()
+    caches = [at for at in left_out if blocks.sizes()[at] in (648, 760)]
+    assert 0 < len(caches) <= threads

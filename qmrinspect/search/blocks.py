@@ -39,6 +39,8 @@ _LEVELS, _WIDTH = 6, 64
 _WORDS_MAX = 4096
 # QEMUBH: its sizes, the word with its flags, and BH_PENDING | BH_DELETED.
 _HALF, _FLAGS, _GONE = (40, 56, 72), 5, 1 | 4
+# tcache_perthread_struct (malloc/malloc.c): its size, and how many bins it counts, 16 bits each.
+_CACHES, _CACHED_MAX = {648: 64, 760: 76}, 127
 # Sizes of a coroutine, and of its stack (include/qemu/coroutine_int.h COROUTINE_STACK_SIZE).
 _COROUTINE, _STACK, _PAGE = (240, 480), 1 << 20, 4096
 # So many first words tell one sort of blocks from another.
@@ -94,7 +96,9 @@ class Blocks:
         live = {b.start: b.size for b in self._context.live.heap.blocks() if b.state == "live"}
         # Of the size of a bottom half there are many; what is transient counts as gone.
         halves = [at for at, size in live.items() if size in _HALF and self._ends(at)]
-        for start in halves:
+        # malloc's own, of each thread.
+        caches = [at for at, size in live.items() if size in _CACHES and self._is_cache(at, size)]
+        for start in (*halves, *caches):
             del live[start]
         return live
 
@@ -127,6 +131,18 @@ class Blocks:
             return False
         constant = any(low <= words[1] < high for low, high in self._code.all)
         return constant and self._code.has(words[2])
+
+    def _is_cache(self, start: int, size: int) -> bool:
+        """Whether a block is what malloc knows a thread's free chunks by: counts, then lists."""
+        bins = _CACHES[size]
+        try:
+            words = self._context.image.words(start, bins // 4 + bins)
+        except Unreadable:
+            return False
+        counts, heads = words[: bins // 4], [word for word in words[bins // 4 :] if word]
+        few = all(c >> shift & 0xFFFF <= _CACHED_MAX for c in counts for shift in (0, 16, 32, 48))
+        heap = self._context.live.heap
+        return few and bool(heads) and all(heap.freed(head) for head in heads)
 
     def tally(self) -> Counter[int]:
         """Return how many blocks there are of each size, without coroutines.
