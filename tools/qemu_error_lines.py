@@ -51,6 +51,11 @@ ERROR_PATHS = (
         "(cxl_init_cci())",
     ),
     Source(
+        *("cxl-type3", "unreachable-memory", "*CDAT: *"),
+        "hw/mem/cxl_type3.c ct3_realize: no pcie_doe_fini() where cxl_doe_cdat_init() fails, so "
+        "that the mailboxes stay which pcie_doe_init() made",
+    ),
+    Source(
         *("ivshmem-doorbell", "", "*SIGSEGV*"),
         "hw/misc/ivshmem-pci.c watch_vector_notifier: the handlers of one that was unplugged "
         "before are called with freed memory",
