@@ -28,6 +28,9 @@ ELSEWHERE = {
     "hunt": "test_every_candidate_has_a_verdict_or_a_reason",
     "hunt 'virtio-*'": "test_globs_and_near_names_of_drivers",
     "hunt --error-paths [DRIVER...]": "test_error_paths_are_told_apart_by_property",
+    "hunt --cycles 5 --error-paths --campaign FILE [DRIVER...]": (
+        "test_a_deep_hunt_has_cycles_and_error_paths"
+    ),
     "hunt --trace intel-hda piix3-usb-uhci qxl": "test_the_first_find_of_readme_is_found",
     "vm1 refs hda0": "test_the_references_of_readme_are_there",
     "demo --trace": "test_the_demo_names_the_takers",
