@@ -72,6 +72,27 @@ class Apart(FakeBlocks):
         return [Group(1, self._sorts[start], start, "", "") for start in sorted(born)]
 
 
+def test_what_no_sort_tells_is_lost_beside_what_grows_in_a_list() -> None:
+    """A timer of two sizes was left out, and the error in a list told as all that stays."""
+
+    class Both(Apart):
+        def groups(self, born: Any, others: Any) -> list[Group]:
+            return [
+                Group(1, self._sorts[at], at, "", "a list" if at < 200 else "")
+                for at in sorted(born)
+            ]
+
+    memory = Memory()
+    for k in range(CYCLES + 1):
+        listed = {100 + i: 208 for i in range(k)}
+        timers = {200 + i: 40 + 16 * (i % 2) for i in range(k)}
+        memory.add(Both({1: 9, **listed, **timers}, set()))
+    leak = memory.leak()
+    assert leak is not None
+    assert (leak.cause, leak.blocks) == ("unreachable-memory", 2)
+    assert [group.reached for group in leak.groups] == ["", "a list"]
+
+
 def test_what_came_with_one_cycle_alone_is_none_of_what_each_leaves() -> None:
     sizes = {200 + i: 24 + 16 * (i % 2) for i in range(CYCLES)}
     memory = Memory()

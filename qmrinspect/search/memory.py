@@ -117,23 +117,27 @@ class Memory:
         kinds = [blocks.kinds() for blocks in self._kept]
         grown = _growing([Counter(kind.values()) for kind in kinds])
         # What is made anew with every cycle may be where it was: only the sorts that grow count.
-        born = _born(kinds, grown)
-        sorted_out = bool(born and born[-1])
-        if not sorted_out:
+        found = self._found(_born(kinds, grown))
+        # A word that is left over may lead to what one cycle left: then another cycle tells.
+        groups = next((groups for groups in found if _lost(groups)), None)
+        if groups is None:
             # Behind a short text is what was left over, and malloc gives a bit more now and then:
             # a leak need not be of one sort.  Then only what nothing leads to counts.
             born = _born(kinds, None)
-        # A word that is left over may lead to what one cycle left: then another cycle tells.
-        found = [self._left_by(born, k) for k in reversed(range(len(born))) if born[k]]
-        if not sorted_out:
-            found = _of_most(found, len(born))
-            if not found:
-                return None
-        groups = next((groups for groups in found if _lost(groups)), found[0])
+            usual = _of_most(self._found(born), len(born))
+            groups = [group for some in (*usual[:1], *found[:1]) for group in some]
+        if not groups:
+            return None
         blocks = sum(group.blocks for group in groups)
         size = sum(group.bytes for group in groups)
         cause = UNREACHABLE if _lost(groups) else GROWING
         return MemoryLeak(cause, blocks, size, tuple(groups))
+
+    def _found(self, born: Sequence[set[int]]) -> list[list[Group]]:
+        """Return what the cycles left, the last one's first, if that left something."""
+        if not born or not born[-1]:
+            return []
+        return [self._left_by(born, k) for k in reversed(range(len(born))) if born[k]]
 
     def _left_by(self, born: Sequence[set[int]], k: int) -> list[Group]:
         """Return what one of the cycles left, what nothing leads to first."""
