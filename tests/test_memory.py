@@ -48,6 +48,7 @@ def test_what_each_cycle_leaves_is_told_from_what_is_made_anew() -> None:
     leak = remembered(*samples).leak()
     assert leak is not None
     assert (leak.cause, leak.blocks, leak.bytes) == ("unreachable-memory", 1, 32)
+    assert leak.of_a_sort
     assert (
         leak.text
         == "1 block, 32 bytes a cycle: nothing known begins there, which nothing points to"
@@ -91,6 +92,7 @@ def test_what_no_sort_tells_is_lost_beside_what_grows_in_a_list() -> None:
     assert leak is not None
     assert (leak.cause, leak.blocks) == ("unreachable-memory", 2)
     assert [group.reached for group in leak.groups] == ["", "a list"]
+    assert not leak.of_a_sort
 
 
 def test_what_came_with_one_cycle_alone_is_none_of_what_each_leaves() -> None:

@@ -216,7 +216,7 @@ class ErrorPaths:
                 vm, before = self._fresh(), []
         if not found:
             *others, last = (group[0] for group in alike)
-            last = last._replace(after=tuple(failure.trial for failure in others))
+            last = last._replace(after=tuple(failure.trial for failure in others) or None)
             yield self._found(together, [last], left)
 
     def _try(

@@ -69,7 +69,7 @@ class Stays:
         leak, own = self._memory.leak(), vm.vm
         if leak is None or row["outcome"] != Outcome.CLEAN or own is None:
             return leak
-        if leak.cause == UNREACHABLE:
+        if leak.cause == UNREACHABLE and leak.of_a_sort:
             return leak  # no pool has what nothing leads to
         try:
             done = own.drive(lambda monitor: more_cycles(monitor, recipe, "more", MORE))

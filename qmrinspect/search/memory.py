@@ -29,12 +29,16 @@ _ROUNDED = 16
 
 
 class MemoryLeak(NamedTuple):
-    """What stays with every cycle; ``cause`` in the contract's words."""
+    """What stays with every cycle; ``cause`` in the contract's words.
+
+    :param of_a_sort: whether one sort of block told it; otherwise many more cycles must, too.
+    """
 
     cause: str
     blocks: int
     bytes: int
     groups: tuple[Group, ...]
+    of_a_sort: bool = True
 
     @property
     def text(self) -> str:
@@ -120,6 +124,7 @@ class Memory:
         found = self._found(_born(kinds, grown))
         # A word that is left over may lead to what one cycle left: then another cycle tells.
         groups = next((groups for groups in found if _lost(groups)), None)
+        of_a_sort = groups is not None
         if groups is None:
             # Behind a short text is what was left over, and malloc gives a bit more now and then:
             # a leak need not be of one sort.  Then only what nothing leads to counts.
@@ -131,7 +136,7 @@ class Memory:
         blocks = sum(group.blocks for group in groups)
         size = sum(group.bytes for group in groups)
         cause = UNREACHABLE if _lost(groups) else GROWING
-        return MemoryLeak(cause, blocks, size, tuple(groups))
+        return MemoryLeak(cause, blocks, size, tuple(groups), of_a_sort)
 
     def _found(self, born: Sequence[set[int]]) -> list[list[Group]]:
         """Return what the cycles left, the last one's first, if that left something."""
