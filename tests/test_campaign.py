@@ -333,7 +333,7 @@ def test_a_monitor_that_fails_is_an_error_and_the_campaign_goes_on(
     execute = RecordingMonitor.execute
 
     def fail(
-        self: RecordingMonitor, command: str, arguments: Any = None, timeout: float = 10.0
+        self: RecordingMonitor, command: str, arguments: Any = None, timeout: float | None = None
     ) -> object:
         if command == "device_add" and arguments["driver"] == "edu" and not failed:
             failed.append(mode)
@@ -360,11 +360,11 @@ def test_a_monitor_that_fails_is_an_error_and_the_campaign_goes_on(
 
 
 def test_a_monitor_that_is_silent_is_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmrinspect.hotplug.unplug.STEP_TIMEOUT", 0.3)
+    monkeypatch.setattr(RecordingMonitor, "command_timeout", 0.3)
     execute = RecordingMonitor.execute
 
     def stand(
-        self: RecordingMonitor, command: str, arguments: Any = None, timeout: float = 10.0
+        self: RecordingMonitor, command: str, arguments: Any = None, timeout: float | None = None
     ) -> object:
         if command == "device_del":
             os.kill(peer_pid(self._socket), signal.SIGSTOP)

@@ -152,7 +152,7 @@ def test_qemu_confirms_what_lies_outside(driver: str) -> None:
 def test_a_descriptor_is_passed(kind: Callable[[str], Monitor]) -> None:
     reader, writer = os.pipe()
     with Vm() as vm, vm.monitor(kind) as monitor:
-        monitor.pass_descriptor("passed", writer)
+        monitor.execute("getfd", {"fdname": "passed"}, descriptor=writer)
         os.close(writer)
         os.set_blocking(reader, False)
         with pytest.raises(BlockingIOError):
@@ -174,7 +174,7 @@ def test_a_monitor_over_the_network_passes_none(kind: Callable[[str], Monitor]) 
     extra = ["-qmp", f"tcp:127.0.0.1:{port},server=on,wait=off"]
     with Vm(extra=extra), kind(f"127.0.0.1:{port}") as monitor:
         with pytest.raises(CommandError, match="passes no file descriptors"):
-            monitor.pass_descriptor("passed", 0)
+            monitor.execute("getfd", {"fdname": "passed"}, descriptor=0)
         monitor.execute("query-status")
 
 

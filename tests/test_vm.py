@@ -293,6 +293,12 @@ def test_a_refused_device_leaves_nothing_behind(monitor: Monitor) -> None:
     assert monitor.execute("query-named-block-nodes") == [
         node for node in _list(monitor.execute("query-named-block-nodes")) if "bad" not in str(node)
     ]
+    kept: list[Plugged] = []
+    with pytest.raises(CommandError, match="bad scsi device id"):
+        plug(monitor, recipe, "bad", refused=kept)
+    assert "bad" in str(monitor.execute("query-named-block-nodes"))
+    assert [release(monitor, behind) for behind in kept] == [()]
+    assert "bad" not in str(monitor.execute("query-named-block-nodes"))
     cycle = run_cycle(monitor, recipe_for("VGA"), "bad")
     assert cycle.step == "device_add"
     assert cycle.refused
@@ -311,7 +317,7 @@ def test_a_crash_is_a_result() -> None:
 
 
 def test_a_hang_is_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmrinspect.hotplug.plugging.STEP_TIMEOUT", 0.2)
+    monkeypatch.setattr("qmrinspect.monitor.base.Monitor.command_timeout", 0.2)
     with Vm() as vm, vm.monitor() as monitor:
         os.kill(vm.pid, signal.SIGSTOP)
         os.waitpid(vm.pid, os.WUNTRACED)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..monitor.base import CommandError, Monitor
 from .kinds import Recipe
-from .plugging import STEP_TIMEOUT, Plugged, get_property, now_us, parse_devfn
+from .plugging import Plugged, get_property, now_us, parse_devfn
 
 __all__ = ["Acknowledged", "acknowledge", "prepare", "unparented"]
 
@@ -52,7 +52,7 @@ class Acknowledged(NamedTuple):
 
 def unparented(monitor: Monitor, id: str) -> bool:
     """Say whether ``/machine/peripheral`` no longer has a child of this id."""
-    children = monitor.execute("qom-list", {"path": "/machine/peripheral"}, STEP_TIMEOUT)
+    children = monitor.execute("qom-list", {"path": "/machine/peripheral"})
     if not isinstance(children, list):
         return False
     return not any(isinstance(child, dict) and child.get("name") == id for child in children)
@@ -114,12 +114,12 @@ def acknowledge(
         return Acknowledged("slot-power", now)
     if running:
         return Acknowledged("guest", now)
-    monitor.execute("system_reset", timeout=STEP_TIMEOUT)
+    monitor.execute("system_reset")
     return Acknowledged("reset", now)
 
 
 def _runs(monitor: Monitor) -> bool:
-    status = monitor.execute("query-status", timeout=STEP_TIMEOUT)
+    status = monitor.execute("query-status")
     return isinstance(status, dict) and bool(status.get("running"))
 
 
@@ -172,7 +172,7 @@ def _config_select(monitor: Monitor, devfn: int, register: int) -> None:
 def _config_read(monitor: Monitor, devfn: int, register: int) -> int:
     _config_select(monitor, devfn, register)
     # "portw[0x0cfc] = 0x00000040"
-    said = monitor.hmp(f"i/w {_CONFIG_DATA:#x}", STEP_TIMEOUT).rpartition("= ")[2]
+    said = monitor.hmp(f"i/w {_CONFIG_DATA:#x}").rpartition("= ")[2]
     try:
         return int(said, 16)
     except ValueError:
@@ -185,12 +185,12 @@ _REGION = r"^ *([0-9a-f]{16})-[0-9a-f]{16} \([^)]*\): %s(?:-legacy)?\s*$"
 
 def _registers(monitor: Monitor, name: str) -> int | None:
     """Return the I/O port at which registers begin, None where this machine has none."""
-    found = re.search(_REGION % re.escape(name), monitor.hmp("info mtree", STEP_TIMEOUT), re.M)
+    found = re.search(_REGION % re.escape(name), monitor.hmp("info mtree"), re.M)
     return int(found[1], 16) if found else None
 
 
 def _cpu_index(monitor: Monitor, plugged: Plugged) -> int | None:
-    cpus = monitor.execute("query-cpus-fast", timeout=STEP_TIMEOUT)
+    cpus = monitor.execute("query-cpus-fast")
     for cpu in cpus if isinstance(cpus, list) else []:
         if cpu.get("qom-path") == plugged.path:
             return int(cpu["cpu-index"])
@@ -198,7 +198,7 @@ def _cpu_index(monitor: Monitor, plugged: Plugged) -> int | None:
 
 
 def _memory_slot(monitor: Monitor, plugged: Plugged) -> int | None:
-    devices = monitor.execute("query-memory-devices", timeout=STEP_TIMEOUT)
+    devices = monitor.execute("query-memory-devices")
     for device in devices if isinstance(devices, list) else []:
         if device.get("data", {}).get("id") == plugged.id:
             return int(device["data"]["slot"])
@@ -208,6 +208,6 @@ def _memory_slot(monitor: Monitor, plugged: Plugged) -> int | None:
 def _write_port(monitor: Monitor, port: int, value: int, size: str = "w") -> None:
     # HMP "o/w" writes 32 bits to an I/O port, "o/h" 16, "o/b" 8 (hmp_ioport_write()); it
     # prints only errors.
-    said = monitor.hmp(f"o/{size} {port:#x} {value:#x}", STEP_TIMEOUT).strip()
+    said = monitor.hmp(f"o/{size} {port:#x} {value:#x}").strip()
     if said:
         raise CommandError("o", "GenericError", said)

@@ -29,18 +29,17 @@ class StillOwned(CommandError):
         self.text, self.hint = text, hint
 
 
-def leftovers(monitor: Monitor, timeout: float) -> frozenset[str]:
+def leftovers(monitor: Monitor) -> frozenset[str]:
     """Return the places on PCI buses where no device is and whose RAM blocks are there.
 
-    :param timeout: seconds for each of two commands.
     :return: ``0000:00:04.0``, and so on through bridges: ``0000:00:02.0:00.0``.
     :raises MonitorError: QEMU does not answer.
     """
-    owners = set(_BLOCK.findall(monitor.hmp("info ramblock", timeout)))
+    owners = set(_BLOCK.findall(monitor.hmp("info ramblock")))
     if not owners:
         return frozenset()
     try:
-        buses = monitor.execute("query-pci", timeout=timeout)
+        buses = monitor.execute("query-pci")
     except CommandError:
         return frozenset()  # a machine without PCI
     there = {place for place, _ in _placed(buses)}

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..monitor.base import CommandError, Monitor
-from .plugging import STEP_TIMEOUT
 
 __all__ = ["Pin", "links", "release_pin", "set_pin"]
 
@@ -37,7 +36,7 @@ def links(monitor: Monitor, objects: Iterable[tuple[str, str]]) -> Iterator[tupl
     """
     for path, _ in sorted(objects, key=lambda item: "console" not in item[1]):
         try:
-            found = monitor.execute("qom-list", {"path": path}, STEP_TIMEOUT)
+            found = monitor.execute("qom-list", {"path": path})
         except CommandError:
             continue
         for item in found if isinstance(found, list) else ():
@@ -53,8 +52,8 @@ def set_pin(monitor: Monitor, path: str, name: str, device: str) -> Pin | None:
     """
     where = {"path": path, "property": name}
     try:
-        old = str(monitor.execute("qom-get", where, STEP_TIMEOUT))
-        monitor.execute("qom-set", {**where, "value": device}, STEP_TIMEOUT)
+        old = str(monitor.execute("qom-get", where))
+        monitor.execute("qom-set", {**where, "value": device})
     except CommandError:
         return None
     return Pin(path, name, old)
@@ -67,7 +66,7 @@ def release_pin(monitor: Monitor, pin: Pin) -> None:
     """
     where = {"path": pin.path, "property": pin.property}
     try:
-        monitor.execute("qom-set", {**where, "value": pin.old}, STEP_TIMEOUT)
+        monitor.execute("qom-set", {**where, "value": pin.old})
     except CommandError:
         # Where it pointed has gone meanwhile.
-        monitor.execute("qom-set", {**where, "value": ""}, STEP_TIMEOUT)
+        monitor.execute("qom-set", {**where, "value": ""})

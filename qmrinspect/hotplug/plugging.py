@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ..peers import Peer
 
 __all__ = [
-    "STEP_TIMEOUT",
     "Plugged",
     "get_property",
     "now_us",
@@ -28,9 +27,6 @@ __all__ = [
     "plug",
     "release",
 ]
-
-#: Seconds that one command of a cycle may take; more is a hang.
-STEP_TIMEOUT = 10.0
 
 _NO_HOTPLUG = "does not support hotplugging"
 
@@ -41,7 +37,7 @@ T = TypeVar("T")
 
 
 class Plugged(NamedTuple):
-    """What was plugged: a device mostly.  Times are in microseconds since 1970.
+    """What was plugged, a device mostly, or refused.  Times are in microseconds since 1970.
 
     :param plug_us: when ``device_add`` was sent, and ``plugged_us`` when it was answered; None
         for a device that somebody else plugged.
@@ -55,12 +51,12 @@ class Plugged(NamedTuple):
 
     recipe: Recipe
     id: str
-    path: str | None
-    bus: str | None
-    devfn: int | None
-    plug_us: int | None
-    plugged_us: int | None
-    backends: tuple[str, ...]
+    path: str | None = None
+    bus: str | None = None
+    devfn: int | None = None
+    plug_us: int | None = None
+    plugged_us: int | None = None
+    backends: tuple[str, ...] = ()
     peers: tuple[Peer, ...] = ()
     avoided: tuple[str, ...] = ()
 
@@ -76,6 +72,11 @@ class Plugged(NamedTuple):
             return None
         return self.plugged_us - self.plug_us
 
+    def close(self) -> None:
+        """End the programs behind the backends."""
+        for peer in self.peers:
+            peer.close()
+
 
 def plug(
     monitor: Monitor,
@@ -83,6 +84,7 @@ def plug(
     id: str,
     avoid: Collection[int] = (),
     force: bool = False,
+    refused: list[Plugged] | None = None,
 ) -> Plugged:
     """Plug a device, and what stands behind it, on the first bus that takes it.
 
@@ -93,14 +95,16 @@ def plug(
     :param id: for the new device; backends are named after it.
     :param avoid: PCI slots not to use either.
     :param force: take no care of devices that leaked, and let QEMU abort.
+    :param refused: gets what was made for a device that QEMU refused, for :func:`release`; without
+        it nothing stays behind.
     :raises StillOwned: QEMU would abort; nothing was done.
-    :raises CommandError: QEMU refused, with its own reason; nothing stays behind.
+    :raises CommandError: QEMU refused, with its own reason.
     :raises PeerMissing: this machine lacks what a backend needs; nothing stays behind.
     :raises MonitorLost: QEMU died of it.
     """
     made: list[str] = []
     peers: list[Peer] = []
-    owned = leftovers(monitor, STEP_TIMEOUT) if recipe.bus == "PCI" and not force else frozenset()
+    owned = leftovers(monitor) if recipe.bus == "PCI" and not force else frozenset()
     slot = _slot(monitor, recipe, owned, avoid)
     try:
         names: dict[str, str] = {"{id}": id}
@@ -112,12 +116,8 @@ def plug(
                 peers.append(open_peer(backend.peer))
                 names.update(_names_of(peers[-1]))
             name = _named(backend.name, names)
-            if backend.create == "getfd":
-                descriptor = peers[-1].descriptor
-                assert descriptor is not None
-                monitor.pass_descriptor(name, descriptor, STEP_TIMEOUT)
-            else:
-                _create(monitor, backend, name, names)
+            descriptor = peers[-1].descriptor if backend.create == "getfd" else None
+            _create(monitor, backend, name, names, descriptor)
             made.append(name)
             if backend.property is not None:
                 properties[backend.property] = name
@@ -131,10 +131,13 @@ def plug(
             _device_add(monitor, recipe, named, slot, owned)
         plugged_us = now_us()
     except BaseException as error:
-        if isinstance(error, (CommandError, PeerMissing)):
-            _remove(monitor, recipe.backends, made)
-        for opened in peers:
-            opened.close()
+        behind = Plugged(recipe, id, backends=tuple(made), peers=tuple(peers))
+        if refused is not None and isinstance(error, CommandError):
+            refused.append(behind)
+        elif isinstance(error, (CommandError, PeerMissing)):
+            release(monitor, behind)
+        else:
+            behind.close()
         raise
     path, bus, devfn = _where(monitor, recipe, id)
     times = (plug_us, plugged_us)
@@ -143,12 +146,18 @@ def plug(
     )
 
 
-def _create(monitor: Monitor, backend: Backend, name: str, names: Mapping[str, str]) -> None:
+def _create(
+    monitor: Monitor,
+    backend: Backend,
+    name: str,
+    names: Mapping[str, str],
+    descriptor: int | None = None,
+) -> None:
     if backend.create is None:
         return
     arguments = {key: _named(value, names) for key, value in backend.arguments.items()}
     arguments[backend.delete_key] = name
-    monitor.execute(backend.create, arguments, STEP_TIMEOUT)
+    monitor.execute(backend.create, arguments, descriptor=descriptor)
     if backend.delete_key == "job-id":
         _finish_job(monitor, name)
 
@@ -157,10 +166,10 @@ def _finish_job(monitor: Monitor, name: str) -> None:
     def concluded(event: Event) -> bool:
         return event.data.get("id") == name and event.data.get("status") == "concluded"
 
-    monitor.wait_event(concluded, STEP_TIMEOUT)
-    jobs = monitor.execute("query-jobs", timeout=STEP_TIMEOUT)
+    monitor.wait_event(concluded, monitor.command_timeout)
+    jobs = monitor.execute("query-jobs")
     errors = [job.get("error") for job in jobs if job["id"] == name] if type(jobs) is list else []
-    monitor.execute("job-dismiss", {"id": name}, STEP_TIMEOUT)
+    monitor.execute("job-dismiss", {"id": name})
     if any(errors):
         raise CommandError("blockdev-create", "GenericError", str(errors[0]))
 
@@ -176,7 +185,7 @@ def _where(monitor: Monitor, recipe: Recipe, id: str) -> tuple[str | None, str |
 
 
 def _free_cpu(monitor: Monitor, driver: str) -> dict[str, object]:
-    slots = monitor.execute("query-hotpluggable-cpus", timeout=STEP_TIMEOUT)
+    slots = monitor.execute("query-hotpluggable-cpus")
     for slot in reversed(slots if isinstance(slots, list) else []):
         if "qom-path" not in slot and slot.get("type") == driver:
             return dict(slot["props"])
@@ -223,7 +232,7 @@ def _device_add(
 ) -> None:
     first_try = {**arguments, "addr": f"{slot:x}"} if slot is not None else arguments
     try:
-        monitor.execute("device_add", first_try, STEP_TIMEOUT)
+        monitor.execute("device_add", first_try)
         return
     except CommandError as error:
         # A bus that somebody named is not for us to change.
@@ -232,7 +241,7 @@ def _device_add(
         first = error
     for bus in _free_bridges(monitor, owned):
         try:
-            monitor.execute("device_add", {**arguments, "bus": bus}, STEP_TIMEOUT)
+            monitor.execute("device_add", {**arguments, "bus": bus})
             return
         except CommandError as error:
             if _NO_HOTPLUG not in error.desc:
@@ -265,7 +274,7 @@ def _free_slots(monitor: Monitor) -> list[int]:
 
 
 def _pci(monitor: Monitor) -> list[object]:
-    buses = monitor.execute("query-pci", timeout=STEP_TIMEOUT)
+    buses = monitor.execute("query-pci")
     return buses if isinstance(buses, list) else []
 
 
@@ -283,19 +292,20 @@ def release(monitor: Monitor, plugged: Plugged) -> tuple[str, ...]:
     A device that leaks may hold its backends, so this comes after the memory was read.
     """
     try:
-        return _remove(monitor, plugged.recipe.backends, list(plugged.backends))
+        return _remove(monitor, plugged.recipe.backends, plugged.backends)
     finally:
-        for peer in plugged.peers:
-            peer.close()
+        plugged.close()
 
 
-def _remove(monitor: Monitor, backends: tuple[Backend, ...], names: list[str]) -> tuple[str, ...]:
+def _remove(
+    monitor: Monitor, backends: tuple[Backend, ...], names: tuple[str, ...]
+) -> tuple[str, ...]:
     refused = []
     for backend, name in reversed(list(zip(backends, names))):
         if backend.delete is None:
             continue
         try:
-            monitor.execute(backend.delete, {backend.delete_key: name}, STEP_TIMEOUT)
+            monitor.execute(backend.delete, {backend.delete_key: name})
         except CommandError as error:
             # A device may take its backend along: usb-redir deletes its chardev.
             if not error.desc.endswith("not found"):
@@ -330,7 +340,7 @@ def _names_of(peer: Peer) -> dict[str, str]:
 def get_property(monitor: Monitor, path: str, name: str) -> object:
     """Return a QOM property, or None where there is none of this name."""
     try:
-        return monitor.execute("qom-get", {"path": path, "property": name}, STEP_TIMEOUT)
+        return monitor.execute("qom-get", {"path": path, "property": name})
     except CommandError:
         return None
 

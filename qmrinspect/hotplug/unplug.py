@@ -19,7 +19,7 @@ from ..monitor.base import CommandError, Event, Monitor, MonitorLost, MonitorTim
 from ..text import Word
 from .acknowledge import acknowledge, prepare, unparented
 from .kinds import Driver, Recipe
-from .plugging import STEP_TIMEOUT, Plugged, now_us, plug, release
+from .plugging import Plugged, now_us, plug, release
 from .recipes import parse_qdm
 
 __all__ = [
@@ -133,7 +133,7 @@ def request_unplug(monitor: Monitor, id: str) -> int:
     :raises MonitorLost: QEMU died of it.
     """
     now = now_us()
-    monitor.execute("device_del", {"id": id}, STEP_TIMEOUT)
+    monitor.execute("device_del", {"id": id})
     return now
 
 
@@ -147,7 +147,7 @@ def force_topology(monitor: Monitor) -> bool:
     """
     arguments: Mapping[str, object] = {"calc-time": 1, "mode": "dirty-bitmap"}
     try:
-        monitor.execute("calc-dirty-rate", arguments, STEP_TIMEOUT)
+        monitor.execute("calc-dirty-rate", arguments)
     except CommandError:
         return False
     return True
@@ -246,20 +246,27 @@ def _delete(monitor: Monitor, plugged: Plugged, cycle: Cycle) -> Cycle:
     # What is no device goes at once, or is refused.
     non_device = plugged.recipe.non_device
     assert non_device is not None and non_device.delete is not None
-    monitor.execute(non_device.delete, {non_device.delete_key: plugged.id}, STEP_TIMEOUT)
+    monitor.execute(non_device.delete, {non_device.delete_key: plugged.id})
     now = now_us()
     return cycle._replace(
         acknowledge="sync", acknowledge_us=now, unparented=True, unparented_us=now
     )
 
 
-def run_cycle(monitor: Monitor, recipe: Recipe, id: str, timeout: float = EVENT_TIMEOUT) -> Cycle:
+def run_cycle(
+    monitor: Monitor,
+    recipe: Recipe,
+    id: str,
+    timeout: float = EVENT_TIMEOUT,
+    refused: list[Plugged] | None = None,
+) -> Cycle:
     """Plug, unplug and release in one go; every failure of QEMU is in the result.
 
     :param timeout: seconds to wait for ``DEVICE_DELETED``.
+    :param refused: as of :func:`plug`.
     """
     try:
-        plugged = plug(monitor, recipe, id)
+        plugged = plug(monitor, recipe, id, refused=refused)
     except (MonitorError, PeerMissing) as error:
         return ended(Cycle(recipe.driver, id), Step.DEVICE_ADD, error)
     cycle = unplug(monitor, plugged, timeout)
@@ -270,8 +277,7 @@ def run_cycle(monitor: Monitor, recipe: Recipe, id: str, timeout: float = EVENT_
     except MonitorError as error:
         return ended(cycle, Step.RELEASE, error)
     finally:
-        for peer in plugged.peers:
-            peer.close()
+        plugged.close()
 
 
 def more_cycles(monitor: Monitor, recipe: Recipe, id: str, count: int) -> int:

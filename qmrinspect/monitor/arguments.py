@@ -15,7 +15,7 @@ from typing import Any, Callable, NamedTuple, Union, cast
 
 from ..errors import UsageError
 from ..text import printable
-from .base import COMMAND_TIMEOUT, CommandError, Monitor
+from .base import CommandError, Monitor
 
 __all__ = [
     "Member",
@@ -233,12 +233,12 @@ def ask_schema(monitor: Monitor) -> Schema:
 
 
 def ask_properties(
-    monitor: Monitor, kind: str, device: bool, timeout: float = COMMAND_TIMEOUT
+    monitor: Monitor, kind: str, device: bool, timeout: float | None = None
 ) -> dict[str, Property]:
     """Ask QEMU for the properties of a device type or of an object type, by name.
 
     :param device: whether it is a device type.
-    :param timeout: in seconds.
+    :param timeout: in seconds, None for the monitor's own.
     :raises CommandError: there is no such type.
     """
     command = "device-list-properties" if device else "qom-list-properties"

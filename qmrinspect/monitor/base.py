@@ -37,7 +37,7 @@ __all__ = [
 #: Seconds that QEMU has for its greeting; an idle QEMU needs a millisecond.
 GREETING_TIMEOUT = 1.0
 
-#: Seconds that a command may take when its caller does not say.
+#: Seconds that a command may take, unless something else is said; more is a hang.
 COMMAND_TIMEOUT = 10.0
 
 #: The arguments of a command, by name.
@@ -197,6 +197,8 @@ class Monitor(Closing, ABC):
     version: str | None
     #: Whether a file descriptor can go through it: a unix socket of our own.
     passes_descriptors = False
+    #: Seconds that a command may take when its caller does not say.
+    command_timeout = COMMAND_TIMEOUT
     #: The process that listens, None when unknown: no local socket, or another one's listener.
     peer: int | None = None
 
@@ -205,25 +207,24 @@ class Monitor(Closing, ABC):
         return bool(pid) and self.peer == pid
 
     def execute(
-        self, command: str, arguments: Arguments = None, timeout: float = COMMAND_TIMEOUT
+        self,
+        command: str,
+        arguments: Arguments = None,
+        timeout: float | None = None,
+        descriptor: int | None = None,
     ) -> object:
         """Run a command and return what QEMU returned.
 
-        :param timeout: in seconds.
-        :raises CommandError: QEMU refused.
+        :param timeout: in seconds, None for :attr:`command_timeout`.
+        :param descriptor: an open file that QEMU gets a copy of with it (``getfd``).
+        :raises CommandError: QEMU refused, or no descriptor goes through this monitor.
         :raises MonitorTimeout: no answer in time; it is thrown away when it comes.
         :raises MonitorLost: QEMU died, or sent what is no QMP.
         """
-        return self._exchange(command, arguments, timeout)
-
-    def pass_descriptor(self, name: str, descriptor: int, timeout: float = COMMAND_TIMEOUT) -> None:
-        """Give QEMU a copy of a file descriptor, under a name (``getfd``).
-
-        :raises CommandError: QEMU refused, or this monitor is no unix socket of our own.
-        """
-        if not self.passes_descriptors:
-            raise CommandError("getfd", "GenericError", "this monitor passes no file descriptors")
-        self._exchange("getfd", {"fdname": name}, timeout, descriptor)
+        if descriptor is not None and not self.passes_descriptors:
+            raise CommandError(command, "GenericError", "this monitor passes no file descriptors")
+        seconds = self.command_timeout if timeout is None else timeout
+        return self._exchange(command, arguments, seconds, descriptor)
 
     @abstractmethod
     def _exchange(
@@ -254,7 +255,7 @@ class Monitor(Closing, ABC):
     def close(self) -> None:
         """End the session; QEMU then serves the next client.  Never raises."""
 
-    def hmp(self, line: str, timeout: float = COMMAND_TIMEOUT) -> str:
+    def hmp(self, line: str, timeout: float | None = None) -> str:
         """Run a line of the human monitor and return what it printed."""
         arguments = {"command-line": line}
         return str(self.execute("human-monitor-command", arguments, timeout=timeout))
