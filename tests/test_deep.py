@@ -23,13 +23,17 @@ from qmrinspect.hunt import again, sure
 from qmrinspect.hunt.came import Came
 from qmrinspect.hunt.introspect import Total
 from qmrinspect.hunt.judge import Judgement
+from qmrinspect.hunt.own_vm import OwnVm
 from qmrinspect.hunt.pool import Job, Settings, VmPool
 from qmrinspect.hunt.rows import key
 from qmrinspect.monitor.arguments import Property
+from qmrinspect.monitor.base import CommandError, Monitor
 from qmrinspect.report.rows import type_lines, verdict_lines
+from qmrinspect.search.stale import Where
 from qmrinspect.snapshot import Stale
 
 TOOLS = Path(__file__).parent.parent / "tools"
+EVERY_WORD = Where(every_word=True)
 
 
 # Ways to fail -----------------------------------------------------------------------
@@ -43,13 +47,15 @@ def test_the_ways_to_fail_follow_from_types_and_recipe() -> None:
     rows = [
         *(Property("size", "uint16"), Property("delta", "int8"), Property("mem", "size")),
         *(Property("romfile", "str"), Property("addr", "int32"), Property("on", "bool")),
-        *(Property("drive", "str"), Property("part", "child<some-part>")),
+        *(Property("drive", "str"), Property("part", "child<some-part>"), Property("pcap", "str")),
         Property("rng", "link<rng-backend>"),
     ]
     found = {(trial.property, trial.value) for trial in trials(_RECIPE, rows)}
     assert {("size", 0), ("size", 65535), ("delta", -128), ("delta", 127), ("mem", 0)} <= found
     assert {("drive", None), ("serial", None), (FULL, None), ("addr", "1.0")} <= found
     assert {name for name, value in found if value == "qmr-no-such"} == {"drive", "rng"}
+    # What is a file's name for some device, and was made where the hunt was started.
+    assert ("pcap", "qmr-no-such/it") in found
     assert not {name for name, _ in found} & {"on", "part"}
     missing = next(t for t in trials(_RECIPE, rows) if (t.property, t.value) == ("drive", None))
     assert not missing.recipe.backends and missing.describe() == "without drive"
@@ -287,6 +293,37 @@ def test_a_realize_that_fails_leaves_everything_behind_since_9_2(version: str) -
     assert ways["period"]["objects_left"]
     # What is refused before realize leaves nothing.
     assert "rng" not in ways and "disable-legacy" not in ways
+
+
+@pytest.mark.timeout(240)
+def test_each_bus_that_a_device_is_without_leaves_what_was_made_before() -> None:
+    """QEMU says the same of both, and where the second one fails the first is joined."""
+    with VmPool(Settings(start_options=("can",), error_paths=True)) as pool:
+        rows = list(pool.do(Job("pcm3680_pci")))
+    left = [row for row in rows if row["outcome"] == "partial-leak"]
+    assert {"canbus0", "canbus1"} <= {row["error_path"]["property"] for row in left}
+    assert {row["cause"] for row in left} == {"unbalanced"}
+
+
+def test_a_list_that_begins_in_an_object_leads_to_a_device_that_was_refused() -> None:
+    """pcm3680_pci joins its first bus, and does not leave it where there is no second."""
+
+    def refused(monitor: Monitor) -> None:
+        arguments = {"driver": "pcm3680_pci", "id": "dut", "canbus0": "bus"}
+        with pytest.raises(CommandError, match="can_sja_connect_to_bus failed"):
+            monitor.execute("device_add", arguments)
+
+    for _ in range(12):  # what was freed may be in use again
+        with OwnVm((), extra=("-object", "can-bus,id=bus")) as vm:
+            assert not [row for row in vm.stale(vm.read(), EVERY_WORD) if row.certain]
+            vm.drive(refused)
+            snapshot = vm.read()
+            found = [row for row in vm.stale(snapshot, EVERY_WORD) if row.certain]
+        if found:
+            break
+    (row,) = found
+    (bus,) = (at for at, obj in snapshot.objects.items() if obj.type == "can-bus")
+    assert (row.kind, row.freed, 0 < row.word - bus < 64) == ("list", True, True)
 
 
 @pytest.mark.timeout(240)

@@ -15,10 +15,12 @@ from qmrinspect.hotplug.failing import Trial
 from qmrinspect.hotplug.kinds import Recipe
 from qmrinspect.hotplug.unplug import Cycle, Step
 from qmrinspect.hunt import errorpaths
-from qmrinspect.hunt.errorpaths import ErrorPaths, Failed
+from qmrinspect.hunt.errorpaths import ErrorPaths
+from qmrinspect.hunt.failed import Failed
+from qmrinspect.hunt.hunted import Hunted
 from qmrinspect.hunt.judge import Judgement
 from qmrinspect.monitor.base import MonitorLost, MonitorTimeout
-from qmrinspect.search.memory import CYCLES
+from qmrinspect.search.memory import CYCLES, MORE, Memory, MemoryLeak
 
 pytestmark = pytest.mark.unit
 
@@ -52,7 +54,7 @@ def test_ways_after_which_no_block_is_left_are_read_seldom(
     )
     paths = ErrorPaths(Recipe("some-pci", "PCI"), "pc", lambda: vm, lambda: vm)
     tried: list[object] = []
-    paths._attempt = lambda vm, trial: tried.append(trial) or Cycle("some-pci")  # type: ignore
+    paths._attempt = lambda vm, trial, refused=None: tried.append(trial) or Cycle("some-pci")  # type: ignore
     way: Any = object()
     assert paths._memory(vm, [way]) is None
     assert (len(read), len(tried)) == (readings, tries)
@@ -66,7 +68,7 @@ def test_a_qemu_that_dies_of_a_way_tried_again_has_crashed(survived: int) -> Non
         tally=lambda: 9, read=lambda: None, blocks=lambda _: None, death=lambda: "killed by SIGABRT"
     )
     paths = ErrorPaths(Recipe("some-pci", "PCI"), "pc", lambda: vm, lambda: vm)
-    paths._attempt = lambda vm, trial: next(attempts)  # type: ignore
+    paths._attempt = lambda vm, trial, refused=None: next(attempts)  # type: ignore
     clean: Any = SimpleNamespace(outcome=Outcome.CLEAN)
     paths._one = lambda vm, ways: (paths._survived(vm, ways[0]), clean)[1]  # type: ignore
     way: Any = object()
@@ -105,6 +107,9 @@ class Machine:
     def death(self) -> str:
         return "killed by SIGSEGV"
 
+    def frames(self, hunted: Hunted, cycles: int) -> list[str]:
+        return [f"#0 in {hunted.recipe.driver}"]
+
 
 @pytest.mark.parametrize(
     ("needed", "after", "said"),
@@ -136,11 +141,12 @@ def test_a_way_of_which_a_fresh_qemu_does_not_die_names_what_came_before(
         machine.drive = lambda function: []
         return machine
 
-    paths = ErrorPaths(recipe, "pc", fresh, fresh)
+    paths = ErrorPaths(recipe, "pc", lambda: machines[-1] if machines else fresh(), fresh)
     paths._attempt = lambda vm, trial: vm.attempt(trial)  # type: ignore
     paths._judged = lambda failed: iter(())  # type: ignore
     (found,) = paths.run()
     assert found.row["outcome"] == "crash"
+    assert found.row.get("backtrace") == (["#0 in some-pci"] if after is None else None)
     assert found.row["error_path"]["property"] == "d"
     assert found.row["error_path"].get("after") == after
     assert found.row["text"].endswith(f"killed by SIGSEGV{said}" if needed is not None else said)
@@ -192,3 +198,56 @@ def test_what_ways_leave_together_and_none_alone_is_told() -> None:
     told = "b=1: too large; it is still there; not of this way alone, but after a=1"
     assert (found.row["outcome"], found.row["text"]) == ("leak", told)
     assert list(paths._judged(failed[:1])) == []
+
+
+def test_each_backend_that_is_missing_is_looked_for(monkeypatch: Any) -> None:
+    """Before, the second one was not tried alone where QEMU's words are the same."""
+    recipe = Recipe("some-pci", "PCI")
+    vm: Any = SimpleNamespace(monitor=SimpleNamespace(forget=lambda: None))
+    paths = ErrorPaths(recipe, "pc", lambda: vm, lambda: vm)
+    monkeypatch.setattr(errorpaths, "row_of", lambda hunted: {"text": hunted.judgement.text})
+    tried: list[list[str]] = []
+
+    def attempt(_: Any, ways: Any) -> Any:
+        tried.append([way.describe() for way in ways])
+        row: Any = SimpleNamespace(kind="list")
+        stale = (row,) if len(ways) > 1 else ()
+        judgement = Judgement(Outcome.LEAK, None, (), (), "it is still there", stale)
+        return paths._hunted(judgement, Cycle("some-pci"), None, ()), None
+
+    paths._try = attempt  # type: ignore
+    ways = [("a", None), ("b", None), ("c", 1), ("d", 2)]
+    failed = [
+        Failed(Trial(name, value, "wrong", recipe), Cycle("some-pci"), f"no bus {value}")
+        for name, value in ways
+    ]
+    found = list(paths._judged(failed))
+    together = ["without a", "without b", "c=1"]
+    assert tried == [together, *([way] for way in together)]
+    assert found[2].row["error_path"]["also"] == ["d=2"]
+    # What is stale after all of them, and after none alone, is told as well.
+    assert found[3].row["error_path"]["after"] == together[:2]
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_memory_in_doubt_is_tried_many_times_more(bounded: bool, monkeypatch: Any) -> None:
+    """Before, what error paths leave was told after six times, a pool's blocks as well."""
+    leak = MemoryLeak("growing-memory", 1, 40, ())
+    asked: list[int] = []
+
+    def is_steady(self: Memory, blocks: object, cycles: int) -> bool:
+        asked.append(cycles)
+        return not bounded
+
+    monkeypatch.setattr(Memory, "leak", lambda self: leak)
+    monkeypatch.setattr(Memory, "is_steady", is_steady)
+    vm: Any = SimpleNamespace(
+        tally=lambda: None, read=lambda: None, blocks=lambda _: SimpleNamespace(live=())
+    )
+    paths = ErrorPaths(Recipe("some-pci", "PCI"), "pc", lambda: vm, lambda: vm)
+    tried: list[object] = []
+    paths._attempt = lambda vm, trial, refused=None: tried.append(trial) or Cycle("a")  # type: ignore
+    ways: Any = [object(), object()]
+    assert paths._memory(vm, ways) == (None if bounded else leak)
+    assert asked == [MORE // 2]
+    assert len(tried) == 2 * CYCLES + MORE

@@ -29,7 +29,7 @@ from qmrinspect.campaign.store import Store  # noqa: E402
 from qmrinspect.documents import HuntRow  # noqa: E402
 from qmrinspect.hunt.rows import is_bad  # noqa: E402
 
-_ADDRESS = re.compile(r" ?<0x[0-9a-f]+>|qmr-no-such")
+_ADDRESS = re.compile(r" ?<0x[0-9a-f]+>|qmr-no-such(?:/it)?")
 _MONITOR = re.compile(r" on the monitor /\S+")
 _MODELS = "CPU models"
 PAGE = ROOT / "docs" / "deep-hunts.md"

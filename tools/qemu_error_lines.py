@@ -103,7 +103,7 @@ ERROR_PATHS = (
     *(
         Source("cxl-type3", cause, text, _CXL_MEMORY)
         for cause in ("", "address-space")
-        for text in ("*without lsa*", "*num-dc-regions=255*")
+        for text in ("*without lsa*", "*num-dc-regions=255*", "cdat=*SIGSEGV*")
     ),
     Source(
         *("sdhci-pci", "unreachable-memory", "*"),

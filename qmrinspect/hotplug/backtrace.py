@@ -1,8 +1,8 @@
 """Where QEMU crashed, or stands
 -----------------------------
 
-After a crash the cycle is run once more, under GDB; a QEMU that hangs is looked at where
-it is.
+After a crash the cycles are run once more, under GDB; a QEMU that hangs is looked at
+where it is.
 """
 
 from __future__ import annotations
@@ -54,22 +54,23 @@ def _words(*commands: str) -> list[str]:
     return [word for command in commands for word in ("-ex", command)]
 
 
-def backtrace(vm: Vm, recipe: Recipe) -> list[str]:
-    """Return the frames of the crash, innermost first; nothing without GDB.
+def backtrace(vm: Vm, recipe: Recipe, cycles: int = 1) -> list[str]:
+    """Return the frames of the crash, innermost first; nothing without GDB, or without a crash.
 
     :param vm: the one that crashed; another like it is started.
+    :param cycles: so many of them it takes.
     """
     gdb = shutil.which("gdb")
     if gdb is None:
         return []
     try:
         with vm.another() as again:
-            return _under(gdb, again, recipe)
+            return _under(gdb, again, recipe, cycles)
     except (QmrError, OSError):
         return []
 
 
-def _under(gdb: str, vm: Vm, recipe: Recipe) -> list[str]:
+def _under(gdb: str, vm: Vm, recipe: Recipe, cycles: int) -> list[str]:
     words = _words(
         *_QUIET,
         "handle SIGUSR1 SIGPIPE nostop noprint pass",
@@ -95,19 +96,18 @@ def _under(gdb: str, vm: Vm, recipe: Recipe) -> list[str]:
                     break
             else:
                 return []
-            cycle = threading.Thread(target=_cycle, args=(vm, recipe), daemon=True)
-            cycle.start()
+            run = threading.Thread(target=_cycles, args=(vm, recipe, cycles), daemon=True)
+            run.start()
             frames = [line.rstrip() for line in process.stdout if line.startswith("#")]
-            cycle.join(1.0)
+            run.join(1.0)
             return frames
         finally:
             watch.cancel()
             process.kill()
 
 
-def _cycle(vm: Vm, recipe: Recipe) -> None:
+def _cycles(vm: Vm, recipe: Recipe, cycles: int) -> None:
     with contextlib.suppress(QmrError), vm.monitor() as monitor:
-        cycle = run_cycle(monitor, recipe, "dut1")
-        if not cycle.died:
+        if not any(run_cycle(monitor, recipe, f"dut{n + 1}").died for n in range(cycles)):
             # Without a crash GDB would wait for ever.
             monitor.execute("quit")

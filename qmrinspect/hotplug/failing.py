@@ -14,7 +14,6 @@ from typing import NamedTuple
 from ..monitor.arguments import Property, ask_properties
 from ..monitor.base import CommandError, Monitor
 from .kinds import Recipe
-from .plugging import STEP_TIMEOUT
 
 __all__ = ["FULL", "Trial", "more_trials", "properties_of", "trials"]
 
@@ -52,7 +51,7 @@ class Trial(NamedTuple):
 def properties_of(monitor: Monitor, driver: str) -> list[Property]:
     """Return the properties of a driver; none where QEMU does not tell."""
     try:
-        return list(ask_properties(monitor, driver, True, STEP_TIMEOUT).values())
+        return list(ask_properties(monitor, driver, True).values())
     except CommandError:
         return []
 
@@ -119,5 +118,6 @@ def _values(prop: Property) -> Iterable[tuple[object, str]]:
         return [(_NO_FILE, "no such file")]
     if prop.type == "bool" or prop.type.startswith("child<") or prop.name == "addr":
         return []
-    # A text, the name of something, or a word out of a list.
-    return [(_NO_SUCH, "no such value")]
+    # A text, the name of something, or a word out of a list; QEMU must not make a file of it, as
+    # usb devices do for their pcap.
+    return [(f"{_NO_SUCH}/it" if prop.type == "str" else _NO_SUCH, "no such value")]

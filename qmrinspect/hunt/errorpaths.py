@@ -11,23 +11,24 @@ import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Callable, NamedTuple
+from typing import Callable
 
 from ..audit.outcome import BAD, Outcome
 from ..audit.policy import book_of
 from ..audit.stale import outside_of
-from ..documents import ErrorPathJson
+from ..documents import ErrorPathJson, HuntRow
 from ..errors import MonitorError, PeerMissing, ReadingError, TargetError
 from ..hotplug.failing import FULL, Trial, more_trials, properties_of, trials
 from ..hotplug.kinds import Recipe
 from ..hotplug.recipes import recipe_for
-from ..hotplug.unplug import Cycle, Step, ended, plug, run_cycle
+from ..hotplug.unplug import Cycle, Plugged, Step, ended, plug, release, run_cycle
 from ..ledger import Book
 from ..monitor.arguments import Property
 from ..monitor.base import MonitorLost, MonitorTimeout
-from ..search.memory import CYCLES, Memory, MemoryLeak
+from ..search.memory import CYCLES, MORE, Memory, MemoryLeak
 from ..search.stale import Where
 from .again import judge_again
+from .failed import Failed
 from .hunted import Found, Hunted
 from .judge import Judgement, with_stale
 from .own_vm import OwnVm
@@ -45,25 +46,11 @@ _NEVER = re.compile(
     r"|can not be hotplugged on this machine|^No '.*' bus found for device"
     r"|is not a valid device model name"
 )
+# What a device had that was refused is not known: it is gone before the next reading.
+_ALL = Where(every_word=True)
 _END = {True: Outcome.CRASH, False: Outcome.HANG}
-# So many of the ways that came before are named in a sentence.
-_NAMED = 8
 # Devices that fill a bus.
 _FILLER, _PLACES_MAX = "pci-testdev", 64
-
-
-class Failed(NamedTuple):
-    """A way that QEMU refused, or died of.
-
-    :param message: QEMU's words, or how it died.
-    :param after: the ways of which one, or some together, must be tried before; None where this
-        way alone is enough.
-    """
-
-    trial: Trial
-    cycle: Cycle
-    message: str
-    after: tuple[Trial, ...] | None = None
 
 
 class _Died(Exception):
@@ -90,6 +77,7 @@ class ErrorPaths:
         self._recipe = recipe
         self._full: Trial | None = None
         self._tried = self._number = 0
+        self._ends: set[str] = set()  # how QEMU died, or hung
 
     def run(self) -> Iterator[Found]:
         """Yield a result for each way after which something stays; one where nothing does."""
@@ -161,10 +149,10 @@ class ErrorPaths:
             elif cycle.refused and cycle.step != Step.PREPARE:
                 vm, before = self._fresh(), []  # it is still there
 
-    def _attempt(self, vm: OwnVm, trial: Trial) -> Cycle:
+    def _attempt(self, vm: OwnVm, trial: Trial, refused: list[Plugged] | None = None) -> Cycle:
         self._number += 1
-        id = f"err{self._number}"
-        return vm.drive(lambda monitor: run_cycle(monitor, trial.recipe, id))
+        cycle = partial(run_cycle, recipe=trial.recipe, id=f"err{self._number}", refused=refused)
+        return vm.drive(cycle)
 
     def _blamed(self, failure: Failed, before: Sequence[Trial]) -> Failed:
         """Say after which way a fresh QEMU dies as well: after this one alone, or after another."""
@@ -189,15 +177,16 @@ class ErrorPaths:
     def _judged(self, failed: Sequence[Failed]) -> Iterator[Found]:
         if not failed:
             return
-        groups: dict[str, list[Failed]] = {}
+        groups: dict[tuple[str, str], list[Failed]] = {}
         for failure in failed:
-            groups.setdefault(_shape(failure.message), []).append(failure)
+            groups.setdefault(failure.shape(), []).append(failure)
         alike = list(groups.values())[:_SHOWN_MAX]
         vm = self._fresh()
         together, left = self._try(vm, [group[0].trial for group in alike])
         if together.outcome not in BAD:
             return
         vm, before, found = self._fresh(), list[Trial](), False
+        only = {row.kind for row in together.judgement.stale}
         for first, *others in alike:
             vm.monitor.forget()
             hunted, leak = self._try(vm, [first.trial])
@@ -210,11 +199,13 @@ class ErrorPaths:
                     first = first._replace(after=tuple(before))
             if hunted.outcome in BAD:
                 found = True
+                only -= {row.kind for row in hunted.judgement.stale}
                 yield self._found(hunted, [first, *others], leak)
             before.append(first.trial)
             if hunted.outcome in _END.values():
                 vm, before = self._fresh(), []
-        if not found:
+        # What is freed may be used again before it is read.
+        if not found or only:
             *others, last = (group[0] for group in alike)
             last = last._replace(after=tuple(failure.trial for failure in others) or None)
             yield self._found(together, [last], left)
@@ -244,20 +235,30 @@ class ErrorPaths:
 
     def _one(self, vm: OwnVm, ways: Sequence[Trial]) -> Hunted:
         """Try ways, and judge what stays of all of them."""
+        # What stands behind a device is there before it, and still there when it was refused.
+        behind: list[Plugged] = []
         before = book_of(vm.read())
-        known = {(row.kind, row.address) for row in vm.stale(before.index.snapshot, Where())}
+        known = {(row.kind, row.address) for row in vm.stale(before.index.snapshot, _ALL)}
         cycle = Cycle(self._driver)
         for trial in ways:
-            cycle = self._survived(vm, trial)
+            cycle = self._survived(vm, trial, behind)
         made = book_of(vm.read())
         devices = made.index.snapshot.devices.values()
         head = next((d.address for d in devices if d.id == cycle.id), None)
         after, judgement = judge_again(vm, before, made, head, name=self._driver)
         if not judgement.stale:
             outside = outside_of(after, [row.address for row in judgement.left])
-            stale = vm.stale(after.index.snapshot, Where(None, outside))
+            stale = vm.stale(after.index.snapshot, _ALL._replace(outside=outside))
             new = [row for row in stale if (row.kind, row.address) not in known]
             judgement = with_stale(judgement, made, new) if new else judgement
+        for refused in reversed(behind):
+            try:
+                left = vm.drive(partial(release, plugged=refused))
+            except (MonitorLost, MonitorTimeout) as error:
+                raise _Died(ended(cycle, Step.RELEASE, error)) from None
+            cycle = cycle._replace(not_released=(*cycle.not_released, *left))
+        if behind:
+            vm.read()  # whoever counts what comes with more ways begins without it
         return self._hunted(judgement, cycle, after, (before, made, after))
 
     def _memory(self, vm: OwnVm, ways: Sequence[Trial]) -> MemoryLeak | None:
@@ -277,10 +278,17 @@ class ErrorPaths:
             for trial in ways:
                 self._survived(vm, trial)
             memory.add(vm.blocks(vm.read()))
-        return memory.leak()
+        leak = memory.leak()
+        if leak is None or leak.is_sure:
+            return leak
+        more = -(-MORE // len(ways))
+        for trial in (*ways,) * more:
+            self._survived(vm, trial)
+        blocks = vm.blocks(vm.read())
+        return leak if blocks is not None and memory.is_steady(blocks, more) else None
 
-    def _survived(self, vm: OwnVm, trial: Trial) -> Cycle:
-        cycle = self._attempt(vm, trial)
+    def _survived(self, vm: OwnVm, trial: Trial, refused: list[Plugged] | None = None) -> Cycle:
+        cycle = self._attempt(vm, trial, refused)
         if cycle.crash or cycle.hang:
             raise _Died(cycle)
         return cycle
@@ -350,12 +358,23 @@ class ErrorPaths:
             row["memory"] = leak.json()
         said = f"{first.trial.describe()}: {stable(first.message)}"
         if hunted.outcome in _END.values():
+            self._add_frames(row, hunted, first)
             end = _told(hunted.outcome, row["text"])
-            row["text"] = f"{first.trial.describe()}: {end}{_after(first)}"
+            row["text"] = first.with_before(f"{first.trial.describe()}: {end}")
         else:
             row["note"] = f"device_add was refused, and not all was taken back: {said}"
-            row["text"] = f"{said}; {row['text']}{_after(first)}"
+            row["text"] = first.with_before(f"{said}; {row['text']}")
         return Found(hunted, row)
+
+    def _add_frames(self, row: HuntRow, hunted: Hunted, failure: Failed) -> None:
+        """Say where QEMU crashed or stands, once where several ways end with the same words."""
+        alone = failure.after is None and failure.trial is not self._full
+        end = row["text"]
+        if end not in self._ends and (alone or hunted.outcome == Outcome.HANG):
+            if ": " in end:  # a signal alone says nothing of where it was
+                self._ends.add(end)
+            # More than one where it died when it was tried again.
+            row["backtrace"] = self._vm().frames(hunted, 1 + BETWEEN)
 
 
 def _with_memory(hunted: Hunted, leak: MemoryLeak | None) -> Hunted:
@@ -377,20 +396,3 @@ def _end_of(vm: OwnVm, cycle: Cycle) -> str:
         return vm.death() or cycle.crash
     assert cycle.hang is not None
     return cycle.hang
-
-
-def _after(failure: Failed) -> str:
-    """Say what came before, where a fresh QEMU does not die of a way alone."""
-    if failure.after is None:
-        return ""
-    ways = [trial.describe() for trial in failure.after]
-    if len(ways) == 1:
-        return f"; not of this way alone, but after {ways[0]}"
-    more = f" and {len(ways) - _NAMED} more" if len(ways) > _NAMED else ""
-    one = f"one of these ways was before it: {', '.join(ways[:_NAMED])}{more}" if ways else ""
-    return f"; not of this way alone, {one or 'a fresh QEMU survives it'}"
-
-
-def _shape(message: str) -> str:
-    """Return a message without what differs between two ways alike."""
-    return re.sub(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"|err\d+", "#", message)

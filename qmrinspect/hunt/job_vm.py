@@ -14,7 +14,6 @@ from typing import NamedTuple
 from ..audit.outcome import Outcome
 from ..closing import Closing
 from ..errors import ReadingError, TargetError
-from ..hotplug.backtrace import backtrace, stacks
 from ..hotplug.kinds import Driver, Recipe
 from ..hotplug.recipes import START_OPTIONS, recipe_for
 from ..hotplug.unplug import Cycle, Step, drivers
@@ -123,12 +122,11 @@ class JobVm(Closing):
         :param number: of the cycle, from 1.
         """
         row = row_of(hunted, number)
-        if self.vm is not None and hunted.outcome == Outcome.HANG:
-            row["backtrace"] = stacks(self.vm.vm.pid)
         # Another one like it dies as well.
-        alike = not self.before and self._guest is None
-        if self.vm is not None and hunted.outcome == Outcome.CRASH and alike:
-            row["backtrace"] = backtrace(self.vm.vm, hunted.recipe)
+        alike = set(self.before) <= {hunted.recipe.driver} and self._guest is None
+        has_frames = hunted.outcome == Outcome.HANG or (hunted.outcome == Outcome.CRASH and alike)
+        if self.vm is not None and has_frames:
+            row["backtrace"] = self.vm.frames(hunted, len(self.before) + 1)
         return Found(hunted, row, *self.messages())
 
     def messages(self) -> tuple[Sequence[str], Sequence[Mapping[str, object]]]:

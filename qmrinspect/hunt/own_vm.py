@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Callable, TypeVar
 
+from ..audit.outcome import Outcome
 from ..closing import Closing
+from ..hotplug.backtrace import backtrace, stacks
 from ..hotplug.recipes import vm_arguments
 from ..hotplug.vm import Vm
 from ..layout import Layout
@@ -20,6 +22,7 @@ from ..reading import Reader
 from ..search.stale import Where
 from ..snapshot import Snapshot, Stale
 from ..target.process import Process
+from .hunted import Hunted
 
 if TYPE_CHECKING:
     from ..search.blocks import Blocks
@@ -105,6 +108,12 @@ class OwnVm(Closing):
         from ..trace.tracing import tracing_of
 
         return tracing_of(self._reader)
+
+    def frames(self, hunted: Hunted, cycles: int) -> list[str]:
+        """Return the frames of a QEMU that hangs, or of a crash that so many cycles end with."""
+        if hunted.outcome == Outcome.HANG:
+            return stacks(self.vm.pid)
+        return backtrace(self.vm, hunted.recipe, cycles)
 
     def close(self) -> None:
         """End the VM."""

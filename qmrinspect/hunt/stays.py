@@ -12,7 +12,7 @@ from ..documents import HuntRow
 from ..errors import MonitorError, ReadingError, TargetError
 from ..hotplug.kinds import Recipe
 from ..hotplug.unplug import more_cycles
-from ..search.memory import CYCLES, MORE, UNREACHABLE, Memory, MemoryLeak
+from ..search.memory import CYCLES, MORE, Memory, MemoryLeak
 from .hunted import Hunted
 from .job_vm import JobVm
 
@@ -67,10 +67,8 @@ class Stays:
     def _leak(self, vm: JobVm, recipe: Recipe, row: HuntRow) -> MemoryLeak | None:
         """Tell what memory stays with every cycle; many more cycles tell it from a pool."""
         leak, own = self._memory.leak(), vm.vm
-        if leak is None or row["outcome"] != Outcome.CLEAN or own is None:
+        if leak is None or leak.is_sure or row["outcome"] != Outcome.CLEAN or own is None:
             return leak
-        if leak.cause == UNREACHABLE and leak.of_a_sort:
-            return leak  # no pool has what nothing leads to
         try:
             done = own.drive(lambda monitor: more_cycles(monitor, recipe, "more", MORE))
             blocks = own.blocks(own.read()) if done == MORE else None

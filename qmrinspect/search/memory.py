@@ -41,6 +41,11 @@ class MemoryLeak(NamedTuple):
     of_a_sort: bool = True
 
     @property
+    def is_sure(self) -> bool:
+        """Whether no more cycles are needed: no pool has what nothing leads to."""
+        return self.cause == UNREACHABLE and self.of_a_sort
+
+    @property
     def text(self) -> str:
         """What stays, in a sentence."""
         said = "; ".join(group.text for group in self.groups[:_SHOWN])

@@ -35,6 +35,8 @@ class Where(NamedTuple):
     :param outside: memory of objects that are no longer in the QOM tree.
     :param known: what was found while its target was alive.  A variable of the program that
         has the same word still is the same, whatever became of the memory that it leads to.
+    :param every_word: look at words that no code is beside as well, in which lists begin; it takes
+        longer, and is done anyway where ``freed`` says what to look for.
     :param candidates: whether words count that have a function beside them, and are in no
         structure that is recognised.
     """
@@ -43,6 +45,7 @@ class Where(NamedTuple):
     outside: Ranges = ()
     known: Sequence[Stale] = ()
     candidates: bool = False
+    every_word: bool = False
 
 
 def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale]:
@@ -69,7 +72,7 @@ def find_stale(context: Context, snapshot: Snapshot, where: Where) -> list[Stale
             there = _candidates(words, word)
         for found in there:
             # A library's list, which may never be walked, has the same shape as QEMU's.
-            certain = found.kind != _CANDIDATE and (found.kind != "list" or words.in_data(word))
+            certain = found.kind != _CANDIDATE and (found.kind != "list" or words.sure(word))
             if certain and live.in_old_chunk(word):
                 continue
             if not certain and not where.candidates:
@@ -98,11 +101,12 @@ def _without_nameless(live: Live, found: list[Stale]) -> list[Stale]:
 
 def _hits(context: Context, where: Where, code: Code, words: Words) -> Iterator[tuple[int, int]]:
     """Yield (address, word) of the words that may be arguments of callbacks."""
-    if where.freed is not None:
-        ranges = merged([*where.freed, *where.outside])
+    heap = context.live.heap
+    if where.freed is not None or where.every_word:
+        freed = heap.free() if where.freed is None else where.freed
+        ranges = merged([*freed, *where.outside])
         yield from find_into(context.image, ranges) if ranges else ()
         return
-    heap = context.live.heap
     wanted = merged([*heap.free(), *where.outside])
     if wanted:
         # All that points into heaps stays as it is; what is free changes all the time.
