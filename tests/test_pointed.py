@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from qmrinspect.heap.model import FREED, Block
-from qmrinspect.search import pointed
+from qmrinspect.search import pointed, stale
 from qmrinspect.search.pointed import pointers
-from qmrinspect.search.stale import Where, _graph
+from qmrinspect.search.stale import Where, _graph, _pointed
 from qmrinspect.snapshot import Prop
 
 pytestmark = pytest.mark.unit
@@ -56,3 +56,25 @@ def test_the_graph_leads_to_what_was_freed() -> None:
     # Nor does what is outside the tree, and what was freed before may be left over.
     assert not [*_graph(snapshot, live, Where(outside=[(A, A + 8)]))]
     assert not [*_graph(snapshot, live, Where(freed=[(B, B + 8)]))]
+
+
+def test_a_field_leads_to_a_block_that_was_a_mapping_and_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """malloc gives a mapping of its own to what is large, and only blocks counted."""
+    row: Any = SimpleNamespace(kind="chardev-handler")
+    targets = (GONE, LIVE, B)
+    rows = [(row, A, A + 8 * i, target) for i, target in enumerate(targets)]
+    monkeypatch.setattr(stale, "pointers", lambda context, objects: iter(rows))
+    blocks = {B: Block(B, 64, FREED)}
+    heap = SimpleNamespace(freed=lambda at: at in blocks or None, exact=True, at=blocks.get)
+    live: Any = SimpleNamespace(heap=heap, alive=lambda at: at == LIVE, is_stack=lambda at: False)
+    context: Any = SimpleNamespace(live=live)
+    snapshot: Any = SimpleNamespace(objects={})
+
+    def found(where: Where) -> list[tuple[int, int, int]]:
+        return [(s.target, s.block, s.size) for s in _pointed(context, snapshot, where)]
+
+    assert found(Where()) == [(GONE, GONE, 0), (B, B, 64)]
+    assert found(Where(freed=[(GONE, GONE + 8)])) == [(GONE, GONE, 0)]
+    assert found(Where(freed=[], outside=[(LIVE, LIVE + 8)])) == [(LIVE, LIVE, 0)]

@@ -178,15 +178,14 @@ def _graph(snapshot: Snapshot, live: Live, where: Where) -> Iterator[Stale]:
 
 def _pointed(context: Context, snapshot: Snapshot, where: Where) -> Iterator[Stale]:
     """Declared fields of live objects that lead to freed memory, or to what left the tree."""
-    heap = context.live.heap
+    live, freed = context.live, context.live.heap.freed
     for row, home, holder, target in pointers(context, snapshot.objects):
-        if heap.freed(home) or within(where.outside, home):
+        if freed(home) or within(where.outside, home):
             continue
-        block = heap.at(target) if heap.freed(target) else None
-        wanted = where.freed is None or within(where.freed, target)
-        if block is not None and wanted:
-            yield Stale(row.kind, holder, holder, target, 0, "", True, block.start, block.size)
-        elif block is None and within(where.outside, target):
+        if _is_dead(live, where, target):
+            block = _freed_block(live, target)
+            yield Stale(row.kind, holder, holder, target, 0, "", True, *block)
+        elif not freed(target) and within(where.outside, target):
             yield Stale(row.kind, holder, holder, target, 0, "", False, target, 0)
 
 
