@@ -28,7 +28,7 @@ from ..monitor.base import MonitorLost, MonitorTimeout
 from ..search.memory import CYCLES, MORE, Memory, MemoryLeak
 from ..search.stale import Where
 from .again import judge_again
-from .failed import Failed
+from .failed import Failed, end_of
 from .hunted import Found, Hunted
 from .judge import Judgement, with_stale
 from .own_vm import OwnVm
@@ -91,7 +91,7 @@ class ErrorPaths:
             # Some devices are made whole for that, and QEMU dies of them.
             cycle = ended(Cycle(self._driver), Step.LIST_PROPERTIES, error)
             end = _END[bool(cycle.crash)]
-            text = f"device-list-properties: {_told(end, _end_of(vm, cycle))}"
+            text = f"device-list-properties: {_told(end, end_of(vm, cycle))}"
             yield self._plain(end, text)
             return
         failed: list[Failed] = []
@@ -132,7 +132,7 @@ class ErrorPaths:
             self._tried += 1
             cycle = self._attempt(vm, trial)
             if cycle.crash or cycle.hang:
-                yield self._blamed(Failed(trial, cycle, _end_of(vm, cycle)), before)
+                yield self._blamed(Failed(trial, cycle, end_of(vm, cycle)), before)
                 vm, before = self._fresh(), []
                 continue
             before.append(trial)
@@ -229,7 +229,7 @@ class ErrorPaths:
             if not vm.death():
                 raise
             cycle = Cycle(self._driver, crash=error.text)
-        text = _end_of(vm, cycle) + when
+        text = end_of(vm, cycle) + when
         judgement = Judgement(_END[bool(cycle.crash)], None, (), (), text)
         return self._hunted(judgement, cycle, None, ()), None
 
@@ -237,6 +237,21 @@ class ErrorPaths:
         """Try ways, and judge what stays of all of them."""
         # What stands behind a device is there before it, and still there when it was refused.
         behind: list[Plugged] = []
+        try:
+            hunted = self._left(vm, ways, behind)
+            kept = hunted.cycle.not_released
+            for one in reversed(behind):
+                kept += vm.drive(partial(release, plugged=one))
+        except (MonitorLost, MonitorTimeout) as error:
+            raise _Died(ended(Cycle(self._driver), Step.RELEASE, error)) from None
+        finally:
+            for one in behind:
+                one.close()
+        if behind:
+            vm.read()  # whoever counts what comes with more ways begins without it
+        return hunted._replace(cycle=hunted.cycle._replace(not_released=kept))
+
+    def _left(self, vm: OwnVm, ways: Sequence[Trial], behind: list[Plugged]) -> Hunted:
         before = book_of(vm.read())
         known = {(row.kind, row.address) for row in vm.stale(before.index.snapshot, _ALL)}
         cycle = Cycle(self._driver)
@@ -251,14 +266,6 @@ class ErrorPaths:
             stale = vm.stale(after.index.snapshot, _ALL._replace(outside=outside))
             new = [row for row in stale if (row.kind, row.address) not in known]
             judgement = with_stale(judgement, made, new) if new else judgement
-        for refused in reversed(behind):
-            try:
-                left = vm.drive(partial(release, plugged=refused))
-            except (MonitorLost, MonitorTimeout) as error:
-                raise _Died(ended(cycle, Step.RELEASE, error)) from None
-            cycle = cycle._replace(not_released=(*cycle.not_released, *left))
-        if behind:
-            vm.read()  # whoever counts what comes with more ways begins without it
         return self._hunted(judgement, cycle, after, (before, made, after))
 
     def _memory(self, vm: OwnVm, ways: Sequence[Trial]) -> MemoryLeak | None:
@@ -388,11 +395,3 @@ def _with_memory(hunted: Hunted, leak: MemoryLeak | None) -> Hunted:
 
 def _told(end: Outcome, text: str) -> str:
     return f"QEMU died: {text}" if end == Outcome.CRASH else text
-
-
-def _end_of(vm: OwnVm, cycle: Cycle) -> str:
-    """Say how QEMU died of a cycle, or what it did not answer."""
-    if cycle.crash is not None:
-        return vm.death() or cycle.crash
-    assert cycle.hang is not None
-    return cycle.hang

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from ..hotplug.failing import Trial
 from ..hotplug.unplug import Cycle
+from .own_vm import OwnVm
 
-__all__ = ["Failed"]
+__all__ = ["Failed", "end_of"]
 
 # So many of the ways that came before are named in a sentence.
 _NAMED = 8
@@ -49,3 +50,11 @@ class Failed(NamedTuple):
         """
         without = self.trial.property if self.trial.value is None else ""
         return without, re.sub(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"|err\d+", "#", self.message)
+
+
+def end_of(vm: OwnVm, cycle: Cycle) -> str:
+    """Say how QEMU died of a cycle, or what it did not answer."""
+    if cycle.crash is not None:
+        return vm.death() or cycle.crash
+    assert cycle.hang is not None
+    return cycle.hang
