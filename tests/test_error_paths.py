@@ -235,7 +235,7 @@ def test_memory_in_doubt_is_tried_many_times_more(bounded: bool, monkeypatch: An
     leak = MemoryLeak("growing-memory", 1, 40, ())
     asked: list[int] = []
 
-    def is_steady(self: Memory, blocks: object, cycles: int) -> bool:
+    def is_steady(self: Memory, leak: object, blocks: object, cycles: int) -> bool:
         asked.append(cycles)
         return not bounded
 

@@ -292,7 +292,7 @@ class ErrorPaths:
         for trial in (*ways,) * more:
             self._survived(vm, trial)
         blocks = vm.blocks(vm.read())
-        return leak if blocks is not None and memory.is_steady(blocks, more) else None
+        return leak if blocks is not None and memory.is_steady(leak, blocks, more) else None
 
     def _survived(self, vm: OwnVm, trial: Trial, refused: list[Plugged] | None = None) -> Cycle:
         cycle = self._attempt(vm, trial, refused)

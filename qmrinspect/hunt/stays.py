@@ -81,4 +81,4 @@ class Stays:
         if blocks is None:
             row["note"] = f"its memory is not judged: {done} of {MORE} more cycles went well"
             return None
-        return leak if self._memory.is_steady(blocks, done) else None
+        return leak if self._memory.is_steady(leak, blocks, done) else None

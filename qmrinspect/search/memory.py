@@ -109,10 +109,13 @@ class Memory:
         steps = self._steps()
         return self.cycles >= CYCLES and all(step > 0 for step in steps)
 
-    def is_steady(self, blocks: Blocks, cycles: int) -> bool:
-        """Whether so many more cycles left as much each, of all sorts or of one beside a pool."""
+    def is_steady(self, leak: MemoryLeak, blocks: Blocks, cycles: int) -> bool:
+        """Whether so many more cycles left as much each, of all sorts or of one beside a pool.
+
+        :param leak: what was told so far; more may have come to stay in the first cycles.
+        """
         grown = len(blocks.live) - len(self._kept[-1].live)
-        if grown >= _STEADY * cycles * min(self._steps()):
+        if grown >= _STEADY * cycles * min(leak.blocks, *self._steps()):
             return cycles > 0
         *counts, after = (Counter(b.kinds().values()) for b in (*self._kept, blocks))
         first, last = counts[0], counts[-1]
