@@ -233,14 +233,14 @@ def test_each_backend_that_is_missing_is_looked_for(monkeypatch: Any) -> None:
 def test_memory_in_doubt_is_tried_many_times_more(bounded: bool, monkeypatch: Any) -> None:
     """Before, what error paths leave was told after six times, a pool's blocks as well."""
     leak = MemoryLeak("growing-memory", 1, 40, ())
-    asked: list[int] = []
 
-    def is_steady(self: Memory, leak: object, blocks: object, cycles: int) -> bool:
-        asked.append(cycles)
+    def goes_on(self: Memory, leak: object, more: Any, cycles: int) -> bool:
+        assert cycles == MORE // 2
+        assert more(cycles) is not None
         return not bounded
 
     monkeypatch.setattr(Memory, "leak", lambda self: leak)
-    monkeypatch.setattr(Memory, "is_steady", is_steady)
+    monkeypatch.setattr(Memory, "goes_on", goes_on)
     vm: Any = SimpleNamespace(
         tally=lambda: None, read=lambda: None, blocks=lambda _: SimpleNamespace(live=())
     )
@@ -249,5 +249,4 @@ def test_memory_in_doubt_is_tried_many_times_more(bounded: bool, monkeypatch: An
     paths._attempt = lambda vm, trial, refused=None: tried.append(trial) or Cycle("a")  # type: ignore
     ways: Any = [object(), object()]
     assert paths._memory(vm, ways) == (None if bounded else leak)
-    assert asked == [MORE // 2]
     assert len(tried) == 2 * CYCLES + MORE

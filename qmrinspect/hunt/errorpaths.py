@@ -25,6 +25,7 @@ from ..hotplug.unplug import Cycle, Plugged, Step, ended, plug, release, run_cyc
 from ..ledger import Book
 from ..monitor.arguments import Property
 from ..monitor.base import MonitorLost, MonitorTimeout
+from ..search.blocks import Blocks
 from ..search.memory import CYCLES, MORE, Memory, MemoryLeak
 from ..search.stale import Where
 from .again import judge_again
@@ -288,11 +289,13 @@ class ErrorPaths:
         leak = memory.leak()
         if leak is None or leak.is_sure:
             return leak
-        more = -(-MORE // len(ways))
-        for trial in (*ways,) * more:
-            self._survived(vm, trial)
-        blocks = vm.blocks(vm.read())
-        return leak if blocks is not None and memory.is_steady(leak, blocks, more) else None
+
+        def more(times: int) -> Blocks | None:
+            for trial in (*ways,) * times:
+                self._survived(vm, trial)
+            return vm.blocks(vm.read())
+
+        return leak if memory.goes_on(leak, more, -(-MORE // len(ways))) else None
 
     def _survived(self, vm: OwnVm, trial: Trial, refused: list[Plugged] | None = None) -> Cycle:
         cycle = self._attempt(vm, trial, refused)

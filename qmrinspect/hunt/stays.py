@@ -12,6 +12,7 @@ from ..documents import HuntRow
 from ..errors import MonitorError, ReadingError, TargetError
 from ..hotplug.kinds import Recipe
 from ..hotplug.unplug import more_cycles
+from ..search.blocks import Blocks
 from ..search.memory import CYCLES, MORE, Memory, MemoryLeak
 from .hunted import Hunted
 from .job_vm import JobVm
@@ -69,16 +70,22 @@ class Stays:
         leak, own = self._memory.leak(), vm.vm
         if leak is None or leak.is_sure or row["outcome"] != Outcome.CLEAN or own is None:
             return leak
+        done = 0
+
+        def more(cycles: int) -> Blocks | None:
+            nonlocal done
+            done = own.drive(lambda monitor: more_cycles(monitor, recipe, "more", cycles))
+            return own.blocks(own.read()) if done == cycles else None
+
         try:
-            done = own.drive(lambda monitor: more_cycles(monitor, recipe, "more", MORE))
-            blocks = own.blocks(own.read()) if done == MORE else None
+            goes_on = self._memory.goes_on(leak, more)
         except (MonitorError, ReadingError, TargetError) as error:
             if not isinstance(error, MonitorError) and not own.death():
                 raise
             vm.close()
             row["note"] = f"its memory is not judged: in {MORE} more cycles, {error.text}"
             return None
-        if blocks is None:
+        if goes_on is None:
             row["note"] = f"its memory is not judged: {done} of {MORE} more cycles went well"
             return None
-        return leak if self._memory.is_steady(leak, blocks, done) else None
+        return leak if goes_on else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from ..documents import MemoryJson
 from .blocks import Blocks, Group, Kind
@@ -22,7 +22,9 @@ UNREACHABLE, GROWING = "unreachable-memory", "growing-memory"
 CYCLES, _WARM = 6, 2
 #: So many more tell a pool from a leak: QEMU's own are bounded by fewer.
 MORE = 200
-_STEADY = 0.95
+_STEADY, _HALF = 0.95, 0.5
+# So often as many cycles more, where it is not decided.
+_BATCHES = 2
 _SHOWN = 4
 # Bytes that malloc gives more where less would not be a block (MINSIZE, malloc/malloc.c).
 _ROUNDED = 16
@@ -109,18 +111,38 @@ class Memory:
         steps = self._steps()
         return self.cycles >= CYCLES and all(step > 0 for step in steps)
 
-    def is_steady(self, leak: MemoryLeak, blocks: Blocks, cycles: int) -> bool:
-        """Whether so many more cycles left as much each, of all sorts or of one beside a pool.
+    def goes_on(
+        self, leak: MemoryLeak, more: Callable[[int], Blocks | None], cycles: int = MORE
+    ) -> bool | None:
+        """Whether many more cycles leave as much each.
 
         :param leak: what was told so far; more may have come to stay in the first cycles.
+        :param more: runs so many, and returns the blocks then, None where that went wrong.
+        :return: None where it did.
         """
-        grown = len(blocks.live) - len(self._kept[-1].live)
-        if grown >= _STEADY * cycles * min(leak.blocks, *self._steps()):
-            return cycles > 0
-        *counts, after = (Counter(b.kinds().values()) for b in (*self._kept, blocks))
-        first, last = counts[0], counts[-1]
-        share = _STEADY * cycles / (len(counts) - 1)
-        return any(after[k] - last[k] >= share * (last[k] - first[k]) for k in _growing(counts))
+        before = self._kept[-1]
+        for _ in range(_BATCHES):
+            after = more(cycles)
+            if after is None:
+                return None
+            share = self._share(leak, before, after, cycles)
+            if share >= _STEADY or share < _HALF:
+                return share >= _STEADY
+            # What was there before the first cycle may have gone meanwhile, and a pool is full now.
+            before = after
+        return False
+
+    def _share(self, leak: MemoryLeak, before: Blocks, after: Blocks, cycles: int) -> float:
+        """Return how much of what is expected came, of all sorts or of one beside a pool."""
+        least = min(leak.blocks, *self._steps())
+        shares = [(len(after.live) - len(before.live)) / (cycles * least)]
+        counts = [Counter(blocks.kinds().values()) for blocks in self._kept]
+        each = {
+            kind: (counts[-1][kind] - counts[0][kind]) / (len(counts) - 1) for kind in counts[-1]
+        }
+        last, now = Counter(before.kinds().values()), Counter(after.kinds().values())
+        shares += [(now[k] - last[k]) / (cycles * each[k]) for k in _growing(counts)]
+        return max(shares)
 
     def leak(self) -> MemoryLeak | None:
         """Tell what stays with every cycle, None when nothing does."""
