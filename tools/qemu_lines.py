@@ -25,7 +25,7 @@ SOURCES = (
     Source("pci-ipmi-*", "child", "*", _IPMI),
     Source("pci-ipmi-*", "", "*SIGSEGV*", _IPMI),
     Source("i82801b11-bridge", "*", "*list of buses*", _I82801B11),
-    Source("i82801b11-bridge", "", "*SIGSEGV*", _I82801B11),
+    *(Source("i82801b11-bridge", "", f"*SIG{how}*", _I82801B11) for how in ("SEGV", "FPE")),
     Source(
         *("*", "same-owner-subregions", "*"),
         "system/memory.c memory_region_add_subregion: a reference on the owner, also within one "
