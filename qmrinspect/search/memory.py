@@ -137,11 +137,10 @@ class Memory:
         least = min(leak.blocks, *self._steps())
         shares = [(len(after.live) - len(before.live)) / (cycles * least)]
         counts = [Counter(blocks.kinds().values()) for blocks in self._kept]
-        each = {
-            kind: (counts[-1][kind] - counts[0][kind]) / (len(counts) - 1) for kind in counts[-1]
-        }
         last, now = Counter(before.kinds().values()), Counter(after.kinds().values())
-        shares += [(now[k] - last[k]) / (cycles * each[k]) for k in _growing(counts)]
+        for kind in _growing(counts):
+            each = (counts[-1][kind] - counts[0][kind]) / (len(counts) - 1)
+            shares.append((now[kind] - last[kind]) / (cycles * each))
         return max(shares)
 
     def leak(self) -> MemoryLeak | None:

@@ -183,7 +183,7 @@ def _as_plugged(monitor: Monitor, index: Index, device: Device) -> Plugged:
     if recipe.bus == "PCI":
         devfn = parse_devfn(monitor.execute("qom-get", {"path": path, "property": "addr"}))
     bus = index.path(device.parent_bus) if device.parent_bus else None
-    return Plugged(recipe, device.id, path, bus, devfn, None, None, ())
+    return Plugged(recipe, device.id, path, bus, devfn)
 
 
 def _unplugged(
