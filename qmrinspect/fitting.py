@@ -11,8 +11,9 @@ import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from .earlier import Earlier, layout_id
 from .errors import LayoutError, ReadingError, TargetError
-from .instants import ATTEMPTS, PAUSE_S, Instants, patiently
+from .instants import Instants
 from .layout import Layout, load
 from .layout.advice import no_layout
 from .layout.debugfiles import Origin, open_file
@@ -20,6 +21,7 @@ from .layout.dwarf import DebugInfo, debug_info
 from .layout.find import Wanted, candidates, given, profiles
 from .records.context import Context
 from .snapshot import Snapshot
+from .stops import ATTEMPTS, PAUSE_S, patiently
 from .strict import doubted, relations
 from .target.image import Capture, Image, Target
 from .target.instant import Stoppable
@@ -41,6 +43,7 @@ class Fitting:
     :param debug: the debug information of the target, where it has been opened.
     :param own: see :class:`~qmrinspect.instants.Instants`.
     :param met: types with which the first of ``layouts`` was seen to fit this program before.
+    :param earlier: what earlier commands learned of the target.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Fitting:
         debug: DebugInfo | None = None,
         own: bool = False,
         met: Collection[str] = (),
+        earlier: Earlier | None = None,
     ) -> None:
         self.target = target
         self._own = own
@@ -67,6 +71,7 @@ class Fitting:
         # An inferred layout of an earlier time, and the types that have had instances.
         self._recalled: Layout | None = None
         self._met = set(met)
+        self._earlier = earlier
 
     @property
     def layout(self) -> Layout | None:
@@ -77,6 +82,20 @@ class Fitting:
     def met(self) -> Collection[str]:
         """The QOM types of which instances were seen under the layout."""
         return frozenset(self._met)
+
+    def learned(self) -> Earlier | None:
+        """Return what a later command may build upon, None for nothing new."""
+        if self._fitting is None or self._instants is None:
+            return None
+        known, pages = self._of_earlier(self._fitting), self._instants.needed
+        if known is not None and known.met >= self._met and known.pages >= pages:
+            return None
+        return Earlier(layout_id(self._fitting), frozenset(self._met), pages)
+
+    def _of_earlier(self, layout: Layout) -> Earlier | None:
+        """Return what was learned under a layout."""
+        known = self._earlier
+        return known if known is not None and known.layout == layout_id(layout) else None
 
     def _take(self, layout: Layout) -> Snapshot:
         return self._decode(*self._capture(layout), layout)
@@ -99,12 +118,12 @@ class Fitting:
         self._program = self._program or program_of(self.target, self._debug)
         return self._program
 
-    def _first(self) -> Snapshot:
-        """Find the layout that fits."""
+    def _first(self, spent: list[Capture]) -> Snapshot:
+        """Find the layout that fits; what stops cost is added."""
         self.need_machine()
         wanted = Wanted(self.target, self._debug, version_of(self.target.elf()))
         for layout in self._candidates(wanted):
-            snapshot, reason = self._try(layout)
+            snapshot, reason = self._try(layout, spent)
             if snapshot is not None:
                 if layout.source == "inferred" and self._fitting is not self._recalled:
                     from .infer import remember
@@ -125,7 +144,7 @@ class Fitting:
         if raw is not None and not any(raw):
             raise ReadingError("this QEMU has no machine yet", "try again when it has started")
 
-    def _try(self, layout: Layout) -> tuple[Snapshot | None, str]:
+    def _try(self, layout: Layout, spent: list[Capture]) -> tuple[Snapshot | None, str]:
         """Read under a layout, and keep to it; return no snapshot, and why, when it does not fit.
 
         A VM that changes its memory topology, or gets new memory, at the instant
@@ -144,7 +163,7 @@ class Fitting:
             late = instants is None or attempt >= ATTEMPTS // 2
             stops = late or doubts
             try:
-                snapshot = self._take(layout) if stops or not instants else instants.look()
+                snapshot = self._take(layout) if stops or not instants else instants.look(spent)
             except (LayoutError, ReadingError) as error:
                 if late or isinstance(error, LayoutError):
                     return None, error.text
@@ -164,7 +183,7 @@ class Fitting:
                 reason = f"live structures contradict {', '.join(sorted(wrong))}"
                 if wrong == before or not self._runs:
                     less = layout.without(wrong)
-                    return (None, reason) if less.missing() else self._try(less)
+                    return (None, reason) if less.missing() else self._try(less, spent)
                 before, doubts = wrong if stops else set(), True
                 continue
             worst = next((c for c in checks if not c.ok), checks[0])
@@ -175,14 +194,18 @@ class Fitting:
 
     def _doubted(self, context: Context, snapshot: Snapshot, layout: Layout) -> set[str]:
         """Return the fields that live structures contradict."""
-        if self._met and self._layouts[:1] == (layout,):
-            new = types_of(snapshot) - self._met
+        earlier = self._of_earlier(layout)
+        known = earlier.met if earlier is not None else self._met
+        if known and (earlier is not None or self._layouts[:1] == (layout,)):
+            new = types_of(snapshot) - known
             return doubted(relations(context, snapshot, new)) if new else set()
         return doubted(relations(context, snapshot))
 
     def _instants_of(self, layout: Layout) -> Instants | None:
         if self._runs and isinstance(self.target, Stoppable):
-            return Instants(self.target, layout, self._known_program(), self._own)
+            earlier = self._of_earlier(layout)
+            pages = earlier.pages if earlier is not None else ()
+            return Instants(self.target, layout, self._known_program(), self._own, pages)
         return None
 
     def _candidates(self, wanted: Wanted) -> Iterable[Layout]:

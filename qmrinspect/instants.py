@@ -13,14 +13,14 @@ Copied after the stop, not before: what was born before the stop and lives on is
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Callable, TypeVar
+from collections.abc import Iterable
 
-from .errors import LayoutError, NotStopping, ReadingError
+from .errors import LayoutError, ReadingError
 from .heap import Live
 from .layout import Layout
 from .records.context import Context, Known
 from .snapshot import Snapshot
+from .stops import ATTEMPTS, PAUSE_S, added, cost_of, patiently
 from .target.image import PAGE, Capture, Image, Ranges
 from .target.instant import Copy, Frozen, Stoppable, numbers
 from .target.memory import merged
@@ -28,19 +28,13 @@ from .tuples import NamedTuple
 from .walk import Program, chooser, decode
 from .walk.quiet import Signs, signs, waiting
 
-__all__ = ["ATTEMPTS", "GRACE_S", "PAUSE_S", "Instants", "added", "patiently"]
+__all__ = ["Instants"]
 
-T = TypeVar("T")
 Taken = tuple[Snapshot, Context]
 
-# A busy VM is between two references often, but never for long.
-ATTEMPTS = 8
-PAUSE_S = 0.004
 # On a busy host it may be for long: whoever holds the big lock waits for a CPU.  A stop that only
 # asks is short; so many of them take a second, and are not tried again where all were in vain.
 _PATIENCE = 24
-# An RCU grace period is shorter.
-GRACE_S = 0.1
 # Stops for pages that were missing before.
 _ROUNDS = 3
 # So many pages of heaps that change between two readings are too many to be lucky.
@@ -62,10 +56,16 @@ class Instants:
 
     :param own: the process is our own and serves nobody else, so that a stop may take as long
         as all memory takes to read: one walk is enough then.
+    :param pages: the numbers of those that earlier readings of the process needed.
     """
 
     def __init__(
-        self, target: Stoppable, layout: Layout, program: Program, own: bool = False
+        self,
+        target: Stoppable,
+        layout: Layout,
+        program: Program,
+        own: bool = False,
+        pages: Iterable[int] = (),
     ) -> None:
         self._target = target
         self._own = own
@@ -74,7 +74,8 @@ class Instants:
         self._choose = chooser(target, layout, program.statics)
         self._known = Known()
         self._heap: set[int] = set()  # pages that tell live blocks from free ones
-        self._needed: dict[int, int] = {}  # page number to the last reading that needed it
+        # Page number to the last reading that needed it.
+        self._needed = dict.fromkeys(pages, 0)
         self._readings = 0
         self._signs: Signs | None = None
         self._changing: set[int] = set()  # pages that were seen to differ between readings
@@ -84,15 +85,27 @@ class Instants:
         self._rests = True  # whether the last reading was of a quiet moment
         self._last: _Walked | None = None
 
-    def look(self) -> Snapshot:
+    @property
+    def needed(self) -> frozenset[int]:
+        """The numbers of the pages that the last readings needed."""
+        return frozenset(page for page, number in self._needed.items() if number)
+
+    def look(self, spent: list[Capture]) -> Snapshot:
         """Walk a copy that was made without a stop: it may be of no instant at all.
 
+        Where it is known which pages are needed, these are of a stop, quiet or not.
+
+        :param spent: what stops cost is added.
         :raises QmrError: as :func:`~qmrinspect.walk.decode` does.
         """
         if self._own:
             walked = self._walk(*self._all(None))
             self._learn(walked, set())
             return walked.snapshot
+        if self._needed and self._signs is None:
+            taken = self._pages(self._wanted(), spent)
+            if taken is not None:
+                return taken[0]
         begin = time.perf_counter_ns()
         copy = self._copy()
         image = copy.patched(None, self._target.peek)
@@ -150,7 +163,7 @@ class Instants:
             begin = time.perf_counter_ns()
             frozen = self._freeze(self._ranges(wanted), not last)
             if not frozen.quiet:
-                spent.append(_cost(frozen, None, begin, "pages"))
+                spent.append(cost_of(frozen, None, begin, "pages"))
                 time.sleep(PAUSE_S * len(spent))
                 continue
             rounds += 1
@@ -159,7 +172,7 @@ class Instants:
             if rounds > 1:
                 # What was found before is wanted by now; what is found elsewhere is born since.
                 image.scope = frozen.pages()
-            spent.append(_cost(frozen, copy, begin, "pages"))
+            spent.append(cost_of(frozen, copy, begin, "pages"))
             try:
                 walked = self._walk(image, added(spent))
             except (ReadingError, LayoutError):
@@ -227,17 +240,17 @@ class Instants:
         glance = self._target.glance(before)
         frozen = self._freeze(self._ranges(hot), True)
         while not frozen.quiet and len(spent) < ATTEMPTS - 2:
-            spent.append(_cost(frozen, None, begin, "hot"))
+            spent.append(cost_of(frozen, None, begin, "hot"))
             time.sleep(PAUSE_S * len(spent))
             begin = time.perf_counter_ns()
             glance = self._target.glance(before)
             frozen = self._freeze(self._ranges(hot), True)
         if not frozen.quiet:
-            spent.append(_cost(frozen, None, begin, "hot"))
+            spent.append(cost_of(frozen, None, begin, "hot"))
             return None
         copy = self._copy()
         changed = glance.differing(Image(copy.segments), before) - frozen.pages()
-        spent.append(_cost(frozen, copy, begin, "hot"))
+        spent.append(cost_of(frozen, copy, begin, "hot"))
         if not changed.isdisjoint(wanted):
             self._changing |= changed
             self._distrust = _DISTRUST
@@ -352,44 +365,3 @@ def _all_but_coroutines(image: Image) -> set[int]:
     held = numbers((start, len(data)) for start, data in image.segments())
     live = Live(image, image.mappings, None)
     return {page for page in held if not live.in_coroutine(page * PAGE)}
-
-
-def _cost(frozen: Frozen, copy: Copy | None, begin: int, way: str) -> Capture:
-    size = sum(len(data) for _, data in frozen.segments)
-    reads, held = frozen.reads, size
-    if copy is not None:
-        reads += copy.reads
-        held = max(size, sum(len(data) for _, data in copy.segments))
-    wall_us = (time.perf_counter_ns() - begin) // 1000
-    return Capture(frozen.stop_us, wall_us, reads, held, 0, frozen.quiet, way, 1, size // PAGE)
-
-
-def added(spent: Sequence[Capture]) -> Capture:
-    """Add up what several looks cost; of the stops, the longest counts."""
-    return Capture(
-        max(cost.stop_us for cost in spent),
-        sum(cost.wall_us for cost in spent),
-        sum(cost.reads for cost in spent),
-        sum(cost.bytes for cost in spent),
-        len(spent) - 1,
-        spent[-1].quiescent,
-        spent[-1].way,
-        sum(cost.stops for cost in spent),
-        spent[-1].pages,
-    )
-
-
-def patiently(stop: Callable[[], T]) -> T:
-    """Stop a process; a thread that does not stop at once is tried again.
-
-    :raises NotStopping: when it is held up for long.
-    """
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return stop()
-        except NotStopping:
-            # A disk that is busy holds a thread up for a while.
-            if attempt == ATTEMPTS:
-                raise
-            time.sleep(GRACE_S)
-    raise AssertionError

@@ -17,12 +17,12 @@ from .audit.graph import orphan_groups
 from .audit.stale import outside_of
 from .errors import ReadingError
 from .fitting import Fitting
-from .instants import ATTEMPTS, GRACE_S, PAUSE_S, added
 from .layout import Layout
 from .layout.names import FieldNames, field_names
 from .search.functions import is_glib, names_of
 from .search.stale import Where, find_stale
 from .snapshot import Pointer, Snapshot, Stale, TypeInfo, Unknown
+from .stops import ATTEMPTS, GRACE_S, PAUSE_S, added
 from .strict import displaced
 from .target.image import Capture, Target
 from .walk import settled
@@ -64,7 +64,7 @@ class Reader(Fitting):
     def _read(self) -> Snapshot:
         spent: list[Capture] = []
         if self._fitting is None:
-            snapshot = self._first()
+            snapshot = self._first(spent)
             # What was copied in a stop is of one instant.
             stood = self._instants is None or snapshot.capture.stops > 0
             if stood and (snapshot.capture.quiescent or not self._runs):

@@ -42,8 +42,8 @@ from matrix import Cell, Matrix  # noqa: E402
 
 from qmrinspect.errors import QmrError  # noqa: E402
 from qmrinspect.hotplug.vm import Vm  # noqa: E402
-from qmrinspect.instants import patiently  # noqa: E402
 from qmrinspect.reading import Reader  # noqa: E402
+from qmrinspect.stops import patiently  # noqa: E402
 from qmrinspect.target.image import Ranges  # noqa: E402
 from qmrinspect.target.memory import BatchReader, Buffer  # noqa: E402
 from qmrinspect.target.pagemap import touched  # noqa: E402

@@ -185,11 +185,15 @@ class ShellSession:
     def reader(self) -> Reader:
         """Return what reads the target, again and again."""
         if self._reader is None:
+            from ..earlier import recall
             from ..layout.dwarf import debug_info
             from ..reading import Reader
 
-            debug = debug_info(self.target(), report=self.progress)
-            self._reader = Reader(self.target(), given=self.layout_file, debug=debug)
+            target = self.target()
+            debug = debug_info(target, report=self.progress)
+            self._reader = Reader(
+                target, given=self.layout_file, debug=debug, earlier=recall(target)
+            )
         return self._reader
 
     def resolve(self, index: Index, text: str) -> Obj:
@@ -297,7 +301,12 @@ class ShellSession:
     def close(self) -> None:
         """Close target and monitor."""
         self.drop_monitor()
+        learned = self._reader.learned() if self._reader is not None else None
         if self._target is not None:
+            if learned is not None:
+                from ..earlier import remember
+
+                remember(self._target, learned)
             self._target.close()
 
 

@@ -294,7 +294,8 @@ def _into_lanes(ranges: Ranges, least: int = 2) -> list[tuple[int, bytes]]:
     for lane, seen in lanes.items():
         for start, end in ranges:
             low, high = start >> 8 * lane, (end - 1) >> 8 * lane
-            seen.update(byte & 255 for byte in range(low, min(high, low + 255) + 1))
+            first, end = low & 255, (low & 255) + min(high - low, 255) + 1
+            seen.update(range(first, min(end, 256)), range(end - 256))
     return _telling(lanes, least)
 
 

@@ -1,0 +1,84 @@
+"""What an earlier command learned
+-------------------------------
+
+The pages that a reading of a process needed are those that the next command's needs, and the
+layout that fitted it fits it still.  Both are kept in the cache, by process; a reading does not
+rely on them: pages that are missing are read as well, and a layout is tested for what is new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from binascii import crc32
+from itertools import chain
+from pathlib import Path
+
+from .layout import Layout
+from .layout.find import cache_directory
+from .layout.model import write_json
+from .target.image import PAGE, Target
+from .target.memory import merged
+from .target.proc import dead, stat
+from .tuples import NamedTuple
+
+__all__ = ["Earlier", "layout_id", "recall", "remember"]
+
+# Of the fields of stat: when the process began (proc_pid_stat(5)), without its number and name.
+_STARTED = 19
+# No machine's structures fill more, 4 GiB.
+_PAGES_MAX = 1 << 20
+
+
+class Earlier(NamedTuple):
+    """What was learned of a process.
+
+    :param layout: the :func:`layout_id` of the one that fitted.
+    :param met: the QOM types of which instances were seen under it.
+    :param pages: numbers of the pages that were needed.
+    """
+
+    layout: int
+    met: frozenset[str]
+    pages: frozenset[int]
+
+
+def layout_id(layout: Layout) -> int:
+    """Return a number that tells layouts from each other."""
+    return crc32(repr((layout.source, layout.structs)).encode())
+
+
+def _path(target: Target) -> Path:
+    began = stat(target.pid)[_STARTED].decode()
+    return cache_directory() / "processes" / f"{target.pid}-{began}-{target.elf().build_id()}.json"
+
+
+def recall(target: Target) -> Earlier | None:
+    """Return what earlier commands learned of a process, None for nothing."""
+    if target.kind != "process":
+        return None
+    try:
+        data = json.loads(_path(target).read_bytes())
+        runs = [range(int(first), int(first) + int(count)) for first, count in data["pages"]]
+        if sum(map(len, runs)) > _PAGES_MAX or any(run.start < 0 for run in runs):
+            return None
+        pages = frozenset(chain.from_iterable(runs))
+        return Earlier(int(data["layout"]), frozenset(map(str, data["met"])), pages)
+    except (OSError, LookupError, ArithmeticError, TypeError, ValueError, RecursionError):
+        return None
+
+
+def remember(target: Target, earlier: Earlier) -> None:
+    """Keep what was learned of a process; a cache that cannot be written is none.
+
+    What is known of processes that have ended goes.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        path = _path(target)
+        rows = [(start // PAGE, size // PAGE) for start, size in merged(sorted(earlier.pages))]
+        data = {"layout": earlier.layout, "met": sorted(earlier.met), "pages": rows}
+        write_json(path, data)
+        for other in path.parent.glob("*.json"):
+            pid = other.name.partition("-")[0]
+            if pid.isdigit() and dead(int(pid)):
+                other.unlink(missing_ok=True)
