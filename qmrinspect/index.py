@@ -69,6 +69,11 @@ class Index:
         """Return the object that a holder is, or is part of; 0 when it is in none."""
         return holder if holder in self.snapshot.objects else self.containing(holder)
 
+    def home(self, address: int) -> str | None:
+        """Return what people call the object that an address is in, None when it is in none."""
+        home = self.enclosing(address)
+        return self.label(home) if home else None
+
     def containing(self, address: int) -> int:
         """Return the innermost object whose memory holds an address, 0 when none does."""
         i = bisect_right(self._starts, address)

@@ -235,9 +235,7 @@ def _stale(certain: bool) -> Stale:
 @pytest.mark.unit
 def test_candidates_are_apart_from_what_is_certain(monkeypatch: pytest.MonkeyPatch) -> None:
     sound = Judgement(Outcome.CLEAN, None, (), (), "it was finalized")
-    book: Any = SimpleNamespace(
-        index=SimpleNamespace(snapshot=None, enclosing=lambda _: 0, label=str)
-    )
+    book: Any = SimpleNamespace(index=SimpleNamespace(snapshot=None, home=lambda _: None))
     for name, value in (("judge", sound), ("memory_of", [(3, 67)]), ("outside_of", [])):
         monkeypatch.setattr(again, name, lambda *_, value=value: value)
     for found, outcome, candidates in (

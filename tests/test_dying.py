@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,13 +12,14 @@ import pytest
 from qmrinspect.audit.outcome import Outcome
 from qmrinspect.errors import TargetError
 from qmrinspect.hotplug.kinds import Recipe
+from qmrinspect.hotplug.unplug import Cycle
 from qmrinspect.hunt import sure
 from qmrinspect.hunt.cycle import Hunt
+from qmrinspect.hunt.hunted import Hunted
 from qmrinspect.hunt.job_vm import JobVm
-from qmrinspect.hunt.pool import VmPool
+from qmrinspect.hunt.judge import Judgement
 from qmrinspect.hunt.settings import Job, Settings
-from qmrinspect.hunt.suspects import caused_by
-from qmrinspect.search.memory import Memory
+from qmrinspect.hunt.suspects import caused_by, cleared
 
 pytestmark = pytest.mark.unit
 
@@ -40,29 +40,69 @@ def test_a_qemu_that_dies_of_a_later_cycle_is_no_job_undone(monkeypatch: Any) ->
         sure.is_sure(hunt, vm, Recipe("some-pci", "PCI"))
 
 
-def test_a_fresh_qemu_that_dies_while_it_is_read_has_crashed() -> None:
-    death: list[str | None] = ["killed by SIGSEGV"] * 2
-    vm: Any = SimpleNamespace(death=lambda: death[0], blocks=_unreadable, close=lambda: None)
-    vm.monitor = SimpleNamespace(forget=lambda: None)
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_fresh_qemu_that_dies_while_it_is_read_has_crashed(counted: bool) -> None:
+    """Of the cycle, or after it, when the blocks that it left are counted."""
+    death: list[str | None] = ["killed by SIGSEGV"]
+    vm: Any = SimpleNamespace(
+        death=lambda: death[0],
+        blocks=_unreadable,
+        close=lambda: None,
+        frames=lambda hunted, cycles: [f"#0 of {cycles}"],
+        monitor=SimpleNamespace(forget=lambda: None),
+    )
     fresh: list[Hunt] = []
+    after: Any = SimpleNamespace(index=SimpleNamespace(snapshot=None))
+    recipe, verdict = (
+        Recipe("some-pci", "PCI"),
+        Judgement(Outcome.CLEAN, None, (), (), "it is gone"),
+    )
+    clean = Hunted(recipe, "pc", verdict.outcome, verdict, Cycle("some-pci"), after=after)
     with JobVm(Settings(start_options=())) as job_vm:
 
         def ready(job: Job) -> Any:
             fresh.append(Hunt(vm))
-            fresh[-1].one = _unreadable  # type: ignore
-            job_vm.hunt = fresh[-1]
-            return vm, Recipe("some-pci", "PCI")
+            fresh[-1].one = (lambda recipe, id: clean) if counted else _unreadable  # type: ignore
+            job_vm._hunt, job_vm._before = fresh[-1], []
+            return vm, recipe
 
         job_vm.ready = ready  # type: ignore
-        hunted = job_vm.cycle(Job("some-pci"))
-        assert (hunted.outcome, hunted.judgement.text) == ("crash", "killed by SIGSEGV")
+        hunted = job_vm.cycle(Job("some-pci"), count=True)
+        assert (hunted.outcome, hunted.text) == ("crash", "killed by SIGSEGV")
+        assert hunted.frames == ["#0 of 1"]
         assert len(fresh) == 2  # the first may have died of what was there before
-        after: Any = SimpleNamespace(index=SimpleNamespace(snapshot=None))
-        clean = hunted._replace(outcome=Outcome.CLEAN, after=after)
-        assert fresh[-1].remembered(Memory(), clean).outcome == "crash"
         death[0] = None
         with pytest.raises(TargetError):
-            job_vm.cycle(Job("some-pci"))
+            job_vm.cycle(Job("some-pci"), count=True)
+
+
+def _ended(outcome: Outcome, before: tuple[str, ...]) -> Hunted:
+    judgement = Judgement(outcome, None, (), (), f"it ends {outcome}")
+    return Hunted(Recipe("victim", "PCI"), "pc", outcome, judgement, Cycle("victim"), before=before)
+
+
+@pytest.mark.parametrize(
+    ("ends", "search", "told"),
+    [
+        ({(): "crash"}, True, None),  # alone as well
+        ({(): "clean"}, True, ["guilty"]),
+        ({(): "clean"}, False, []),
+    ],
+)
+def test_who_dies_after_others_is_hunted_alone(
+    ends: dict[tuple[str, ...], str], search: bool, told: list[str] | None
+) -> None:
+    def again(names: Sequence[str]) -> Hunted:
+        outcome = "crash" if "guilty" in names else ends[()]
+        return _ended(Outcome(outcome), tuple(names))
+
+    after = cleared(_ended(Outcome.CRASH, ("sound", "guilty")), again, search)
+    assert (after.outcome, after.before, after.guilty) == (ends[()], (), told)
+    if told is not None:
+        who = told[0] if told else "2 others, guilty last,"
+        assert after.note == f"QEMU dies of it where {who} came before: it ends crash"
+    first = _ended(Outcome.CRASH, ())
+    assert cleared(first, again, search) is first
 
 
 def test_who_harmed_a_vm_is_searched_among_the_likely_ones_first() -> None:
@@ -101,17 +141,5 @@ def test_a_vm_serves_on_after_what_harms_nobody(
     hunted: Any = SimpleNamespace(
         outcome=Outcome(outcome), cycle=SimpleNamespace(not_released=kept, step=None)
     )
-    ended = {}
-    for cycles in (1, 5):
-        closed: list[int] = []
-        vm: Any = SimpleNamespace(
-            before=[],
-            found=lambda *_: None,
-            close=partial(closed.append, 1),
-        )
-        pool = VmPool(Settings(start_options=(), cycles=cycles))
-        pool._vm = vm
-        pool._found(Job("some-pci"), hunted, 1)
-        assert vm.before == ["some-pci"]
-        ended[cycles] = bool(closed)
-    assert ended == ends
+    vms = {cycles: JobVm(Settings(start_options=(), cycles=cycles)) for cycles in (1, 5)}
+    assert {cycles: vm._is_harmed(hunted) for cycles, vm in vms.items()} == ends

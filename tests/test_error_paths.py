@@ -19,6 +19,7 @@ from qmrinspect.hunt.errorpaths import ErrorPaths
 from qmrinspect.hunt.failed import Failed
 from qmrinspect.hunt.hunted import Hunted
 from qmrinspect.hunt.judge import Judgement
+from qmrinspect.hunt.rows import row_of
 from qmrinspect.monitor.base import MonitorLost, MonitorTimeout
 from qmrinspect.search.memory import CYCLES, MORE, Memory, MemoryLeak
 
@@ -52,7 +53,7 @@ def test_ways_after_which_no_block_is_left_are_read_seldom(
         read=lambda: read.append(1),
         blocks=blocks,
     )
-    paths = ErrorPaths(Recipe("some-pci", "PCI"), "pc", lambda: vm, lambda: vm)
+    paths = ErrorPaths(Recipe("some-pci", "PCI"), "pc", vm, lambda: vm)
     tried: list[object] = []
     paths._attempt = lambda vm, trial, refused=None: tried.append(trial) or Cycle("some-pci")  # type: ignore
     way: Any = object()
@@ -67,26 +68,26 @@ def test_a_qemu_that_dies_of_a_way_tried_again_has_crashed(survived: int) -> Non
     vm: Any = SimpleNamespace(
         tally=lambda: 9, read=lambda: None, blocks=lambda _: None, death=lambda: "killed by SIGABRT"
     )
-    paths = ErrorPaths(Recipe("some-pci", "PCI"), "pc", lambda: vm, lambda: vm)
+    paths = ErrorPaths(Recipe("some-pci", "PCI"), "pc", vm, lambda: vm)
     paths._attempt = lambda vm, trial, refused=None: next(attempts)  # type: ignore
     clean: Any = SimpleNamespace(outcome=Outcome.CLEAN)
     paths._one = lambda vm, ways: (paths._survived(vm, ways[0]), clean)[1]  # type: ignore
     way: Any = object()
-    hunted, leak = paths._try(vm, [way])
+    hunted = paths._try(vm, [way])
     text = "killed by SIGABRT (when it was tried again)"
-    assert (hunted.outcome, hunted.judgement.text, leak) == ("crash", text, None)
+    assert (hunted.outcome, hunted.text, hunted.memory) == ("crash", text, None)
 
 
 def test_a_qemu_that_dies_while_it_is_read_has_crashed_and_no_other() -> None:
     alive: Any = SimpleNamespace(death=lambda: None)
     dead: Any = SimpleNamespace(death=lambda: "killed by SIGSEGV")
-    paths = ErrorPaths(Recipe("some-pci", "PCI"), "pc", lambda: dead, lambda: dead)
+    paths = ErrorPaths(Recipe("some-pci", "PCI"), "pc", dead, lambda: dead)
 
     def one(vm: Any, ways: Any) -> Any:
         raise TargetError("process 4242 may not be read")
 
     paths._one = one  # type: ignore
-    assert paths._try(dead, [])[0].judgement.text == "killed by SIGSEGV"
+    assert paths._try(dead, []).judgement.text == "killed by SIGSEGV"
     with pytest.raises(TargetError):
         paths._try(alive, [])
 
@@ -141,15 +142,16 @@ def test_a_way_of_which_a_fresh_qemu_does_not_die_names_what_came_before(
         machine.drive = lambda function: []
         return machine
 
-    paths = ErrorPaths(recipe, "pc", lambda: machines[-1] if machines else fresh(), fresh)
+    paths = ErrorPaths(recipe, "pc", fresh(), fresh)
     paths._attempt = lambda vm, trial: vm.attempt(trial)  # type: ignore
     paths._judged = lambda failed: iter(())  # type: ignore
     (found,) = paths.run()
-    assert found.row["outcome"] == "crash"
-    assert found.row.get("backtrace") == (["#0 in some-pci"] if after is None else None)
-    assert found.row["error_path"]["property"] == "d"
-    assert found.row["error_path"].get("after") == after
-    assert found.row["text"].endswith(f"killed by SIGSEGV{said}" if needed is not None else said)
+    row = row_of(found)
+    assert row["outcome"] == "crash"
+    assert row.get("backtrace") == (["#0 in some-pci"] if after is None else None)
+    way = row["error_path"]
+    assert way is not None and (way["property"], way.get("after")) == ("d", after)
+    assert row["text"].endswith(f"killed by SIGSEGV{said}" if needed is not None else said)
     # The last one that was driven is the one of which the row tells.
     dead = [machine for machine in machines if machine.tried[-1:] == ["d"]]
     assert machines[-1].tried == [] and dead[-1] is machines[-2]
@@ -171,22 +173,21 @@ def test_a_qemu_that_dies_of_telling_the_properties_has_crashed(
         raise error
 
     vm: Any = SimpleNamespace(drive=drive, death=lambda: "killed by SIGSEGV")
-    [found] = ErrorPaths(Recipe("some-pci", "PCI"), "pc", lambda: vm, lambda: vm).run()
-    row = found.row
+    [found] = ErrorPaths(Recipe("some-pci", "PCI"), "pc", vm, lambda: vm).run()
     said = f"device-list-properties: {how}"
-    assert (row["outcome"], row["text"], row["tried"]) == (outcome, said, 0)
+    assert (found.outcome, found.text, found.tried) == (outcome, said, 0)
 
 
 def test_what_ways_leave_together_and_none_alone_is_told() -> None:
     """Before, the driver was clean: nothing stayed of any way that was done by itself."""
     recipe = Recipe("some-pci", "PCI")
     vm: Any = SimpleNamespace(monitor=SimpleNamespace(forget=lambda: None))
-    paths = ErrorPaths(recipe, "pc", lambda: vm, lambda: vm)
+    paths = ErrorPaths(recipe, "pc", vm, lambda: vm)
 
     def attempt(_: Any, ways: Any) -> Any:
         outcome = Outcome.LEAK if len(ways) > 1 else Outcome.CLEAN
         judgement = Judgement(outcome, None, (), (), "it is still there")
-        return paths._hunted(judgement, Cycle("some-pci"), None, ()), None
+        return paths._hunted(judgement, Cycle("some-pci"))
 
     paths._try = attempt  # type: ignore
     said = {"a": "too small", "b": "too large"}
@@ -194,18 +195,17 @@ def test_what_ways_leave_together_and_none_alone_is_told() -> None:
         Failed(Trial(name, 1, why, recipe), Cycle("some-pci"), why) for name, why in said.items()
     ]
     (found,) = paths._judged(failed)
-    assert found.row["error_path"]["after"] == ["a=1"]
+    assert found.error_path is not None and found.error_path["after"] == ["a=1"]
     told = "b=1: too large; it is still there; not of this way alone, but after a=1"
-    assert (found.row["outcome"], found.row["text"]) == ("leak", told)
+    assert (found.outcome, found.text) == ("leak", told)
     assert list(paths._judged(failed[:1])) == []
 
 
-def test_each_backend_that_is_missing_is_looked_for(monkeypatch: Any) -> None:
+def test_each_backend_that_is_missing_is_looked_for() -> None:
     """Before, the second one was not tried alone where QEMU's words are the same."""
     recipe = Recipe("some-pci", "PCI")
     vm: Any = SimpleNamespace(monitor=SimpleNamespace(forget=lambda: None))
-    paths = ErrorPaths(recipe, "pc", lambda: vm, lambda: vm)
-    monkeypatch.setattr(errorpaths, "row_of", lambda hunted: {"text": hunted.judgement.text})
+    paths = ErrorPaths(recipe, "pc", vm, lambda: vm)
     tried: list[list[str]] = []
 
     def attempt(_: Any, ways: Any) -> Any:
@@ -213,7 +213,7 @@ def test_each_backend_that_is_missing_is_looked_for(monkeypatch: Any) -> None:
         row: Any = SimpleNamespace(kind="list")
         stale = (row,) if len(ways) > 1 else ()
         judgement = Judgement(Outcome.LEAK, None, (), (), "it is still there", stale)
-        return paths._hunted(judgement, Cycle("some-pci"), None, ()), None
+        return paths._hunted(judgement, Cycle("some-pci"))
 
     paths._try = attempt  # type: ignore
     ways = [("a", None), ("b", None), ("c", 1), ("d", 2)]
@@ -221,12 +221,12 @@ def test_each_backend_that_is_missing_is_looked_for(monkeypatch: Any) -> None:
         Failed(Trial(name, value, "wrong", recipe), Cycle("some-pci"), f"no bus {value}")
         for name, value in ways
     ]
-    found = list(paths._judged(failed))
+    found = [way for hunted in paths._judged(failed) if (way := hunted.error_path) is not None]
     together = ["without a", "without b", "c=1"]
     assert tried == [together, *([way] for way in together)]
-    assert found[2].row["error_path"]["also"] == ["d=2"]
+    assert found[2]["also"] == ["d=2"]
     # What is stale after all of them, and after none alone, is told as well.
-    assert found[3].row["error_path"]["after"] == together[:2]
+    assert found[3]["after"] == together[:2]
 
 
 @pytest.mark.parametrize("bounded", [True, False])
@@ -244,7 +244,7 @@ def test_memory_in_doubt_is_tried_many_times_more(bounded: bool, monkeypatch: An
     vm: Any = SimpleNamespace(
         tally=lambda: None, read=lambda: None, blocks=lambda _: SimpleNamespace(live=())
     )
-    paths = ErrorPaths(Recipe("some-pci", "PCI"), "pc", lambda: vm, lambda: vm)
+    paths = ErrorPaths(Recipe("some-pci", "PCI"), "pc", vm, lambda: vm)
     tried: list[object] = []
     paths._attempt = lambda vm, trial, refused=None: tried.append(trial) or Cycle("a")  # type: ignore
     ways: Any = [object(), object()]

@@ -26,12 +26,16 @@ CYCLIC = frozenset(("same-owner-subregions", "address-space-root", "link-cycle",
 
 
 class Cause(NamedTuple):
-    """One cause: its word, the object it is on, and the references that make the case."""
+    """One cause: its word, the object it is on, and the references that make the case.
+
+    :param way_back: how the object holds what holds it, as of :func:`way_back`.
+    """
 
     name: str
     object: int
     edges: Sequence[Edge]
     text: str
+    way_back: Sequence[Edge] = ()
 
 
 def descends(book: Book, address: int, top: int) -> bool:
@@ -87,7 +91,8 @@ def _on(book: Book, address: int, head: int) -> list[Cause]:
     out = []
     for name, edges in by.items():
         if name:
-            out.append(Cause(name, address, tuple(edges), _text(book, name, label, edges)))
+            text, back = _text(book, name, label, edges), way_back(book, address, edges)
+            out.append(Cause(name, address, tuple(edges), text, back))
     left = book.residual(address)
     if left > 0:
         out.append(Cause("unbalanced", address, (), unheld(book, address)))

@@ -107,13 +107,12 @@ def stale_json(stale: Stale, index: Index) -> StaleJson:
 
     :param index: of the snapshot with what it leads to.
     """
-    home = index.enclosing(stale.target)
-    text = stale_text(stale, index.label(home) if home else None)
+    was = index.home(stale.target)
     return {
         "kind": stale.kind,
         "address": hex(stale.address),
         "function": stale.name if stale.function else "",
         "target": hex(stale.target),
         "freed": stale.freed,
-        "text": text,
+        "text": stale_text(stale, was),
     }

@@ -20,7 +20,7 @@ from ..masking import masked_message, masked_words
 from ..outfile import write
 from ..peers.peer import DIRECTORY_PREFIX
 from ..store import save
-from .hunted import Found
+from .hunted import Hunted
 from .settings import Job, Settings
 
 __all__ = ["FORMAT", "read_bundle", "write_bundle"]
@@ -39,36 +39,32 @@ _DIRECTORY = re.compile(rf"/[^\"]*?/{DIRECTORY_PREFIX}\w+")
 _NOT_ALONE = "echo 'QEMU alone may not do: behind it was {}; see qmr replay' >&2"
 
 
-def write_bundle(directory: str, settings: Settings, job: Job, found: Found) -> str:
+def write_bundle(directory: str, settings: Settings, job: Job, hunted: Hunted, row: HuntRow) -> str:
     """Write the bundle of one finding and return its directory.
 
+    :param row: of it, and ``hunted`` what it was made of.
     :raises TargetError: it cannot be written.
     """
-    hunted, row = found.hunted, found.row
-    argv, transcript = masked_words(found.argv), [masked_message(m) for m in found.transcript]
+    argv, transcript = masked_words(hunted.argv), [masked_message(m) for m in hunted.transcript]
     way = row.get("error_path")
     parts = [row["device"], row["outcome"], *([way["property"]] if way else ())]
     name = re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(parts))
     place = Path(directory) / name
+    settings = settings._replace(bundle=None)
+    verdict = {"bundle": FORMAT, "settings": settings.json(), "job": job.json(), "row": row}
+    behind = [backend.peer for backend in hunted.recipe.backends if backend.peer is not None]
+    files = {
+        "verdict.json": json.dumps(verdict, indent=1) + "\n",
+        "command": shlex.join(argv) + "\n",
+        "README.md": _readme(row),
+        "transcript.jsonl": "".join(json.dumps(message) + "\n" for message in transcript),
+        "reproduce.sh": _script(row, argv, transcript, behind),
+    }
     try:
         place.mkdir(0o700, parents=True, exist_ok=True)
-        _json(
-            place / "verdict.json",
-            {
-                "bundle": FORMAT,
-                "settings": settings._replace(bundle=None).json(),
-                "job": job.json(),
-                "row": {key: value for key, value in row.items() if key != "bundle"},
-            },
-        )
-        write(place / "command", shlex.join(argv) + "\n")
-        write(place / "README.md", _readme(row))
-        lines = [json.dumps(message) + "\n" for message in transcript]
-        write(place / "transcript.jsonl", "".join(lines))
-        script = place / "reproduce.sh"
-        behind = [backend.peer for backend in hunted.recipe.backends if backend.peer is not None]
-        write(script, _script(row, argv, transcript, behind))
-        script.chmod(0o700)
+        for file, content in files.items():
+            write(place / file, content)
+        (place / "reproduce.sh").chmod(0o700)
     except OSError as error:
         raise TargetError(f"{place} cannot be written: {error.strerror}") from None
     for book, which in zip(hunted.books, _SNAPSHOTS):
@@ -93,10 +89,6 @@ def read_bundle(directory: str) -> tuple[Settings, Job, HuntRow]:
         raise TargetError(
             f"{directory} is no bundle of a hunt", "qmr hunt --bundle DIR writes them"
         ) from None
-
-
-def _json(path: Path, data: object) -> None:
-    write(path, json.dumps(data, indent=1) + "\n")
 
 
 def _is_question(message: Mapping[str, object]) -> bool:

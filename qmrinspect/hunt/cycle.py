@@ -33,24 +33,18 @@ from ..hotplug.unplug import (
 from ..index import Index
 from ..ledger import Book, open_book
 from ..monitor.base import MonitorLost
-from ..search.memory import Memory
 from ..search.stale import Where
 from .again import judge_again, rendered_anew, still_there
 from .came import Came
 from .driver import Driver
 from .foretell import Foretold, Pins, foretell_after, foretell_pinned, held_by, implied
-from .hunted import NOT_PLUGGABLE, Hunted
+from .hunted import Hunted
 from .judge import Judgement, came_with, same, with_stale
 
 if TYPE_CHECKING:
     from ..snapshot import Snapshot, Stale
 
-__all__ = [
-    "NOT_PLUGGABLE",
-    "Hunt",
-    "Hunted",
-    "not_begun",
-]
+__all__ = ["Hunt"]
 
 T = TypeVar("T")
 
@@ -152,7 +146,7 @@ class Hunt:
 
     def _refused(self, before: Book, hunted: Hunted) -> Hunted:
         """Judge what a refused ``device_add`` left: the device had been made, and must be gone."""
-        if hunted.cycle.step == Step.PREPARE or NOT_PLUGGABLE.search(hunted.cycle.refused or ""):
+        if hunted.cycle.step == Step.PREPARE or not hunted.pluggable:
             self._last = before  # refused before anything was made
             return hunted
         recipe = hunted.recipe
@@ -270,18 +264,6 @@ class Hunt:
             return None
         return foretell_pinned(pinned, device, came, pins, with_it)
 
-    def remembered(self, memory: Memory, hunted: Hunted) -> Hunted:
-        """Return the result of a cycle, whose blocks are added to those of the cycles before.
-
-        :raises QmrError: as :meth:`died` does.
-        """
-        try:
-            after = hunted.after
-            memory.add(self._driver.blocks(after.index.snapshot) if after is not None else None)
-        except (ReadingError, TargetError) as error:
-            return self.died(hunted.recipe, hunted.machine, hunted.cycle, error)
-        return hunted
-
     def died(
         self, recipe: Recipe, machine: str, cycle: Cycle, error: ReadingError | TargetError
     ) -> Hunted:
@@ -359,13 +341,6 @@ class _Result(NamedTuple):
     after: Book
     judgement: Judgement
     ended: bool
-
-
-def not_begun(recipe: Recipe, machine: str, reason: str) -> Hunted:
-    """Return the result of a cycle for which no VM could be had."""
-    cycle = Cycle(recipe.driver, step=Step.PREPARE, refused=reason)
-    judgement = Judgement(Outcome.REFUSED, None, (), (), reason)
-    return Hunted(recipe, machine, Outcome.REFUSED, judgement, cycle)
 
 
 def _early(

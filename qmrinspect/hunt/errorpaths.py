@@ -16,7 +16,7 @@ from typing import Callable
 from ..audit.outcome import BAD, Outcome
 from ..audit.policy import book_of
 from ..audit.stale import outside_of
-from ..documents import ErrorPathJson, HuntRow
+from ..documents import ErrorPathJson
 from ..errors import MonitorError, PeerMissing, ReadingError, TargetError
 from ..hotplug.failing import FULL, Trial, more_trials, properties_of, trials
 from ..hotplug.kinds import Recipe
@@ -30,10 +30,9 @@ from ..search.memory import CYCLES, MORE, Memory, MemoryLeak
 from ..search.stale import Where
 from .again import judge_again
 from .failed import Failed, end_of
-from .hunted import Found, Hunted
+from .hunted import Hunted, stable
 from .judge import Judgement, with_stale
 from .own_vm import OwnVm
-from .rows import row_of, stable
 from .sure import BETWEEN, nothing_grows
 
 __all__ = ["ErrorPaths"]
@@ -66,26 +65,24 @@ class ErrorPaths:
     """Tries the ways of one driver.
 
     :param recipe: how it is plugged into such a QEMU.
-    :param vm: gives the VM that is there, or starts one.
-    :param fresh: gives a VM in which nothing was yet.
+    :param vm: the VM that is there.
+    :param start: starts one in its place, in which nothing was yet.
     """
 
-    def __init__(
-        self, recipe: Recipe, machine: str, vm: Callable[[], OwnVm], fresh: Callable[[], OwnVm]
-    ) -> None:
+    def __init__(self, recipe: Recipe, machine: str, vm: OwnVm, start: Callable[[], OwnVm]) -> None:
         self._driver, self._machine = recipe.driver, machine
-        self._vm, self._fresh = vm, fresh
+        self._vm, self._start = vm, start
         self._recipe = recipe
         self._full: Trial | None = None
         self._tried = self._number = 0
         self._ends: set[str] = set()  # how QEMU died, or hung
 
-    def run(self) -> Iterator[Found]:
+    def run(self) -> Iterator[Hunted]:
         """Yield a result for each way after which something stays; one where nothing does."""
         if self._recipe.non_device is not None:
             yield self._plain(Outcome.REFUSED, f"{self._driver} is no device, and is not realized")
             return
-        vm = self._vm()
+        vm = self._vm
         try:
             properties = vm.drive(lambda monitor: properties_of(monitor, self._driver))
         except (MonitorLost, MonitorTimeout) as error:
@@ -113,6 +110,10 @@ class ErrorPaths:
         if not found:
             text = f"{len(failed)} of {self._tried} ways were refused, and nothing stays of any"
             yield self._plain(Outcome.CLEAN, f"{self._driver}: {text}")
+
+    def _fresh(self) -> OwnVm:
+        self._vm = self._start()
+        return self._vm
 
     # What fails --------------------------------------------------------------------
 
@@ -175,7 +176,7 @@ class ErrorPaths:
 
     # What stays --------------------------------------------------------------------
 
-    def _judged(self, failed: Sequence[Failed]) -> Iterator[Found]:
+    def _judged(self, failed: Sequence[Failed]) -> Iterator[Hunted]:
         if not failed:
             return
         groups: dict[tuple[str, str], list[Failed]] = {}
@@ -183,17 +184,17 @@ class ErrorPaths:
             groups.setdefault(failure.shape(), []).append(failure)
         alike = list(groups.values())[:_SHOWN_MAX]
         vm = self._fresh()
-        together, left = self._try(vm, [group[0].trial for group in alike])
+        together = self._try(vm, [group[0].trial for group in alike])
         if together.outcome not in BAD:
             return
         vm, before, found = self._fresh(), list[Trial](), False
         only = {row.kind for row in together.judgement.stale}
         for first, *others in alike:
             vm.monitor.forget()
-            hunted, leak = self._try(vm, [first.trial])
+            hunted = self._try(vm, [first.trial])
             if hunted.outcome in _END.values() and before:
                 # What the ways before it left may be what it died of.
-                alone, leak = self._try(self._fresh(), [first.trial])
+                alone = self._try(self._fresh(), [first.trial])
                 if alone.outcome in _END.values():
                     hunted = alone
                 else:
@@ -201,7 +202,7 @@ class ErrorPaths:
             if hunted.outcome in BAD:
                 found = True
                 only -= {row.kind for row in hunted.judgement.stale}
-                yield self._found(hunted, [first, *others], leak)
+                yield self._found(hunted, [first, *others])
             before.append(first.trial)
             if hunted.outcome in _END.values():
                 vm, before = self._fresh(), []
@@ -209,11 +210,9 @@ class ErrorPaths:
         if not found or only:
             *others, last = (group[0] for group in alike)
             last = last._replace(after=tuple(failure.trial for failure in others) or None)
-            yield self._found(together, [last], left)
+            yield self._found(together, [last])
 
-    def _try(
-        self, vm: OwnVm, ways: Sequence[Trial], memory: bool = True
-    ) -> tuple[Hunted, MemoryLeak | None]:
+    def _try(self, vm: OwnVm, ways: Sequence[Trial], memory: bool = True) -> Hunted:
         """Try ways, and judge what stays; QEMU may die of them at any moment.
 
         :param memory: try them again, for the memory that stays each time.
@@ -223,7 +222,7 @@ class ErrorPaths:
             hunted = self._one(vm, ways)
             when = " (when it was tried again)"
             leak = self._memory(vm, ways) if memory and hunted.outcome not in BAD else None
-            return _with_memory(hunted, leak), leak
+            return hunted if leak is None else _with_memory(hunted, leak)
         except _Died as died:
             cycle = died.cycle
         except (ReadingError, TargetError) as error:
@@ -232,7 +231,7 @@ class ErrorPaths:
             cycle = Cycle(self._driver, crash=error.text)
         text = end_of(vm, cycle) + when
         judgement = Judgement(_END[bool(cycle.crash)], None, (), (), text)
-        return self._hunted(judgement, cycle, None, ()), None
+        return self._hunted(judgement, cycle)
 
     def _one(self, vm: OwnVm, ways: Sequence[Trial]) -> Hunted:
         """Try ways, and judge what stays of all of them."""
@@ -303,7 +302,7 @@ class ErrorPaths:
             raise _Died(cycle)
         return cycle
 
-    def _on_a_full_bus(self) -> Iterator[Found]:
+    def _on_a_full_bus(self) -> Iterator[Hunted]:
         if self._full is None:
             return
         vm = self._fresh()
@@ -316,15 +315,19 @@ class ErrorPaths:
             if not cycle.refused:
                 return
         vm.monitor.forget()
-        hunted, _ = self._try(vm, [self._full], memory=False)
+        hunted = self._try(vm, [self._full], memory=False)
         if hunted.outcome in BAD:
             message = hunted.cycle.refused or hunted.judgement.text
-            yield self._found(hunted, [Failed(self._full, hunted.cycle, message)], None)
+            yield self._found(hunted, [Failed(self._full, hunted.cycle, message)])
 
-    # Rows --------------------------------------------------------------------------
+    # What is said of it ------------------------------------------------------------
 
     def _hunted(
-        self, judgement: Judgement, cycle: Cycle, after: Book | None, books: tuple[Book, ...]
+        self,
+        judgement: Judgement,
+        cycle: Cycle,
+        after: Book | None = None,
+        books: tuple[Book, ...] = (),
     ) -> Hunted:
         return Hunted(
             self._recipe,
@@ -334,25 +337,21 @@ class ErrorPaths:
             cycle,
             after=after,
             books=books,
+            tried=self._tried,
         )
 
-    def _plain(self, outcome: Outcome, text: str) -> Found:
+    def _plain(self, outcome: Outcome, text: str) -> Hunted:
         judgement = Judgement(outcome, None, (), (), text)
-        cycle = Cycle(self._driver, step=Step.DEVICE_ADD)
-        cycle = cycle._replace(refused=text if outcome == Outcome.REFUSED else None)
-        hunted = self._hunted(judgement, cycle, None, ())
-        row = row_of(hunted)
-        row["error_path"], row["tried"] = None, self._tried
-        return Found(hunted, row)
+        refused = text if outcome == Outcome.REFUSED else None
+        return self._hunted(judgement, Cycle(self._driver, step=Step.DEVICE_ADD, refused=refused))
 
-    def _died(self, failure: Failed) -> Found:
+    def _died(self, failure: Failed) -> Hunted:
         judgement = Judgement(_END[bool(failure.cycle.crash)], None, (), (), failure.message)
-        return self._found(self._hunted(judgement, failure.cycle, None, ()), [failure], None)
+        return self._found(self._hunted(judgement, failure.cycle), [failure])
 
-    def _found(self, hunted: Hunted, alike: Sequence[Failed], leak: MemoryLeak | None) -> Found:
+    def _found(self, hunted: Hunted, alike: Sequence[Failed]) -> Hunted:
         first = alike[0]
-        hunted = hunted._replace(recipe=first.trial.recipe)
-        row = row_of(hunted)
+        hunted = hunted._replace(recipe=first.trial.recipe, tried=self._tried)
         way: ErrorPathJson = {
             "property": first.trial.property,
             "value": first.trial.value,
@@ -362,38 +361,33 @@ class ErrorPaths:
         }
         if first.after is not None:
             way["after"] = [trial.describe() for trial in first.after]
-        row["error_path"] = way
-        row["tried"] = self._tried
-        if leak is not None:
-            row["memory"] = leak.json()
-        said = f"{first.trial.describe()}: {stable(first.message)}"
         if hunted.outcome in _END.values():
-            self._add_frames(row, hunted, first)
-            end = _told(hunted.outcome, row["text"])
-            row["text"] = first.with_before(f"{first.trial.describe()}: {end}")
+            hunted = hunted._replace(frames=self._frames(hunted, first))
+            text = f"{first.trial.describe()}: {_told(hunted.outcome, hunted.text)}"
         else:
-            row["note"] = f"device_add was refused, and not all was taken back: {said}"
-            row["text"] = first.with_before(f"{said}; {row['text']}")
-        return Found(hunted, row)
+            said = f"{first.trial.describe()}: {stable(first.message)}"
+            note = f"device_add was refused, and not all was taken back: {said}"
+            hunted = hunted._replace(note=note)
+            text = f"{said}; {hunted.text}"
+        judgement = hunted.judgement._replace(text=first.with_before(text))
+        return hunted._replace(judgement=judgement, error_path=way)
 
-    def _add_frames(self, row: HuntRow, hunted: Hunted, failure: Failed) -> None:
+    def _frames(self, hunted: Hunted, failure: Failed) -> list[str] | None:
         """Say where QEMU crashed or stands, once where several ways end with the same words."""
         alone = failure.after is None and failure.trial is not self._full
-        end = row["text"]
-        if end not in self._ends and (alone or hunted.outcome == Outcome.HANG):
-            if ": " in end:  # a signal alone says nothing of where it was
-                self._ends.add(end)
-            # More than one where it died when it was tried again.
-            row["backtrace"] = self._vm().frames(hunted, 1 + BETWEEN)
+        end = hunted.text
+        if end in self._ends or not (alone or hunted.outcome == Outcome.HANG):
+            return None
+        if ": " in end:  # a signal alone says nothing of where it was
+            self._ends.add(end)
+        # More than one where it died when it was tried again.
+        return self._vm.frames(hunted, 1 + BETWEEN)
 
 
-def _with_memory(hunted: Hunted, leak: MemoryLeak | None) -> Hunted:
-    if leak is None:
-        return hunted
-    judgement = hunted.judgement._replace(
-        outcome=Outcome.PARTIAL_LEAK, cause=leak.cause, text=f"memory stays: {leak.text}"
-    )
-    return hunted._replace(outcome=judgement.outcome, judgement=judgement)
+def _with_memory(hunted: Hunted, leak: MemoryLeak) -> Hunted:
+    outcome, text = Outcome.PARTIAL_LEAK, f"memory stays: {leak.text}"
+    judgement = hunted.judgement._replace(outcome=outcome, cause=leak.cause, text=text)
+    return hunted._replace(outcome=outcome, judgement=judgement, memory=leak)
 
 
 def _told(end: Outcome, text: str) -> str:

@@ -26,8 +26,8 @@ from ..ledger import Book, open_book
 from ..monitor.base import CommandError, Monitor
 from ..reading import Reader
 from ..target.process import Process
-from .cycle import Hunted
 from .foretell import UNKNOWN, also_gone, foretell_after, foretell_rest
+from .hunted import Hunted
 from .judge import Judgement, rows_left
 from .rows import row_of
 

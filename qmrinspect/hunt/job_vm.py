@@ -7,34 +7,48 @@ Starts the VM that a job needs, serves the next one with it where it can, and ru
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from ..audit.outcome import Outcome
 from ..closing import Closing
-from ..errors import ReadingError, TargetError
+from ..errors import MonitorError, ReadingError, TargetError
 from ..hotplug.kinds import Driver, Recipe
 from ..hotplug.recipes import START_OPTIONS, recipe_for
-from ..hotplug.unplug import Cycle, Step, drivers
+from ..hotplug.unplug import Cycle, Step, drivers, more_cycles
 from ..layout.find import given
-from .cycle import Hunt, not_begun
+from ..monitor.base import MonitorLost
+from ..search.blocks import Blocks
+from .cycle import Hunt
 from .guest import GUEST_PATIENCE_S, GUEST_START_OPTIONS, Guest
-from .hunted import Found, Hunted
+from .hunted import Hunted
+from .judge import Judgement
 from .own_vm import OwnVm
-from .rows import row_of
 from .settings import Job, Settings
+from .sure import is_sure
 
 __all__ = ["JobVm"]
 
+# Outcomes after which more cycles in the same VM say how much comes with each.
+_GROWS = (Outcome.LEAK, Outcome.PARTIAL_LEAK, Outcome.STALE, Outcome.DELAYED)
+
+
+class _Lacking(TargetError):
+    """This host lacks what the VM of a job needs."""
+
 
 class _Kind(NamedTuple):
-    """What a job wants its VM to be, where that is not what the settings say."""
+    """What a VM is started as; ``needs`` as of :attr:`Recipe.needs`.
 
-    cpu: str | None = None
-    machine: str | None = None
-    accel: str | None = None
-    start_options: tuple[str, ...] = ()
+    :param special: it is for what needs a machine type, an accelerator or a start option of its
+        own, and has no guest: a guest need not boot on that.
+    """
+
+    needs: frozenset[str]
+    machine: str
+    accel: str
+    cpu: str | None
+    special: bool = False
 
 
 class JobVm(Closing):
@@ -42,159 +56,195 @@ class JobVm(Closing):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        #: Whether a guest boots in it.
-        self.has_guest = settings.guest is not None
-        #: The VM, and the cycles on it; None where none is there.
-        self.vm: OwnVm | None = None
-        self.hunt: Hunt | None = None
+        self._vm: OwnVm | None = None
+        self._hunt: Hunt | None = None
         self._guest: Guest | None = None
-        #: The drivers that were hunted in it, in this order.
-        self.before: list[str] = []
-        self._kind = _Kind()
+        # The drivers that were hunted in it, in this order.
+        self._before: list[str] = []
+        self._kind: _Kind | None = None
+        # The start options that an ordinary VM may not have.
+        self._exclusive = {option.name for option in START_OPTIONS if option.exclusive}
+        if settings.guest is not None:
+            self._exclusive.difference_update(GUEST_START_OPTIONS)
+        # What this QEMU has; nothing until one was started.
         self._known: Mapping[str, Driver] = {}
-        self._drivers: dict[tuple[str | None, str | None], Mapping[str, Driver]] = {}
-        self._number = 0
         self._layout = given(Path(settings.layout)) if settings.layout else None
         self._met: Collection[str] = ()
 
-    def cycle(self, job: Job) -> Hunted:
+    def cycle(self, job: Job, count: bool = False) -> Hunted:
         """Run one cycle; where the VM dies of its past, another in a fresh one.
 
+        A VM that could harm the next job ends.
+
+        :param count: tell the live blocks after it.
         :raises QmrError: no VM can be started, or read.
         """
-        for attempt in (1, 2):
-            try:
-                vm, recipe = self.ready(job)
-            except TargetError as error:
-                by_name = recipe_for(job.driver)
-                if not job.cpu or not by_name.missing:
-                    raise
-                reason = f"{by_name.missing} ({error.text})"
-                return not_begun(by_name, self._settings.machine, reason)
-            self._number += 1
-            vm.monitor.forget()
-            assert self.hunt is not None
-            try:
-                return self.hunt.one(recipe, f"dut{self._number}")
-            except (ReadingError, TargetError) as error:
-                cycle = Cycle(recipe.driver, step=Step.JUDGE)
-                died = self.hunt.died(recipe, self._settings.machine, cycle, error)
-                if attempt == 2:
-                    return died
+        try:
+            hunted = self._cycle(job, count, again=True)
+        except _Lacking as error:
+            return _not_begun(job.driver, self._settings.machine, error.text)
+        if self._is_harmed(hunted):
+            self.close()
+        return hunted
+
+    def _cycle(self, job: Job, count: bool, again: bool) -> Hunted:
+        vm, recipe = self.ready(job)
+        hunt = self._hunt
+        assert hunt is not None
+        before = tuple(self._before)
+        self._before.append(job.driver)
+        vm.monitor.forget()
+        try:
+            hunted = hunt.one(recipe, f"dut{len(self._before)}")
+            if count and hunted.after is not None:
+                hunted = hunted._replace(blocks=vm.blocks(hunted.after.index.snapshot))
+        except (ReadingError, TargetError) as error:
+            cycle = Cycle(recipe.driver, step=Step.JUDGE)
+            hunted = hunt.died(recipe, self._settings.machine, cycle, error)
+            if again:
                 self.close()  # it may have died of what was there before
-        raise AssertionError
+                return self._cycle(job, count, again=False)
+        # Another one like it dies as well.
+        alike = set(before) <= {recipe.driver} and self._guest is None
+        if hunted.outcome == Outcome.HANG or (hunted.outcome == Outcome.CRASH and alike):
+            hunted = hunted._replace(frames=vm.frames(hunted, len(before) + 1))
+        return self.with_messages(hunted._replace(before=before))
+
+    def _is_harmed(self, hunted: Hunted) -> bool:
+        """Whether what a cycle left could harm the next one."""
+        if hunted.outcome == Outcome.REFUSED:
+            return hunted.cycle.step != Step.DEVICE_ADD
+        # Many cycles go on in the same VM: the hunt avoids the slots that leaked devices own.
+        if self._settings.cycles > 1 and hunted.outcome in _GROWS:
+            return False
+        return hunted.outcome != Outcome.CLEAN or bool(hunted.cycle.not_released)
+
+    def alone(self, job: Job, before: Sequence[str]) -> Hunted:
+        """Run a cycle in a VM that is for it and for those before it, and ends with it.
+
+        :param before: drivers.
+        """
+        self.close()
+        try:
+            for driver in before:
+                self._cycle(Job(driver, job.cpu), count=False, again=True)
+            return self.cycle(job)
+        finally:
+            self.close()
+
+    def is_enough(self, hunted: Hunted) -> bool | None:
+        """Whether one cycle is enough, as of :func:`~qmrinspect.hunt.sure.is_sure`."""
+        vm = self._vm
+        hunt = self._hunt
+        settings = self._settings
+        if vm is None or hunt is None or not settings.sure or settings.guest is not None:
+            return True
+        if hunted.outcome != Outcome.CLEAN or hunted.cycle.not_released:
+            return True
+        return is_sure(hunt, vm, hunted.recipe)
+
+    def more(self, recipe: Recipe, cycles: int) -> tuple[int, Blocks | None]:
+        """Run cycles of a recipe that nobody judges.
+
+        :return: how many went well, and the live blocks then, None where they are not known.
+        :raises MonitorError: QEMU died of one, or hangs.
+        """
+        vm = self._vm
+        hunt = self._hunt
+        assert vm is not None and hunt is not None
+        try:
+            done = vm.drive(lambda monitor: more_cycles(monitor, recipe, "more", cycles))
+            snapshot = hunt.take_reading().index.snapshot
+            return done, vm.blocks(snapshot) if done == cycles else None
+        except MonitorError:
+            self.close()
+            raise
+        except (ReadingError, TargetError) as error:
+            if not vm.death():
+                raise
+            self.close()
+            raise MonitorLost(error.text) from None
 
     def ready(self, job: Job) -> tuple[OwnVm, Recipe]:
         """Return a VM in which a job can be done, and the recipe for it there."""
-        # By its name alone: what this QEMU has is known when there is a VM.
-        recipe = recipe_for(job.driver)
-        needed = set(recipe.start_options)
-        if self._settings.guest is not None:
-            needed.difference_update(GUEST_START_OPTIONS)
-        own = tuple(o.name for o in START_OPTIONS if o.exclusive and o.name in needed)
-        kind = _Kind(job.cpu, recipe.machine, recipe.accel, own)
-        if self.vm is not None and self._kind != kind:
+        while True:
+            # By the driver's name alone, until a VM has said what this QEMU has.
+            recipe = recipe_for(job.driver, self._known)
+            kind = self._ordinary(job.cpu)
+            machine, accel = recipe.machine or kind.machine, recipe.accel or kind.accel
+            exclusive = not self._exclusive.isdisjoint(recipe.start_options)
+            if recipe.machine or recipe.accel or exclusive:
+                kind = _Kind(recipe.needs, machine, accel, job.cpu, special=True)
+            if self._vm is not None and self._kind == kind:
+                return self._vm, recipe
             self.close()
-        if self.vm is None:
-            self._kind = kind
-            self.vm = self._start_special(recipe.needs) or self._start()
-            more = self._settings.forecast, self._settings.trace, self._settings.cycles > 1
-            self.hunt = Hunt(self.vm, None, None, *more)
-            if self._guest is not None:
-                self.hunt = Hunt(self.vm, GUEST_PATIENCE_S, self._guest.use, *more)
-            # It has the same ones in every VM of the kind.
-            of_kind = kind.machine, kind.accel
-            if of_kind not in self._drivers:
-                self._drivers[of_kind] = self.vm.drive(drivers)
-            self._known = self._drivers[of_kind]
-            self.before = []
-            self._number = 0
-        return self.vm, recipe_for(job.driver, self._known)
+            try:
+                self._begin(kind)
+            except TargetError as error:
+                if not job.cpu or not recipe.missing:
+                    raise
+                raise _Lacking(f"{recipe.missing} ({error.text})", error.hint) from error
 
     def fresh(self, job: Job) -> OwnVm:
         """Return a VM in which nothing was yet."""
         self.close()
         return self.ready(job)[0]
 
-    def found(self, hunted: Hunted, number: int = 1) -> Found:
-        """Return what is said of the cycle that was run last, and what only its VM shows.
+    def with_messages(self, hunted: Hunted) -> Hunted:
+        """Add QEMU's command line and the last messages, where bundles are wanted."""
+        if self._vm is None or self._settings.bundle is None:
+            return hunted
+        return hunted._replace(argv=self._vm.vm.argv, transcript=self._vm.monitor.transcript)
 
-        :param number: of the cycle, from 1.
-        """
-        row = row_of(hunted, number)
-        # Another one like it dies as well.
-        alike = set(self.before) <= {hunted.recipe.driver} and self._guest is None
-        has_frames = hunted.outcome == Outcome.HANG or (hunted.outcome == Outcome.CRASH and alike)
-        if self.vm is not None and has_frames:
-            row["backtrace"] = self.vm.frames(hunted, len(self.before) + 1)
-        return Found(hunted, row, *self.messages())
-
-    def messages(self) -> tuple[Sequence[str], Sequence[Mapping[str, object]]]:
-        """Return QEMU's command line and the last cycle's messages, where bundles are wanted."""
-        if self.vm is None or self._settings.bundle is None:
-            return (), ()
-        return self.vm.vm.argv, self.vm.monitor.transcript
-
-    def _start_special(self, needs: Collection[str]) -> OwnVm | None:
-        """Start a VM for what needs a machine type, an accelerator or a start option of its own.
-
-        It has no guest: a guest need not boot on that.
-
-        :return: None where nothing needs that, or this QEMU cannot.
-        :raises TargetError: it cannot, and an ordinary one would not either.
-        """
-        settings, kind = self._settings, self._kind
-        if not (kind.machine or kind.accel or kind.start_options):
-            return None
-        try:
-            return OwnVm(
-                needs,
-                settings.qemu,
-                kind.machine or settings.machine,
-                self._model(),
-                kind.accel or settings.accel,
-                layout=self._layout,
-                met=self._met,
-            )
-        except TargetError:
-            if kind.cpu:
-                raise
-            return None  # and the ordinary one refuses it, with its reason
-
-    def _model(self) -> list[str]:
-        return ["-cpu", self._kind.cpu] if self._kind.cpu else []
-
-    def _start(self) -> OwnVm:
+    def _ordinary(self, cpu: str | None = None) -> _Kind:
         settings = self._settings
         # A VM for one CPU model is for that alone.
-        start = partial(
-            OwnVm,
-            ("cpu",) if self._kind.cpu else ("PCI", *settings.start_options),
-            settings.qemu,
-            settings.machine,
-            accel=settings.accel,
-            layout=self._layout,
-            met=self._met,
-        )
-        if settings.guest is None:
-            return start(self._model())
-        for last in (False, True):
-            self._guest = Guest(settings.guest)
-            extra = [*self._model(), *self._guest.arguments]
-            try:
-                return start(extra, ready=self._guest.wait)
-            except TargetError:
-                # On a busy machine an emulated clock may mislead a kernel.
-                self._guest.close()
-                if last:
-                    raise
-        raise AssertionError
+        needs = frozenset(("cpu",) if cpu else ("PCI", *settings.start_options))
+        return _Kind(needs, settings.machine, settings.accel, cpu)
+
+    def _begin(self, kind: _Kind) -> None:
+        settings = self._settings
+        self._vm = self._start(kind)
+        self._kind = kind
+        self._before = []
+        guest = self._guest
+        patience, use = (None, None) if guest is None else (GUEST_PATIENCE_S, guest.use)
+        deep = settings.cycles > 1
+        self._hunt = Hunt(self._vm, patience, use, settings.forecast, settings.trace, deep)
+        self._known = self._known or self._vm.drive(drivers)
+
+    def _start(self, kind: _Kind, again: bool = True) -> OwnVm:
+        needs, machine, accel, cpu, special = kind
+        qemu, guest = self._settings.qemu, self._settings.guest
+        extra, ready = ["-cpu", cpu] if cpu else [], None
+        if guest is not None and not special:
+            self._guest = Guest(guest)
+            extra, ready = [*extra, *self._guest.arguments], self._guest.wait
+        try:
+            return OwnVm(needs, qemu, machine, extra, accel, ready, self._layout, self._met)
+        except TargetError:
+            if special and not cpu:
+                # The ordinary one refuses the device, with its reason.
+                return self._start(self._ordinary())
+            if self._guest is None:
+                raise
+            self._guest.close()
+            if not again:
+                raise
+            # On a busy machine an emulated clock may mislead a kernel.
+            return self._start(kind, again=False)
 
     def close(self) -> None:
         """End the VM; the next job has a fresh one."""
-        if self.vm is not None:
-            self._layout, self._met = self.vm.layout, self.vm.met
-            self.vm.close()
+        if self._vm is not None:
+            self._layout, self._met = self._vm.layout, self._vm.met
+            self._vm.close()
         if self._guest is not None:
             self._guest.close()
-        self.vm = self.hunt = self._guest = None
+        self._vm = self._hunt = self._guest = None
+
+
+def _not_begun(driver: str, machine: str, reason: str) -> Hunted:
+    judgement = Judgement(Outcome.REFUSED, None, (), (), reason)
+    cycle = Cycle(driver, step=Step.PREPARE, refused=reason)
+    return Hunted(Recipe(driver, None), machine, Outcome.REFUSED, judgement, cycle)

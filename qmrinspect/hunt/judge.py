@@ -98,11 +98,8 @@ def with_stale(judgement: Judgement, plugged: Book, stale: Sequence[Stale]) -> J
     """Add the callbacks that outlive what came; they make an unplug that left nothing stale."""
     if not stale:
         return judgement
-    texts = []
-    for row in stale:
-        home = plugged.index.enclosing(row.target)
-        texts.append(stale_text(row, plugged.index.label(home) if home else None))
-    text = "; ".join(texts[:_STALE_SHOWN])
+    texts = [stale_text(row, plugged.index.home(row.target)) for row in stale[:_STALE_SHOWN]]
+    text = "; ".join(texts)
     if judgement.outcome == Outcome.CLEAN:
         outcome = judgement._replace(outcome=Outcome.STALE, cause=stale[0].kind, text=text)
     else:

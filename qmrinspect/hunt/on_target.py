@@ -46,7 +46,7 @@ def cycles_on(
                 # The id is new even to a VM that an earlier hunt left something in.
                 hunted = hunt.one(recipe, f"qmr{_UNIQUE}-{next(_serial)}")
                 done += 1
-                row = row_of(hunted, number)
+                hunted = hunted._replace(number=number)
                 if args.cycles > 1 and hunted.books:
                     if number == 1:
                         growth.begin(hunted.books[0])
@@ -54,11 +54,8 @@ def cycles_on(
                         growth.add(hunted.after)
                         memory.add(driver.blocks(hunted.after.index.snapshot))
                     if number == args.cycles:
-                        row["growth"] = growth.summary()
-                        leak = memory.leak()
-                        if leak is not None:
-                            row["memory"] = leak.json()
-                yield row
+                        hunted = hunted._replace(growth=growth.summary(), memory=memory.leak())
+                yield row_of(hunted)
                 if hunted.outcome in (Outcome.CRASH, Outcome.HANG):
                     return
     finally:

@@ -7,12 +7,9 @@ one process to another, and reported.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 
 from .. import __version__
-from ..audit.cause import Cause, way_back
 from ..audit.forecast import Forecast
 from ..audit.outcome import BAD, Outcome
 from ..audit.stale import stale_json
@@ -29,8 +26,8 @@ from ..hotplug.unplug import Step
 from ..index import Index
 from ..ledger import Book, Edge
 from ..ledger.documents import edge_json
-from .cycle import NOT_PLUGGABLE, Hunted
 from .foretell import Foretold
+from .hunted import Hunted
 from .judge import Left
 
 __all__ = [
@@ -41,20 +38,12 @@ __all__ = [
     "is_new",
     "key",
     "left_json",
-    "pluggable",
     "row_of",
 ]
 
 FORMAT = "qmr-hunt/1"
 
 Row = HuntRow
-
-
-def pluggable(hunted: Hunted) -> bool:
-    """Whether QEMU says of what was hunted that it can be plugged at all."""
-    cycle = hunted.cycle
-    refused = cycle.refused if cycle.step == Step.DEVICE_ADD else None
-    return refused is None or not NOT_PLUGGABLE.search(refused)
 
 
 def _missing(hunted: Hunted) -> str | None:
@@ -100,8 +89,8 @@ def left_json(left: Left, after: Index | None, with_it: Index | None) -> LeftJso
     }
 
 
-def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
-    """Return one line of ``qmr-hunt/1``; ``number`` is the cycle's, from 1."""
+def row_of(hunted: Hunted) -> HuntRow:
+    """Return one line of ``qmr-hunt/1``."""
     judgement, cycle = hunted.judgement, hunted.cycle
     index = hunted.after.index if hunted.after else None
     target = hunted.books[0].index.snapshot.target if hunted.books else None
@@ -114,7 +103,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
         "outcome": str(hunted.outcome),
         "cause": judgement.cause or "",
         "causes": list(dict.fromkeys(cause.name for cause in judgement.causes)),
-        "cycle": number,
+        "cycle": hunted.number,
         "objects_left": [left_json(left, index, with_it) for left in judgement.left],
         "case": [
             {
@@ -122,7 +111,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
                 "object": hex(cause.object),
                 "text": cause.text,
                 "references": _edges(index, cause.edges),
-                "way_back": _way_back(hunted, cause),
+                "way_back": _edges(index, cause.way_back),
             }
             for cause in judgement.causes
         ],
@@ -140,7 +129,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
         "unplug_us": hunted.unplug_us or 0,
         "judge_us": hunted.judge_us or 0,
         "step": str(cycle.step or ""),
-        "hotpluggable": pluggable(hunted),
+        "hotpluggable": hunted.pluggable,
         "outside": _missing(hunted) or "",
         "kept": list(cycle.not_released),
         "used_by_guest": list(hunted.used),
@@ -150,7 +139,7 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
         "read": _read_json(hunted),
         "under": dict(hunted.under),
         "forecast": _foretold_json(hunted.foretold, hunted.books[1:2]),
-        "text": stable(judgement.text) if hunted.outcome == Outcome.CRASH else judgement.text,
+        "text": hunted.text,
     }
     if hunted.trace is not None and hunted.after is not None:
         from ..trace.report import balance_json, recording_json
@@ -160,17 +149,23 @@ def row_of(hunted: Hunted, number: int = 1) -> HuntRow:
             **recording_json(hunted.trace.recording),
             "objects": [balance_json(hunted.after, one) for one in found],
         }
-    if cycle.not_released and hunted.outcome == Outcome.CLEAN:
-        row["text"] += f"; QEMU did not release {'; '.join(cycle.not_released)}"
-    if cycle.refused and hunted.outcome in BAD:
+    if hunted.stays is not None:
+        row["causes"] = [hunted.stays]
+    if hunted.tried is not None:
+        row["error_path"], row["tried"] = hunted.error_path, hunted.tried
+    if hunted.frames is not None:
+        row["backtrace"] = list(hunted.frames)
+    if hunted.guilty is not None:
+        row["after"] = list(hunted.guilty)
+    if hunted.note is not None:
+        row["note"] = hunted.note
+    elif cycle.refused and hunted.outcome in BAD:
         row["note"] = f"{cycle.step} was refused, and not all was taken back: {cycle.refused}"
+    if hunted.growth is not None:
+        row["growth"] = hunted.growth
+    if hunted.memory is not None:
+        row["memory"] = hunted.memory.json()
     return row
-
-
-def _way_back(hunted: Hunted, cause: Cause) -> list[EdgeJson]:
-    if hunted.after is None:
-        return []
-    return _edges(hunted.after.index, way_back(hunted.after, cause.object, cause.edges))
 
 
 def _read_json(hunted: Hunted) -> ReadJson:
@@ -250,12 +245,3 @@ def _region_json(index: Index, address: int) -> RegionJson:
         "name": region.name if region else "",
         "owner": index.label(region.owner) if region and region.owner else "",
     }
-
-
-# "rocker: 0x7f12..." and pids differ between two runs of the same crash.
-_ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
-
-
-def stable(text: str) -> str:
-    """Return QEMU's last message without what differs from run to run."""
-    return _ADDRESS.sub("0x..", text).replace(os.sep + os.sep, os.sep)

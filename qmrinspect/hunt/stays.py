@@ -6,18 +6,20 @@ The verdict on a device that was finalized, and left something behind with every
 
 from __future__ import annotations
 
+from typing import Callable
+
 from ..audit.growth import Growth
 from ..audit.outcome import Outcome
-from ..documents import HuntRow
-from ..errors import MonitorError, ReadingError, TargetError
+from ..errors import MonitorError
 from ..hotplug.kinds import Recipe
-from ..hotplug.unplug import more_cycles
 from ..search.blocks import Blocks
-from ..search.memory import CYCLES, MORE, Memory, MemoryLeak
+from ..search.memory import CYCLES, MORE, Memory
 from .hunted import Hunted
-from .job_vm import JobVm
 
 __all__ = ["Stays"]
+
+# Outcomes after which no more cycles are possible.
+_ENDS = (Outcome.CRASH, Outcome.HANG, Outcome.REFUSED, Outcome.NOT_ACKED)
 
 
 class Stays:
@@ -31,61 +33,65 @@ class Stays:
         self.cycles = cycles
         self._growth, self._memory = Growth(), Memory()
 
-    def add(self, vm: JobVm, hunted: Hunted, number: int) -> Hunted:
-        """Add a cycle, of which the last reading of ``vm`` is; ``number`` from 1.
-
-        :return: its result; QEMU may die while it is read.
-        """
-        if self.cycles > 1 and hunted.after is not None:
-            hunted = vm.hunt.remembered(self._memory, hunted) if vm.hunt else hunted
+    def add(self, hunted: Hunted) -> bool:
+        """Add a cycle, and say whether another one is wanted."""
+        number, after = hunted.number, hunted.after
+        if self.cycles > 1 and after is not None:
+            self._memory.add(hunted.blocks)
             more = number == self.cycles and hunted.outcome == Outcome.CLEAN
             if more and self._memory.undecided() and number <= 2 * CYCLES:
                 self.cycles = max(self.cycles + 1, CYCLES + 1)
-        if hunted.books:
-            if number == 1:
-                self._growth.begin(hunted.books[0])
-            if hunted.after is not None:
-                self._growth.add(hunted.after)
-        return hunted
+        if number == 1 and hunted.books:
+            self._growth.begin(hunted.books[0])
+        if after is not None:
+            self._growth.add(after)
+        return number < self.cycles and hunted.outcome not in _ENDS
 
-    def judged(self, vm: JobVm, recipe: Recipe, row: HuntRow) -> HuntRow:
-        """Return the row of the last cycle with what comes with each; more are run in ``vm``."""
+    def judged(
+        self, hunted: Hunted, more: Callable[[Recipe, int], tuple[int, Blocks | None]]
+    ) -> Hunted:
+        """Return the result of the last cycle with what comes with each.
+
+        :param more: runs so many cycles more, and returns how many went well, and the live blocks
+            after them; raises MonitorError where QEMU dies of one.
+        """
         if self._growth.cycles > 1:
-            row["growth"] = self._growth.summary()
-        grown = self._growth.stays() if row["outcome"] == Outcome.CLEAN else None
-        leak = self._leak(vm, recipe, row) if grown is None else None
-        if leak is not None:
-            row = {**row, "memory": leak.json()}
-            grown = leak.cause, f"memory stays: {leak.text}"
-        if grown is None or row["outcome"] != Outcome.CLEAN:
-            return row
-        cause, text = grown
+            hunted = hunted._replace(growth=self._growth.summary())
+        grown = self._growth.stays() if hunted.outcome == Outcome.CLEAN else None
+        if grown is None:
+            hunted = self._with_memory(hunted, more)
+            if hunted.memory is not None:
+                grown = hunted.memory.cause, f"memory stays: {hunted.memory.text}"
+        if grown is None or hunted.outcome != Outcome.CLEAN:
+            return hunted
         # It balances, or is no object, and nobody will ever take it back.
-        text = f"{row['device']} was finalized, and {text}"
-        outcome = str(Outcome.PARTIAL_LEAK)
-        return {**row, "outcome": outcome, "cause": cause, "causes": [cause], "text": text}
+        outcome, (cause, text) = Outcome.PARTIAL_LEAK, grown
+        text = f"{hunted.recipe.driver} was finalized, and {text}"
+        judgement = hunted.judgement._replace(outcome=outcome, cause=cause, text=text)
+        return hunted._replace(outcome=outcome, judgement=judgement, stays=cause)
 
-    def _leak(self, vm: JobVm, recipe: Recipe, row: HuntRow) -> MemoryLeak | None:
+    def _with_memory(
+        self, hunted: Hunted, more: Callable[[Recipe, int], tuple[int, Blocks | None]]
+    ) -> Hunted:
         """Tell what memory stays with every cycle; many more cycles tell it from a pool."""
-        leak, own = self._memory.leak(), vm.vm
-        if leak is None or leak.is_sure or row["outcome"] != Outcome.CLEAN or own is None:
-            return leak
-        done = 0
+        leak, done = self._memory.leak(), 0
+        if leak is None:
+            return hunted
+        # Of others, and of a VM that something of it still holds, it is taken as it is.
+        if leak.is_sure or hunted.outcome != Outcome.CLEAN or hunted.cycle.not_released:
+            return hunted._replace(memory=leak)
 
-        def more(cycles: int) -> Blocks | None:
+        def blocks(cycles: int) -> Blocks | None:
             nonlocal done
-            done = own.drive(lambda monitor: more_cycles(monitor, recipe, "more", cycles))
-            return own.blocks(own.read()) if done == cycles else None
+            done, found = more(hunted.recipe, cycles)
+            return found
 
         try:
-            goes_on = self._memory.goes_on(leak, more)
-        except (MonitorError, ReadingError, TargetError) as error:
-            if not isinstance(error, MonitorError) and not own.death():
-                raise
-            vm.close()
-            row["note"] = f"its memory is not judged: in {MORE} more cycles, {error.text}"
-            return None
-        if goes_on is None:
-            row["note"] = f"its memory is not judged: {done} of {MORE} more cycles went well"
-            return None
-        return leak if goes_on else None
+            goes_on = self._memory.goes_on(leak, blocks)
+        except MonitorError as error:
+            said = f"in {MORE} more cycles, {error.text}"
+        else:
+            if goes_on is not None:
+                return hunted._replace(memory=leak if goes_on else None)
+            said = f"{done} of {MORE} more cycles went well"
+        return hunted._replace(note=f"its memory is not judged: {said}")

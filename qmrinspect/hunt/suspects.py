@@ -14,12 +14,9 @@ from typing import Callable
 from ..audit.outcome import Outcome
 from ..errors import QmrError
 from ..hotplug.unplug import Step
-from .hunted import Found, Hunted
-from .job_vm import JobVm
-from .rows import pluggable, row_of
-from .settings import Job
+from .hunted import Hunted
 
-__all__ = ["alone", "caused_by", "suspicion"]
+__all__ = ["caused_by", "cleared"]
 
 # So many of the devices before a victim, the last ones and its relatives, may have harmed its VM.
 _SUSPECTS = 2
@@ -33,7 +30,34 @@ _DOES = {
 }
 
 
-def suspicion(hunted: Hunted) -> str | None:
+def cleared(hunted: Hunted, again: Callable[[Sequence[str]], Hunted], search: bool) -> Hunted:
+    """Return what comes of a driver alone, where one that was before it may be to blame.
+
+    :param hunted: what came of it after others.
+    :param again: hunts it in a VM where only the drivers that it is given were before.
+    :param search: whether to say which one was to blame.
+    """
+    suspected = _suspicion(hunted) if hunted.before else None
+    if suspected is None:
+        return hunted
+    alone = again(())
+    if alone.outcome == hunted.outcome:
+        return alone
+
+    def causes(names: Sequence[str]) -> bool:
+        try:
+            return again(names).outcome != alone.outcome
+        except QmrError:
+            return True
+
+    before = hunted.before
+    guilty = caused_by(hunted.recipe.driver, before, causes) if search else []
+    who = " and ".join(guilty) or f"{len(before)} others, {before[-1]} last,"
+    note = f"{suspected} where {who} came before: {hunted.text}"
+    return alone._replace(guilty=guilty, note=note)
+
+
+def _suspicion(hunted: Hunted) -> str | None:
     """Say what a device that was there before may be to blame for, None for nothing."""
     if hunted.outcome == Outcome.CRASH and hunted.foretold is not None:
         aborts = [found.abort for found in hunted.foretold.forecasts if found.abort is not None]
@@ -42,7 +66,7 @@ def suspicion(hunted: Hunted) -> str | None:
             return None
     if hunted.outcome == Outcome.REFUSED:
         # Of a refusal, where nothing else is.
-        tried = hunted.cycle.step == Step.DEVICE_ADD and pluggable(hunted)
+        tried = hunted.cycle.step == Step.DEVICE_ADD and hunted.pluggable
         if not tried or hunted.recipe.missing:
             return None
     return _DOES.get(hunted.outcome)
@@ -68,35 +92,3 @@ def caused_by(
         half = group[: len(group) // 2]
         group = half if causes(half) else group[len(half) :]
     return group if causes(group) else []
-
-
-def alone(vm: JobVm, job: Job, hunted: Hunted, suspected: str) -> Found:
-    """Hunt a driver in a VM where nothing was before, and say who was to blame.
-
-    :param hunted: what came of it after others.
-    :param suspected: what they may be to blame for.
-    """
-    before = list(vm.before)
-    vm.close()
-    result = vm.found(vm.cycle(job))
-    vm.close()
-    ended, row = result.hunted.outcome, result.row
-    if ended == hunted.outcome:
-        return result
-
-    def causes(names: Sequence[str]) -> bool:
-        vm.close()
-        try:
-            for name in names:
-                vm.cycle(Job(name, job.cpu))
-            return vm.cycle(job).outcome != ended
-        except QmrError:
-            return True
-        finally:
-            vm.close()
-
-    # With a guest it would have to boot for every suspect.
-    row["after"] = [] if vm.has_guest else caused_by(job.driver, before, causes)
-    who = " and ".join(row["after"]) or f"{len(before)} others, {before[-1]} last,"
-    row["note"] = f"{suspected} where {who} came before: {row_of(hunted)['text']}"
-    return result

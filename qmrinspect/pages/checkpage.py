@@ -15,9 +15,8 @@ from ..audit.check import Report, each_once
 from ..audit.finding import Finding
 from ..audit.forecast import Forecaster, all_policies
 from ..audit.graph import Orphans, orphan_groups
-from ..documents import CaseJson, EdgeJson, LeftJson
+from ..documents import CaseJson, LeftJson
 from ..hunt.rows import forecast_json
-from ..ledger import Edge
 from ..ledger.documents import edge_json
 from ..masking import masked
 from ..report import render
@@ -70,18 +69,19 @@ def _shown(
     name = printable(index.label(finding.address)) if obj else f"<{finding.address:#x}>"
     sentences = [finding.text, *more_texts(finding, with_it)]
     sentences.append(f"observed {finding.observed}, expected {finding.expected}")
+    back = way_back(book, finding.address, finding.references)
     left: LeftJson = {
         "address": hex(finding.address),
         "type": obj.type if obj else "",
         "was": index.path(finding.address) or name if obj else name,
         "references": [edge_json(index, edge, label=True) for edge in finding.references],
-        "way_back": _way_back(report, finding.address, finding.references),
+        "way_back": [edge_json(index, edge, label=True) for edge in back],
     }
     case: list[CaseJson] = [
         {
             "object": hex(one.object),
             "references": [edge_json(index, edge, label=True) for edge in one.edges],
-            "way_back": _way_back(report, one.object, one.edges),
+            "way_back": [edge_json(index, edge, label=True) for edge in one.way_back],
         }
         for one in found
     ]
@@ -94,11 +94,6 @@ def _shown(
         _LOOKS.get(finding.severity, ""),
         {"objects_left": [left], "case": [one for one in case if one["references"]]},
     )
-
-
-def _way_back(report: Report, address: int, edges: Iterable[Edge]) -> list[EdgeJson]:
-    found = way_back(report.book, address, list(edges))
-    return [edge_json(report.book.index, edge, label=True) for edge in found]
 
 
 def _read(report: Report) -> Iterator[tuple[str, list[str]]]:
