@@ -35,8 +35,8 @@ Taken = tuple[Snapshot, Context]
 # On a busy host it may be for long: whoever holds the big lock waits for a CPU.  A stop that only
 # asks is short; so many of them take a second, and are not tried again where all were in vain.
 _PATIENCE = 24
-# Stops for pages that were missing before.
-_ROUNDS = 3
+# Stops that read: for what is wanted, twice for what was missing, and for all but some stacks.
+_ROUNDS = 4
 # So many pages of heaps that change between two readings are too many to be lucky.
 _MOVING = 16
 # A page that so many readings did without is not read any more.
@@ -47,6 +47,8 @@ _HOT_MIN = 512
 _DISTRUST = 2
 # An image larger than this is not compared with the next one, in bytes.
 _KEEP_MAX = 256 << 20
+# More pages of coroutines' stacks than these are not read to be on the safe side.
+_STACKS_MAX = 1024
 # Pages that are read though nobody needs them, to have fewer ranges.
 _BETWEEN = 2
 
@@ -154,7 +156,7 @@ class Instants:
 
     def _pages(self, wanted: set[int], spent: list[Capture]) -> Taken | None:
         """Stop for all pages that are wanted, and those that turn out to be."""
-        rounds = 0
+        rounds, lacked = 0, set[int]()
         if self._blocks:
             self._blocks -= 1
             wanted |= self._heap
@@ -187,8 +189,10 @@ class Instants:
             missing = (image.given - frozen.pages()) | (needs - wanted)
             missing |= self._moved(walked, frozen.pages())
             if not missing:
-                return self._learn(walked, needs)
+                return self._learn(walked, needs | lacked)
             wanted |= missing
+            # They were needed a moment ago, and will be again.
+            lacked |= needs & missing
             if rounds == _ROUNDS - 1:
                 wanted |= _all_but_coroutines(image)
         return None
@@ -230,7 +234,7 @@ class Instants:
         :param wanted: what turns out to be wanted as well is added.
         :return: None where that cannot be shown, or is not worth it.
         """
-        hot = self._changing & wanted
+        hot = (self._changing | self._in_coroutines()) & wanted
         if self._blocks or self._distrust or len(wanted) < _HOT_MIN or 2 * len(hot) > len(wanted):
             self._distrust = max(0, self._distrust - 1)
             return None
@@ -319,7 +323,21 @@ class Instants:
     def _wanted(self) -> set[int]:
         oldest = self._readings - _AGE_MAX
         self._needed = {page: n for page, n in self._needed.items() if n > oldest}
-        return set(self._needed)
+        return self._needed.keys() | self._in_coroutines()
+
+    def _in_coroutines(self) -> set[int]:
+        """Return the pages of coroutines' stacks that lie as those that were needed do.
+
+        Any coroutine may serve the next request.
+        """
+        if self._last is None:
+            return set()
+        image, needed = self._last.image, set(self._needed)
+        stacks = [(s // PAGE, end // PAGE) for s, end in self._last.context.live.coroutines()]
+        depths = {end - page for s, end in stacks for page in needed.intersection(range(s, end))}
+        if len(stacks) * len(depths) > _STACKS_MAX:
+            return set()
+        return {end - n for _, end in stacks for n in depths if image.holds(end - n)}
 
     def _learn(self, walked: _Walked, needs: set[int]) -> Taken:
         self._changing |= walked.changed & needs & self._needed.keys()

@@ -214,7 +214,7 @@ def test_memory_that_never_rests_is_read_whole(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(target, "_pieces", lambda ranges: [])
     snapshot = reader.read()
     assert (snapshot.capture.way, target.whole) == ("whole", 1)
-    assert snapshot.capture.stops == 4
+    assert snapshot.capture.stops == 5
     same(snapshot, target.frozen, machine)
 
 
@@ -262,7 +262,7 @@ def test_a_copy_of_all_memory_waits_for_a_quiet_moment_as_well(
 ) -> None:
     machine, quiet, busy, target, reader = quiet_and_busy()
     monkeypatch.setattr(target, "_pieces", lambda ranges: [])
-    target._states = iter([*[quiet] * 6, *[busy] * 10, quiet])
+    target._states = iter([*[quiet] * 8, *[busy] * 10, quiet])
     snapshot = reader.read()
     assert (snapshot.capture.way, snapshot.capture.quiescent) == ("whole", True)
     assert target.whole == 11

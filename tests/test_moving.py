@@ -64,15 +64,55 @@ def test_the_last_stop_is_for_all_that_the_copy_before_had() -> None:
     reader.read()
 
     def later() -> Iterator[FakeTarget]:
-        for number in range(6):
-            for i in range(40):
+        for number in range(8):
+            for i in range(30):
                 machine.device(f"late{number}-{i}")
             yield machine.build()
 
     target._states = later()
     late = reader.read()
-    assert (late.capture.way, late.capture.stops, target.whole) == ("pages", 3, 0)
+    assert (late.capture.way, late.capture.stops, target.whole) == ("pages", 4, 0)
     assert reader._context is not None
     held = [(at, len(data)) for at, data in reader._context.image.segments()]
     assert numbers(held) == target.stops[-1] > target.stops[-2]
     same(late, target.frozen, machine)
+
+
+class Coroutines(Running):
+    """A fake with the stacks of some coroutines, each with its guard."""
+
+    starts = (0x7D0000001000, 0x7D0000201000, 0x7D0000401000)
+
+    def _go(self) -> None:
+        super()._go()
+        for start in self.starts:
+            self.memory.setdefault(start - PAGE, bytearray(PAGE))
+            self.memory.setdefault(start, bytearray(1 << 20))
+
+    def mappings(self) -> list[Mapping]:
+        """Nobody may read a guard."""
+        guards = [start - PAGE for start in self.starts]
+        rows = super().mappings()
+        return [row._replace(perms="---p") if row.start in guards else row for row in rows]
+
+
+def test_a_request_may_be_served_by_another_coroutine_the_next_time() -> None:
+    machine = FakeMachine()
+
+    def served_by(number: int) -> FakeTarget:
+        state = machine.build()
+        Coroutines(iter([state]))
+        space = machine.spaces[0].address.to_bytes(8, "little")
+        return state.corrupt(Coroutines.starts[number] + (1 << 20) - 2 * PAGE + 64, space)
+
+    reader = Reader(target := Coroutines(iter([served_by(0)])), [machine.layout])
+    reader.read()
+    for number in (2, 1, 0):
+        target._states = iter([state := served_by(number)])
+        snapshot = reader.read()
+        assert (snapshot.capture.way, snapshot.capture.stops) == ("pages", 1)
+        ends = [(start + (1 << 20)) // PAGE for start in Coroutines.starts]
+        assert target.stops[-1] & {end - n for end in ends for n in range(257)} == {
+            end - 2 for end in ends
+        }
+        same(snapshot, state, machine)

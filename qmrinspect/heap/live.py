@@ -122,11 +122,19 @@ class Live:
         What the kernel joined with another mapping is larger.
         """
         i = bisect_right(self._starts, address) - 1
+        return self._is_coroutine(i) and address < self._mappings[i].end
+
+    def coroutines(self) -> list[tuple[int, int]]:
+        """Return (start, end) of the coroutines' stacks, lowest first."""
+        rows = enumerate(self._mappings)
+        return [(row.start, row.end) for i, row in rows if self._is_coroutine(i)]
+
+    def _is_coroutine(self, i: int) -> bool:
         if i < 1 or self._mappings[i].end - self._mappings[i].start != _COROUTINE:
             return False
         guard = self._mappings[i - 1]
         is_guard = guard.perms.startswith("---") and guard.end - guard.start == _GUARD
-        return is_guard and guard.end == self._mappings[i].start and self.is_stack(address)
+        return is_guard and guard.end == self._mappings[i].start and self._is_stack(i)
 
     def _is_stack(self, i: int) -> bool:
         mapping = self._mappings[i]
