@@ -22,7 +22,7 @@ from .target.memory import merged
 from .target.proc import dead, stat
 from .tuples import NamedTuple
 
-__all__ = ["Earlier", "layout_id", "recall", "remember"]
+__all__ = ["Earlier", "kept_at", "layout_id", "recall", "remember"]
 
 # Of the fields of stat: when the process began (proc_pid_stat(5)), without its number and name.
 _STARTED = 19
@@ -48,7 +48,11 @@ def layout_id(layout: Layout) -> int:
     return crc32(repr((layout.source, layout.structs)).encode())
 
 
-def _path(target: Target) -> Path:
+def kept_at(target: Target) -> Path:
+    """Return where it is kept what was learned of a process.
+
+    :raises OSError: there is no such process.
+    """
     began = stat(target.pid)[_STARTED].decode()
     return cache_directory() / "processes" / f"{target.pid}-{began}-{target.elf().build_id()}.json"
 
@@ -58,7 +62,7 @@ def recall(target: Target) -> Earlier | None:
     if target.kind != "process":
         return None
     try:
-        data = json.loads(_path(target).read_bytes())
+        data = json.loads(kept_at(target).read_bytes())
         runs = [range(int(first), int(first) + int(count)) for first, count in data["pages"]]
         if sum(map(len, runs)) > _PAGES_MAX or any(run.start < 0 for run in runs):
             return None
@@ -74,7 +78,7 @@ def remember(target: Target, earlier: Earlier) -> None:
     What is known of processes that have ended goes.
     """
     with contextlib.suppress(OSError, IndexError):
-        path = _path(target)
+        path = kept_at(target)
         rows = [(start // PAGE, size // PAGE) for start, size in merged(sorted(earlier.pages))]
         data = {"layout": earlier.layout, "met": sorted(earlier.met), "pages": rows}
         write_json(path, data)
