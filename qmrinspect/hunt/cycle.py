@@ -83,7 +83,6 @@ class Hunt:
         self._pins = Pins(driver) if pinned else None
         self._verdict: Verdict | None = None
         self._last: Book | None = None
-        self._came = Came(driver)
         self._leaked_slots: set[int] = set()
         self._tracing = driver.tracing() if trace else None
         self._spans: deque[tuple[Snapshot, tuple[int, int]]] = deque(maxlen=_READINGS)
@@ -119,11 +118,11 @@ class Hunt:
 
     def _one(self, recipe: Recipe, id: str) -> Hunted:
         driver = self._driver
-        self._came = Came(driver, self._deep or recipe.non_device is not None)
-        if self._came.wanted:
+        came = Came(driver, self._deep or recipe.non_device is not None)
+        if came.wanted:
             self._last = None  # its blocks are those of the last reading
         before, self._last = self._last or self._book(), None
-        self._came.begin(before)
+        came.begin(before)
         machine = before.index.snapshot.target.machine
         cycle = Cycle(driver=recipe.driver, id=id)
         there = still_there(before, recipe)
@@ -139,7 +138,7 @@ class Hunt:
             early = _early(driver, recipe, machine, cycle)
             return self._refused(before, early) if cycle.refused is not None else early
         try:
-            return self._judge(before, plugged, machine)
+            return self._judge(before, plugged, machine, came)
         finally:
             for peer in plugged.peers:
                 peer.close()
@@ -176,13 +175,13 @@ class Hunt:
             under=_under(foretold),
         )
 
-    def _judge(self, before: Book, plugged: Plugged, machine: str) -> Hunted:
+    def _judge(self, before: Book, plugged: Plugged, machine: str, came: Came) -> Hunted:
         driver, recipe = self._driver, plugged.recipe
         cycle = Cycle(driver=recipe.driver, id=plugged.id)
         used = self._use(plugged) if self._use is not None else ()
         try:
             with_it = self._book()
-            self._came.end(with_it)
+            came.end(with_it)
         except (ReadingError, TargetError) as error:
             return self.died(recipe, machine, cycle._replace(step=Step.DEVICE_ADD), error)
         device = with_it.index.resolve(plugged.path).address if plugged.path else None
@@ -208,7 +207,7 @@ class Hunt:
         begin = time.perf_counter_ns()
         name = recipe.driver if recipe.non_device is not None else None
         try:
-            result = self._judge_after(before, with_it, device, name)
+            result = self._judge_after(before, with_it, device, name, came.ranges)
         except (ReadingError, TargetError) as error:
             died = self.died(recipe, machine, cycle._replace(step=Step.JUDGE), error)
             return died._replace(foretold=foretold, under=_under(foretold))
@@ -235,9 +234,9 @@ class Hunt:
         under = _under(foretold)
         if foretold is None and device is not None and result.judgement.outcome in FINALIZED:
             assert self._verdict is not None
-            came = came_with(before, with_it)
+            new = came_with(before, with_it)
             rest = left if result.judgement.outcome == Outcome.PARTIAL_LEAK else ()
-            under = implied(self._verdict.candidates, with_it, device, came, result.after, rest)
+            under = implied(self._verdict.candidates, with_it, device, new, result.after, rest)
         return Hunted(
             recipe,
             machine,
@@ -276,21 +275,23 @@ class Hunt:
             raise error
         return _early(self._driver, recipe, machine, cycle._replace(crash=error.text))
 
-    def _judged(
-        self, before: Book, with_it: Book, device: int | None, name: str | None
-    ) -> tuple[Book, Judgement]:
-        came = self._came.ranges
-        return judge_again(self._driver, before, with_it, device, self._book, name, came)
-
     def _judge_after(
-        self, before: Book, with_it: Book, device: int | None, name: str | None
+        self,
+        before: Book,
+        with_it: Book,
+        device: int | None,
+        name: str | None,
+        came: Sequence[tuple[int, int]],
     ) -> _Result:
-        after, judgement = self._judged(before, with_it, device, name)
+        def judged() -> tuple[Book, Judgement]:
+            return judge_again(self._driver, before, with_it, device, self._book, name, came)
+
+        after, judgement = judged()
         if judgement.outcome != Outcome.DELAYED:
             return _Result(after, judgement, False)
         # What only a cached flat view holds goes with the next change of the topology.
         forced = self._driver.drive(force_topology)
-        last, verdict = self._judged(before, with_it, device, name)
+        last, verdict = judged()
         if verdict.outcome == Outcome.CLEAN and judgement.stale:
             verdict = with_stale(verdict, with_it, self._still_led_to(judgement.stale))
         if verdict.outcome == Outcome.CLEAN:

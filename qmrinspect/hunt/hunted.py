@@ -57,6 +57,8 @@ class Hunted(NamedTuple):
     :param under: the outcome by policy, as far as it is foretold or implied.
     :param trace: who took what is still held, where that was recorded.
     :param blocks: the live blocks after it, where they were counted.
+    :param enough: whether it tells without more cycles what comes with each; None where that is
+        not known.
     :param before: the drivers that were hunted in its VM before it, in this order.
     :param frames: where QEMU crashed, or stands.
     :param argv: the command line of its QEMU, and ``transcript`` what went over the monitor; empty
@@ -85,6 +87,7 @@ class Hunted(NamedTuple):
     under: Mapping[str, str] = MappingProxyType({})
     trace: Trace | None = None
     blocks: Blocks | None = None
+    enough: bool | None = True
     before: Sequence[str] = ()
     frames: Sequence[str] | None = None
     argv: Sequence[str] = ()

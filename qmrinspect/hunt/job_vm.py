@@ -76,18 +76,20 @@ class JobVm(Closing):
 
         A VM that could harm the next job ends.
 
-        :param count: tell the live blocks after it.
+        :param count: tell the live blocks after it, and not whether one cycle is enough.
         :raises QmrError: no VM can be started, or read.
         """
         try:
-            hunted = self._cycle(job, count, again=True)
+            hunted = self._cycle(job, count)
         except _Lacking as error:
             return _not_begun(job.driver, self._settings.machine, error.text)
         if self._is_harmed(hunted):
             self.close()
+        elif not count and hunted.outcome == Outcome.CLEAN:
+            hunted = hunted._replace(enough=self._is_enough(hunted.recipe))
         return hunted
 
-    def _cycle(self, job: Job, count: bool, again: bool) -> Hunted:
+    def _cycle(self, job: Job, count: bool = False, again: bool = True) -> Hunted:
         vm, recipe = self.ready(job)
         hunt = self._hunt
         assert hunt is not None
@@ -127,21 +129,18 @@ class JobVm(Closing):
         self.close()
         try:
             for driver in before:
-                self._cycle(Job(driver, job.cpu), count=False, again=True)
-            return self.cycle(job)
+                self._cycle(job._replace(driver=driver))
+            return self._cycle(job)
         finally:
             self.close()
 
-    def is_enough(self, hunted: Hunted) -> bool | None:
-        """Whether one cycle is enough, as of :func:`~qmrinspect.hunt.sure.is_sure`."""
+    def _is_enough(self, recipe: Recipe) -> bool | None:
         vm = self._vm
         hunt = self._hunt
         settings = self._settings
         if vm is None or hunt is None or not settings.sure or settings.guest is not None:
             return True
-        if hunted.outcome != Outcome.CLEAN or hunted.cycle.not_released:
-            return True
-        return is_sure(hunt, vm, hunted.recipe)
+        return is_sure(hunt, vm, recipe)
 
     def more(self, recipe: Recipe, cycles: int) -> tuple[int, Blocks | None]:
         """Run cycles of a recipe that nobody judges.

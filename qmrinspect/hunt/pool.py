@@ -57,10 +57,9 @@ class VmPool(Closing):
         stays = Stays(self._settings.cycles)
         hunted = vm.cycle(job, stays.cycles > 1)
         hunted = cleared(hunted, partial(vm.alone, job), self._settings.guest is None)
-        sure = vm.is_enough(hunted) if stays.cycles == 1 else True
-        if sure is None:
+        if hunted.enough is None:
             hunted = hunted._replace(note=_NOT_COUNTED)
-        elif not sure:
+        elif not hunted.enough:
             stays = Stays(CYCLES + 1)
             hunted = vm.cycle(job, True)
         while stays.add(hunted):
