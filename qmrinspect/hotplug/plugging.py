@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from ..errors import PeerMissing
-from ..monitor.base import CommandError, Event, Monitor
+from ..monitor.base import CommandError, Monitor
 from .kinds import Backend, Recipe
 from .leftovers import StillOwned, chains, leftovers
 
@@ -157,21 +157,10 @@ def _create(
         return
     arguments = {key: _named(value, names) for key, value in backend.arguments.items()}
     arguments[backend.delete_key] = name
-    monitor.execute(backend.create, arguments, descriptor=descriptor)
     if backend.delete_key == "job-id":
-        _finish_job(monitor, name)
-
-
-def _finish_job(monitor: Monitor, name: str) -> None:
-    def concluded(event: Event) -> bool:
-        return event.data.get("id") == name and event.data.get("status") == "concluded"
-
-    monitor.wait_event(concluded, monitor.command_timeout)
-    jobs = monitor.execute("query-jobs")
-    errors = [job.get("error") for job in jobs if job["id"] == name] if type(jobs) is list else []
-    monitor.execute("job-dismiss", {"id": name})
-    if any(errors):
-        raise CommandError("blockdev-create", "GenericError", str(errors[0]))
+        monitor.run_job(backend.create, arguments, name)
+    else:
+        monitor.execute(backend.create, arguments, descriptor=descriptor)
 
 
 def _where(monitor: Monitor, recipe: Recipe, id: str) -> tuple[str | None, str | None, int | None]:

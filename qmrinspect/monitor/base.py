@@ -260,6 +260,23 @@ class Monitor(Closing, ABC):
         arguments = {"command-line": line}
         return str(self.execute("human-monitor-command", arguments, timeout=timeout))
 
+    def run_job(self, command: str, arguments: Mapping[str, object], id: str) -> None:
+        """Run a command that begins a job of an id, wait until that has ended, and dismiss it.
+
+        :raises CommandError: QEMU refused, or the job failed.
+        """
+
+        def concluded(event: Event) -> bool:
+            return event.data.get("id") == id and event.data.get("status") == "concluded"
+
+        self.execute(command, arguments)
+        self.wait_event(concluded, self.command_timeout)
+        jobs = self.execute("query-jobs")
+        errors = [job.get("error") for job in jobs if job["id"] == id] if type(jobs) is list else []
+        self.execute("job-dismiss", {"id": id})
+        if any(errors):
+            raise CommandError(command, "GenericError", str(errors[0]))
+
 
 class QueuedMonitor(Monitor):
     """A monitor whose events arrive in a queue, filled by another thread.
