@@ -29,7 +29,7 @@ def test_scan_finds_words_in_every_chunk() -> None:
     assert [a for a, _ in find_words(image, {value, value + (1 << 20)})] == places
     assert list(find_words(image, ())) == []
     image = Image([(0x1000, bytes(data))])
-    assert [a for a, _ in find_words(image, {value}, None, lambda at: at < 0x11000)] == places[3:]
+    assert [a for a, _ in find_words(image, {value}, None, [(0, 0x11000)])] == places[3:]
     assert image.given == {0x11, 0x30}
 
 

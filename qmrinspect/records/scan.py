@@ -14,7 +14,6 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Callable
 
 from ..target.image import PAGE, Image
 
@@ -132,20 +131,23 @@ def find_words(
     image: Image,
     values: Collection[int],
     found: Found | None = None,
-    useless: Callable[[int], bool] | None = None,
+    useless: Ranges = (),
 ) -> Iterator[tuple[int, int]]:
     """Yield (address, word) for every aligned word of the image that is in ``values``.
 
     :param found: what earlier searches found; it is brought up to date.
-    :param useless: says of which addresses a word is nothing that is searched for.
+    :param useless: (start, end) of memory in which a word is nothing that is searched for.
     """
     wanted = frozenset(values)
-    for hit in (found or Found()).find(image, wanted) if wanted else ():
-        if useless is not None and useless(hit[0]):
-            continue
-        if image.scope is None or hit[0] // PAGE in image.scope:
-            image.give(hit[0])
-            yield hit
+    hits = (found or Found()).find(image, wanted) if wanted else []
+    if useless:
+        starts = [start for start, _ in useless]
+        hits = [hit for hit in hits if not _is_in(useless, starts, hit[0])]
+    if image.scope is not None:
+        hits = [hit for hit in hits if hit[0] // PAGE in image.scope]
+    for hit in hits:
+        image.give(hit[0])
+        yield hit
 
 
 def find_into(

@@ -61,7 +61,7 @@ def _scsi_requests(context: Context, scene: Scene) -> Iterator[Found]:
     devices = _scsi_devices(context, scene)
     yield from attempt(context, devices, listed)
     low, high = context.statics.program
-    in_blocks = find_words(image, devices, context.known.words, context.live.in_coroutine)
+    in_blocks = find_words(image, devices, context.known.words, context.live.coroutines())
     for word, device in in_blocks:
         request = word - at_dev
         try:

@@ -133,7 +133,7 @@ def read_objects(context: Context, classes: Classes) -> dict[int, Obj]:
                 rows.append((obj, table.address))
         return rows
 
-    found = find_words(image, classes.names, context.known.words, context.live.in_coroutine)
+    found = find_words(image, classes.names, context.known.words, context.live.coroutines())
     # Most of the words start no object, and to recall one takes longer than to read it.
     for block, neighbours in groupby(found, lambda hit: hit[0] // _BLOCK):
         some = list(neighbours)
