@@ -65,7 +65,10 @@ print("RESULT", json.dumps({"objects": len(objects), "walk_s": time.perf_counter
 
 
 def gdb_walk(pid: int) -> tuple[int, float, float]:
-    """Return objects seen, seconds of the walk, and seconds that the VM stood."""
+    """Return objects seen, seconds of the walk, and seconds that the VM stood.
+
+    :raises LookupError: GDB cannot walk it.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
         script.write(WALK)
         script.flush()
@@ -81,7 +84,7 @@ def gdb_walk(pid: int) -> tuple[int, float, float]:
         wall = time.perf_counter() - begin
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
     if line is None:
-        sys.exit("GDB cannot walk this QEMU: give one with debug information (tools/build_qemu.py)")
+        raise LookupError("GDB cannot walk this QEMU: it has no debug information")
     data = json.loads(line.split(None, 1)[1])
     return data["objects"], data["walk_s"], wall
 
@@ -108,7 +111,10 @@ def main() -> None:
             begin = time.perf_counter()
             reader.check()
             walls.append((time.perf_counter() - begin) * 1000)
-            seen, walk, wall = gdb_walk(vm.pid)
+            try:
+                seen, walk, wall = gdb_walk(vm.pid)
+            except LookupError as error:
+                sys.exit(f"{error}; tools/build_qemu.py makes one")
             gdb_walks.append(walk * 1000)
             gdb_walls.append(wall * 1000)
         process.close()

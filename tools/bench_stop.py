@@ -278,7 +278,7 @@ def others(pid: int) -> Iterator[str]:
     try:
         objects, walk, wall = bench_check.gdb_walk(pid)
         yield f"GDB's walk, {objects} objects: stands {walk * 1000:.0f} ms, {wall:.2f} s in all"
-    except (OSError, StopIteration, subprocess.CalledProcessError):
+    except (OSError, LookupError, subprocess.CalledProcessError):
         yield "GDB's walk: not possible (no GDB, or no debug information)"
     if shutil.which("py-spy"):
         begin = time.perf_counter()
