@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import json
 from binascii import crc32
+from collections.abc import Collection, Iterable
 from itertools import chain
 from pathlib import Path
 
 from .layout import Layout
 from .layout.find import cache_directory
 from .layout.model import write_json
-from .target.image import PAGE, Target
+from .target.image import PAGE, Ranges, Target
 from .target.memory import merged
 from .target.proc import dead, stat
 from .tuples import NamedTuple
@@ -28,6 +29,7 @@ __all__ = ["Earlier", "kept_at", "layout_id", "recall", "remember"]
 _STARTED = 19
 # No machine's structures fill more, 4 GiB.
 _PAGES_MAX = 1 << 20
+_BLOCKS_MAX = 100
 
 
 class Earlier(NamedTuple):
@@ -36,11 +38,21 @@ class Earlier(NamedTuple):
     :param layout: the :func:`layout_id` of the one that fitted.
     :param met: the QOM types of which instances were seen under it.
     :param pages: numbers of the pages that were needed.
+    :param heap: numbers of those that tell live blocks of malloc from free ones, where many come
+        and go: the next ``blocks`` readings read them in the stop.
     """
 
     layout: int
     met: frozenset[str]
     pages: frozenset[int]
+    heap: frozenset[int] = frozenset()
+    blocks: int = 0
+
+    def has(self, other: Earlier) -> bool:
+        """Whether all that ``other`` says is known."""
+        same = self.layout == other.layout and self.blocks == other.blocks
+        pages = self.pages >= other.pages and self.heap >= other.heap
+        return same and pages and self.met >= other.met
 
 
 def layout_id(layout: Layout) -> int:
@@ -63,11 +75,10 @@ def recall(target: Target) -> Earlier | None:
         return None
     try:
         data = json.loads(kept_at(target).read_bytes())
-        runs = [range(int(first), int(first) + int(count)) for first, count in data["pages"]]
-        if sum(map(len, runs)) > _PAGES_MAX or any(run.start < 0 for run in runs):
-            return None
-        pages = frozenset(chain.from_iterable(runs))
-        return Earlier(int(data["layout"]), frozenset(map(str, data["met"])), pages)
+        pages, heap = _numbers(data["pages"]), _numbers(data["heap"])
+        met = frozenset(map(str, data["met"]))
+        blocks = min(max(int(data["blocks"]), 0), _BLOCKS_MAX)
+        return Earlier(int(data["layout"]), met, pages, heap, blocks)
     except (OSError, LookupError, ArithmeticError, TypeError, ValueError, RecursionError):
         return None
 
@@ -79,10 +90,23 @@ def remember(target: Target, earlier: Earlier) -> None:
     """
     with contextlib.suppress(OSError, IndexError):
         path = kept_at(target)
-        rows = [(start // PAGE, size // PAGE) for start, size in merged(sorted(earlier.pages))]
-        data = {"layout": earlier.layout, "met": sorted(earlier.met), "pages": rows}
-        write_json(path, data)
+        pages, heap = _runs(earlier.pages), _runs(earlier.heap)
+        write_json(
+            path, {**earlier._asdict(), "met": sorted(earlier.met), "pages": pages, "heap": heap}
+        )
         for other in path.parent.glob("*.json"):
             pid = other.name.partition("-")[0]
             if pid.isdigit() and dead(int(pid)):
                 other.unlink(missing_ok=True)
+
+
+def _runs(pages: Collection[int]) -> Ranges:
+    """Return (first, count) of pages that follow each other."""
+    return [(start // PAGE, size // PAGE) for start, size in merged(sorted(pages))]
+
+
+def _numbers(rows: Iterable[tuple[int, int]]) -> frozenset[int]:
+    runs = [range(int(first), int(first) + int(count)) for first, count in rows]
+    if sum(map(len, runs)) > _PAGES_MAX or any(run.start < 0 for run in runs):
+        raise ValueError("these are no pages of a process")
+    return frozenset(chain.from_iterable(runs))

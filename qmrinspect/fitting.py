@@ -85,12 +85,13 @@ class Fitting:
 
     def learned(self) -> Earlier | None:
         """Return what a later command may build upon, None for nothing new."""
-        if self._fitting is None or self._instants is None:
+        layout, instants = self._fitting, self._instants
+        if layout is None or instants is None:
             return None
-        known, pages = self._of_earlier(self._fitting), self._instants.needed
-        if known is not None and known.met >= self._met and known.pages >= pages:
-            return None
-        return Earlier(layout_id(self._fitting), frozenset(self._met), pages)
+        found = Earlier(
+            layout_id(layout), frozenset(self._met), instants.needed, instants.heap, instants.blocks
+        )
+        return None if self._earlier is not None and self._earlier.has(found) else found
 
     def _of_earlier(self, layout: Layout) -> Earlier | None:
         """Return what was learned under a layout."""
@@ -204,8 +205,8 @@ class Fitting:
     def _instants_of(self, layout: Layout) -> Instants | None:
         if self._runs and isinstance(self.target, Stoppable):
             earlier = self._of_earlier(layout)
-            pages = earlier.pages if earlier is not None else ()
-            return Instants(self.target, layout, self._known_program(), self._own, pages)
+            known = (earlier.pages, earlier.heap, earlier.blocks) if earlier is not None else ()
+            return Instants(self.target, layout, self._known_program(), self._own, *known)
         return None
 
     def _candidates(self, wanted: Wanted) -> Iterable[Layout]:

@@ -59,6 +59,8 @@ class Instants:
     :param own: the process is our own and serves nobody else, so that a stop may take as long
         as all memory takes to read: one walk is enough then.
     :param pages: the numbers of those that earlier readings of the process needed.
+    :param heap: of those that tell live blocks of malloc from free ones, which the next ``blocks``
+        readings read in the stop.
     """
 
     def __init__(
@@ -68,6 +70,8 @@ class Instants:
         program: Program,
         own: bool = False,
         pages: Iterable[int] = (),
+        heap: Iterable[int] = (),
+        blocks: int = 0,
     ) -> None:
         self._target = target
         self._own = own
@@ -75,7 +79,7 @@ class Instants:
         self._program = program._replace(info=program.info._replace(layout=layout.source))
         self._choose = chooser(target, layout, program.statics)
         self._known = Known()
-        self._heap: set[int] = set()  # pages that tell live blocks from free ones
+        self._heap = set(heap)  # pages that tell live blocks from free ones
         # Page number to the last reading that needed it.
         self._needed = dict.fromkeys(pages, 0)
         self._readings = 0
@@ -83,14 +87,20 @@ class Instants:
         self._changing: set[int] = set()  # pages that were seen to differ between readings
         self._always: set[int] = set()  # pages of the signs
         self._distrust = _DISTRUST  # readings that do without a proof
-        self._blocks = 0  # readings that read in the stop what tells live blocks from free ones
+        self.blocks = blocks  # readings that read them in the stop
         self._rests = True  # whether the last reading was of a quiet moment
         self._last: _Walked | None = None
 
     @property
     def needed(self) -> frozenset[int]:
-        """The numbers of the pages that the last readings needed."""
-        return frozenset(page for page, number in self._needed.items() if number)
+        """The numbers of the pages that the last readings needed, or nearly did."""
+        needed = frozenset(page for page, number in self._needed.items() if number)
+        return needed | self._in_coroutines()
+
+    @property
+    def heap(self) -> frozenset[int]:
+        """The numbers of the pages that told live blocks from free ones in the last stops."""
+        return frozenset(self._heap if self.blocks else ())
 
     def look(self, spent: list[Capture]) -> Snapshot:
         """Walk a copy that was made without a stop: it may be of no instant at all.
@@ -139,11 +149,11 @@ class Instants:
 
         A copy is of no one moment where many threads allocate.
         """
-        self._blocks = _AGE_MAX
+        self.blocks = _AGE_MAX
 
     def _moved(self, walked: _Walked, stopped: set[int]) -> set[int]:
         """Return the pages that tell live blocks, and may have been others in the stop."""
-        if not self._blocks:
+        if not self.blocks:
             return set()
         image, heap = walked.image, walked.context.live.heap
         pages = heap.pages()
@@ -157,10 +167,10 @@ class Instants:
     def _pages(self, wanted: set[int], spent: list[Capture]) -> Taken | None:
         """Stop for all pages that are wanted, and those that turn out to be."""
         rounds, lacked = 0, set[int]()
-        if self._blocks:
-            self._blocks -= 1
+        if self.blocks:
+            self.blocks -= 1
             wanted |= self._heap
-        while rounds < _ROUNDS:
+        while rounds < _ROUNDS - bool(self.blocks):
             last = len(spent) >= self._looks() + rounds
             begin = time.perf_counter_ns()
             frozen = self._freeze(self._ranges(wanted), not last)
@@ -193,7 +203,8 @@ class Instants:
             wanted |= missing
             # They were needed a moment ago, and will be again.
             lacked |= needs & missing
-            if rounds == _ROUNDS - 1:
+            # Where blocks come and go one more short stop would be in vain.
+            if rounds == _ROUNDS - 1 - bool(self.blocks):
                 wanted |= _all_but_coroutines(image)
         return None
 
@@ -235,7 +246,7 @@ class Instants:
         :return: None where that cannot be shown, or is not worth it.
         """
         hot = (self._changing | self._in_coroutines()) & wanted
-        if self._blocks or self._distrust or len(wanted) < _HOT_MIN or 2 * len(hot) > len(wanted):
+        if self.blocks or self._distrust or len(wanted) < _HOT_MIN or 2 * len(hot) > len(wanted):
             self._distrust = max(0, self._distrust - 1)
             return None
         hot |= self._always

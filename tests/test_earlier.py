@@ -17,6 +17,7 @@ from test_instants import Running, changes, same
 from qmrinspect.earlier import Earlier, recall, remember
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.reading import Reader
+from qmrinspect.target.image import PAGE
 from qmrinspect.target.process import Process
 
 
@@ -65,6 +66,26 @@ def test_what_is_wrong_or_old_costs_stops_and_nothing_else(seed: int) -> None:
 
 
 @pytest.mark.unit
+def test_what_tells_live_blocks_is_read_as_long_as_many_come_and_go() -> None:
+    machine = FakeMachine()
+    learned = learned_of(machine)
+    everything = {m.start // PAGE for m in machine.build().mappings()}
+    other = min(everything - learned.pages)
+    earlier = learned._replace(heap=frozenset({other}), blocks=2)
+    for blocks in (1, 0):
+        target = Running(iter([machine.build()]))
+        reader = Reader(target, [machine.layout], earlier=earlier)
+        same(reader.read(), target.frozen, machine)
+        assert other in target.stops[0]
+        found = reader.learned()
+        assert found is not None and found.blocks == blocks
+        earlier = earlier._replace(blocks=blocks)
+    target = Running(iter([machine.build()]))
+    Reader(target, [machine.layout], earlier=earlier).read()
+    assert other not in target.stops[0]
+
+
+@pytest.mark.unit
 def test_another_layout_is_tested_as_if_nothing_had_been_learned() -> None:
     machine = FakeMachine()
     learned = learned_of(machine)._replace(layout=1)
@@ -82,12 +103,12 @@ def test_another_layout_is_tested_as_if_nothing_had_been_learned() -> None:
         "[]",
         "{",
         '{"layout": 1, "met": []}',
-        '{"layout": 1, "met": 5, "pages": []}',
-        '{"layout": 1, "met": [], "pages": [[0, 1e99]]}',
-        '{"layout": 1, "met": [], "pages": [[0, 99999999999999]]}',
-        '{"layout": 1, "met": [], "pages": [[-5, 3]]}',
-        '{"layout": 1, "met": [], "pages": [7]}',
-        '{"layout": 1, "met": [], "pages": ' + "[" * 100_000,
+        '{"layout": 1, "met": 5, "heap": [], "blocks": 3, "pages": []}',
+        '{"layout": 1, "met": [], "heap": [], "blocks": 3, "pages": [[0, 1e99]]}',
+        '{"layout": 1, "met": [], "heap": [], "blocks": 3, "pages": [[0, 99999999999999]]}',
+        '{"layout": 1, "met": [], "heap": [], "blocks": 3, "pages": [[-5, 3]]}',
+        '{"layout": 1, "met": [], "heap": [], "blocks": 3, "pages": [7]}',
+        '{"layout": 1, "met": [], "heap": [], "blocks": 3, "pages": ' + "[" * 100_000,
     ],
 )
 def test_a_damaged_file_is_none(
@@ -96,7 +117,7 @@ def test_a_damaged_file_is_none(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     target = FakeMachine().build()
     monkeypatch.setattr(target, "pid", os.getpid())
-    earlier = Earlier(7, frozenset({"a"}), frozenset({3, 4, 9}))
+    earlier = Earlier(7, frozenset({"a"}), frozenset({3, 4, 9}), frozenset({5}), 2)
     remember(target, earlier)
     assert recall(target) == earlier
     (path,) = (tmp_path / "qmr" / "processes").iterdir()

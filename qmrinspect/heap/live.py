@@ -51,6 +51,7 @@ class Live:
         self._starts = [mapping.start for mapping in mappings]
         self._stacks = stacks
         self._unguarded = self._without_guard()
+        self._coroutines: list[tuple[int, int]] | None = None
 
     def alive(self, address: int) -> bool | None:
         """Return whether the memory at an address is in use; None when that is not known."""
@@ -126,8 +127,10 @@ class Live:
 
     def coroutines(self) -> list[tuple[int, int]]:
         """Return (start, end) of the coroutines' stacks, lowest first."""
-        rows = enumerate(self._mappings)
-        return [(row.start, row.end) for i, row in rows if self._is_coroutine(i)]
+        if self._coroutines is None:
+            rows = enumerate(self._mappings)
+            self._coroutines = [(row.start, row.end) for i, row in rows if self._is_coroutine(i)]
+        return self._coroutines
 
     def _is_coroutine(self, i: int) -> bool:
         if i < 1 or self._mappings[i].end - self._mappings[i].start != _COROUTINE:
