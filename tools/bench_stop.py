@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import gc
 import os
 import shutil
 import statistics
@@ -246,6 +247,7 @@ def checks(pid: int) -> Iterator[str]:
     command = [sys.executable, "-m", "qmrinspect", str(pid), "check", "--json"]
     process = Process(pid)
     reader = Reader(process)
+    gc.set_threshold(100_000, 50, 20)  # as in qmr's own process
 
     def once() -> None:
         subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
