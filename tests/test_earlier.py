@@ -17,6 +17,7 @@ from test_instants import Running, changes, same
 from qmrinspect.earlier import Earlier, recall, remember
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.reading import Reader
+from qmrinspect.strict import doubted
 from qmrinspect.target.image import PAGE
 from qmrinspect.target.process import Process
 
@@ -31,23 +32,32 @@ def learned_of(machine: FakeMachine) -> Earlier:
 
 
 @pytest.mark.unit
-def test_what_was_read_before_is_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_read_before_is_copied_and_tested_once(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = FakeMachine()
     learned = learned_of(machine)
-    copies = []
-    for earlier in (None, learned):
+    met, calls = sorted(learned.met), list[str]()
+    # Of another layout nothing is believed, and of this one nothing of types that are new.
+    for earlier, copied, tested in (
+        (None, 2, 1),
+        (learned, 1, 0),
+        (learned._replace(layout=1), 2, 1),
+        (learned._replace(met=frozenset(met[1:])), 1, 1),
+    ):
         target = Running(iter([machine.build()]))
+        calls.clear()
         copy = target.copy
-        monkeypatch.setattr(
-            target, "copy", lambda choose, copy=copy: copies.append(1) or copy(choose)
-        )
-        reader = Reader(target, [machine.layout], earlier=earlier)
-        snapshot = reader.read()
+        with monkeypatch.context() as patch:
+            patch.setattr(target, "copy", lambda how, do=copy: calls.append("copy") or do(how))
+            patch.setattr(
+                "qmrinspect.fitting.doubted", lambda rows: calls.append("test") or doubted(rows)
+            )
+            reader = Reader(target, [machine.layout], earlier=earlier)
+            snapshot = reader.read()
         same(snapshot, target.frozen, machine)
         assert (snapshot.capture.way, snapshot.capture.stops) == ("pages", 1)
         assert len(target.stops) == 1 and learned.pages <= target.stops[0]
-        assert (reader.learned() is None) == (earlier is not None)
-    assert len(copies) == 2 + 1
+        assert (calls.count("copy"), calls.count("test")) == (copied, tested)
+        assert (reader.learned() is None) == (earlier is learned)
 
 
 @pytest.mark.unit
@@ -83,16 +93,6 @@ def test_what_tells_live_blocks_is_read_as_long_as_many_come_and_go() -> None:
     target = Running(iter([machine.build()]))
     Reader(target, [machine.layout], earlier=earlier).read()
     assert other not in target.stops[0]
-
-
-@pytest.mark.unit
-def test_another_layout_is_tested_as_if_nothing_had_been_learned() -> None:
-    machine = FakeMachine()
-    learned = learned_of(machine)._replace(layout=1)
-    target = Running(iter([machine.build()]))
-    snapshot = Reader(target, [machine.layout], earlier=learned).read()
-    same(snapshot, target.frozen, machine)
-    assert snapshot.capture.stops == 1
 
 
 @pytest.mark.unit
