@@ -351,13 +351,16 @@ class Ending(Running):
             self._next = self._idle
 
 
-def test_a_request_that_ends_before_the_copy_is_found_by_its_queue() -> None:
+@pytest.mark.parametrize("completed", [False, True])
+def test_a_request_that_ends_before_the_copy_is_found_by_its_queue(completed: bool) -> None:
     machine = FakeMachine()
     layout = machine.layout
     machine.define("nvme", "pci-device", layout.size("NvmeCtrl"))
     nvme = machine.device("nvme0", "nvme")
     queue = machine.make("NvmeSQueue", ctrl=nvme.address)
-    machine.poke("NvmeCtrl", nvme.address, sq=machine.array(0, queue))
+    completion = machine.make("NvmeCQueue", ctrl=nvme.address)
+    queues = {"sq": machine.array(0, queue), "cq": machine.array(0, completion)}
+    machine.poke("NvmeCtrl", nvme.address, **queues)
     params = nvme.address + layout.offset("NvmeCtrl", "params")
     machine.poke("NvmeParams", params, max_ioqpairs=1)
     # On a page that nobody else needs.
@@ -366,7 +369,10 @@ def test_a_request_that_ends_before_the_copy_is_found_by_its_queue() -> None:
     machine.allocate(8 * PAGE)
     idle = machine.build()
     nvme.ref += 1
-    machine.poke("NvmeSQueue", queue, out_req_list=request)
+    if completed:
+        machine.poke("NvmeCQueue", completion, req_list=request)
+    else:
+        machine.poke("NvmeSQueue", queue, out_req_list=request)
     qsg = request + layout.offset("NvmeRequest", "sg") + layout.offset("NvmeSg", "qsg")
     fields = {"dev": nvme.address, "as": machine.spaces[0].address, "nsg": 1, "nalloc": 5}
     machine.poke("QEMUSGList", qsg, sg=machine.array(0, 0), **fields)

@@ -43,9 +43,9 @@ _POPPED = "hw/virtio/virtio.c virtqueue_pop, virtqueue_map_desc"
 _LIST = "QEMUSGList.sg QEMUSGList.nsg QEMUSGList.nalloc QEMUSGList.dev QEMUSGList.as"
 #: By which the requests of an NVMe controller are found.
 NVME = (
-    "NvmeCtrl.sq NvmeCtrl.params NvmeParams.max_ioqpairs NvmeSQueue.ctrl "
-    "NvmeSQueue.out_req_list NvmeRequest.sq NvmeRequest.aiocb NvmeRequest.sg NvmeRequest.entry "
-    "NvmeSg.qsg"
+    "NvmeCtrl.sq NvmeCtrl.cq NvmeCtrl.params NvmeParams.max_ioqpairs NvmeSQueue.ctrl "
+    "NvmeSQueue.out_req_list NvmeCQueue.ctrl NvmeCQueue.req_list NvmeRequest.sq "
+    "NvmeRequest.aiocb NvmeRequest.sg NvmeRequest.entry NvmeSg.qsg"
 )
 _NVME = " ".join(f"{field}?" for field in NVME.split())
 _VECTOR = "QEMUIOVector.iov QEMUIOVector.niov iovec.iov_base"

@@ -35,6 +35,7 @@ _TABLE_WORDS = 3  # of an AIOCBInfo: up to 7.2 two functions and a size, since t
 _ALLOCATED_MAX = 4096  # bytes of such a request
 _NVME_QUEUES_MAX = 0xFFFF  # NVME_MAX_IOQPAIRS
 _NVME_REQUESTS_MAX = 4096  # on one queue
+_NVME_LISTS = ("sq", "NvmeSQueue", "out_req_list"), ("cq", "NvmeCQueue", "req_list")
 _ENTRY_OF = "NvmeRequest", "entry"
 _VECTOR = "QEMUIOVector.iov ->[QEMUIOVector.niov iovec] + iovec.iov_base"
 
@@ -132,8 +133,9 @@ def _device_of(context: Context, scene: Scene, address: int) -> int:
 def _nvme_requests(context: Context, scene: Scene) -> Iterator[int]:
     """Yield the requests that NVMe controllers have on their lists (hw/nvme/ctrl.c).
 
-    They are in arrays that are used round and round, so that a word elsewhere may have been
-    copied too late to find the one that was in flight.
+    One that has ended keeps its scatter list on the completion queue, until nvme_post_cqes has
+    told the guest.  They are in arrays that are used round and round, so that a word elsewhere
+    may have been copied too late to find the one that was in flight.
     """
     layout, image = context.layout, context.image
     fits = "NvmeCtrl" in layout.structs and "nvme" in context.types
@@ -141,22 +143,25 @@ def _nvme_requests(context: Context, scene: Scene) -> Iterator[int]:
         return
     if not all(layout.has(*field.split(".")) for field in NVME.split()):
         return
-    at_first, at_next = layout.offset("NvmeSQueue", "out_req_list"), layout.offset(*_ENTRY_OF)
-    at_params = layout.offset("NvmeCtrl", "params")
-    at_owner, at_queue = layout.offset("NvmeSQueue", "ctrl"), layout.offset("NvmeRequest", "sq")
+    at_next, at_queue = layout.offset(*_ENTRY_OF), layout.offset("NvmeRequest", "sq")
+    at_params, at_home = layout.offset("NvmeCtrl", "params"), layout.offset("NvmeSQueue", "ctrl")
     for controller in of_type(context, scene.objects, "nvme"):
         try:
-            array = image.u64(controller + layout.offset("NvmeCtrl", "sq"))
             pairs = context.record("NvmeParams", controller + at_params)["max_ioqpairs"]
-            # One more is for administration.
-            for i in range(min(pairs, _NVME_QUEUES_MAX) + 1 if array else 0):
-                queue = image.u64(array + 8 * i)
-                if not queue or image.u64(queue + at_owner) != controller:
-                    continue
-                request, left = image.u64(queue + at_first), _NVME_REQUESTS_MAX
-                while request and left and image.u64(request + at_queue) == queue:
-                    yield request
-                    request, left = image.u64(request + at_next), left - 1
+            for array, struct, head in _NVME_LISTS:
+                queues = image.u64(controller + layout.offset("NvmeCtrl", array))
+                at_owner, at_first = layout.offset(struct, "ctrl"), layout.offset(struct, head)
+                # One more is for administration.
+                for i in range(min(pairs, _NVME_QUEUES_MAX) + 1 if queues else 0):
+                    queue = image.u64(queues + 8 * i)
+                    if not queue or image.u64(queue + at_owner) != controller:
+                        continue
+                    request, left = image.u64(queue + at_first), _NVME_REQUESTS_MAX
+                    while request and left:
+                        if image.u64(image.u64(request + at_queue) + at_home) != controller:
+                            break
+                        yield request
+                        request, left = image.u64(request + at_next), left - 1
         except Unreadable:
             continue
 
