@@ -18,11 +18,11 @@ from test_policies import built
 
 from qmrinspect.campaign.candidates import candidates
 from qmrinspect.errors import TargetError, UsageError
+from qmrinspect.hotplug.guest import find_guest
 from qmrinspect.hotplug.recipes import START_OPTIONS, recipe_for
 from qmrinspect.hotplug.vm import Vm
 from qmrinspect.hunt.attached import Attached
 from qmrinspect.hunt.cycle import Hunt
-from qmrinspect.hunt.guest import find_guest
 from qmrinspect.hunt.own_vm import OwnVm
 from qmrinspect.hunt.pool import VmPool
 from qmrinspect.hunt.settings import Job, Settings

@@ -15,7 +15,6 @@ import pytest
 
 from qmrinspect.errors import TargetError
 from qmrinspect.hotplug.acknowledge import acknowledge, unparented
-from qmrinspect.hotplug.plugging import get_property
 from qmrinspect.hotplug.recipes import START_OPTIONS, Driver, parse_qdm, recipe_for, vm_arguments
 from qmrinspect.hotplug.unplug import (
     Plugged,
@@ -358,7 +357,7 @@ def test_a_pcie_slot_is_switched_off() -> None:
     devices = ["-device", "pcie-root-port,id=rp0", "-device", "e1000e,bus=rp0,id=dut"]
     with Vm(machine="q35", extra=[*native, *devices]) as vm, vm.monitor() as monitor:
         path = "/machine/peripheral/dut"
-        bus = str(get_property(monitor, path, "parent_bus"))
+        bus = str(monitor.qom_get(path, "parent_bus"))
         plugged = Plugged(recipe_for("e1000e"), "dut", path, bus, 0, 0, 0, ())
         cycle = unplug(monitor, plugged, timeout=5)
         assert cycle.acknowledge == "slot-power"

@@ -32,12 +32,12 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from qmrinspect.hotplug.guest import GUEST_PATIENCE_S, Guest, find_guest  # noqa: E402
 from qmrinspect.hotplug.recipes import recipe_for  # noqa: E402
 from qmrinspect.hotplug.unplug import drivers  # noqa: E402
 from qmrinspect.hotplug.vm import Vm  # noqa: E402
 from qmrinspect.hunt.attached import Attached  # noqa: E402
 from qmrinspect.hunt.cycle import Hunt  # noqa: E402
-from qmrinspect.hunt.guest import GUEST_PATIENCE_S, Guest, find_guest  # noqa: E402
 from qmrinspect.reading import Reader  # noqa: E402
 from qmrinspect.stacks.code import Code  # noqa: E402
 from qmrinspect.target.process import Process  # noqa: E402

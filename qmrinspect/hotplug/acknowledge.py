@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..monitor.base import CommandError, Monitor
 from .kinds import Recipe
-from .plugging import Plugged, get_property, now_us, parse_devfn
+from .plugging import Plugged, now_us, parse_devfn
 
 __all__ = ["Acknowledged", "acknowledge", "prepare", "unparented"]
 
@@ -93,11 +93,11 @@ def acknowledge(
         return _eject(monitor, "acpi-mem-hotplug", _memory_slot(monitor, plugged), _MEMORY_FLAGS)
     if plugged.slot is None or plugged.bus is None:
         return Acknowledged("sync", now_us())
-    handler = get_property(monitor, plugged.bus, "hotplug-handler")
-    bsel = get_property(monitor, plugged.bus, "acpi-pcihp-bsel")
+    handler = monitor.qom_get(plugged.bus, "hotplug-handler")
+    bsel = monitor.qom_get(plugged.bus, "acpi-pcihp-bsel")
     base = None
     if isinstance(handler, str):
-        base = get_property(monitor, handler, "acpi-pcihp-io-base")
+        base = monitor.qom_get(handler, "acpi-pcihp-io-base")
     if isinstance(bsel, int) and isinstance(base, int) and base:
         _write_port(monitor, base + _SELECT, bsel)
         now = now_us()
@@ -150,8 +150,8 @@ def _switch_off(monitor: Monitor, port: str) -> bool:
 
     Ports further down have the bus numbers that firmware gave them, if it did.
     """
-    devfn = parse_devfn(get_property(monitor, port, "addr"))
-    bus = get_property(monitor, port, "parent_bus")
+    devfn = parse_devfn(monitor.qom_get(port, "addr"))
+    bus = monitor.qom_get(port, "parent_bus")
     if devfn is None or not isinstance(bus, str) or not bus.endswith("/pcie.0"):
         return False
     at = _config_read(monitor, devfn, _CAPABILITIES) & 0xFC

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import PeerMissing
 from ..monitor.base import CommandError, Monitor
-from .kinds import Backend, Recipe
+from .behind import Behind, create, remove
+from .kinds import Recipe
 from .leftovers import StillOwned, chains, leftovers
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Plugged",
-    "get_property",
     "now_us",
     "parse_devfn",
     "plug",
@@ -32,8 +32,6 @@ _NO_HOTPLUG = "does not support hotplugging"
 
 # Where QEMU keeps what is no device, by the bus of its recipe; the others are no objects.
 _CONTAINERS = {"object": "/objects", "chardev": "/chardevs"}
-
-T = TypeVar("T")
 
 
 class Plugged(NamedTuple):
@@ -102,75 +100,47 @@ def plug(
     :raises PeerMissing: this machine lacks what a backend needs; nothing stays behind.
     :raises MonitorLost: QEMU died of it.
     """
-    made: list[str] = []
-    peers: list[Peer] = []
     owned = leftovers(monitor) if recipe.bus == "PCI" and not force else frozenset()
     slot = _slot(monitor, recipe, owned, avoid)
+    place = _free_cpu(monitor, recipe.driver) if recipe.driver.endswith("-cpu") else {}
+    behind = Behind(recipe, id)
     try:
-        names: dict[str, str] = {"{id}": id}
-        properties = {key: _named(value, names) for key, value in recipe.properties.items()}
-        for backend in recipe.backends:
-            if backend.peer is not None:
-                from ..peers import open_peer
-
-                peers.append(open_peer(backend.peer))
-                names.update(_names_of(peers[-1]))
-            name = _named(backend.name, names)
-            descriptor = peers[-1].descriptor if backend.create == "getfd" else None
-            _create(monitor, backend, name, names, descriptor)
-            made.append(name)
-            if backend.property is not None:
-                properties[backend.property] = name
-        if recipe.driver.endswith("-cpu"):
-            properties.update(_free_cpu(monitor, recipe.driver))
+        behind.make(monitor)
         plug_us = now_us()
         if recipe.non_device is not None:
-            _create(monitor, recipe.non_device, id, names)
+            create(monitor, recipe.non_device, id, behind.names)
         else:
-            named = {"driver": recipe.driver, "id": id, **properties}
+            named = {"driver": recipe.driver, "id": id, **behind.properties, **place}
             _device_add(monitor, recipe, named, slot, owned)
         plugged_us = now_us()
     except BaseException as error:
-        behind = Plugged(recipe, id, backends=tuple(made), peers=tuple(peers))
+        left = Plugged(recipe, id, backends=tuple(behind.made), peers=tuple(behind.peers))
         if refused is not None and isinstance(error, CommandError):
-            refused.append(behind)
+            refused.append(left)
         elif isinstance(error, (CommandError, PeerMissing)):
-            release(monitor, behind)
+            release(monitor, left)
         else:
-            behind.close()
+            left.close()
         raise
-    path, bus, devfn = _where(monitor, recipe, id)
-    times = (plug_us, plugged_us)
+    is_device = recipe.non_device is None
+    home = "/machine/peripheral" if is_device else _CONTAINERS.get(recipe.bus or "")
+    path = f"{home}/{id}" if home else None
+    bus = devfn = None
+    if path is not None and is_device:
+        bus = monitor.qom_get(path, "parent_bus")
+        devfn = monitor.qom_get(path, "addr") if recipe.bus == "PCI" else None
     return Plugged(
-        recipe, id, path, bus, devfn, *times, tuple(made), tuple(peers), tuple(sorted(owned))
+        recipe,
+        id,
+        path,
+        bus if isinstance(bus, str) else None,
+        parse_devfn(devfn),
+        plug_us,
+        plugged_us,
+        tuple(behind.made),
+        tuple(behind.peers),
+        tuple(sorted(owned)),
     )
-
-
-def _create(
-    monitor: Monitor,
-    backend: Backend,
-    name: str,
-    names: Mapping[str, str],
-    descriptor: int | None = None,
-) -> None:
-    if backend.create is None:
-        return
-    arguments = {key: _named(value, names) for key, value in backend.arguments.items()}
-    arguments[backend.delete_key] = name
-    if backend.delete_key == "job-id":
-        monitor.run_job(backend.create, arguments, name)
-    else:
-        monitor.execute(backend.create, arguments, descriptor=descriptor)
-
-
-def _where(monitor: Monitor, recipe: Recipe, id: str) -> tuple[str | None, str | None, int | None]:
-    if recipe.non_device is not None:
-        container = _CONTAINERS.get(recipe.bus or "")
-        return (f"{container}/{id}" if container else None), None, None
-    path = f"/machine/peripheral/{id}"
-    bus = get_property(monitor, path, "parent_bus")
-    devfn = get_property(monitor, path, "addr") if recipe.bus == "PCI" else None
-    return path, bus if isinstance(bus, str) else None, parse_devfn(devfn)
 
 
 def _free_cpu(monitor: Monitor, driver: str) -> dict[str, object]:
@@ -281,57 +251,12 @@ def release(monitor: Monitor, plugged: Plugged) -> tuple[str, ...]:
     A device that leaks may hold its backends, so this comes after the memory was read.
     """
     try:
-        return _remove(monitor, plugged.recipe.backends, plugged.backends)
+        return remove(monitor, plugged.recipe.backends, plugged.backends)
     finally:
         plugged.close()
 
 
-def _remove(
-    monitor: Monitor, backends: tuple[Backend, ...], names: tuple[str, ...]
-) -> tuple[str, ...]:
-    refused = []
-    for backend, name in reversed(list(zip(backends, names))):
-        if backend.delete is None:
-            continue
-        try:
-            monitor.execute(backend.delete, {backend.delete_key: name})
-        except CommandError as error:
-            # A device may take its backend along: usb-redir deletes its chardev.
-            if not error.desc.endswith("not found"):
-                refused.append(f"{name}: {error.desc}")
-    return tuple(refused)
-
-
 # Small things ----------------------------------------------------------------------
-
-
-def _named(value: T, names: Mapping[str, str]) -> T:
-    # "{id}", "{peer}" and "{peer.NAME}" stand for what is known only now, at any depth.
-    if value == "{peer:d}":
-        return cast(T, int(names["{peer}"]))
-    if isinstance(value, str):
-        text: str = value
-        for name, meant in names.items():
-            text = text.replace(name, meant)
-        return cast(T, text)
-    if isinstance(value, dict):
-        return cast(T, {key: _named(item, names) for key, item in value.items()})
-    if isinstance(value, list):
-        return cast(T, [_named(item, names) for item in value])
-    return value
-
-
-def _names_of(peer: Peer) -> dict[str, str]:
-    named = {f"{{peer.{name}}}": meant for name, meant in peer.names.items()}
-    return {"{peer}": peer.path, **named}
-
-
-def get_property(monitor: Monitor, path: str, name: str) -> object:
-    """Return a QOM property, or None where there is none of this name."""
-    try:
-        return monitor.execute("qom-get", {"path": path, "property": name})
-    except CommandError:
-        return None
 
 
 def parse_devfn(text: object) -> int | None:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from ..audit.outcome import Outcome
 from ..closing import Closing
 from ..errors import MonitorError, ReadingError, TargetError
+from ..hotplug.guest import GUEST_PATIENCE_S, Guest
 from ..hotplug.kinds import Driver, Recipe
-from ..hotplug.recipes import START_OPTIONS, recipe_for
 from ..hotplug.unplug import Cycle, Step, drivers, more_cycles
+from ..hotplug.vm_kind import VmKind, needed
 from ..layout.find import given
 from ..monitor.base import MonitorLost
 from ..search.blocks import Blocks
 from .cycle import Hunt
-from .guest import GUEST_PATIENCE_S, GUEST_START_OPTIONS, Guest
 from .hunted import Hunted
 from .judge import Judgement
 from .own_vm import OwnVm
@@ -37,20 +36,6 @@ class _Lacking(TargetError):
     """This host lacks what the VM of a job needs."""
 
 
-class _Kind(NamedTuple):
-    """What a VM is started as; ``needs`` as of :attr:`Recipe.needs`.
-
-    :param special: it is for what needs a machine type, an accelerator or a start option of its
-        own, and has no guest: a guest need not boot on that.
-    """
-
-    needs: frozenset[str]
-    machine: str
-    accel: str
-    cpu: str | None
-    special: bool = False
-
-
 class JobVm(Closing):
     """A VM for one job after another; started when it is needed, and anew for another kind."""
 
@@ -61,11 +46,7 @@ class JobVm(Closing):
         self._guest: Guest | None = None
         # The drivers that were hunted in it, in this order.
         self._before: list[str] = []
-        self._kind: _Kind | None = None
-        # The start options that an ordinary VM may not have.
-        self._exclusive = {option.name for option in START_OPTIONS if option.exclusive}
-        if settings.guest is not None:
-            self._exclusive.difference_update(GUEST_START_OPTIONS)
+        self._kind: VmKind | None = None
         # What this QEMU has; nothing until one was started.
         self._known: Mapping[str, Driver] = {}
         self._layout = given(Path(settings.layout)) if settings.layout else None
@@ -135,9 +116,7 @@ class JobVm(Closing):
             self.close()
 
     def _is_enough(self, recipe: Recipe) -> bool | None:
-        vm = self._vm
-        hunt = self._hunt
-        settings = self._settings
+        vm, hunt, settings = self._vm, self._hunt, self._settings
         if vm is None or hunt is None or not settings.sure or settings.guest is not None:
             return True
         return is_sure(hunt, vm, recipe)
@@ -148,8 +127,7 @@ class JobVm(Closing):
         :return: how many went well, and the live blocks then, None where they are not known.
         :raises MonitorError: QEMU died of one, or hangs.
         """
-        vm = self._vm
-        hunt = self._hunt
+        vm, hunt = self._vm, self._hunt
         assert vm is not None and hunt is not None
         try:
             done = vm.drive(lambda monitor: more_cycles(monitor, recipe, "more", cycles))
@@ -166,14 +144,9 @@ class JobVm(Closing):
 
     def ready(self, job: Job) -> tuple[OwnVm, Recipe]:
         """Return a VM in which a job can be done, and the recipe for it there."""
+        ordinary, guest = self._ordinary(job.cpu), self._settings.guest is not None
         while True:
-            # By the driver's name alone, until a VM has said what this QEMU has.
-            recipe = recipe_for(job.driver, self._known)
-            kind = self._ordinary(job.cpu)
-            machine, accel = recipe.machine or kind.machine, recipe.accel or kind.accel
-            exclusive = not self._exclusive.isdisjoint(recipe.start_options)
-            if recipe.machine or recipe.accel or exclusive:
-                kind = _Kind(recipe.needs, machine, accel, job.cpu, special=True)
+            recipe, kind = needed(job.driver, self._known, ordinary, guest)
             if self._vm is not None and self._kind == kind:
                 return self._vm, recipe
             self.close()
@@ -195,15 +168,21 @@ class JobVm(Closing):
             return hunted
         return hunted._replace(argv=self._vm.vm.argv, transcript=self._vm.monitor.transcript)
 
-    def _ordinary(self, cpu: str | None = None) -> _Kind:
+    def _ordinary(self, cpu: str | None = None) -> VmKind:
         settings = self._settings
         # A VM for one CPU model is for that alone.
         needs = frozenset(("cpu",) if cpu else ("PCI", *settings.start_options))
-        return _Kind(needs, settings.machine, settings.accel, cpu)
+        return VmKind(needs, settings.machine, settings.accel, cpu)
 
-    def _begin(self, kind: _Kind) -> None:
+    def _begin(self, kind: VmKind) -> None:
         settings = self._settings
-        self._vm = self._start(kind)
+        try:
+            self._vm = self._start(kind)
+        except TargetError:
+            if not kind.special or kind.cpu:
+                raise
+            # The ordinary one refuses the device, with its reason.
+            self._vm = self._start(self._ordinary())
         self._kind = kind
         self._before = []
         guest = self._guest
@@ -212,7 +191,7 @@ class JobVm(Closing):
         self._hunt = Hunt(self._vm, patience, use, settings.forecast, settings.trace, deep)
         self._known = self._known or self._vm.drive(drivers)
 
-    def _start(self, kind: _Kind, again: bool = True) -> OwnVm:
+    def _start(self, kind: VmKind, again: bool = True) -> OwnVm:
         needs, machine, accel, cpu, special = kind
         qemu, guest = self._settings.qemu, self._settings.guest
         extra, ready = ["-cpu", cpu] if cpu else [], None
@@ -222,16 +201,13 @@ class JobVm(Closing):
         try:
             return OwnVm(needs, qemu, machine, extra, accel, ready, self._layout, self._met)
         except TargetError:
-            if special and not cpu:
-                # The ordinary one refuses the device, with its reason.
-                return self._start(self._ordinary())
             if self._guest is None:
                 raise
             self._guest.close()
             if not again:
                 raise
-            # On a busy machine an emulated clock may mislead a kernel.
-            return self._start(kind, again=False)
+        # On a busy machine an emulated clock may mislead a kernel.
+        return self._start(kind, again=False)
 
     def close(self) -> None:
         """End the VM; the next job has a fresh one."""

@@ -15,7 +15,6 @@ from itertools import chain
 from ..audit.outcome import BAD, Outcome
 from ..closing import Closing
 from ..documents import HuntRow
-from ..search.memory import CYCLES
 from .bundle import write_bundle
 from .errorpaths import ErrorPaths
 from .hunted import Hunted
@@ -26,8 +25,6 @@ from .stays import Stays
 from .suspects import cleared
 
 __all__ = ["Job", "Settings", "VmPool"]
-
-_NOT_COUNTED = "its memory was not counted: the heap of this QEMU is not known"
 
 
 class VmPool(Closing):
@@ -55,19 +52,14 @@ class VmPool(Closing):
     def _cycles(self, job: Job) -> Iterator[Hunted]:
         vm = self._vm
         stays = Stays(self._settings.cycles)
-        hunted = vm.cycle(job, stays.cycles > 1)
-        hunted = cleared(hunted, partial(vm.alone, job), self._settings.guest is None)
-        if hunted.enough is None:
-            hunted = hunted._replace(note=_NOT_COUNTED)
-        elif not hunted.enough:
-            stays = Stays(CYCLES + 1)
-            hunted = vm.cycle(job, True)
-        while stays.add(hunted):
-            last = hunted
-            hunted = vm.cycle(job, True)._replace(number=last.number + 1)
-            if _gist(last) != _gist(hunted):
-                yield last
-        hunted = stays.judged(hunted, vm.more)
+        while stays.goes_on:
+            hunted = vm.cycle(job, stays.cycles > 1)
+            if stays.last is None:
+                hunted = cleared(hunted, partial(vm.alone, job), self._settings.guest is None)
+            said = stays.add(hunted)
+            if said is not None:
+                yield said
+        hunted = stays.judged(vm.more)
         if stays.cycles > 1 and hunted.outcome in BAD:
             vm.close()
         yield hunted
@@ -85,9 +77,3 @@ class VmPool(Closing):
     def close(self) -> None:
         """End the VM."""
         self._vm.close()
-
-
-def _gist(hunted: Hunted) -> tuple[object, ...]:
-    judgement = hunted.judgement
-    causes = tuple(dict.fromkeys(cause.name for cause in judgement.causes))
-    return hunted.outcome, judgement.cause, causes, len(judgement.left)

@@ -6,7 +6,7 @@ The verdict on a device that was finalized, and left something behind with every
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Callable, Optional
 
 from ..audit.growth import Growth
 from ..audit.outcome import Outcome
@@ -18,8 +18,11 @@ from .hunted import Hunted
 
 __all__ = ["Stays"]
 
+More = Callable[[Recipe, int], tuple[int, Optional[Blocks]]]
+
 # Outcomes after which no more cycles are possible.
 _ENDS = (Outcome.CRASH, Outcome.HANG, Outcome.REFUSED, Outcome.NOT_ACKED)
+_NOT_COUNTED = "its memory was not counted: the heap of this QEMU is not known"
 
 
 class Stays:
@@ -31,30 +34,42 @@ class Stays:
     def __init__(self, cycles: int) -> None:
         #: How many it takes; more than were wanted, where these cannot tell a leak from a pool.
         self.cycles = cycles
+        #: The last cycle, and whether another one is wanted.
+        self.last: Hunted | None = None
+        self.goes_on = True
+        self._number = 0
         self._growth, self._memory = Growth(), Memory()
 
-    def add(self, hunted: Hunted) -> bool:
-        """Add a cycle, and say whether another one is wanted."""
-        number, after = hunted.number, hunted.after
+    def add(self, hunted: Hunted) -> Hunted | None:
+        """Add a cycle; return the one before it, where that said something else."""
+        before, after = self.last if self._number else None, hunted.after
+        self._number += 1
+        if hunted.enough is None:
+            hunted = hunted._replace(note=_NOT_COUNTED)
+        self.last = hunted = hunted._replace(number=self._number)
+        if hunted.enough is False:
+            # What comes with each is counted from the next one on.
+            self.cycles, self._number = CYCLES + 1, 0
+            return None
         if self.cycles > 1 and after is not None:
             self._memory.add(hunted.blocks)
-            more = number == self.cycles and hunted.outcome == Outcome.CLEAN
-            if more and self._memory.undecided() and number <= 2 * CYCLES:
+            more = self._number == self.cycles and hunted.outcome == Outcome.CLEAN
+            if more and self._memory.undecided() and self._number <= 2 * CYCLES:
                 self.cycles = max(self.cycles + 1, CYCLES + 1)
-        if number == 1 and hunted.books:
+        if self._number == 1 and hunted.books:
             self._growth.begin(hunted.books[0])
         if after is not None:
             self._growth.add(after)
-        return number < self.cycles and hunted.outcome not in _ENDS
+        self.goes_on = self._number < self.cycles and hunted.outcome not in _ENDS
+        return before if before is not None and _gist(before) != _gist(hunted) else None
 
-    def judged(
-        self, hunted: Hunted, more: Callable[[Recipe, int], tuple[int, Blocks | None]]
-    ) -> Hunted:
-        """Return the result of the last cycle with what comes with each.
+    def judged(self, more: More) -> Hunted:
+        """Return the last cycle with what comes with each.
 
-        :param more: runs so many cycles more, and returns how many went well, and the live blocks
-            after them; raises MonitorError where QEMU dies of one.
+        :param more: as of :meth:`~qmrinspect.hunt.job_vm.JobVm.more`.
         """
+        hunted = self.last
+        assert hunted is not None
         if self._growth.cycles > 1:
             hunted = hunted._replace(growth=self._growth.summary())
         grown = self._growth.stays() if hunted.outcome == Outcome.CLEAN else None
@@ -70,9 +85,7 @@ class Stays:
         judgement = hunted.judgement._replace(outcome=outcome, cause=cause, text=text)
         return hunted._replace(outcome=outcome, judgement=judgement, stays=cause)
 
-    def _with_memory(
-        self, hunted: Hunted, more: Callable[[Recipe, int], tuple[int, Blocks | None]]
-    ) -> Hunted:
+    def _with_memory(self, hunted: Hunted, more: More) -> Hunted:
         """Tell what memory stays with every cycle; many more cycles tell it from a pool."""
         leak, done = self._memory.leak(), 0
         if leak is None:
@@ -95,3 +108,9 @@ class Stays:
                 return hunted._replace(memory=leak if goes_on else None)
             said = f"{done} of {MORE} more cycles went well"
         return hunted._replace(note=f"its memory is not judged: {said}")
+
+
+def _gist(hunted: Hunted) -> tuple[object, ...]:
+    judgement = hunted.judgement
+    causes = tuple(dict.fromkeys(cause.name for cause in judgement.causes))
+    return hunted.outcome, judgement.cause, causes, len(judgement.left)

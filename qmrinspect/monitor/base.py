@@ -260,6 +260,13 @@ class Monitor(Closing, ABC):
         arguments = {"command-line": line}
         return str(self.execute("human-monitor-command", arguments, timeout=timeout))
 
+    def qom_get(self, path: str, name: str) -> object:
+        """Return a QOM property, or None where there is none of this name."""
+        try:
+            return self.execute("qom-get", {"path": path, "property": name})
+        except CommandError:
+            return None
+
     def run_job(self, command: str, arguments: Mapping[str, object], id: str) -> None:
         """Run a command that begins a job of an id, wait until that has ended, and dismiss it.
 

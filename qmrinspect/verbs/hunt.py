@@ -109,7 +109,7 @@ def _answer(verdicts: Verdicts, results: Iterator[Result]) -> Answer:
 
 def _own(session: Session, args: argparse.Namespace, names: Sequence[str]) -> Answer:
     from ..campaign.jobs import plan
-    from ..hunt.guest import find_guest
+    from ..hotplug.guest import find_guest
     from ..hunt.settings import Settings
 
     verdicts = Verdicts(args)

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from ..errors import TargetError, UsageError
-from ..hotplug.plugging import Plugged
-from ..hotplug.vm import Vm
+from .plugging import Plugged
+from .vm import Vm
 
 __all__ = ["GUEST_PATIENCE_S", "GUEST_START_OPTIONS", "Guest", "find_guest"]
 
