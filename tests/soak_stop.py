@@ -1,7 +1,7 @@
 """What a stop must never do, again and again: ``make soak`` runs the long versions.
 
 tests/soak_stop.py [storm] [busy] [kill] [--times N] [--seconds N] [--only once|check] [--at-once]
-        [--out PAGE [--more]]
+        [--qemu PROGRAM] [--out PAGE [--more]]
 
 ``storm``  readings under a storm of plugs, each compared with a copy of all memory that was
            made in the same stop
@@ -217,7 +217,13 @@ for path in /sys/block/*; do
 done"""
 
 
-def busy(readings: int, seconds: float, how: str = "", at_once: bool = False) -> Iterator[str]:
+def busy(
+    readings: int,
+    seconds: float,
+    how: str = "",
+    at_once: bool = False,
+    qemu: str = "qemu-system-x86_64",
+) -> Iterator[str]:
     """Yield what readings of a guest at I/O find; no new one begins after so many seconds.
 
     :param how: ``once`` for a copy of everything each, looked at once, ``check`` for what a check
@@ -228,12 +234,12 @@ def busy(readings: int, seconds: float, how: str = "", at_once: bool = False) ->
     from matrix import Cell, Matrix
 
     assert ONE_BY_ONE in INIT
-    cell = Cell("stock", "qemu-system-x86_64", "q35", "mixed", "tcg", "linux")
+    cell = Cell("stock", qemu, "q35", "mixed", "tcg", "linux")
     vm = Matrix("generic", INIT.replace(ONE_BY_ONE, AT_ONCE) if at_once else "")._start(cell)
     try:
         process = Process(vm.vm.pid)
         reader, whole = Looking(process), Reader(process)
-        reader.read()
+        version = reader.read().target.qemu_version
         whole.read()
         found, passed, flight, ways = (Counter[str]() for _ in range(4))
         longest: dict[str, list[int]] = {"pages": [], "whole": []}
@@ -263,7 +269,7 @@ def busy(readings: int, seconds: float, how: str = "", at_once: bool = False) ->
             flight.update(edge.kind for edge in report.book.edges if edge.kind in IN_FLIGHT)
         looks = [] if how == "once" else [f"{found['pages']} by pages"]
         looks += [] if how == "check" else [f"{found['whole']} by a copy of everything in one stop"]
-        yield f"- {number} readings, findings at one look: {', '.join(looks)}"
+        yield f"- QEMU {version}, {number} readings, findings at one look: {', '.join(looks)}"
         if how != "once":
             yield f"- after the next looks: {found['later']}; ways {dict(ways)}"
         yield from (f"- at one look, {count} times {text}" for text, count in passed.most_common())
@@ -369,6 +375,7 @@ def main() -> int:
     only = "busy: one look each at a copy of everything, or what a check does"
     parser.add_argument("--only", choices=("once", "check"), help=only)
     parser.add_argument("--at-once", action="store_true", help="busy: all disks are read at once")
+    parser.add_argument("--qemu", default="qemu-system-x86_64", help="busy: which one")
     parser.add_argument("--out", type=Path, help="the page whose chapters are written")
     parser.add_argument("--more", action="store_true", help="behind what the page has of it")
     args = parser.parse_args()
@@ -376,7 +383,9 @@ def main() -> int:
         "storm": ("Under a storm of plugs", lambda: stormy(args.times or 300)),
         "busy": (
             "A guest at I/O",
-            lambda: busy(args.times or 1000, args.seconds, args.only or "", args.at_once),
+            lambda: busy(
+                args.times or 1000, args.seconds, args.only or "", args.at_once, args.qemu
+            ),
         ),
         "kill": ("Killed at any moment", lambda: kill(args.times or 1000, args.seconds)),
     }
