@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import killed
 import pytest
 import soak_stop
 
@@ -21,7 +22,7 @@ def test_readings_under_a_storm_of_plugs_are_those_of_their_instant() -> None:
 
 
 def test_checks_hunts_and_sessions_that_are_killed_leave_the_vm_running() -> None:
-    (line,) = soak_stop.kill(5, 60.0)
+    (line,) = killed.kill(5, 60.0)
     assert line.startswith("- killed")
 
 
