@@ -134,7 +134,7 @@ def _nvme_requests(context: Context, scene: Scene) -> Iterator[int]:
     """Yield the requests that NVMe controllers have on their lists (hw/nvme/ctrl.c).
 
     One that has ended keeps its scatter list on the completion queue, until nvme_post_cqes has
-    told the guest.  They are in arrays that are used round and round, so that a word elsewhere
+    told the guest.  Requests are in arrays that are used round and round, so that a word elsewhere
     may have been copied too late to find the one that was in flight.
     """
     layout, image = context.layout, context.image
@@ -143,27 +143,32 @@ def _nvme_requests(context: Context, scene: Scene) -> Iterator[int]:
         return
     if not all(layout.has(*field.split(".")) for field in NVME.split()):
         return
-    at_next, at_queue = layout.offset(*_ENTRY_OF), layout.offset("NvmeRequest", "sq")
-    at_params, at_home = layout.offset("NvmeCtrl", "params"), layout.offset("NvmeSQueue", "ctrl")
+    at_params = layout.offset("NvmeCtrl", "params")
     for controller in of_type(context, scene.objects, "nvme"):
         try:
             pairs = context.record("NvmeParams", controller + at_params)["max_ioqpairs"]
-            for array, struct, head in _NVME_LISTS:
-                queues = image.u64(controller + layout.offset("NvmeCtrl", array))
-                at_owner, at_first = layout.offset(struct, "ctrl"), layout.offset(struct, head)
-                # One more is for administration.
-                for i in range(min(pairs, _NVME_QUEUES_MAX) + 1 if queues else 0):
-                    queue = image.u64(queues + 8 * i)
-                    if not queue or image.u64(queue + at_owner) != controller:
-                        continue
-                    request, left = image.u64(queue + at_first), _NVME_REQUESTS_MAX
-                    while request and left:
-                        if image.u64(image.u64(request + at_queue) + at_home) != controller:
-                            break
-                        yield request
-                        request, left = image.u64(request + at_next), left - 1
         except Unreadable:
             continue
+        # One more is for administration.
+        count = min(pairs, _NVME_QUEUES_MAX) + 1
+        for array, struct, head in _NVME_LISTS:
+            try:
+                queues = image.u64(controller + layout.offset("NvmeCtrl", array))
+                for queue in filter(None, image.words(queues, count) if queues else ()):
+                    if image.u64(queue + layout.offset(struct, "ctrl")) == controller:
+                        first = image.u64(queue + layout.offset(struct, head))
+                        yield from _nvme_listed(context, controller, first)
+            except Unreadable:
+                continue
+
+
+def _nvme_listed(context: Context, controller: int, request: int) -> Iterator[int]:
+    layout, image = context.layout, context.image
+    at_queue, at_owner = layout.offset("NvmeRequest", "sq"), layout.offset("NvmeSQueue", "ctrl")
+    left = _NVME_REQUESTS_MAX
+    while request and left and image.u64(image.u64(request + at_queue) + at_owner) == controller:
+        yield request
+        request, left = image.u64(request + layout.offset(*_ENTRY_OF)), left - 1
 
 
 def _is_block_request(context: Context, request: int) -> bool:
